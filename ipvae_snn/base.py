@@ -1,0 +1,152 @@
+"""What every neuron of this package has in common: snnTorch's calling contract, state and copies."""
+
+import warnings
+import weakref
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+from snntorch import SpikingNeuron
+from torch import Tensor
+
+from ipvae_snn.checks import require_fitting, require_float
+
+
+class State(NamedTuple):
+    """What a neuron carries from one timestep to the next, each of shape (..., K)."""
+
+    spk: Tensor
+    mem: Tensor
+
+
+class StatefulNeuron(SpikingNeuron):
+    """A snnTorch neuron with states ``spk`` and ``mem``; subclasses say what a timestep does.
+
+    States are non-persistent buffers, empty until the first call. A subclass gives
+    ``initial_state(shape)`` and a ``forward`` that runs ``_check_call``, ``_resume``, its own
+    dynamics and ``_keep``, in this order, so that a call that raises changes nothing.
+    """
+
+    _live: "weakref.WeakSet[StatefulNeuron]" = weakref.WeakSet()
+
+    def __init__(
+        self,
+        *,
+        spike_grad: Callable[[Tensor], Tensor],
+        init_hidden: bool = False,
+        state_quant: Callable[[Tensor], Tensor] | bool = False,
+        output: bool = False,
+    ) -> None:
+        super().__init__(
+            spike_grad=spike_grad, init_hidden=init_hidden, state_quant=state_quant, output=output
+        )
+        # snnTorch's class-wide list would keep this neuron alive for ever; ours is weak.
+        if self in SpikingNeuron.instances:
+            SpikingNeuron.instances.remove(self)
+        StatefulNeuron._live.add(self)
+        self.register_buffer("spk", torch.zeros(0), persistent=False)
+        self.register_buffer("mem", torch.zeros(0), persistent=False)
+        self._fresh = True
+
+    def initial_state(self, shape: torch.Size | tuple[int, ...]) -> State:
+        """The state before any input, for input of ``shape`` (..., K)."""
+        raise NotImplementedError
+
+    def _check_call(self, spk: Tensor | None, mem: Tensor | None) -> None:
+        if self.init_hidden and not (spk is None and mem is None):
+            raise TypeError(
+                "with init_hidden=True the neuron keeps its state itself: call neuron(input_), "
+                "or make it with init_hidden=False to pass spk and mem"
+            )
+
+    def _keep(self, state: State) -> Tensor | State:
+        """Store the state, and return what ``init_hidden`` and ``output`` ask for."""
+        self.spk, self.mem = state
+        self._fresh = False
+        return self.spk if self.init_hidden and not self.output else state
+
+    def _resume(self, shape: torch.Size, spk: Tensor | None, mem: Tensor | None) -> State:
+        """The state to go on from: each part the one passed, else the stored one, else fresh."""
+        initial = self.initial_state(shape)
+        return State(
+            self._resume_part("spk", spk, self.spk, initial.spk),
+            self._resume_part("mem", mem, self.mem, initial.mem),
+        )
+
+    def _resume_part(
+        self, name: str, given: Tensor | None, stored: Tensor, initial: Tensor
+    ) -> Tensor:
+        if given is not None and given is not stored:
+            if given.numel() == 0:  # what reset_mem() returns before the first call
+                return initial
+            require_float(given, name)
+            if given.shape != initial.shape:
+                raise ValueError(
+                    f"{name} must have the shape of input_, {tuple(initial.shape)}, got "
+                    f"{tuple(given.shape)}: call reset_mem() when the batch changes"
+                )
+            require_fitting(given, name, like=initial)
+            return given.to(initial.dtype)
+        if self._fresh:
+            return initial
+        fits = stored.shape == initial.shape and stored.device == initial.device
+        if fits and stored.dtype == initial.dtype:
+            return stored
+        warnings.warn(
+            f"the stored {name} {tuple(stored.shape)} does not fit the input "
+            f"{tuple(initial.shape)}: started afresh; call reset_mem() between sequences",
+            stacklevel=5,
+        )
+        return initial
+
+    def reset_mem(self) -> State:
+        """Back to no spikes and ``mem_init``; returns ``(spk, mem)``, empty before the first call."""
+        if self.mem.numel():
+            self.spk, self.mem = self.initial_state(self.mem.shape)
+        self._fresh = True
+        return State(self.spk, self.mem)
+
+    def detach_mem(self) -> State:
+        """Cut the state from the graph, for truncated back-propagation; returns ``(spk, mem)``."""
+        self.spk, self.mem = self.spk.detach(), self.mem.detach()
+        return State(self.spk, self.mem)
+
+    @classmethod
+    def detach_hidden(cls) -> None:
+        """:meth:`detach_mem` on every living neuron of this class (snnTorch's habit)."""
+        for neuron in list(cls._live):
+            if isinstance(neuron, cls):
+                neuron.detach_mem()
+
+    @classmethod
+    def reset_hidden(cls) -> None:
+        """:meth:`reset_mem` on every living neuron of this class (snnTorch's habit)."""
+        for neuron in list(cls._live):
+            if isinstance(neuron, cls):
+                neuron.reset_mem()
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Copies and pickles carry the state's values, not the graph that made them.
+        state = self.__dict__.copy()
+        state["_buffers"] = {k: v if v is None else v.detach() for k, v in self._buffers.items()}
+        return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        StatefulNeuron._live.add(self)
+
+    def _reset_cases(self, reset_mechanism: str) -> None:
+        # snnTorch calls this when reset_mechanism is assigned, too.
+        refuse_foreign(
+            reset_mechanism=(reset_mechanism, "subtract", "the diagonal of gram is the reset")
+        )
+
+
+def refuse_foreign(**arguments: tuple[Any, Any, str]) -> None:
+    """Raise for snnTorch arguments that have no meaning here, naming what to use instead."""
+    for name, (value, default, instead) in arguments.items():
+        if value != default:
+            raise ValueError(
+                f"{name}={value!r} has no meaning for a Poisson neuron (leave it at {default!r}): "
+                f"{instead}"
+            )

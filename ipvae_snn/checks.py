@@ -1,0 +1,74 @@
+"""Checks of what users hand in: one sentence that says what was expected, what came, what to do."""
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+def require_float(tensor: Any, name: str) -> None:
+    """Raise ``TypeError`` unless ``tensor`` is a floating-point torch tensor."""
+    if not isinstance(tensor, Tensor):
+        raise TypeError(
+            f"{name} must be a torch.Tensor, got {type(tensor).__name__}: "
+            "convert arrays with torch.as_tensor(..., dtype=torch.float32)"
+        )
+    if not tensor.is_floating_point():
+        raise TypeError(
+            f"{name} must be floating point, got {tensor.dtype}: convert it with {name}.float() "
+            "(and bring images to [0, 1])"
+        )
+
+
+def require_finite(tensor: Tensor, name: str) -> None:
+    """Raise ``ValueError`` if ``tensor`` holds NaN or infinity.
+
+    Inside ``torch.compile``, ``torch.export`` and ``torch.func`` transforms values cannot be
+    looked at, and nothing is checked.
+    """
+    if torch.compiler.is_compiling():
+        return
+    try:
+        finite = bool(torch.isfinite(tensor).all())
+    except RuntimeError:  # a torch.func transform refuses control flow that depends on data
+        return
+    if not finite:
+        bad = tensor.numel() - int(torch.isfinite(tensor).sum())
+        raise ValueError(
+            f"{name} holds {bad} NaN or infinite value(s) of {tensor.numel()}: remove them first"
+        )
+
+
+def require_fitting(tensor: Tensor, name: str, like: Tensor) -> None:
+    """Raise unless ``tensor`` lies on the device of ``like`` and is not of a wider dtype."""
+    if tensor.device != like.device:
+        raise ValueError(
+            f"{name} is on {tensor.device}, the weights are on {like.device}: "
+            f"move one of them with .to(device)"
+        )
+    if torch.promote_types(tensor.dtype, like.dtype) != like.dtype:
+        raise TypeError(
+            f"{name} is {tensor.dtype}, the weights are {like.dtype}: "
+            f"convert one of them with .to(dtype)"
+        )
+
+
+def require_whole(value: Any, name: str, least: int = 1) -> int:
+    """Raise ``TypeError`` or ``ValueError`` unless ``value`` is an integer of at least ``least``."""
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"{name} must be an integer, got {value!r}")
+    if value < least:
+        raise ValueError(f"{name} must be at least {least}, got {value}")
+    return value
+
+
+def require_number(
+    value: Any, name: str, least: float = -math.inf, most: float = math.inf
+) -> float:
+    """Raise ``TypeError`` or ``ValueError`` unless ``value`` is a finite number in [least, most]."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise TypeError(f"{name} must be a number, got {value!r}")
+    if not (math.isfinite(value) and least <= value <= most):
+        raise ValueError(f"{name} must be a finite number in [{least:g}, {most:g}], got {value}")
+    return float(value)

@@ -1,0 +1,171 @@
+"""Real images as tensors: natural patches, digits, and whatever a path holds."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ipvae_snn.data.natural import natural_patches
+from ipvae_snn.data.readers import (
+    Images,
+    digits,
+    is_mnist_idx,
+    photographs,
+    read_arrays,
+    read_folder,
+    read_mnist_idx,
+)
+
+LARGEST_SAMPLE = 64
+"""Images up to 64×64 pixels are samples as they are; larger ones are cut into patches."""
+TREATMENTS = ("auto", "samples", "patches")
+MNIST_NAMES = ("mnist.npz", "MNIST/raw", "mnist", ".")
+
+
+class Dataset(NamedTuple):
+    """Samples for training and held-out samples, split by image.
+
+    Attributes:
+        train, test: shapes (N, M) and (N', M), float32.
+        shape: (H, W) of a sample, H · W = M.
+        description: what was done, in one sentence.
+        train_labels, test_labels: where the source has them, else ``None``.
+    """
+
+    train: Tensor
+    test: Tensor
+    shape: tuple[int, int]
+    description: str
+    train_labels: Tensor | None = None
+    test_labels: Tensor | None = None
+
+
+def load(
+    source: str | Path,
+    *,
+    treat: str = "auto",
+    data_dir: str | Path = ".",
+    patches: tuple[int, int] = (100_000, 2_000),
+    patch_size: int = 16,
+    seed: int = 0,
+) -> Dataset:
+    """Load a data set by name or path.
+
+    Args:
+        source: ``"natural"``, photographs that scikit-learn and scikit-image carry; ``"digits"``,
+            8×8 digits that scikit-learn carries; ``"mnist"``, from ``data_dir``, as ``mnist.npz``
+            or as the four IDX files, gzipped or not; or a path: a folder of images, a ``.npy`` or
+            ``.npz`` of arrays (N, H, W), (N, H, W, colours) or flat (N, M), a folder of IDX files.
+        treat: ``"samples"``: each image is a sample in [0, 1]; ``"patches"``: images are cut into
+            whitened patches; ``"auto"``: samples up to 64×64 pixels, patches above.
+        data_dir: where ``"mnist"`` lies.
+        patches: how many patches to cut for training and for testing.
+        patch_size: side of a patch in pixels.
+        seed: of the places of patches, and of the split where the source has none (every fifth
+            image, after shuffling, is held out).
+
+    Raises:
+        FileNotFoundError: no such path.
+        ValueError: no images in it, unreadable or unfitting ones, fewer than two.
+        ImportError: the extra ``data`` is needed and not installed.
+    """
+    if treat not in TREATMENTS:
+        raise ValueError(f"treat must be one of {', '.join(TREATMENTS)}, got {treat!r}")
+    name, images = _read(source, Path(data_dir))
+    images = images if images.test else _split(images, name, seed)
+    if treat == "auto":
+        largest = max(max(image.shape) if image.ndim == 2 else 0 for image in images.train)
+        treat = "patches" if largest > LARGEST_SAMPLE else "samples"
+    if treat == "patches":
+        return _as_patches(name, images, patches, patch_size, seed)
+    return _as_samples(name, images)
+
+
+def _read(source: str | Path, data_dir: Path) -> tuple[str, Images]:
+    if source == "natural":
+        return "photographs of scikit-learn and scikit-image", photographs()
+    if source == "digits":
+        return "digits of scikit-learn", digits()
+    if source == "mnist":
+        found = [data_dir / n for n in MNIST_NAMES if _is_mnist(data_dir / n)]
+        if not found:
+            raise FileNotFoundError(
+                f"no MNIST in {data_dir.resolve()}: expected mnist.npz or the four IDX files "
+                "there; name another folder with data_dir (--data-dir), or give their path"
+            )
+        source = found[0]
+    path = Path(source)
+    if not path.exists():
+        raise FileNotFoundError(f"{path} does not exist: expected natural, digits, mnist or a path")
+    if path.is_dir():
+        return str(path), read_mnist_idx(path) if is_mnist_idx(path) else read_folder(path)
+    if path.suffix not in (".npy", ".npz"):
+        raise ValueError(
+            f"{path} is neither a folder nor .npy or .npz: put images in a folder of their own"
+        )
+    return str(path), read_arrays(path)
+
+
+def _is_mnist(path: Path) -> bool:
+    return path.is_file() if path.suffix == ".npz" else is_mnist_idx(path)
+
+
+def _split(images: Images, name: str, seed: int) -> Images:
+    count = len(images.train)
+    if count < 2:
+        raise ValueError(f"{name} holds {count} image(s): at least 2 are needed, one to hold out")
+    order = np.random.default_rng(seed).permutation(count)
+    held_out, kept = np.sort(order[::5]), np.sort(np.delete(order, np.s_[::5]))
+    labels = images.train_labels
+    return Images(
+        [images.train[i] for i in kept],
+        [images.train[i] for i in held_out],
+        None if labels is None else labels[kept],
+        None if labels is None else labels[held_out],
+    )
+
+
+def _as_patches(
+    name: str, images: Images, counts: tuple[int, int], size: int, seed: int
+) -> Dataset:
+    if any(image.ndim != 2 for image in (*images.train, *images.test)):
+        raise ValueError(f"{name} holds flat samples: patches can only be cut from images (H, W)")
+    train = natural_patches(images.train, counts[0], size=size, seed=seed)
+    test = natural_patches(images.test, counts[1], size=size, seed=seed + 1)
+    return Dataset(
+        torch.from_numpy(train),
+        torch.from_numpy(test),
+        (size, size),
+        f"{name}: {len(train):,} whitened {size}×{size} patches from {len(images.train)} images, "
+        f"{len(test):,} held out from {len(images.test)} others",
+    )
+
+
+def _as_samples(name: str, images: Images) -> Dataset:
+    shapes = sorted({image.shape for image in (*images.train, *images.test)})
+    if len(shapes) > 1:
+        raise ValueError(
+            f"{name} holds images of different sizes ({shapes[0]}, {shapes[-1]}, ...): resize them "
+            "to one size, or cut patches (treat='patches', --as patches)"
+        )
+    flat = shapes[0][-1] if len(shapes[0]) == 1 else 0
+    side = int(flat**0.5)
+    shape = ((side, side) if side * side == flat else (1, flat)) if flat else shapes[0]
+    train, test = _stack(images.train), _stack(images.test)
+    return Dataset(
+        train,
+        test,
+        shape,
+        f"{name}: {len(train):,} samples of {shape[0]}×{shape[1]} as they are, in [0, 1], "
+        f"{len(test):,} others held out",
+        None if images.train_labels is None else torch.as_tensor(images.train_labels).long(),
+        None if images.test_labels is None else torch.as_tensor(images.test_labels).long(),
+    )
+
+
+def _stack(images: Sequence[NDArray]) -> Tensor:
+    return torch.from_numpy(np.stack([image.reshape(-1) for image in images]).astype(np.float32))

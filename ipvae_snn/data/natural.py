@@ -1,0 +1,133 @@
+"""From photographs to the patches that a visual cortex might see: pure functions on numpy arrays.
+
+Whitening evens out the spectrum of natural images, local contrast normalisation their contrast
+(most natural patches are nearly blank, and R² on them means nothing), and each patch gets zero mean
+and unit variance.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ipvae_snn.extras import require_extra
+
+Image = NDArray[np.floating]
+EDGE = 4
+"""Pixels cut off before whitening: borders of JPEG photographs are unreliable."""
+MARGIN = 4
+"""Pixels cut off after whitening, where the filter has seen the border."""
+
+
+def whiten(image: Image, f0: float = 0.4) -> Image:
+    """Olshausen–Field whitening, R(f) = f · exp(−(f/f0)⁴), f in cycles per pixel.
+
+    Args:
+        image: shape (H, W).
+        f0: cut-off of the low-pass part, in cycles per pixel; 0.5 is the finest grating.
+
+    Returns:
+        Same shape, mean 0. The image is mirrored at its borders first.
+
+    Source: Olshausen & Field 1997.
+
+    >>> grating = np.cos(np.arange(32) * np.pi / 2)[None].repeat(32, 0)  # 0.25 cycles per pixel
+    >>> bool(np.allclose(whiten(grating), 0.25 * np.exp(-(0.25 / 0.4) ** 4) * grating, atol=0.01))
+    True
+    """
+    height, width = image.shape
+    pad = min(height, width, 32)
+    padded = np.pad(image - image.mean(), pad, mode="symmetric")
+    fy = np.fft.fftfreq(padded.shape[0])[:, None]
+    fx = np.fft.rfftfreq(padded.shape[1])[None, :]
+    f = np.hypot(fy, fx)
+    spectrum = np.fft.rfft2(padded) * f * np.exp(-((f / f0) ** 4))
+    return np.fft.irfft2(spectrum, padded.shape)[pad : pad + height, pad : pad + width]
+
+
+def normalise_contrast(image: Image, sigma: float = 4.0, floor: float = 0.1) -> Image:
+    """Divide by the local standard deviation, in a Gaussian window.
+
+    Args:
+        image: shape (H, W).
+        sigma: width of the window, in pixels.
+        floor: share of the whole image's standard deviation below which contrast counts as none.
+
+    Returns:
+        Same shape.
+    """
+    ndimage = require_extra("scipy.ndimage", extra="data")
+    centred = image - ndimage.gaussian_filter(image, sigma)
+    local = np.sqrt(ndimage.gaussian_filter(centred**2, sigma))
+    return centred / np.maximum(local, max(floor * float(centred.std()), 1e-12))
+
+
+def standardise(patches: Image, least_std: float = 0.1) -> Image:
+    """Zero mean and unit variance for each row; rows of less than ``least_std`` are dropped.
+
+    Args:
+        patches: shape (N, M), contrast-normalised, so that 1 is the usual deviation.
+    """
+    centred = patches - patches.mean(1, keepdims=True)
+    std = centred.std(1, keepdims=True)
+    kept = std[:, 0] >= least_std
+    return centred[kept] / std[kept]
+
+
+def natural_patches(
+    images: Sequence[Image],
+    count: int,
+    *,
+    size: int = 16,
+    seed: int = 0,
+    f0: float = 0.4,
+    sigma: float = 4.0,
+) -> Image:
+    """Whitened, contrast-normalised, standardised patches from random places of photographs.
+
+    Args:
+        images: photographs in [0, 1], each (H, W), of any sizes.
+        count: how many patches, the same number (give or take one) from each photograph.
+        size: side of a patch in pixels.
+        seed: of the places.
+        f0, sigma: see :func:`whiten` and :func:`normalise_contrast`.
+
+    Returns:
+        Shape (count, size²), float32, in random order.
+
+    Raises:
+        ValueError: a photograph is too small, or all are blank.
+    """
+    rng = np.random.default_rng(seed)
+    shares = np.diff(np.linspace(0, count, len(images) + 1).round().astype(int))
+    found = [
+        _patches_of(image, int(share), size, rng, f0, sigma)
+        for image, share in zip(images, shares, strict=True)
+    ]
+    patches = np.concatenate(found)
+    if not len(patches):
+        raise ValueError(f"all {len(images)} image(s) are blank: no patch has any contrast")
+    missing = count - len(patches)
+    if missing > 0:  # blank regions gave none: repeat some of the others
+        patches = np.concatenate([patches, rng.choice(patches, missing)])
+    return rng.permutation(patches).astype(np.float32)
+
+
+def _patches_of(
+    image: Image, count: int, size: int, rng: np.random.Generator, f0: float, sigma: float
+) -> Image:
+    cut = image[EDGE:-EDGE, EDGE:-EDGE]
+    if min(cut.shape) < size + 2 * MARGIN:
+        least = size + 2 * (MARGIN + EDGE)
+        raise ValueError(
+            f"an image of {image.shape[0]}×{image.shape[1]} pixels is too small to cut "
+            f"{size}×{size} patches from: it needs at least {least}×{least}"
+        )
+    if float(cut.std()) < 1e-6:
+        return np.empty((0, size * size))
+    ready = normalise_contrast(whiten(cut, f0), sigma)[MARGIN:-MARGIN, MARGIN:-MARGIN]
+    windows = np.lib.stride_tricks.sliding_window_view(ready, (size, size))
+    draws = int(count * 1.2) + 8  # some will turn out blank
+    rows = rng.integers(windows.shape[0], size=draws)
+    columns = rng.integers(windows.shape[1], size=draws)
+    return standardise(windows[rows, columns].reshape(draws, -1))[:count]

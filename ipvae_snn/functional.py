@@ -1,0 +1,246 @@
+"""The mathematics of the iterative Poisson VAE: pure functions, no state, no randomness.
+
+Notation (paper: "Brain-like Variational Inference", arXiv 2410.19315):
+
+========  ==============  ===========  ====================================================
+symbol    here            shape        meaning
+========  ==============  ===========  ====================================================
+Φ         ``weight``      (M, K)       linear decoder; column k is the feature of neuron k
+log σ     ``log_scale``   (M,)         log standard deviation of each pixel; Λ = diag(1/σ²)
+u         ``mem``         (..., K)     membrane = log firing rate, in nats
+λ = eᵘ    ``rate``        (..., K)     expected spikes per timestep
+z         ``spk``         (..., K)     spike count of the timestep
+d         ``drive``       (..., K)     feed-forward current Φᵀ Λ x
+G         ``gram``        (K, K)       lateral weights Φᵀ Λ Φ
+zG        ``inhibition``  (..., K)     lateral current that the spikes send out
+========  ==============  ===========  ====================================================
+
+Every function works on any floating dtype and device, and is differentiable.
+"""
+
+import math
+
+import torch
+from torch import Tensor
+
+LOG_SCALE_BOUND = 3.45
+"""Learned log σ stays inside ±3.45 (see :func:`bound_log_scale`)."""
+
+MEM_FLOOR = -8.0
+"""Lower clamp of the membrane, in nats: e⁻⁸, one spike in 3,000 timesteps."""
+
+
+def bound_log_scale(raw: Tensor, bound: float = LOG_SCALE_BOUND) -> Tensor:
+    """Map a free parameter to a bounded log σ: ``bound · tanh(raw / bound)``.
+
+    >>> bound_log_scale(torch.tensor([0.0, 1000.0]))
+    tensor([0.0000, 3.4500])
+    """
+    return bound * torch.tanh(raw / bound)
+
+
+def gram(weight: Tensor, log_scale: Tensor | None = None) -> Tensor:
+    """Lateral weights G = Φᵀ Λ Φ, symmetric positive semidefinite.
+
+    The diagonal is each neuron's inhibition of itself (a reset by subtraction), the rest is
+    explaining away between neurons with overlapping features.
+
+    Args:
+        weight: Φ, shape (M, K).
+        log_scale: log σ per pixel, shape (M,); ``None`` means σ = 1.
+
+    Returns:
+        Shape (K, K), in nats per spike.
+
+    >>> gram(torch.tensor([[1.0, 1.0], [0.0, 2.0]]))
+    tensor([[1., 1.],
+            [1., 5.]])
+    """
+    whitened = weight if log_scale is None else weight * torch.exp(-log_scale).unsqueeze(-1)
+    return whitened.mT @ whitened
+
+
+def drive(x: Tensor, weight: Tensor, log_scale: Tensor | None = None) -> Tensor:
+    """Feed-forward current d = Φᵀ Λ x, in nats per timestep.
+
+    Args:
+        x: input, shape (..., M).
+        weight: Φ, shape (M, K).
+        log_scale: log σ per pixel, shape (M,); ``None`` means σ = 1.
+
+    Returns:
+        Shape (..., K).
+
+    >>> drive(torch.tensor([[1.0, 3.0]]), torch.tensor([[1.0, 1.0], [0.0, 2.0]]))
+    tensor([[1., 7.]])
+    """
+    return (x if log_scale is None else x * torch.exp(-2 * log_scale)) @ weight
+
+
+def soft_clamp(v: Tensor, clamp: float | None, floor: float = MEM_FLOOR) -> Tensor:
+    """Smooth upper bound, hard floor: c − softplus(c − max(v, floor)).
+
+    Approaches c from below as v grows, follows v in between, stops at ``floor``. Always finite for
+    finite c. ``clamp=None`` returns v unchanged. Source: the published program, see model recipe.
+
+    >>> soft_clamp(torch.tensor([-50.0, 0.0, 50.0]), clamp=10.0)
+    tensor([-8.0000e+00, -4.5776e-05,  1.0000e+01])
+    """
+    if clamp is None:
+        return v
+    return clamp - torch.nn.functional.softplus(clamp - v.clamp(min=floor))
+
+
+def membrane_step(
+    mem: Tensor,
+    drive: Tensor,
+    inhibition: Tensor,
+    *,
+    step: Tensor | float = 1.0,
+    bias: Tensor | float = 0.0,
+    leak: float = 0.0,
+    mem_rest: Tensor | float = 0.0,
+    clamp: float | None = None,
+) -> Tensor:
+    """One step of natural-gradient descent on the free energy: the membrane update.
+
+    h = α · (d − zG − b − leak · (u − u_rest));  u' = clamp(u + clamp(h))
+
+    In rate space, without clamps and leak, λ' = λ · exp(d − b) / exp(zG): the spikes of the
+    competitors divide the rate. The Fisher information of a Poisson in its log rate is λ, which
+    cancels the λ of the gradient, so that the recurrence needs spikes alone (paper, section 3).
+
+    Args:
+        mem: u, shape (..., K), nats.
+        drive: d, shape (..., K), nats per timestep.
+        inhibition: zG of the *previous* timestep's spikes, shape (..., K), nats per timestep.
+        step: α, the inference step size.
+        bias: b, tonic inhibition, scalar or (K,), nats per timestep.
+        leak: pull towards ``mem_rest`` per step, in [0, 1]; 0 for the published model.
+        mem_rest: u_rest, where the leak pulls to, scalar or (K,), nats.
+        clamp: upper bound c of :func:`soft_clamp` for both h and u'; ``None`` for no clamps.
+
+    Returns:
+        u', shape (..., K), nats.
+
+    >>> membrane_step(torch.zeros(2), torch.tensor([1.0, 1.0]), torch.tensor([0.0, 0.25]))
+    tensor([1.0000, 0.7500])
+    """
+    current = drive - inhibition - bias
+    if leak:
+        current = current - leak * (mem - mem_rest)
+    return soft_clamp(mem + soft_clamp(step * current, clamp), clamp)
+
+
+def poisson_kl(mem: Tensor, mem_prior: Tensor, form: str = "exact") -> Tensor:
+    """KL divergence of two Poisson laws given by their log rates, per element, in nats.
+
+    KL(Poisson(e^u) ‖ Poisson(e^p)) = e^p · (1 + e^Δ (Δ − 1)),  Δ = u − p
+
+    Args:
+        mem: u, log rate of the posterior, shape (..., K).
+        mem_prior: p, log rate of the prior, broadcastable to ``mem``.
+        form: ``"exact"``, the closed form above; ``"published"``, the variant of the authors'
+            program, with e^u for e^p in front, that is e^Δ times too large. Use the latter to
+            reproduce published numbers only.
+
+    Returns:
+        Shape (..., K), non-negative.
+
+    Raises:
+        ValueError: if ``form`` is neither.
+
+    >>> poisson_kl(torch.tensor(0.9), torch.tensor(0.3))
+    tensor(0.3660)
+    >>> poisson_kl(torch.tensor(0.9), torch.tensor(0.3), form="published")
+    tensor(0.6669)
+    """
+    if form not in ("exact", "published"):
+        raise ValueError(f"form must be 'exact' or 'published', got {form!r}")
+    delta = mem - mem_prior
+    # 1 + e^Δ(Δ − 1) = Δ + (Δ − 1)(e^Δ − 1): this form keeps its digits where Δ is small.
+    divergence = delta + (delta - 1) * torch.expm1(delta)
+    return torch.exp(mem if form == "published" else mem_prior) * divergence
+
+
+def gaussian_nll(residual: Tensor, log_scale: Tensor | None = None) -> Tensor:
+    """Gaussian negative log-likelihood from the residual, summed over pixels, in nats.
+
+    NLL = ½ rᵀΛr + Σ log σ + M/2 · log 2π,  r = x − Φz
+
+    Args:
+        residual: r, shape (..., M).
+        log_scale: log σ per pixel, shape (M,); ``None`` means σ = 1.
+
+    Returns:
+        Shape (...).
+
+    >>> gaussian_nll(torch.zeros(3, 2))
+    tensor([1.8379, 1.8379, 1.8379])
+    """
+    if log_scale is None:
+        return 0.5 * residual.square().sum(-1) + nll_constant(residual.shape[-1])
+    whitened = residual * torch.exp(-log_scale)
+    return 0.5 * whitened.square().sum(-1) + nll_constant(residual.shape[-1], log_scale)
+
+
+def gaussian_nll_gram(
+    spk: Tensor, inhibition: Tensor, drive: Tensor, energy: Tensor, constant: Tensor | float
+) -> Tensor:
+    """The same negative log-likelihood without touching a pixel.
+
+    NLL = ½ (xᵀΛx − 2 d·z + z·(zG)) + Σ log σ + M/2 · log 2π
+
+    zG is the very product that the next step's inhibition needs, so that the likelihood of a
+    timestep costs no matrix product of its own.
+
+    Args:
+        spk: z, shape (..., K).
+        inhibition: zG, shape (..., K).
+        drive: d = Φᵀ Λ x, shape (..., K).
+        energy: xᵀΛx, shape (...), see :func:`input_energy`.
+        constant: Σ log σ + M/2 · log 2π, see :func:`nll_constant`.
+
+    Returns:
+        Shape (...), equal to ``gaussian_nll(x - spk @ weight.mT, log_scale)``.
+
+    >>> x, weight, spk = torch.ones(1, 4), torch.ones(4, 2), torch.tensor([[1.0, 2.0]])
+    >>> gaussian_nll_gram(spk, spk @ gram(weight), drive(x, weight), input_energy(x), nll_constant(4))
+    tensor([11.6758])
+    >>> gaussian_nll(x - spk @ weight.mT)
+    tensor([11.6758])
+    """
+    return 0.5 * (energy + (spk * (inhibition - 2 * drive)).sum(-1)) + constant
+
+
+def input_energy(x: Tensor, log_scale: Tensor | None = None) -> Tensor:
+    """xᵀΛx for x of shape (..., M): what :func:`gaussian_nll_gram` knows of the input."""
+    whitened = x if log_scale is None else x * torch.exp(-log_scale)
+    return whitened.square().sum(-1)
+
+
+def nll_constant(in_features: int, log_scale: Tensor | None = None) -> Tensor | float:
+    """The part of the Gaussian NLL that no spike changes: Σ log σ + M/2 · log 2π."""
+    constant = 0.5 * in_features * math.log(2 * math.pi)
+    return constant if log_scale is None else log_scale.sum() + constant
+
+
+def free_energy(nll: Tensor, kl: Tensor, beta: float, in_features: int) -> Tensor:
+    """Training loss: mean of F = NLL + β · KL over batch and timesteps, scaled by 256 / M.
+
+    The scale makes learning rates and clipping comparable between inputs of different sizes; 256
+    pixels, a 16×16 patch, is the size of reference.
+
+    Args:
+        nll: shape (T, B), nats.
+        kl: shape (T, B), nats, summed over neurons.
+        beta: β, weight of the KL.
+        in_features: M, number of pixels.
+
+    Returns:
+        Scalar.
+
+    >>> free_energy(torch.ones(2, 3), torch.ones(2, 3), beta=0.5, in_features=256)
+    tensor(1.5000)
+    """
+    return (nll + beta * kl).mean() * (256 / in_features)

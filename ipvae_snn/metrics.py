@@ -1,0 +1,181 @@
+"""What a spiking code is measured by. Pure functions; samples first, pixels or neurons last."""
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from ipvae_snn.checks import require_float
+
+CONVERGENCE_WINDOW, CONVERGENCE_SLOPE, CONVERGENCE_PATIENCE = 60, 1e-5, 5
+
+
+def _require_pair(x: Tensor, x_hat: Tensor) -> None:
+    require_float(x, "x")
+    require_float(x_hat, "x_hat")
+    if x.shape != x_hat.shape or x.ndim < 1 or not x.numel():
+        raise ValueError(
+            f"x and x_hat must have the same shape (..., M) and not be empty, got "
+            f"{tuple(x.shape)} and {tuple(x_hat.shape)}"
+        )
+
+
+def _require_counts(spk: Tensor) -> None:
+    require_float(spk, "spk")
+    if spk.ndim != 2 or not spk.numel():
+        raise ValueError(f"spk must have shape (N, K) and not be empty, got {tuple(spk.shape)}")
+
+
+def r2_per_sample(x: Tensor, x_hat: Tensor) -> Tensor:
+    """1 − SS_res / SS_tot of each sample, SS_tot about the sample's own pixel mean.
+
+    A sample without variance counts 1 if it is reconstructed exactly and 0 otherwise
+    (scikit-learn's convention for ``r2_score``).
+
+    Args:
+        x: shape (..., M).
+        x_hat: reconstruction, same shape.
+
+    Returns:
+        Shape (...).
+
+    >>> r2_per_sample(torch.tensor([[0.0, 2.0], [1.0, 1.0]]), torch.tensor([[0.0, 1.0], [1.0, 1.0]]))
+    tensor([0.5000, 1.0000])
+    """
+    _require_pair(x, x_hat)
+    residual = (x - x_hat).square().sum(-1)
+    total = (x - x.mean(-1, keepdim=True)).square().sum(-1)
+    score = 1 - residual / total.clamp(min=torch.finfo(x.dtype).tiny)
+    return torch.where(total > 0, score, (residual == 0).to(score.dtype))
+
+
+def r2(x: Tensor, x_hat: Tensor) -> Tensor:
+    """Mean over samples of :func:`r2_per_sample`; from spikes of one timestep, or from rates."""
+    return r2_per_sample(x, x_hat).mean()
+
+
+def mse(x: Tensor, x_hat: Tensor) -> Tensor:
+    """Squared error, summed over pixels, mean over samples.
+
+    >>> mse(torch.zeros(4, 3), torch.ones(4, 3))
+    tensor(3.)
+    """
+    _require_pair(x, x_hat)
+    return (x - x_hat).square().sum(-1).mean()
+
+
+def mse_per_dim(x: Tensor, x_hat: Tensor) -> Tensor:
+    """1000 · MSE / M, the unit of the paper's tables."""
+    return 1000 * mse(x, x_hat) / x.shape[-1]
+
+
+def zeros(spk: Tensor) -> Tensor:
+    """Portion of zeros among all counts.
+
+    >>> zeros(torch.tensor([[0.0, 3.0], [0.0, 0.0]]))
+    tensor(0.7500)
+    """
+    require_float(spk, "spk")
+    if not spk.numel():
+        raise ValueError(f"spk must not be empty, got shape {tuple(spk.shape)}")
+    return (spk == 0).to(spk.dtype).mean()
+
+
+def treves_rolls(total: Tensor, total_square: Tensor, count: int) -> Tensor:
+    """Sparsity from sums: [1 − (Σz)² / (n Σz²)] / (1 − 1/n), 1 where all z are zero.
+
+    Args:
+        total: Σz, any shape.
+        total_square: Σz², same shape.
+        count: n ≥ 2, how many were summed.
+
+    Raises:
+        ValueError: n < 2.
+    """
+    if count < 2:
+        raise ValueError(f"sparsity needs at least 2 responses, got {count}")
+    tiny = torch.finfo(total.dtype).tiny
+    sparsity = (1 - total.square() / (count * total_square).clamp(min=tiny)) / (1 - 1 / count)
+    return torch.where(total_square > 0, sparsity, torch.ones_like(sparsity))
+
+
+def lifetime_sparsity(spk: Tensor) -> Tensor:
+    """How few of the samples a neuron answers to, mean over neurons; a silent neuron counts 1.
+
+    Source: Vinje & Gallant 2000, after Treves & Rolls 1991.
+
+    Args:
+        spk: shape (N, K), N ≥ 2 samples.
+
+    >>> lifetime_sparsity(torch.tensor([[1.0, 1.0], [0.0, 1.0]]))
+    tensor(0.5000)
+    """
+    _require_counts(spk)
+    return treves_rolls(spk.sum(0), spk.square().sum(0), spk.shape[0]).mean()
+
+
+def population_sparsity(spk: Tensor) -> Tensor:
+    """How few of the neurons answer to a sample, mean over samples.
+
+    Args:
+        spk: shape (N, K), K ≥ 2 neurons.
+    """
+    _require_counts(spk)
+    return treves_rolls(spk.sum(1), spk.square().sum(1), spk.shape[1]).mean()
+
+
+def rate_distortion_distance(r2: float, zeros: float) -> float:
+    """Distance from the ideal of a perfect code without spikes, √((1−R²)² + (1−zeros)²).
+
+    >>> rate_distortion_distance(r2=0.7, zeros=0.6)
+    0.5
+    """
+    return math.hypot(1 - r2, 1 - zeros)
+
+
+def convergence_step(r2_by_step: Sequence[float]) -> int | None:
+    """First timestep from which R² stays flat; ``None`` if it never does.
+
+    Flat: the least-squares slope of R² over the trailing 60 steps, divided by 60, is below 1e-5 in
+    magnitude, for 5 steps in a row; the first of the five is returned, counted from 1. The division
+    is part of the published definition.
+
+    Args:
+        r2_by_step: R² at steps 1, 2, 3, ...
+
+    >>> convergence_step([0.5] * 100)
+    60
+    >>> convergence_step([0.01 * t for t in range(100)]) is None
+    True
+    """
+    values = torch.as_tensor(r2_by_step, dtype=torch.float64)
+    window = CONVERGENCE_WINDOW
+    if len(values) < window:
+        return None
+    time = torch.arange(window, dtype=torch.float64)
+    time -= time.mean()
+    slopes = (values.unfold(0, window, 1) @ time) / time.square().sum()
+    in_a_row = 0
+    for index, flat in enumerate((slopes.abs() / window < CONVERGENCE_SLOPE).tolist()):
+        in_a_row = in_a_row + 1 if flat else 0
+        if in_a_row == CONVERGENCE_PATIENCE:
+            return window + index - (CONVERGENCE_PATIENCE - 1)
+    return None
+
+
+def probe_accuracy(train: Tensor, train_labels: Tensor, test: Tensor, test_labels: Tensor) -> float:
+    """Accuracy of a linear read-out: scikit-learn's LogisticRegression with its defaults.
+
+    The paper fits it on rates e^u of all training images. Needs the extra ``data``.
+
+    Args:
+        train, test: features, shapes (N, K) and (N', K).
+        train_labels, test_labels: shapes (N,) and (N',).
+    """
+    from ipvae_snn.extras import require_extra
+
+    linear_model = require_extra("sklearn.linear_model", extra="data")
+    probe = linear_model.LogisticRegression()
+    probe.fit(train.numpy(force=True), train_labels.numpy(force=True))
+    return float(probe.score(test.numpy(force=True), test_labels.numpy(force=True)))

@@ -1,0 +1,284 @@
+"""The iterative Poisson VAE: a linear decoder, and neurons that invert it by spiking."""
+
+from collections import namedtuple
+from collections.abc import Callable, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ipvae_snn import functional as F
+from ipvae_snn import surrogate
+from ipvae_snn.base import State
+from ipvae_snn.checks import (
+    require_finite,
+    require_fitting,
+    require_float,
+    require_number,
+    require_whole,
+)
+from ipvae_snn.neurons import IPVAENeuron
+from ipvae_snn.seeding import seeded
+from ipvae_snn.storage import read_model, write_model
+
+RECORDABLE = ("spk", "mem", "nll", "kl")
+
+
+class IPVAE(nn.Module):
+    r"""Variational inference as a spiking network: x ≈ Φ z, with z inferred spike by spike.
+
+    There is no encoder. The K neurons integrate Φᵀ Λ x, inhibit one another through the Gram
+    matrix Φᵀ Λ Φ of the decoder, and their spike counts z reconstruct the input as Φ z. The
+    objective of a timestep is the free energy
+
+    .. math:: F_t = −\log N(x; Φ z_t, σ^2) + β \, KL(Poisson(e^{u_t}) ‖ Poisson(e^{u_{t−1}}))
+
+    Args:
+        in_features: M, length of an input, such as the pixels of a patch.
+        latents: K, number of neurons.
+        spike_grad: estimator, default ``surrogate.midpoint()``.
+        clamp, leak, lateral_scale, learn_step, learn_bias, learn_mem_init: see
+            :class:`~ipvae_snn.neurons.IPVAENeuron`.
+        kl_form: ``"exact"``, or ``"published"`` to reproduce published numbers
+            (:func:`~ipvae_snn.functional.poisson_kl`).
+        init_std: standard deviation of the initial Φ. The published 1e-4 works, and starts slower.
+
+    Raises:
+        TypeError, ValueError: an option is out of range, named in the message.
+
+    Source: arXiv 2410.19315, section 3 and appendix.
+
+    >>> model = IPVAE(in_features=16, latents=32)
+    >>> out = model.run(torch.rand(5, 16), num_steps=10, record=("spk", "nll"))
+    >>> out.spk.shape, out.nll.shape, out.state.mem.shape
+    (torch.Size([10, 5, 32]), torch.Size([10, 5]), torch.Size([5, 32]))
+    >>> model.decode(out.spk[-1]).shape
+    torch.Size([5, 16])
+    >>> model.loss(torch.rand(5, 16), num_steps=10).backward()
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        latents: int,
+        *,
+        spike_grad: Callable[[Tensor], Tensor] | None = None,
+        clamp: float = 10.0,
+        leak: float = 0.0,
+        lateral_scale: float = 1.0,
+        learn_step: bool = True,
+        learn_bias: bool = True,
+        learn_mem_init: bool = True,
+        kl_form: str = "exact",
+        init_std: float = 1e-2,
+    ) -> None:
+        super().__init__()
+        require_whole(in_features, "in_features")
+        require_whole(latents, "latents")
+        require_number(init_std, "init_std", least=0)
+        F.poisson_kl(torch.zeros(1), torch.zeros(1), form=kl_form)  # refuses an unknown form
+        decoder = nn.Linear(latents, in_features, bias=False)
+        nn.init.normal_(decoder.weight, std=init_std)
+        self._options: dict[str, Any] = {
+            "clamp": clamp,
+            "leak": leak,
+            "lateral_scale": lateral_scale,
+            "learn_step": learn_step,
+            "learn_bias": learn_bias,
+            "learn_mem_init": learn_mem_init,
+        }
+        self.kl_form = kl_form
+        self.neuron = IPVAENeuron(
+            decoder,
+            log_scale=nn.Parameter(torch.zeros(in_features)),
+            spike_grad=spike_grad,
+            **self._options,
+        )
+
+    @property
+    def decoder(self) -> nn.Linear:
+        """Φ as ``nn.Linear(K, M)``: the one the neurons share; ``weight[:, k]`` is a feature."""
+        return self.neuron.lateral.decoder
+
+    @property
+    def in_features(self) -> int:
+        return self.decoder.out_features
+
+    @property
+    def latents(self) -> int:
+        return self.decoder.in_features
+
+    def decode(self, spk: Tensor) -> Tensor:
+        """Reconstruction Φ z of counts (or rates) z of shape (..., K); shape (..., M)."""
+        require_float(spk, "spk")
+        if spk.shape[-1:] != (self.latents,):
+            raise ValueError(f"spk must have shape (..., {self.latents}), got {tuple(spk.shape)}")
+        return self.decoder(spk)
+
+    def run(
+        self,
+        x: Tensor,
+        num_steps: int | None = None,
+        *,
+        record: Sequence[str] = RECORDABLE,
+        every: int = 1,
+        state: State | None = None,
+        seed: int | None = None,
+    ) -> Any:
+        """Infer x for a number of timesteps.
+
+        Args:
+            x: shape (B, M), shown at every timestep, or (T, B, M), one frame per timestep.
+            num_steps: T ≥ 1; for (T, B, M) it may be left out.
+            record: what to return: ``"spk"`` and ``"mem"`` of shape (T, B, K), ``"nll"`` and
+                ``"kl"`` of shape (T, B), in nats, summed over pixels and neurons. Nothing that is
+                not named is kept: with ``record=()`` and without gradients, memory does not grow
+                with T.
+            every: keep each n-th timestep only: steps n, 2n, 3n, ... counted from 1.
+            state: ``(spk, mem)`` to go on from, such as ``.state`` of an earlier run.
+            seed: draw from this seed alone, and leave torch's random state as it was.
+
+        Returns:
+            A named tuple with the fields of ``record`` in that order, time first, and ``state``,
+            the last ``(spk, mem)``. Gradients flow unless the caller turns them off.
+
+        Raises:
+            TypeError: x is no floating tensor, or of another dtype than the weights.
+            ValueError: wrong shapes, NaN or infinity in x, no steps, unknown names in ``record``.
+        """
+        num_steps = self._check_input(x, num_steps)
+        require_whole(every, "every")
+        fields = self._check_record(record)
+        state = self._check_state(state, x)
+        generator = getattr(self.neuron.spike_grad, "generator", None)
+        with seeded(seed, device=x.device, generator=generator):
+            kept, state = self._unroll(x, num_steps, fields, every, state)
+        return _run_type(fields)(*(torch.stack(v) if v else x.new_empty(0) for v in kept), state)
+
+    def _unroll(
+        self, x: Tensor, num_steps: int, fields: tuple[str, ...], every: int, state: State
+    ) -> tuple[list[list[Tensor]], State]:
+        neuron, (spk, mem) = self.neuron, state
+        log_scale = neuron.lateral.bounded_log_scale()
+        gram, drive = neuron.gram(), neuron.drive(x)
+        energy = F.input_energy(x, log_scale)
+        constant = F.nll_constant(self.in_features, log_scale)
+        changing = x.ndim == 3
+        inhibition = spk @ gram
+        kept: dict[str, list[Tensor]] = {name: [] for name in fields}
+        for t in range(num_steps):
+            now = (drive[t], energy[t]) if changing else (drive, energy)
+            prior, mem = mem, neuron.integrate(now[0], inhibition, mem)
+            spk = neuron.emit(mem)
+            inhibition = spk @ gram
+            if (t + 1) % every:
+                continue
+            for name, steps in kept.items():
+                if name == "nll":
+                    steps.append(F.gaussian_nll_gram(spk, inhibition, *now, constant))
+                elif name == "kl":
+                    steps.append(F.poisson_kl(mem, prior, self.kl_form).sum(-1))
+                else:
+                    steps.append(spk if name == "spk" else mem)
+        return list(kept.values()), State(spk, mem)
+
+    def loss(self, x: Tensor, num_steps: int | None = None, beta: float = 1.0) -> Tensor:
+        """Training objective: mean of F_t over batch and timesteps, times 256 / M; a scalar.
+
+        Args:
+            x, num_steps: as in :meth:`run`.
+            beta: weight of the KL.
+        """
+        out = self.run(x, num_steps, record=("nll", "kl"))
+        return F.free_energy(out.nll, out.kl, beta, self.in_features)
+
+    def _check_input(self, x: Tensor, num_steps: int | None) -> int:
+        require_float(x, "x")
+        if x.ndim not in (2, 3) or x.shape[-1] != self.in_features or 0 in x.shape:
+            raise ValueError(
+                f"x must have shape (B, {self.in_features}), or (T, B, {self.in_features}) for "
+                f"changing input, and not be empty; got {tuple(x.shape)}"
+            )
+        if num_steps is None and x.ndim == 2:
+            raise ValueError("num_steps must be given for constant input x of shape (B, M)")
+        steps = x.shape[0] if num_steps is None else require_whole(num_steps, "num_steps")
+        if x.ndim == 3 and steps != x.shape[0]:
+            raise ValueError(
+                f"x changes over {x.shape[0]} timesteps but num_steps is {steps}: leave num_steps "
+                "out, or give x the shape (B, M)"
+            )
+        require_fitting(x, "x", like=self.decoder.weight)
+        require_finite(x, "x")
+        return steps
+
+    @staticmethod
+    def _check_record(record: Sequence[str]) -> tuple[str, ...]:
+        fields = (record,) if isinstance(record, str) else tuple(record)
+        unknown = [name for name in fields if name not in RECORDABLE]
+        if unknown or len(set(fields)) < len(fields):
+            raise ValueError(f"record takes each of {RECORDABLE} at most once, got {fields}")
+        return fields
+
+    def _check_state(self, state: State | None, x: Tensor) -> State:
+        shape = (x.shape[-2], self.latents)
+        if state is None:
+            return self.neuron.initial_state(shape)
+        spk, mem = state
+        for name, part in (("state.spk", spk), ("state.mem", mem)):
+            require_float(part, name)
+            require_fitting(part, name, like=self.decoder.weight)
+            if part.shape != shape:
+                raise ValueError(f"{name} must have shape {shape}, got {tuple(part.shape)}")
+        return State(spk, mem)
+
+    # -- files --------------------------------------------------------------------------------
+
+    def config(self) -> dict[str, Any]:
+        """What :meth:`load` needs beside the weights, as plain data.
+
+        Raises:
+            TypeError: the estimator is not one of :mod:`ipvae_snn.surrogate`.
+        """
+        return {
+            "in_features": self.in_features,
+            "latents": self.latents,
+            "kl_form": self.kl_form,
+            "spike_grad": surrogate.to_config(self.neuron.spike_grad),
+            **self._options,
+            "clamp": self.neuron.clamp,
+        }
+
+    def save(self, path: str | Path) -> None:
+        """Write weights and configuration to one file, whole or not at all."""
+        write_model(path, self.config(), self.state_dict())
+
+    @classmethod
+    def load(cls, path: str | Path, device: torch.device | str = "cpu") -> "IPVAE":
+        """Read a file of :meth:`save`; never runs code from it.
+
+        Raises:
+            FileNotFoundError: no such file.
+            ValueError: not such a file, damaged, or written by a newer version.
+        """
+        config, weights = read_model(path, device)
+        try:
+            config["spike_grad"] = surrogate.from_config(config["spike_grad"])
+            model = cls(**config)
+            model.load_state_dict(weights)
+        except (KeyError, TypeError, ValueError, RuntimeError, AttributeError) as error:
+            raise ValueError(f"{path} does not hold a valid model: {error}") from error
+        return model.to(device)
+
+
+@cache
+def _run_type(fields: tuple[str, ...]) -> Any:
+    run_type: Any = namedtuple("Run", (*fields, "state"))
+    # A type made here cannot be found by name when unpickling: rebuild it from its fields.
+    run_type.__reduce__ = lambda self: (_rebuild_run, (fields, tuple(self)))
+    return run_type
+
+
+def _rebuild_run(fields: tuple[str, ...], values: tuple[Any, ...]) -> Any:
+    return _run_type(fields)(*values)

@@ -1,0 +1,247 @@
+"""Stateful spiking neurons in the snnTorch manner: one call, one timestep."""
+
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from ipvae_snn import functional as F
+from ipvae_snn.base import State, StatefulNeuron, refuse_foreign
+from ipvae_snn.checks import require_finite, require_fitting, require_float, require_number
+from ipvae_snn.lateral import SharedDecoder, make_lateral
+from ipvae_snn.surrogate import midpoint
+from ipvae_snn.surrogate.relaxed import Relaxed
+
+CLAMP_MAX = 16.0
+"""Largest clamp: float32 counts are exact up to 2²⁴, just above e¹⁶."""
+
+
+class IPVAENeuron(StatefulNeuron):
+    r"""Poisson neurons that infer together: membranes are log rates, spikes are counts.
+
+    One call is one timestep of natural-gradient inference in the iterative Poisson VAE:
+
+    .. math::
+        h_t &= α (d_t − z_{t−1} G − b − leak · (u_{t−1} − u_0)) \\
+        u_t &= clamp(u_{t−1} + clamp(h_t)) \\
+        z_t &∼ Poisson(e^{u_t})
+
+    ``input_`` is the current d_t, of shape (..., K), in nats per timestep: Φᵀ Λ x for exact
+    inference (:meth:`drive`), or whatever an ``nn.Linear(..., K)`` before it puts out. It acts on
+    the spikes of the same call; the spikes of the previous call inhibit. ``spk`` are integer counts
+    in the dtype of ``mem``; ``mem`` is u, in nats, log expected spikes per timestep.
+
+    Args:
+        decoder: where the lateral weights G come from. A bias-free ``nn.Linear(K, M)`` is shared,
+            never copied: G = Φᵀ Λ Φ follows its weights as they learn. A number K makes K neurons
+            with lateral weights of their own: ``gram`` if given, else learned from G ≈ 1.
+        log_scale: with a decoder, log σ per pixel, ``nn.Parameter`` or tensor of shape (M,), also
+            shared, bounded by :func:`~ipvae_snn.functional.bound_log_scale`. Default σ = 1.
+        gram: with a number K, symmetric (K, K) lateral weights in nats per spike.
+        learn_gram: learn ``gram`` (kept positive semidefinite) instead of keeping it fixed.
+        lateral_scale: factor on the lateral inhibition; 1 is exact inference, 0 no competition.
+        leak: pull of the membrane back to ``mem_init`` per timestep, in [0, 1].
+        clamp: upper bound of membrane and step, in nats (:func:`~ipvae_snn.functional.soft_clamp`).
+        step: α > 0, the inference step size; stored as its logarithm, ``log_step``.
+        bias: b > 0, tonic inhibition in nats per timestep, number or (K,); stored as ``log_bias``.
+        mem_init: u_0 in nats, number or (K,); default uniform in (−6, −4) per neuron.
+        learn_step, learn_bias, learn_mem_init: learn these three (default) or keep them fixed.
+        spike_grad: an estimator of :mod:`ipvae_snn.surrogate` or any callable from membrane to
+            spikes. Default ``midpoint()``. Relaxed estimators draw integer counts in ``eval()``.
+        surrogate_disable: emit the same spikes without a gradient.
+        init_hidden: keep the state inside: ``spk = neuron(input_)``.
+        output: with ``init_hidden``, return ``(spk, mem)`` all the same.
+        state_quant: callable applied to ``mem`` before it emits; its result keeps mem's dtype.
+        threshold, learn_threshold, graded_spikes_factor, learn_graded_spikes_factor, inhibition,
+            reset_mechanism, reset_delay: accepted at snnTorch's defaults only. A Poisson neuron has
+            no threshold, counts are already graded, and reset and inhibition are G itself: its
+            diagonal subtracts after each spike, its other entries are the competition.
+
+    Returns of a call: ``(spk, mem)``; with ``init_hidden=True`` and ``output=False`` only ``spk``.
+
+    State: ``spk`` and ``mem`` are non-persistent buffers. A call without states goes on from the
+    stored ones; the first call, and the first after :meth:`reset_mem`, starts from no spikes and
+    ``mem_init``. A stored state that does not fit the input's shape is replaced by a fresh one,
+    with a warning.
+
+    Raises:
+        TypeError: a state is passed with ``init_hidden=True``; input is no floating tensor.
+        ValueError: wrong shapes, NaN or infinity in ``input_``, options out of range. A call that
+            raises leaves the state as it was.
+
+    Source: arXiv 2410.19315; the calling order is that of snnTorch's ``RLeaky``.
+
+    >>> decoder = nn.Linear(8, 16, bias=False)
+    >>> neuron = IPVAENeuron(decoder)
+    >>> current = neuron.drive(torch.rand(4, 16))
+    >>> spk, mem = neuron.reset_mem()
+    >>> for _ in range(10):
+    ...     spk, mem = neuron(current, spk, mem)
+    >>> spk.shape, mem.shape
+    (torch.Size([4, 8]), torch.Size([4, 8]))
+    """
+
+    def __init__(
+        self,
+        decoder: nn.Linear | int,
+        *,
+        log_scale: Tensor | None = None,
+        gram: Tensor | None = None,
+        learn_gram: bool = False,
+        lateral_scale: float = 1.0,
+        leak: float = 0.0,
+        clamp: float = 10.0,
+        step: float = 1.0,
+        bias: float | Tensor = math.exp(-3),
+        mem_init: float | Tensor | None = None,
+        learn_step: bool = True,
+        learn_bias: bool = True,
+        learn_mem_init: bool = True,
+        threshold: float = 1.0,
+        spike_grad: Callable[[Tensor], Tensor] | None = None,
+        surrogate_disable: bool = False,
+        init_hidden: bool = False,
+        inhibition: bool = False,
+        learn_threshold: bool = False,
+        reset_mechanism: str = "subtract",
+        state_quant: Callable[[Tensor], Tensor] | bool = False,
+        output: bool = False,
+        graded_spikes_factor: float = 1.0,
+        learn_graded_spikes_factor: bool = False,
+        reset_delay: bool = True,
+    ) -> None:
+        refuse_foreign(
+            threshold=(threshold, 1.0, "lower mem_init or raise bias for fewer spikes"),
+            learn_threshold=(learn_threshold, False, "mem_init and bias are learned instead"),
+            inhibition=(inhibition, False, "lateral_scale sets the strength of competition"),
+            reset_mechanism=(reset_mechanism, "subtract", "the diagonal of gram is the reset"),
+            reset_delay=(reset_delay, True, "spikes inhibit from the next timestep on"),
+            graded_spikes_factor=(graded_spikes_factor, 1.0, "scale the next layer's weights"),
+            learn_graded_spikes_factor=(
+                learn_graded_spikes_factor, False, "the next layer's weights learn this"
+            ),
+        )  # fmt: skip
+        spike_grad = midpoint() if spike_grad is None else spike_grad
+        for name, function in (("spike_grad", spike_grad), ("state_quant", state_quant)):
+            if not (callable(function) or (name == "state_quant" and function is False)):
+                raise TypeError(f"{name} must be a callable on tensors, got {function!r}")
+        lateral = make_lateral(decoder, log_scale=log_scale, gram=gram, learn_gram=learn_gram)
+        super().__init__(
+            spike_grad=spike_grad, init_hidden=init_hidden, state_quant=state_quant, output=output
+        )
+        self.surrogate_disable = surrogate_disable
+        self.lateral = lateral
+        self.lateral_scale = require_number(lateral_scale, "lateral_scale", least=0)
+        self.leak = require_number(leak, "leak", least=0, most=1)
+        self.clamp = require_number(clamp, "clamp", least=F.MEM_FLOOR + 1, most=CLAMP_MAX)
+        rest = torch.empty(self.features).uniform_(-6, -4) if mem_init is None else mem_init
+        self._declare("mem_init", self._per_neuron(rest, "mem_init"), learn_mem_init)
+        self._declare("log_bias", self._per_neuron(bias, "bias", least=1e-6).log(), learn_bias)
+        log_step = math.log(require_number(step, "step", least=1e-6))
+        self._declare("log_step", torch.tensor(log_step), learn_step)
+
+    # -- lateral weights and currents ---------------------------------------------------------
+
+    @property
+    def features(self) -> int:
+        """K, the number of neurons."""
+        return self.lateral.features
+
+    def gram(self) -> Tensor:
+        """Lateral weights G now, shape (K, K), differentiable."""
+        return self.lateral.gram()
+
+    def drive(self, x: Tensor) -> Tensor:
+        """Current Φᵀ Λ x that the decoder of this neuron calls for, (..., M) to (..., K)."""
+        if not isinstance(self.lateral, SharedDecoder):
+            raise TypeError("drive needs a decoder: this neuron was made from a number of neurons")
+        return self.lateral.drive(x)
+
+    # -- one timestep -------------------------------------------------------------------------
+
+    def integrate(self, drive: Tensor, inhibition: Tensor, mem: Tensor) -> Tensor:
+        """The next membrane, from the drive and from zG of the previous spikes; keeps no state."""
+        mem = F.membrane_step(
+            mem,
+            drive,
+            inhibition if self.lateral_scale == 1 else self.lateral_scale * inhibition,
+            step=self.log_step.exp(),
+            bias=self.log_bias.exp(),
+            leak=self.leak,
+            mem_rest=self.mem_init,
+            clamp=self.clamp,
+        )
+        return self.state_quant(mem).to(mem.dtype) if self.state_quant else mem
+
+    def emit(self, mem: Tensor) -> Tensor:
+        """Spike counts for a membrane; keeps no state."""
+        if isinstance(self.spike_grad, Relaxed) and not self.training:
+            return self.spike_grad.sample(mem)
+        spk = self.spike_grad(mem.detach() if self.surrogate_disable else mem)
+        if spk.shape != mem.shape:
+            raise ValueError(
+                f"spike_grad must keep the shape of mem, {tuple(mem.shape)}: "
+                f"{self.spike_grad!r} returned {tuple(spk.shape)}"
+            )
+        return spk.to(mem.dtype)
+
+    def forward(
+        self,
+        input_: Tensor,
+        spk: Tensor | None = None,
+        mem: Tensor | None = None,
+        *,
+        gram: Tensor | None = None,
+    ) -> Tensor | State:
+        """One timestep: see the class. ``gram``: G, where the caller already has it."""
+        self._check_call(spk, mem)
+        self._check_input(input_)
+        state = self._resume(input_.shape, spk, mem)
+        inhibition = state.spk @ (self.gram() if gram is None else gram)
+        mem = self.integrate(input_, inhibition, state.mem)
+        return self._keep(State(self.emit(mem), mem))
+
+    def _check_input(self, input_: Tensor) -> None:
+        require_float(input_, "input_")
+        if input_.shape[-1:] != (self.features,):
+            decoder = getattr(self.lateral, "decoder", None)
+            pixels = decoder is not None and input_.shape[-1:] == (decoder.out_features,)
+            raise ValueError(
+                f"input_ must have shape (..., {self.features}), a current per neuron, got "
+                f"{tuple(input_.shape)}"
+                + (": these look like inputs of the model, use neuron.drive(x)" if pixels else "")
+            )
+        require_fitting(input_, "input_", like=self.mem_init)
+        require_finite(input_, "input_")
+
+    def initial_state(self, shape: torch.Size | tuple[int, ...]) -> State:
+        """No spikes and ``mem_init``, for currents of ``shape`` (..., K); keeps no state."""
+        mem = self.mem_init.expand(shape).clone()
+        return State(torch.zeros_like(mem), mem)
+
+    # -- construction -------------------------------------------------------------------------
+
+    def _declare(self, name: str, value: Tensor, learn: bool) -> None:
+        if learn:
+            self.register_parameter(name, nn.Parameter(value))
+        else:
+            self.register_buffer(name, value)
+
+    def _per_neuron(self, value: float | Tensor, name: str, least: float = -math.inf) -> Tensor:
+        values = torch.as_tensor(value, dtype=torch.get_default_dtype()).detach().clone()
+        if values.shape not in ((), (self.features,)):
+            raise ValueError(
+                f"{name} must be a number or have shape ({self.features},), got "
+                f"{tuple(values.shape)}"
+            )
+        require_finite(values, name)
+        if bool((values < least).any()):
+            raise ValueError(f"{name} must be at least {least:g}, got {float(values.min()):g}")
+        return values.expand(self.features).clone()
+
+    def extra_repr(self) -> str:
+        return (
+            f"{self.features}, spike_grad={self.spike_grad!r}, clamp={self.clamp:g}, "
+            f"leak={self.leak:g}, lateral_scale={self.lateral_scale:g}"
+        )

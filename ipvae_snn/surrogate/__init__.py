@@ -1,0 +1,72 @@
+"""Spike counts with a declared backward: callables for a neuron's ``spike_grad``.
+
+Each maps a membrane u (log rate, nats) of any shape to spike counts of the same shape and dtype.
+*Exact* estimators emit integer counts and only their backward, a weight w standing in for dz/du,
+is a choice. *Relaxed* ones (``eat``, ``gumbel``) emit soft counts with an exact derivative; every
+estimator also has ``sample``, which draws integer counts and is what a neuron in ``eval()`` mode
+uses. All take an optional ``torch.Generator`` (default: torch's global one).
+
+=================  ==================================  ===============================  =========
+estimator          forward                             backward dz/du                   unbiased
+=================  ==================================  ===============================  =========
+``midpoint()``     z ~ Poisson(λ)                      (z + λ) / 2                      degree 2
+``rate()``         z ~ Poisson(λ)                      λ                                degree 1
+``bernoulli(n)``   z ~ Binomial(n, 1 − e^(−λ/n))       midpoint's form for a binomial   degree 2
+``rounded()``      z = round(λ)                        λ                                (no noise)
+``eat(temp)``      soft count of exponential arrivals  pathwise                         as temp→0
+``gumbel(temp)``   soft choice of a truncated count    pathwise                         as temp→0
+=================  ==================================  ===============================  =========
+
+"Unbiased: degree n" means that for any polynomial of that degree in z, E[w f'(z)] = d E[f(z)]/du.
+The Gaussian log-likelihood is of degree 2. Rates above e^16, past which float32 cannot hold every
+integer, are taken as e^16.
+
+>>> import torch
+>>> spike_grad = midpoint(generator=torch.Generator().manual_seed(0))
+>>> mem = torch.tensor([-8.0, 0.0, 3.0], requires_grad=True)
+>>> spk = spike_grad(mem)
+>>> spk.sum().backward()
+>>> bool((spk == spk.round()).all()), torch.allclose(mem.grad, (spk + mem.exp()) / 2)
+(True, True)
+"""
+
+from dataclasses import fields
+from typing import Any
+
+from ipvae_snn.surrogate.exact import bernoulli, midpoint, rate, rounded
+from ipvae_snn.surrogate.relaxed import eat, gumbel
+
+ESTIMATORS = {cls.__name__: cls for cls in (midpoint, rate, bernoulli, rounded, eat, gumbel)}
+
+
+def to_config(spike_grad: object) -> dict[str, Any]:
+    """An estimator as plain data: ``{"name": "eat", "temp": 0.1, "indicator": "cubic"}``.
+
+    Raises:
+        TypeError: if ``spike_grad`` is not one of this module's estimators.
+    """
+    if type(spike_grad) not in ESTIMATORS.values():
+        raise TypeError(
+            f"only {', '.join(ESTIMATORS)} can be written down as plain data, got {spike_grad!r}"
+        )
+    kept = (f.name for f in fields(spike_grad) if f.name != "generator")
+    return {"name": type(spike_grad).__name__, **{n: getattr(spike_grad, n) for n in kept}}
+
+
+def from_config(config: dict[str, Any]) -> Any:
+    """The estimator that :func:`to_config` wrote down.
+
+    Raises:
+        ValueError: if the name or an argument is unknown.
+
+    >>> from_config({"name": "eat", "temp": 0.5})
+    eat(temp=0.5, indicator='cubic')
+    """
+    arguments = dict(config)
+    name = arguments.pop("name", None)
+    if name not in ESTIMATORS:
+        raise ValueError(f"unknown estimator {name!r}: expected one of {', '.join(ESTIMATORS)}")
+    try:
+        return ESTIMATORS[name](**arguments)
+    except TypeError as error:
+        raise ValueError(f"estimator {name!r} cannot be made from {arguments}: {error}") from None
