@@ -1,3 +1,26 @@
-"""x"""
+"""The iterative Poisson VAE as snnTorch neurons: variational inference as a spiking network.
 
-__version__ = "0"
+>>> import torch, ipvae_snn
+>>> model = ipvae_snn.IPVAE(in_features=256, latents=64)
+>>> model.run(torch.rand(2, 256), num_steps=5).spk.shape
+torch.Size([5, 2, 64])
+"""
+
+from ipvae_snn import functional, surrogate
+from ipvae_snn.evaluation import Evaluation, evaluate
+from ipvae_snn.model import IPVAE
+from ipvae_snn.neurons import IPVAENeuron
+from ipvae_snn.training import TrainConfig, fit
+from ipvae_snn.version import __version__
+
+__all__ = [
+    "IPVAE",
+    "Evaluation",
+    "IPVAENeuron",
+    "TrainConfig",
+    "__version__",
+    "evaluate",
+    "fit",
+    "functional",
+    "surrogate",
+]

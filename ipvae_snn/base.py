@@ -1,9 +1,9 @@
-"""What every neuron of this package has in common: snnTorch's calling contract, state and copies."""
+"""What every neuron of this package shares: snnTorch's calling contract, state and copies."""
 
 import warnings
 import weakref
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from snntorch import SpikingNeuron
@@ -27,7 +27,7 @@ class StatefulNeuron(SpikingNeuron):
     dynamics and ``_keep``, in this order, so that a call that raises changes nothing.
     """
 
-    _live: "weakref.WeakSet[StatefulNeuron]" = weakref.WeakSet()
+    _live: ClassVar["weakref.WeakSet[StatefulNeuron]"] = weakref.WeakSet()
 
     def __init__(
         self,
@@ -100,7 +100,7 @@ class StatefulNeuron(SpikingNeuron):
         return initial
 
     def reset_mem(self) -> State:
-        """Back to no spikes and ``mem_init``; returns ``(spk, mem)``, empty before the first call."""
+        """Back to the initial state; returns ``(spk, mem)``, empty before the first call."""
         if self.mem.numel():
             self.spk, self.mem = self.initial_state(self.mem.shape)
         self._fresh = True

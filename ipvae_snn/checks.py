@@ -55,7 +55,7 @@ def require_fitting(tensor: Tensor, name: str, like: Tensor) -> None:
 
 
 def require_whole(value: Any, name: str, least: int = 1) -> int:
-    """Raise ``TypeError`` or ``ValueError`` unless ``value`` is an integer of at least ``least``."""
+    """Raise ``TypeError`` or ``ValueError`` unless ``value`` is an integer ≥ ``least``."""
     if isinstance(value, bool) or not isinstance(value, int):
         raise TypeError(f"{name} must be an integer, got {value!r}")
     if value < least:
@@ -66,7 +66,7 @@ def require_whole(value: Any, name: str, least: int = 1) -> int:
 def require_number(
     value: Any, name: str, least: float = -math.inf, most: float = math.inf
 ) -> float:
-    """Raise ``TypeError`` or ``ValueError`` unless ``value`` is a finite number in [least, most]."""
+    """Raise ``TypeError`` or ``ValueError`` unless ``value`` is a number in [least, most]."""
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise TypeError(f"{name} must be a number, got {value!r}")
     if not (math.isfinite(value) and least <= value <= most):

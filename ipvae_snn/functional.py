@@ -205,7 +205,8 @@ def gaussian_nll_gram(
         Shape (...), equal to ``gaussian_nll(x - spk @ weight.mT, log_scale)``.
 
     >>> x, weight, spk = torch.ones(1, 4), torch.ones(4, 2), torch.tensor([[1.0, 2.0]])
-    >>> gaussian_nll_gram(spk, spk @ gram(weight), drive(x, weight), input_energy(x), nll_constant(4))
+    >>> inhibition, current = spk @ gram(weight), drive(x, weight)
+    >>> gaussian_nll_gram(spk, inhibition, current, input_energy(x), nll_constant(4))
     tensor([11.6758])
     >>> gaussian_nll(x - spk @ weight.mT)
     tensor([11.6758])

@@ -1,4 +1,4 @@
-"""Where lateral weights come from: modules that own (or share) parameters and put out a Gram matrix.
+"""Where lateral weights come from: modules that own or share what a Gram matrix is made of.
 
 All give K neurons a symmetric (K, K) matrix, in nats per spike, by ``gram()``.
 """

@@ -40,7 +40,8 @@ def r2_per_sample(x: Tensor, x_hat: Tensor) -> Tensor:
     Returns:
         Shape (...).
 
-    >>> r2_per_sample(torch.tensor([[0.0, 2.0], [1.0, 1.0]]), torch.tensor([[0.0, 1.0], [1.0, 1.0]]))
+    >>> x = torch.tensor([[0.0, 2.0], [1.0, 1.0]])
+    >>> r2_per_sample(x, torch.tensor([[0.0, 1.0], [1.0, 1.0]]))
     tensor([0.5000, 1.0000])
     """
     _require_pair(x, x_hat)

@@ -19,7 +19,7 @@ from ipvae_snn.checks import (
     require_number,
     require_whole,
 )
-from ipvae_snn.neurons import IPVAENeuron
+from ipvae_snn.neurons import CLAMP, STEP, IPVAENeuron
 from ipvae_snn.seeding import seeded
 from ipvae_snn.storage import read_model, write_model
 
@@ -39,7 +39,7 @@ class IPVAE(nn.Module):
         in_features: M, length of an input, such as the pixels of a patch.
         latents: K, number of neurons.
         spike_grad: estimator, default ``surrogate.midpoint()``.
-        clamp, leak, lateral_scale, learn_step, learn_bias, learn_mem_init: see
+        clamp, step, leak, lateral_scale, learn_step, learn_bias, learn_mem_init: see
             :class:`~ipvae_snn.neurons.IPVAENeuron`.
         kl_form: ``"exact"``, or ``"published"`` to reproduce published numbers
             (:func:`~ipvae_snn.functional.poisson_kl`).
@@ -65,7 +65,8 @@ class IPVAE(nn.Module):
         latents: int,
         *,
         spike_grad: Callable[[Tensor], Tensor] | None = None,
-        clamp: float = 10.0,
+        clamp: float = CLAMP,
+        step: float = STEP,
         leak: float = 0.0,
         lateral_scale: float = 1.0,
         learn_step: bool = True,
@@ -83,6 +84,7 @@ class IPVAE(nn.Module):
         nn.init.normal_(decoder.weight, std=init_std)
         self._options: dict[str, Any] = {
             "clamp": clamp,
+            "step": step,
             "leak": leak,
             "lateral_scale": lateral_scale,
             "learn_step": learn_step,

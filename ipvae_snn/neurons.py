@@ -13,6 +13,17 @@ from ipvae_snn.lateral import SharedDecoder, make_lateral
 from ipvae_snn.surrogate import midpoint
 from ipvae_snn.surrogate.relaxed import Relaxed
 
+BIAS = math.exp(-3)
+"""Tonic inhibition at the start of learning, nats per timestep."""
+
+CLAMP = 5.0
+"""Default clamp, nats: at most e⁵ = 148 spikes per timestep. The paper's 10 allows 22,026, enough
+for one rare burst to excite others and never come down again in briefly trained models."""
+
+STEP = 0.2
+"""Default inference step size. The paper starts learning from 1, which needs a smaller learning
+rate to stay stable; both end between 0.05 and 0.3."""
+
 CLAMP_MAX = 16.0
 """Largest clamp: float32 counts are exact up to 2²⁴, just above e¹⁶."""
 
@@ -91,9 +102,9 @@ class IPVAENeuron(StatefulNeuron):
         learn_gram: bool = False,
         lateral_scale: float = 1.0,
         leak: float = 0.0,
-        clamp: float = 10.0,
-        step: float = 1.0,
-        bias: float | Tensor = math.exp(-3),
+        clamp: float = CLAMP,
+        step: float = STEP,
+        bias: float | Tensor = BIAS,
         mem_init: float | Tensor | None = None,
         learn_step: bool = True,
         learn_bias: bool = True,

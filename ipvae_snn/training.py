@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -162,7 +162,7 @@ def fit(model: IPVAE, data: Tensor, config: TrainConfig | None = None) -> list[d
 
 
 def _batches(count: int, batch: int, seed: int, device: torch.device) -> Iterator[Tensor]:
-    """Indices of batch after batch, each epoch in a new order; a short rest joins the next epoch."""
+    """Indices of batch after batch, each epoch in a new order; a rest joins the next epoch."""
     shuffle = torch.Generator().manual_seed(seed)
     pending = torch.empty(0, dtype=torch.long)
     while True:

@@ -32,6 +32,7 @@ class Dataset(NamedTuple):
     Attributes:
         train, test: shapes (N, M) and (N', M), float32.
         shape: (H, W) of a sample, H · W = M.
+        kind: ``"samples"`` or ``"patches"``.
         description: what was done, in one sentence.
         train_labels, test_labels: where the source has them, else ``None``.
     """
@@ -39,6 +40,7 @@ class Dataset(NamedTuple):
     train: Tensor
     test: Tensor
     shape: tuple[int, int]
+    kind: str
     description: str
     train_labels: Tensor | None = None
     test_labels: Tensor | None = None
@@ -140,7 +142,8 @@ def _as_patches(
         torch.from_numpy(train),
         torch.from_numpy(test),
         (size, size),
-        f"{name}: {len(train):,} whitened {size}×{size} patches from {len(images.train)} images, "
+        "patches",
+        f"{name}: whitened {size}×{size} patches, {len(train):,} from {len(images.train)} images, "
         f"{len(test):,} held out from {len(images.test)} others",
     )
 
@@ -160,6 +163,7 @@ def _as_samples(name: str, images: Images) -> Dataset:
         train,
         test,
         shape,
+        "samples",
         f"{name}: {len(train):,} samples of {shape[0]}×{shape[1]} as they are, in [0, 1], "
         f"{len(test):,} others held out",
         None if images.train_labels is None else torch.as_tensor(images.train_labels).long(),

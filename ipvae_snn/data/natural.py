@@ -31,8 +31,9 @@ def whiten(image: Image, f0: float = 0.4) -> Image:
 
     Source: Olshausen & Field 1997.
 
-    >>> grating = np.cos(np.arange(32) * np.pi / 2)[None].repeat(32, 0)  # 0.25 cycles per pixel
-    >>> bool(np.allclose(whiten(grating), 0.25 * np.exp(-(0.25 / 0.4) ** 4) * grating, atol=0.01))
+    >>> grating = np.cos(np.arange(64) * np.pi / 2)[None].repeat(64, 0)  # 0.25 cycles per pixel
+    >>> gain = 0.25 * np.exp(-((0.25 / 0.4) ** 4))
+    >>> bool(np.allclose(whiten(grating)[:, 16:48], gain * grating[:, 16:48], atol=0.01))
     True
     """
     height, width = image.shape
@@ -105,7 +106,7 @@ def natural_patches(
         for image, share in zip(images, shares, strict=True)
     ]
     patches = np.concatenate(found)
-    if not len(patches):
+    if count and not len(patches):
         raise ValueError(f"all {len(images)} image(s) are blank: no patch has any contrast")
     missing = count - len(patches)
     if missing > 0:  # blank regions gave none: repeat some of the others
@@ -123,7 +124,7 @@ def _patches_of(
             f"an image of {image.shape[0]}×{image.shape[1]} pixels is too small to cut "
             f"{size}×{size} patches from: it needs at least {least}×{least}"
         )
-    if float(cut.std()) < 1e-6:
+    if not count or float(cut.std()) < 1e-6:
         return np.empty((0, size * size))
     ready = normalise_contrast(whiten(cut, f0), sigma)[MARGIN:-MARGIN, MARGIN:-MARGIN]
     windows = np.lib.stride_tricks.sliding_window_view(ready, (size, size))

@@ -105,7 +105,8 @@ def read_folder(folder: Path) -> Images:
         train, test = _image_files(folder), []
     if not train:
         raise ValueError(
-            f"{folder} holds no images: expected files ending in {', '.join(sorted(IMAGE_SUFFIXES))}"
+            f"{folder} holds no images: expected files ending in "
+            + ", ".join(sorted(IMAGE_SUFFIXES))
         )
     return Images([read_image(p) for p in train], [read_image(p) for p in test])
 

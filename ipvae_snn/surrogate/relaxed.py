@@ -1,4 +1,4 @@
-"""Relaxed estimators: soft counts with a pathwise derivative in training, integers in evaluation."""
+"""Relaxed estimators: soft counts with a pathwise derivative, integers in evaluation."""
 
 from dataclasses import dataclass
 
@@ -56,7 +56,7 @@ _INDICATORS = {
 
 @dataclass
 class eat(Relaxed):
-    """Exponential arrival times: z = Σ_k s((1 − a_k) / temp), a_k the arrivals of a Poisson process.
+    """Exponential arrival times: z = Σ_k s((1 − a_k) / temp), a_k arrivals of a Poisson process.
 
     The process has rate λ per timestep, s is a soft indicator of "arrived within the timestep";
     the derivative is pathwise, through a_k = (sum of k unit exponentials) / λ. With ``"cubic"``,

@@ -1,0 +1,22 @@
+import os
+from pathlib import Path
+
+import matplotlib
+import pytest
+import torch
+
+matplotlib.use("Agg")
+
+
+@pytest.fixture(autouse=True)
+def _same_start():
+    torch.manual_seed(0)
+
+
+@pytest.fixture(scope="session")
+def data_dir() -> Path:
+    """Folder with mnist.npz and natural_images.npz, where the machine has one."""
+    folder = os.environ.get("IPVAE_SNN_DATA")
+    if not folder or not Path(folder).is_dir():
+        pytest.skip("IPVAE_SNN_DATA names no folder of real data sets")
+    return Path(folder)

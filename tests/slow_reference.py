@@ -1,0 +1,38 @@
+"""A plain, slow iterative Poisson VAE in numpy, written apart from the package.
+
+Residual form (the prediction error passes through the decoder at every step), two draws of spikes
+per step (one feeds back, a fresh one reconstructs), counts from exponential arrival times with a
+soft indicator. It follows the published program and shares no code with ``ipvae_snn``.
+"""
+
+import numpy as np
+
+
+def soft_clamp(v, c):
+    return c - np.logaddexp(0, c - np.maximum(v, -8))
+
+
+def arrival_counts(rate, temp, rng):
+    """Sum of cubic indicators of exponential arrival times; nearly integer for a small temp."""
+    most = int(rate.max() + 8 * np.sqrt(rate.max()) + 12)
+    times = np.cumsum(rng.exponential(size=(*rate.shape, most)), axis=-1) / rate[..., None]
+    w = np.clip(((1 - times) / temp + 1) / 2, 0, 1)
+    return (3 * w**2 - 2 * w**3).sum(-1)
+
+
+def infer(x, weight, sigma, mem_init, bias, step, clamp, num_steps, rng, temp=0.01):
+    """R² per sample and portion of zeros per sample, both of shape (num_steps, B)."""
+    mem = np.tile(mem_init, (len(x), 1))
+    fed_back = np.zeros_like(mem)
+    r2, zeros = [], []
+    total = ((x - x.mean(1, keepdims=True)) ** 2).sum(1)
+    for _ in range(num_steps):
+        error = (x - fed_back @ weight.T) / sigma**2
+        change = step * (error @ weight - bias)
+        mem = soft_clamp(mem + soft_clamp(change, clamp), clamp)
+        rate = np.exp(mem)
+        fed_back = arrival_counts(rate, temp, rng)
+        spk = arrival_counts(rate, temp, rng)
+        r2.append(1 - ((x - spk @ weight.T) ** 2).sum(1) / total)
+        zeros.append((spk < 0.5).mean(1))
+    return np.array(r2), np.array(zeros)
