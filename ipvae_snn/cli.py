@@ -35,8 +35,8 @@ examples:
   ipvae-snn evaluate runs/mnist --data path/to/other_digits.npz --steps 1000
 """
 # What suits patches and what suits images as they are differs; both are short recipes for a CPU.
-PATCH_DEFAULTS: dict[str, Any] = {"steps": 16, "beta": 24.0}
-SAMPLE_DEFAULTS: dict[str, Any] = {"steps": 32, "beta": 32.0}
+PATCH_DEFAULTS: dict[str, Any] = {}
+SAMPLE_DEFAULTS: dict[str, Any] = {"steps": 32, "beta": 32.0, "lr": 5e-3, "grad_clip": 3000.0}
 
 
 def parser() -> argparse.ArgumentParser:

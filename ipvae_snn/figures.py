@@ -13,7 +13,7 @@ from ipvae_snn import plotting
 from ipvae_snn.evaluation import Evaluation
 from ipvae_snn.model import IPVAE
 
-RASTER_STEPS, RASTER_NEURONS, SHOWN_SAMPLES = 120, 60, 8
+RASTER_STEPS, RASTER_NEURONS, SHOWN_SAMPLES = 120, 200, 8
 
 
 @contextmanager
@@ -60,8 +60,7 @@ def save_figures(
             for t in steps
         }
         x_hat[f"rates, {result.num_steps}"] = model.decode(last.mem[-1].exp())
-    # The sample with the liveliest response makes the clearest raster.
-    shown = int(start.spk.sum((0, 2)).argmax())
+    shown = int(start.spk.sum((0, 2)).median(0).indices)  # neither the liveliest nor the dullest
     spk, mem = start.spk[:, shown], start.mem[:, shown]
     active = torch.argsort(spk.sum(0), descending=True)[:RASTER_NEURONS]
 
@@ -78,8 +77,10 @@ def save_figures(
             f"Spikes for one sample: the {len(active)} most active of {model.latents} neurons"
         )
     with _png(folder / "membranes.png", (9, 4)) as ax:
-        plotting.membranes(mem, neurons=active[:5].tolist(), ax=ax)
-        ax.set_title("Membranes of the five most active neurons")
+        plotting.membranes(
+            mem, neurons=active[[0, 2, 5, 10, 20]].tolist() if len(active) > 20 else None, ax=ax
+        )
+        ax.set_title("Membranes of some of the active neurons")
     with _png(folder / "convergence.png", (6.5, 4.2)) as ax:
         shown_curves = {
             "R², spikes of one timestep": result.curves["r2"],

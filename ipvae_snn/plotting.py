@@ -27,7 +27,7 @@ def _array(tensor: Any, name: str, *shape: str) -> NDArray:
             f"{name} must have shape ({', '.join(shape)}) and not be empty, got {array.shape}"
         )
     if not np.isfinite(array).all():
-        raise ValueError(f"{name} holds NaN or infinite values")
+        raise ValueError(f"{name} must be finite, it holds NaN or infinite values")
     return array
 
 
@@ -88,7 +88,7 @@ def dictionary(
     """
     phi = _array(weight, "weight", "M", "K")
     if shape[0] * shape[1] != phi.shape[0]:
-        raise ValueError(f"shape {shape} does not hold the {phi.shape[0]} pixels of a feature")
+        raise ValueError(f"shape must hold the {phi.shape[0]} pixels of a feature, got {shape}")
     if order is None:
         order = np.argsort(-np.square(phi).sum(0))
     chosen = phi.T[np.asarray(order, dtype=int)]

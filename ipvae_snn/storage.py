@@ -1,6 +1,5 @@
 """The file format of a model: plain configuration and tensors, nothing that could run."""
 
-import pickle
 from pathlib import Path
 from typing import Any
 
@@ -32,8 +31,8 @@ def read_model(path: str | Path, device: torch.device | str) -> tuple[dict[str, 
         raise FileNotFoundError(f"{path} is no file: expected one that IPVAE.save wrote")
     try:
         content = torch.load(path, map_location=device, weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
-        reason = str(error).splitlines()[0]
+    except Exception as error:  # a damaged file can fail anywhere inside the unpickler
+        reason = (str(error) or type(error).__name__).splitlines()[0]
         raise ValueError(f"{path} cannot be read as a model: {reason}") from error
     if not isinstance(content, dict) or content.get("format") != FORMAT:
         raise ValueError(f"{path} was not written by IPVAE.save")

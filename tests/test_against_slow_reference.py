@@ -62,6 +62,7 @@ def test_the_comparison_notices_a_wrong_model():
     """The same statistics reject an inference without lateral inhibition."""
     model, rng = trained_like_model()
     x = 4.0 * rng.poisson(0.1, (500, 50)) @ as_arrays(model)["weight"].T
+    x += rng.normal(0, 0.1, x.shape)
     r2_slow, _ = infer(x, **as_arrays(model), num_steps=20, rng=rng)
     model.neuron.lateral_scale = 0.5
     x = torch.from_numpy(x).float()

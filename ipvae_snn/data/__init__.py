@@ -166,10 +166,14 @@ def _as_samples(name: str, images: Images) -> Dataset:
         "samples",
         f"{name}: {len(train):,} samples of {shape[0]}×{shape[1]} as they are, in [0, 1], "
         f"{len(test):,} others held out",
-        None if images.train_labels is None else torch.as_tensor(images.train_labels).long(),
-        None if images.test_labels is None else torch.as_tensor(images.test_labels).long(),
+        _as_labels(images.train_labels),
+        _as_labels(images.test_labels),
     )
 
 
 def _stack(images: Sequence[NDArray]) -> Tensor:
     return torch.from_numpy(np.stack([image.reshape(-1) for image in images]).astype(np.float32))
+
+
+def _as_labels(labels: NDArray | None) -> Tensor | None:
+    return None if labels is None else torch.from_numpy(labels.astype(np.int64))

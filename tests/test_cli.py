@@ -1,0 +1,176 @@
+"""The command as a user runs it: what it prints, what it writes, what it refuses."""
+
+import csv
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+
+from ipvae_snn import IPVAE
+from ipvae_snn.cli import main
+
+QUICK = ["--latents", "24", "--steps", "4", "--iterations", "6", "--batch", "10", "--quiet",
+         "--samples", "20"]  # fmt: skip
+
+
+def files(folder):
+    return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    out = tmp_path_factory.mktemp("runs") / "digits"
+    assert main(["train", "--data", "digits", "--out", str(out), "--eval-steps", "20", *QUICK]) == 0
+    return out
+
+
+def test_a_run_folder_is_complete(run):
+    assert sorted(p.name for p in run.iterdir()) == [
+        "config.json", "figures", "history.csv", "metrics.json", "model.pt",
+    ]  # fmt: skip
+    assert sorted(p.name for p in (run / "figures").iterdir()) == [
+        "convergence.png", "dictionary.png", "membranes.png", "raster.png",
+        "reconstructions.png", "training.png",
+    ]  # fmt: skip
+    metrics = json.loads((run / "metrics.json").read_text())
+    assert list(metrics["steps"]) == ["1", "16", "20"]
+    assert {"r2", "mse", "zeros", "lifetime_sparsity", "population_sparsity"} <= set(
+        metrics["steps"]["20"]
+    )
+    assert metrics["parameters"] == 64 * 24 + 64 + 2 * 24 + 1
+    assert metrics["convergence_step"] is None
+    config = json.loads((run / "config.json").read_text())
+    assert config["training"]["iterations"] == 6
+    assert config["data"]["source"] == "digits"
+    with (run / "history.csv").open() as file:
+        assert [row["iteration"] for row in csv.DictReader(file)] == ["6"]
+    model = IPVAE.load(run / "model.pt")
+    assert (model.in_features, model.latents) == (64, 24)
+
+
+def test_equal_seeds_write_equal_runs(run, tmp_path):
+    again, other = tmp_path / "again", tmp_path / "other"
+    torch.rand(100)
+    command = ["train", "--data", "digits", "--eval-steps", "20", *QUICK]
+    main([*command, "--out", str(again)])
+    main([*command, "--out", str(other), "--seed", "1"])
+    a, b = IPVAE.load(run / "model.pt"), IPVAE.load(again / "model.pt")
+    assert all(torch.equal(v, b.state_dict()[k]) for k, v in a.state_dict().items())
+    assert (run / "metrics.json").read_text() == (again / "metrics.json").read_text()
+    assert (run / "metrics.json").read_text() != (other / "metrics.json").read_text()
+
+
+def test_the_closing_table(run, capsys, tmp_path):
+    main(["evaluate", str(run), "--data", "digits", "--steps", "70", "--quiet", "--samples", "30",
+          "--out", str(tmp_path / "e")])  # fmt: skip
+    out = capsys.readouterr().out
+    assert "digits of scikit-learn" in out
+    words = "step 1,step 16,step 64,step 70,R²,MSE,zeros,lifetime sparsity,population sparsity"
+    for word in (*words.split(","), "parameters", "took", "figures"):
+        assert word in out
+
+
+def test_evaluate_writes_beside_the_run_and_again_beside_that(run):
+    before = files(run)
+    command = ["evaluate", str(run), "--data", "digits", "--steps", "5", "--quiet"]
+    assert main(command) == main(command) == 0
+    assert (run / "evaluations/digits/metrics.json").is_file()
+    assert (run / "evaluations/digits-2/figures/raster.png").is_file()
+    after = files(run)
+    assert all(after[name] == content for name, content in before.items())
+
+
+def test_train_on_a_path_says_how_it_took_it(tmp_path, capsys):
+    path = tmp_path / "scenes.npy"
+    np.save(path, np.random.default_rng(0).random((6, 90, 80)))
+    out = tmp_path / "run"
+    assert main(["train", "--data", str(path), "--out", str(out), "--eval-steps", "3", *QUICK]) == 0
+    assert "whitened 16×16 patches" in capsys.readouterr().out
+    assert IPVAE.load(out / "model.pt").in_features == 256
+
+
+def test_out_may_be_an_empty_folder(tmp_path):
+    out = tmp_path / "empty"
+    out.mkdir()
+    assert main(["train", "--data", "digits", "--out", str(out), "--eval-steps", "3", *QUICK]) == 0
+    assert (out / "model.pt").is_file()
+
+
+@pytest.mark.parametrize(
+    ("command", "says"),
+    [
+        (["train", "--data", "{tmp}/none", "--out", "{tmp}/o"], "does not exist"),
+        (["train", "--data", "{tmp}/empty", "--out", "{tmp}/o"], "holds no images"),
+        (["train", "--data", "{tmp}/nan.npy", "--out", "{tmp}/o"], "NaN"),
+        (["train", "--data", "digits", "--out", "{tmp}/full"], "exists already"),
+        (["train", "--data", "digits", "--out", "{tmp}/full/note.txt"], "exists already"),
+        (["train", "--data", "digits", "--out", "{tmp}/o", "--steps", "-4"], "steps must be"),
+        (["train", "--data", "digits", "--out", "{tmp}/o", "--iterations", "0"], "iterations"),
+        (["train", "--data", "digits", "--out", "{tmp}/o", "--latents", "0"], "latents"),
+        (["train", "--data", "digits", "--out", "{tmp}/o", "--lr", "nan"], "lr must be"),
+        (["train", "--data", "digits", "--out", "{tmp}/o", "--clamp", "99"], "clamp"),
+        (["train", "--data", "digits", "--out", "{tmp}/o", "--device", "tpu9"], "device"),
+        (["train", "--data", "digits", "--out", "{tmp}/o", "--eval-steps", "0"], "eval_steps"),
+        (["train", "--data", "digits", "--out", "{tmp}/o", "--as", "patches"], "too small"),
+        (["train", "--data", "mnist", "--out", "{tmp}/o", "--data-dir", "{tmp}"], "no MNIST"),
+        (["evaluate", "{tmp}/full", "--data", "digits"], "no run folder"),
+        (["evaluate", "{tmp}/none", "--data", "digits"], "no run folder"),
+        (["evaluate", "{run}", "--data", "digits", "--steps", "-1"], "steps must be"),
+        (["evaluate", "{run}", "--data", "{tmp}/other.npy"], "8×8 = 64 values"),
+        (["evaluate", "{run}", "--data", "digits", "--out", "{tmp}/full"], "exists already"),
+        (["demo", "--out", "{tmp}/full"], "exists already"),
+    ],
+)
+def test_refusals_are_one_sentence_and_change_no_file(command, says, run, tmp_path, capsys):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "note.txt").write_text("mine")
+    np.save(tmp_path / "nan.npy", np.full((5, 8, 8), np.nan))
+    np.save(tmp_path / "other.npy", np.zeros((6, 9, 9)))
+    before, run_before = files(tmp_path), files(run)
+    status = main([part.format(tmp=tmp_path, run=run) for part in command] + ["--quiet"])
+    error = capsys.readouterr().err
+    assert status == 1
+    assert error.startswith("ipvae-snn: ")
+    assert error.count("\n") == 1
+    assert says in error
+    assert files(tmp_path) == before
+    assert files(run) == run_before
+
+
+def test_a_damaged_run_is_refused(run, tmp_path, capsys):
+    import shutil
+
+    broken = tmp_path / "broken"
+    shutil.copytree(run, broken)
+    (broken / "config.json").write_text("{")
+    assert main(["evaluate", str(broken), "--data", "digits", "--quiet"]) == 1
+    assert "damaged" in capsys.readouterr().err
+    shutil.copy(run / "config.json", broken / "config.json")
+    (broken / "model.pt").write_bytes(b"junk")
+    assert main(["evaluate", str(broken), "--data", "digits", "--quiet"]) == 1
+    assert "model.pt" in capsys.readouterr().err
+
+
+def test_argparse_refuses_the_rest():
+    with pytest.raises(SystemExit) as stop:
+        main(["train", "--data", "digits"])
+    assert stop.value.code == 2
+
+
+def test_the_installed_command_and_its_help():
+    command = [sys.executable, "-m", "ipvae_snn.cli"]
+    shown = subprocess.run(
+        [*command, "train", "--help"], capture_output=True, text=True, check=True
+    )
+    for word in ("natural", "digits", "mnist", "--latents", "--device", "model.pt", "16x16"):
+        assert word in shown.stdout
+    failed = subprocess.run(
+        [*command, "evaluate", "nowhere", "--data", "digits"], capture_output=True, text=True
+    )
+    assert failed.returncode == 1
+    assert "no run folder" in failed.stderr
+    assert "Traceback" not in failed.stderr

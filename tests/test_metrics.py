@@ -1,0 +1,93 @@
+"""Metrics against hand-made values, scikit-learn and the published convergence rule."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from sklearn.metrics import r2_score
+
+from ipvae_snn import metrics
+
+
+def test_r2_is_scikit_learns_per_sample():
+    x, x_hat = torch.randn(2, 20, 30, dtype=torch.float64)
+    by_sklearn = np.mean([r2_score(a, b) for a, b in zip(x.numpy(), x_hat.numpy(), strict=True)])
+    assert metrics.r2(x, x_hat).item() == pytest.approx(by_sklearn)
+    flat = torch.ones(2, 4)
+    assert metrics.r2_per_sample(flat, torch.stack([flat[0], flat[0] + 1])).tolist() == [1.0, 0.0]
+
+
+def test_mse_units():
+    x, x_hat = torch.randn(2, 20, 30)
+    assert metrics.mse(x, x_hat).item() == pytest.approx(
+        30 * ((x - x_hat) ** 2).mean().item(), 1e-5
+    )
+    assert metrics.mse_per_dim(x, x_hat).item() == pytest.approx(
+        1000 * ((x - x_hat) ** 2).mean().item(), 1e-5
+    )
+
+
+def test_sparsity_limits_and_formula():
+    one_of_n = torch.eye(8)
+    assert metrics.lifetime_sparsity(one_of_n).item() == pytest.approx(1)
+    assert metrics.population_sparsity(one_of_n).item() == pytest.approx(1)
+    assert metrics.lifetime_sparsity(torch.ones(8, 3)).item() == pytest.approx(0, abs=1e-6)
+    assert metrics.lifetime_sparsity(torch.zeros(8, 3)).item() == 1  # silent neurons count 1
+    z = torch.poisson(torch.rand(50, 9) * 4)
+    n = 50
+    by_hand = [(1 - sum(c) ** 2 / (n * sum(v * v for v in c))) / (1 - 1 / n) for c in z.T.tolist()]
+    assert metrics.lifetime_sparsity(z).item() == pytest.approx(sum(by_hand) / 9, rel=1e-5)
+    torch.testing.assert_close(metrics.population_sparsity(z), metrics.lifetime_sparsity(z.T))
+
+
+def test_zeros_and_distance():
+    assert metrics.zeros(torch.tensor([0.0, 1, 0, 5])).item() == 0.5
+    assert metrics.rate_distortion_distance(0.83, 0.773) == pytest.approx(0.2836, abs=1e-4)
+
+
+def slow_convergence_step(r2):
+    """The rule of the paper, written out with numpy's polynomial fit."""
+    in_a_row = 0
+    for t in range(60, len(r2) + 1):
+        slope = np.polyfit(np.arange(60), r2[t - 60 : t], 1)[0] / 60
+        in_a_row = in_a_row + 1 if abs(slope) < 1e-5 else 0
+        if in_a_row == 5:
+            return t - 4
+    return None
+
+
+@pytest.mark.parametrize("tau", [3.0, 10.0, 20.0, 400.0])
+def test_convergence_step_against_the_rule_written_out(tau):
+    rng = np.random.default_rng(0)
+    r2 = 0.8 * (1 - np.exp(-np.arange(1, 300) / tau)) + rng.normal(0, 0.002, 299)
+    assert metrics.convergence_step(r2.tolist()) == slow_convergence_step(r2)
+    assert metrics.convergence_step(r2[:50].tolist()) is None
+
+
+def test_probe_accuracy():
+    labels = torch.arange(90) % 3
+    features = torch.nn.functional.one_hot(labels).float() + 0.1 * torch.randn(90, 3)
+    args = (features[:60], labels[:60], features[60:], labels[60:])
+    assert metrics.probe_accuracy(*args) == 1.0
+
+
+@pytest.mark.parametrize(
+    ("call", "error"),
+    [
+        (lambda: metrics.r2(torch.zeros(2, 3), torch.zeros(3, 2)), ValueError),
+        (lambda: metrics.mse(torch.zeros(0, 3), torch.zeros(0, 3)), ValueError),
+        (lambda: metrics.r2(np.zeros(3), np.zeros(3)), TypeError),
+        (lambda: metrics.zeros(torch.zeros(0)), ValueError),
+        (lambda: metrics.lifetime_sparsity(torch.zeros(2, 3, 4)), ValueError),
+        (lambda: metrics.lifetime_sparsity(torch.ones(1, 4)), ValueError),
+        (lambda: metrics.population_sparsity(torch.ones(4, 1)), ValueError),
+    ],
+)
+def test_what_has_no_value_is_refused(call, error):
+    with pytest.raises(error):
+        call()
+
+
+def test_nothing_is_nan():
+    assert math.isfinite(metrics.r2(torch.zeros(2, 3), torch.ones(2, 3)))
