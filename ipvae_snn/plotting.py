@@ -110,8 +110,10 @@ def raster(spk: Any, *, ax: Axes | None = None, first_step: int = 1) -> Axes:
     time, neuron = np.nonzero(counts)
     values = counts[time, neuron]
     top = int(values.max()) if values.size else 1
+    # Start within the colour map: its lightest yellow would vanish on white paper.
+    palest = 1 - 0.4 * max(top - 1, 1)
     dots = ax.scatter(
-        time + first_step, neuron, s=_dot_size(values), c=values, cmap="viridis_r", vmin=1,
+        time + first_step, neuron, s=_dot_size(values), c=values, cmap="viridis_r", vmin=palest,
         vmax=max(top, 2), linewidths=0,
     )  # fmt: skip
     ax.set_xlim(first_step - 1, first_step + len(counts))
