@@ -10,6 +10,7 @@ from ipvae_snn import functional, surrogate
 from ipvae_snn.evaluation import Evaluation, evaluate
 from ipvae_snn.model import IPVAE
 from ipvae_snn.neurons import IPVAENeuron
+from ipvae_snn.states import detach, reset, tbptt
 from ipvae_snn.training import TrainConfig, fit
 from ipvae_snn.version import __version__
 
@@ -19,8 +20,11 @@ __all__ = [
     "IPVAENeuron",
     "TrainConfig",
     "__version__",
+    "detach",
     "evaluate",
     "fit",
     "functional",
+    "reset",
     "surrogate",
+    "tbptt",
 ]

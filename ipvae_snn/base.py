@@ -7,9 +7,9 @@ from typing import Any, ClassVar, NamedTuple
 
 import torch
 from snntorch import SpikingNeuron
-from torch import Tensor
+from torch import Tensor, nn
 
-from ipvae_snn.checks import require_fitting, require_float
+from ipvae_snn.checks import require_fitting, require_float, require_not_negative
 
 
 class State(NamedTuple):
@@ -23,8 +23,8 @@ class StatefulNeuron(SpikingNeuron):
     """A snnTorch neuron with states ``spk`` and ``mem``; subclasses say what a timestep does.
 
     States are non-persistent buffers, empty until the first call. A subclass gives
-    ``initial_state(shape)`` and a ``forward`` that runs ``_check_call``, ``_resume``, its own
-    dynamics and ``_keep``, in this order, so that a call that raises changes nothing.
+    ``initial_state``, ``step``, ``_check_input`` and, where steps share something, ``shared``.
+    Whatever can raise does so before anything is stored.
     """
 
     _live: ClassVar["weakref.WeakSet[StatefulNeuron]"] = weakref.WeakSet()
@@ -52,6 +52,71 @@ class StatefulNeuron(SpikingNeuron):
         """The state before any input, for input of ``shape`` (..., K)."""
         raise NotImplementedError
 
+    def step(self, input_: Tensor, spk: Tensor, mem: Tensor, **shared: Any) -> State:
+        """One timestep from a state to the next: keeps no state, and checks nothing."""
+        raise NotImplementedError
+
+    def shared(self) -> dict[str, Any]:
+        """What all timesteps of a sequence share, as keyword arguments of :meth:`step`."""
+        return {}
+
+    def _check_input(self, input_: Tensor) -> None:
+        """Raise unless ``input_``, of one timestep or of many, suits this neuron."""
+        raise NotImplementedError
+
+    def run(
+        self,
+        input_: Tensor,
+        spk: Tensor | None = None,
+        mem: Tensor | None = None,
+        *,
+        carry: bool = False,
+    ) -> State:
+        """All timesteps in one call, as snnTorch's parallel neurons take them: time first.
+
+        Equal, step by step, to as many one-step calls, but what all steps share, such as G, is
+        computed once.
+
+        Args:
+            input_: currents, shape (T, ..., K), such as (T, B, K).
+            spk, mem: states to start from, shape (..., K); default the initial state.
+            carry: start from the stored state instead.
+
+        Returns:
+            ``(spk, mem)``, each of shape (T, ..., K), whatever ``init_hidden`` and ``output`` say.
+            The last state is stored.
+
+        >>> from ipvae_snn import IPVAENeuron
+        >>> spk, mem = IPVAENeuron(8).run(torch.rand(20, 4, 8))
+        >>> spk.shape
+        torch.Size([20, 4, 8])
+        """
+        require_float(input_, "input_")
+        if input_.ndim < 2 or not len(input_):
+            raise ValueError(
+                f"input_ must have shape (T, ..., K), time first, T ≥ 1, got {tuple(input_.shape)}"
+            )
+        self._check_call(spk, mem)
+        self._check_input(input_)
+        if not carry and spk is None and mem is None:
+            state = self.initial_state(input_.shape[1:])
+        else:
+            state = self._resume(input_.shape[1:], spk, mem)
+        shared, spks, mems = self.shared(), [], []
+        for current in input_:
+            state = self.step(current, *state, **shared)
+            spks.append(state.spk)
+            mems.append(state.mem)
+        self._keep(state)
+        return State(torch.stack(spks), torch.stack(mems))
+
+    def _declare(self, name: str, value: Tensor, learn: bool) -> None:
+        """A parameter if it is learned, else a constant that is saved all the same."""
+        if learn:
+            self.register_parameter(name, nn.Parameter(value))
+        else:
+            self.register_buffer(name, value)
+
     def _check_call(self, spk: Tensor | None, mem: Tensor | None) -> None:
         if self.init_hidden and not (spk is None and mem is None):
             raise TypeError(
@@ -61,8 +126,9 @@ class StatefulNeuron(SpikingNeuron):
 
     def _keep(self, state: State) -> Tensor | State:
         """Store the state, and return what ``init_hidden`` and ``output`` ask for."""
-        self.spk, self.mem = state
-        self._fresh = False
+        if not _is_transformed(state.mem):
+            self.spk, self.mem = state
+            self._fresh = False
         return self.spk if self.init_hidden and not self.output else state
 
     def _resume(self, shape: torch.Size, spk: Tensor | None, mem: Tensor | None) -> State:
@@ -86,6 +152,12 @@ class StatefulNeuron(SpikingNeuron):
                     f"{tuple(given.shape)}: call reset_mem() when the batch changes"
                 )
             require_fitting(given, name, like=initial)
+            if name == "spk":
+                require_not_negative(
+                    given,
+                    "spk must not be negative: the second argument is spk and the third mem, as "
+                    "in snntorch.RLeaky; for mem alone write neuron(input_, mem=mem)",
+                )
             return given.to(initial.dtype)
         if self._fresh:
             return initial
@@ -140,6 +212,14 @@ class StatefulNeuron(SpikingNeuron):
         refuse_foreign(
             reset_mechanism=(reset_mechanism, "subtract", "the diagonal of gram is the reset")
         )
+
+
+def _is_transformed(tensor: Tensor) -> bool:
+    """Whether a torch.func transform wraps this tensor, so that it must not outlive the call."""
+    if torch.compiler.is_compiling():
+        return False
+    wrapped: bool = torch._C._functorch.is_functorch_wrapped_tensor(tensor)
+    return wrapped
 
 
 def refuse_foreign(**arguments: tuple[Any, Any, str]) -> None:

@@ -1,6 +1,7 @@
 """Checks of what users hand in: one sentence that says what was expected, what came, what to do."""
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -27,17 +28,26 @@ def require_finite(tensor: Tensor, name: str) -> None:
     Inside ``torch.compile``, ``torch.export`` and ``torch.func`` transforms values cannot be
     looked at, and nothing is checked.
     """
-    if torch.compiler.is_compiling():
-        return
-    try:
-        finite = bool(torch.isfinite(tensor).all())
-    except RuntimeError:  # a torch.func transform refuses control flow that depends on data
-        return
-    if not finite:
+    if not _holds(torch.isfinite, tensor):
         bad = tensor.numel() - int(torch.isfinite(tensor).sum())
         raise ValueError(
             f"{name} holds {bad} NaN or infinite value(s) of {tensor.numel()}: remove them first"
         )
+
+
+def require_not_negative(tensor: Tensor, message: str) -> None:
+    """Raise ``ValueError`` with ``message`` if a value of ``tensor`` is below 0."""
+    if not _holds(lambda values: values >= 0, tensor):
+        raise ValueError(message)
+
+
+def _holds(condition: Callable[[Tensor], Tensor], tensor: Tensor) -> bool:
+    if torch.compiler.is_compiling():
+        return True
+    try:
+        return bool(condition(tensor).all())
+    except RuntimeError:  # a torch.func transform refuses control flow that depends on data
+        return True
 
 
 def require_fitting(tensor: Tensor, name: str, like: Tensor) -> None:

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -209,9 +210,19 @@ class IPVAENeuron(StatefulNeuron):
         self._check_call(spk, mem)
         self._check_input(input_)
         state = self._resume(input_.shape, spk, mem)
-        inhibition = state.spk @ (self.gram() if gram is None else gram)
-        mem = self.integrate(input_, inhibition, state.mem)
-        return self._keep(State(self.emit(mem), mem))
+        return self._keep(self.step(input_, *state, gram=gram))
+
+    def shared(self) -> dict[str, Any]:
+        """G, which all timesteps of a sequence share."""
+        return {"gram": self.gram()}
+
+    def step(
+        self, input_: Tensor, spk: Tensor, mem: Tensor, *, gram: Tensor | None = None
+    ) -> State:
+        """One timestep from a state to the next: keeps no state, and checks nothing."""
+        inhibition = spk @ (self.gram() if gram is None else gram)
+        mem = self.integrate(input_, inhibition, mem)
+        return State(self.emit(mem), mem)
 
     def _check_input(self, input_: Tensor) -> None:
         require_float(input_, "input_")
@@ -232,12 +243,6 @@ class IPVAENeuron(StatefulNeuron):
         return State(torch.zeros_like(mem), mem)
 
     # -- construction -------------------------------------------------------------------------
-
-    def _declare(self, name: str, value: Tensor, learn: bool) -> None:
-        if learn:
-            self.register_parameter(name, nn.Parameter(value))
-        else:
-            self.register_buffer(name, value)
 
     def _per_neuron(self, value: float | Tensor, name: str, least: float = -math.inf) -> Tensor:
         values = torch.as_tensor(value, dtype=torch.get_default_dtype()).detach().clone()

@@ -24,6 +24,7 @@ ALLOWED = {
     "plotting": set(),
     "data": {"extras"},
     "storage": {"files"},
+    "states": set(),
     "base": {"checks"},
     "lateral": {"checks", "functional"},
     "neurons": {"base", "checks", "functional", "lateral", "surrogate"},
@@ -39,7 +40,8 @@ ALLOWED = {
     },
     "cli": {"data", "runs", "surrogate", "training", "version"},
     "__init__": {
-        "evaluation", "functional", "model", "neurons", "surrogate", "training", "version",
+        "evaluation", "functional", "model", "neurons", "states", "surrogate", "training",
+        "version",
     },
 }  # fmt: skip
 HEAVY = ("matplotlib", "sklearn", "skimage", "nir", "pandas", "scipy")

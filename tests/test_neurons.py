@@ -1,20 +1,14 @@
 """The neuron by itself: its equation, and the manners of a snnTorch neuron."""
 
-import copy
-import gc
 import math
-import pickle
 import warnings
-import weakref
 
 import pytest
-import snntorch as snn
 import torch
 from torch import nn
 
 from ipvae_snn import IPVAENeuron, surrogate
 from ipvae_snn import functional as F
-from ipvae_snn.base import StatefulNeuron
 
 CURRENT = torch.rand(4, 6, generator=torch.Generator().manual_seed(0))
 
@@ -77,175 +71,6 @@ def test_fixed_gram_stays_and_learned_gram_stays_positive_semidefinite():
             optimizer.step()
         values = torch.linalg.eigvalsh(neuron.gram().detach().double())
         assert values.min() >= -1e-5 * values.max()
-
-
-# -- how it is called -----------------------------------------------------------------------------
-
-
-def test_return_forms():
-    spk, mem = make()(CURRENT)
-    assert spk.shape == mem.shape == CURRENT.shape
-    hidden = make(init_hidden=True)(CURRENT)
-    assert isinstance(hidden, torch.Tensor)
-    both = make(init_hidden=True, output=True)(CURRENT)
-    assert torch.equal(both[1], mem)
-    assert len(make(output=True)(CURRENT)) == 2
-
-
-def test_hidden_and_explicit_states_give_one_trajectory():
-    explicit, hidden = make(), make(init_hidden=True)
-    torch.manual_seed(7)
-    spk, mem = explicit.reset_mem()
-    by_hand = []
-    for _ in range(6):
-        spk, mem = explicit(CURRENT, spk, mem)
-        by_hand.append(spk)
-    torch.manual_seed(7)
-    assert all(torch.equal(a, hidden(CURRENT)) for a in by_hand)
-
-
-def test_a_state_with_init_hidden_is_refused_and_changes_nothing():
-    neuron = make(init_hidden=True)
-    neuron(CURRENT)
-    before = neuron.mem
-    with pytest.raises(TypeError, match="init_hidden"):
-        neuron(CURRENT, None, torch.zeros(4, 6))
-    assert neuron.mem is before
-
-
-def test_reset_mem():
-    neuron = make(mem_init=-2.0)
-    assert [s.shape for s in neuron.reset_mem()] == [(0,), (0,)]
-    neuron(CURRENT)
-    spk, mem = neuron.reset_mem()
-    assert torch.equal(spk, torch.zeros(4, 6))
-    assert torch.equal(mem, torch.full((4, 6), -2.0))
-    mem_by_state = neuron(CURRENT, spk, mem)[1]
-    neuron.reset_mem()
-    assert torch.equal(neuron(CURRENT)[1], mem_by_state)
-
-
-def test_after_reset_another_batch_size_is_fine():
-    neuron = make(init_hidden=True)
-    neuron(CURRENT)
-    neuron.reset_mem()
-    assert neuron(CURRENT[:2]).shape == (2, 6)
-
-
-def test_a_batch_of_another_size_starts_afresh_and_says_so():
-    neuron = make(init_hidden=True, output=True)
-    neuron(CURRENT)
-    with pytest.warns(UserWarning, match="reset_mem"):
-        _, mem = neuron(CURRENT[:2])
-    neuron.reset_mem()
-    assert torch.equal(mem, neuron(CURRENT[:2])[1])
-
-
-def test_unbatched_and_deeper_batches():
-    assert make()(CURRENT[0])[0].shape == (6,)
-    assert make()(CURRENT.reshape(2, 2, 6))[0].shape == (2, 2, 6)
-
-
-def test_detach_hidden_cuts_every_state_and_reset_hidden_resets():
-    neuron = make()
-    neuron(CURRENT)
-    assert neuron.spk.requires_grad
-    assert neuron.mem.requires_grad
-    IPVAENeuron.detach_hidden()
-    assert not neuron.spk.requires_grad
-    assert not neuron.mem.requires_grad
-    IPVAENeuron.reset_hidden()
-    assert not neuron.spk.any()
-
-
-def test_back_propagation_through_time_reaches_every_parameter():
-    neuron = IPVAENeuron(6)
-    spk, mem = neuron.reset_mem()
-    for _ in range(5):
-        spk, mem = neuron(CURRENT * 3, spk, mem)
-    (spk.sum() + mem.sum()).backward()
-    for name, parameter in neuron.named_parameters():
-        assert parameter.grad is not None, name
-        assert parameter.grad.abs().sum() > 0, name
-
-
-def test_surrogate_disable_emits_without_gradient():
-    spk, mem = make(surrogate_disable=True)(CURRENT)
-    assert not spk.requires_grad
-    assert mem.requires_grad
-
-
-def test_state_quant_is_applied_and_keeps_the_dtype():
-    neuron = make(state_quant=lambda u: (u * 4).round().double() / 4)
-    _, mem = neuron(CURRENT)
-    assert mem.dtype == torch.float32
-    assert torch.equal(mem * 4, (mem * 4).round())
-
-
-def test_custom_spike_grad():
-    neuron = make(spike_grad=snn.surrogate.atan())
-    spk, _ = neuron(CURRENT * 10)
-    assert set(spk.unique().tolist()) <= {0.0, 1.0}
-    with pytest.raises(ValueError, match="keep the shape"):
-        make(spike_grad=lambda u: u.sum())(CURRENT)
-
-
-@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
-def test_other_dtypes(dtype):
-    spk, mem = make().to(dtype)(CURRENT.to(dtype))
-    assert spk.dtype == mem.dtype == dtype
-
-
-# -- as an object ---------------------------------------------------------------------------------
-
-
-def test_state_dict_has_no_state_and_fits_any_batch():
-    neuron, other = make(), make()
-    neuron(CURRENT)
-    other(CURRENT[:1])
-    assert not {"spk", "mem"} & set(neuron.state_dict())
-    other.load_state_dict(neuron.state_dict())
-
-
-def test_pickle_and_deepcopy_after_a_forward_pass():
-    neuron = make()
-    neuron(CURRENT)
-    for twin in (copy.deepcopy(neuron), pickle.loads(pickle.dumps(neuron))):
-        assert torch.equal(twin.mem, neuron.mem)
-        assert not twin.mem.requires_grad
-        assert twin in StatefulNeuron._live
-        twin(CURRENT)
-
-
-def test_deleted_neurons_are_freed():
-    neuron = make()
-    neuron(CURRENT)
-    assert neuron not in snn.SpikingNeuron.instances
-    gone = weakref.ref(neuron)
-    del neuron
-    gc.collect()
-    assert gone() is None
-
-
-def test_compiles_without_a_graph_break():
-    neuron = make(init_hidden=True)
-    compiled = torch.compile(neuron, fullgraph=True, backend="aot_eager")
-    assert all(torch.isfinite(compiled(CURRENT)).all() for _ in range(3))
-
-
-def test_inside_sequential_between_snntorch_neurons():
-    net = nn.Sequential(
-        nn.Linear(5, 6),
-        snn.Leaky(0.9, init_hidden=True),
-        nn.Linear(6, 8),
-        IPVAENeuron(8, init_hidden=True),
-        nn.Linear(8, 3),
-        snn.Leaky(0.9, init_hidden=True, output=True),
-    )
-    for _ in range(3):
-        spk, _ = net(torch.rand(2, 5))
-    spk.sum().backward()
-    assert net[2].weight.grad is not None
 
 
 # -- refusals -------------------------------------------------------------------------------------
