@@ -9,7 +9,12 @@ import torch
 from snntorch import SpikingNeuron
 from torch import Tensor, nn
 
-from ipvae_snn.checks import require_fitting, require_float, require_not_negative
+from ipvae_snn.checks import (
+    require_finite,
+    require_fitting,
+    require_float,
+    require_not_negative,
+)
 
 
 class State(NamedTuple):
@@ -131,45 +136,53 @@ class StatefulNeuron(SpikingNeuron):
             self._fresh = False
         return self.spk if self.init_hidden and not self.output else state
 
-    def _resume(self, shape: torch.Size, spk: Tensor | None, mem: Tensor | None) -> State:
+    def _resume(
+        self, shape: torch.Size | tuple[int, ...], spk: Tensor | None, mem: Tensor | None
+    ) -> State:
         """The state to go on from: each part the one passed, else the stored one, else fresh."""
         initial = self.initial_state(shape)
-        return State(
-            self._resume_part("spk", spk, self.spk, initial.spk),
-            self._resume_part("mem", mem, self.mem, initial.mem),
+        given = [
+            self._own(name, part, like)
+            for name, part, like in zip(State._fields, (spk, mem), initial, strict=True)
+        ]
+        stored = State(self.spk, self.mem)
+        fits = all(
+            part.shape == like.shape and part.device == like.device and part.dtype == like.dtype
+            for part, like in zip(stored, initial, strict=True)
         )
+        if not (self._fresh or fits) and any(part is None for part in given):
+            warnings.warn(
+                f"the stored state {tuple(self.mem.shape)} does not fit the input {tuple(shape)}: "
+                "started afresh; call reset_mem() between sequences",
+                stacklevel=4,
+            )
+        kept = stored if fits and not self._fresh else initial
+        return State(*(k if g is None else g for g, k in zip(given, kept, strict=True)))
 
-    def _resume_part(
-        self, name: str, given: Tensor | None, stored: Tensor, initial: Tensor
-    ) -> Tensor:
-        if given is not None and given is not stored:
-            if given.numel() == 0:  # what reset_mem() returns before the first call
-                return initial
-            require_float(given, name)
-            if given.shape != initial.shape:
-                raise ValueError(
-                    f"{name} must have the shape of input_, {tuple(initial.shape)}, got "
-                    f"{tuple(given.shape)}: call reset_mem() when the batch changes"
-                )
-            require_fitting(given, name, like=initial)
-            if name == "spk":
-                require_not_negative(
-                    given,
-                    "spk must not be negative: the second argument is spk and the third mem, as "
-                    "in snntorch.RLeaky; for mem alone write neuron(input_, mem=mem)",
-                )
-            return given.to(initial.dtype)
-        if self._fresh:
+    def _own(self, name: str, given: Tensor | None, initial: Tensor) -> Tensor | None:
+        """A state that was passed, checked; ``None`` where the stored one is meant."""
+        fresh = self._fresh and given is getattr(self, name)  # what reset_mem() returned
+        if given is None or fresh:
+            return None
+        require_float(given, name)
+        if given.numel() == 0 and initial.numel():  # what reset_mem() returned before any call
             return initial
-        fits = stored.shape == initial.shape and stored.device == initial.device
-        if fits and stored.dtype == initial.dtype:
-            return stored
-        warnings.warn(
-            f"the stored {name} {tuple(stored.shape)} does not fit the input "
-            f"{tuple(initial.shape)}: started afresh; call reset_mem() between sequences",
-            stacklevel=5,
-        )
-        return initial
+        if given.shape != initial.shape:
+            raise ValueError(
+                f"{name} must have the shape of input_, {tuple(initial.shape)}, got "
+                f"{tuple(given.shape)}: call reset_mem() when the batch changes"
+            )
+        require_fitting(given, name, like=initial)
+        if given is getattr(self, name):  # our own, known to be sound
+            return given
+        require_finite(given, name)
+        if name == "spk":
+            require_not_negative(
+                given,
+                "spk must not be negative: the second argument is spk and the third mem, as in "
+                "snntorch.RLeaky; for mem alone write neuron(input_, mem=mem)",
+            )
+        return given.to(initial.dtype)
 
     def reset_mem(self) -> State:
         """Back to the initial state; returns ``(spk, mem)``, empty before the first call."""
@@ -225,7 +238,7 @@ def _is_transformed(tensor: Tensor) -> bool:
 def refuse_foreign(**arguments: tuple[Any, Any, str]) -> None:
     """Raise for snnTorch arguments that have no meaning here, naming what to use instead."""
     for name, (value, default, instead) in arguments.items():
-        if value != default:
+        if isinstance(value, Tensor) or value != default:
             raise ValueError(
                 f"{name}={value!r} has no meaning for a Poisson neuron (leave it at {default!r}): "
                 f"{instead}"

@@ -1,6 +1,7 @@
 """Checks of what users hand in: one sentence that says what was expected, what came, what to do."""
 
 import math
+import numbers
 from collections.abc import Callable
 from typing import Any
 
@@ -66,19 +67,38 @@ def require_fitting(tensor: Tensor, name: str, like: Tensor) -> None:
 
 def require_whole(value: Any, name: str, least: int = 1) -> int:
     """Raise ``TypeError`` or ``ValueError`` unless ``value`` is an integer ≥ ``least``."""
-    if isinstance(value, bool) or not isinstance(value, int):
+    if isinstance(value, bool) or not isinstance(value, numbers.Integral):
         raise TypeError(f"{name} must be an integer, got {value!r}")
     if value < least:
         raise ValueError(f"{name} must be at least {least}, got {value}")
-    return value
+    return int(value)
 
 
 def require_number(
     value: Any, name: str, least: float = -math.inf, most: float = math.inf
 ) -> float:
     """Raise ``TypeError`` or ``ValueError`` unless ``value`` is a number in [least, most]."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
+    if isinstance(value, bool) or not isinstance(value, numbers.Real):
         raise TypeError(f"{name} must be a number, got {value!r}")
     if not (math.isfinite(value) and least <= value <= most):
         raise ValueError(f"{name} must be a finite number in [{least:g}, {most:g}], got {value}")
     return float(value)
+
+
+def require_seed(value: Any) -> int:
+    """Raise ``TypeError`` or ``ValueError`` unless ``value`` can seed a generator."""
+    seed = require_whole(value, "seed", least=0)
+    if seed >= 2**63:
+        raise ValueError(f"seed must be below 2**63, got {seed}")
+    return seed
+
+
+def require_device(name: str | torch.device) -> torch.device:
+    """The torch device of that name; ``ValueError`` if it cannot be used here."""
+    try:
+        probe = torch.zeros(1, device=name)
+        probe.item()  # a device without memory, such as "meta", fails here
+        return probe.device
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"device {str(name)!r} cannot be used here: {reason}") from error

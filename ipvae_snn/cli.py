@@ -1,6 +1,7 @@
 """The command ``ipvae-snn``: demo, train, evaluate."""
 
 import argparse
+import io
 import sys
 from collections.abc import Sequence
 from dataclasses import fields
@@ -8,7 +9,18 @@ from pathlib import Path
 from typing import Any
 
 from ipvae_snn import data
-from ipvae_snn.runs import TRAIN_PATCHES, RunConfig, evaluate_run, free_folder, train_run
+from ipvae_snn.checks import require_device, require_number, require_whole
+from ipvae_snn.files import require_free_folder
+from ipvae_snn.functional import MEM_FLOOR
+from ipvae_snn.neurons import CLAMP, CLAMP_MAX
+from ipvae_snn.runs import (
+    TRAIN_PATCHES,
+    RunConfig,
+    evaluate_run,
+    free_folder,
+    open_run,
+    train_run,
+)
 from ipvae_snn.surrogate import ESTIMATORS
 from ipvae_snn.training import TrainConfig
 from ipvae_snn.version import __version__
@@ -63,7 +75,7 @@ def parser() -> argparse.ArgumentParser:
     model = train.add_argument_group("model")
     model.add_argument("--latents", type=int, default=512, help="neurons K (default: 512)")
     model.add_argument(
-        "--clamp", type=float, default=None, help="largest membrane in nats (default: 5)"
+        "--clamp", type=float, default=CLAMP, help=f"largest membrane in nats (default: {CLAMP:g})"
     )
     model.add_argument(
         "--estimator", choices=ESTIMATORS, default="midpoint",
@@ -84,7 +96,7 @@ def parser() -> argparse.ArgumentParser:
     _common(train)
     _evaluation_options(train, "--eval-steps")
 
-    evaluate = _command(commands, "evaluate", "measure a run on held-out samples", DATA_HELP)
+    evaluate = _command(commands, "evaluate", "measure a run on samples it has not seen", DATA_HELP)
     evaluate.add_argument("run", type=Path, help="run folder of train or demo")
     evaluate.add_argument("--data", required=True, help="natural, digits, mnist or a path")
     evaluate.add_argument(
@@ -126,7 +138,7 @@ def _evaluation_options(command: argparse.ArgumentParser, steps_flag: str) -> No
         help="timesteps in the evaluation (default: 1000)",
     )  # fmt: skip
     command.add_argument(
-        "--samples", type=int, default=500, help="held-out samples to evaluate (default: 500)"
+        "--samples", type=int, default=500, help="samples to evaluate (default: 500)"
     )
 
 
@@ -136,11 +148,18 @@ def _recipe_defaults() -> dict[str, Any]:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit status."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a terminal without R² still gets its table
     arguments = parser().parse_args(argv)
     try:
         {"demo": _demo, "train": _train, "evaluate": _evaluate}[arguments.command](arguments)
-    except (ValueError, TypeError, OSError, ImportError, FloatingPointError) as error:
+    except (ValueError, TypeError, OSError, ImportError, ArithmeticError) as error:
         print(f"ipvae-snn: {error}", file=sys.stderr)
+        return 1
+    except (RuntimeError, MemoryError) as error:  # torch says so when memory runs out
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        print(f"ipvae-snn: torch gave up: {reason}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("ipvae-snn: interrupted, nothing was written", file=sys.stderr)
@@ -157,56 +176,68 @@ def _demo(arguments: argparse.Namespace) -> None:
 
 
 def _train(arguments: argparse.Namespace) -> None:
-    _refuse_existing(arguments.out)
+    require_free_folder(arguments.out)
+    _run_config(arguments, "samples")  # options are refused before data is read
     dataset = data.load(
         arguments.data,
         treat=arguments.treat,
         data_dir=arguments.data_dir,
-        patches=(TRAIN_PATCHES, max(arguments.samples, 2)),
+        patches=(TRAIN_PATCHES, arguments.samples),
         seed=arguments.seed,
     )
     print(f"data: {dataset.description}")
+    config = _run_config(arguments, dataset.kind)
+    train_run(arguments.out, dataset, config, progress=not arguments.quiet)
+
+
+def _resolved(source: str) -> str:
+    return str(Path(source).resolve()) if Path(source).exists() else source
+
+
+def _run_config(arguments: argparse.Namespace, kind: str) -> RunConfig:
     chosen = ("steps", "beta", "iterations", "batch", "lr")
-    defaults = PATCH_DEFAULTS if dataset.kind == "patches" else SAMPLE_DEFAULTS
+    defaults = PATCH_DEFAULTS if kind == "patches" else SAMPLE_DEFAULTS
     given = {n: getattr(arguments, n) for n in chosen if getattr(arguments, n) is not None}
-    training = TrainConfig(
-        **{**defaults, **given},
-        seed=arguments.seed,
-        device=arguments.device,
-        progress=not arguments.quiet,
-    )
-    model: dict[str, Any] = {
-        "latents": arguments.latents,
-        "spike_grad": {"name": arguments.estimator},
-    }
-    if arguments.clamp is not None:
-        model["clamp"] = arguments.clamp
-    config = RunConfig(
+    return RunConfig(
         data={
             "source": str(arguments.data),
             "treat": arguments.treat,
             "data_dir": str(arguments.data_dir),
         },
-        model=model,
-        training=training,
+        model={
+            "latents": require_whole(arguments.latents, "latents"),
+            "clamp": require_number(arguments.clamp, "clamp", MEM_FLOOR + 1, CLAMP_MAX),
+            "spike_grad": {"name": arguments.estimator},
+        },
+        training=TrainConfig(
+            **{**defaults, **given},
+            seed=arguments.seed,
+            device=str(require_device(arguments.device)),
+            progress=not arguments.quiet,
+        ),
         eval_steps=arguments.eval_steps,
         eval_samples=arguments.samples,
     )
-    train_run(arguments.out, dataset, config, progress=not arguments.quiet)
 
 
 def _evaluate(arguments: argparse.Namespace) -> None:
     if arguments.out is not None:
-        _refuse_existing(arguments.out)
+        require_free_folder(arguments.out)
+    require_whole(arguments.eval_steps, "steps")
+    require_whole(arguments.samples, "samples", least=2)
+    _, trained = open_run(arguments.run)
+    # Of the data it learned from, a run may only see what was held out then.
+    same = _resolved(arguments.data) == _resolved(trained["data"]["source"])
     dataset = data.load(
         arguments.data,
         treat=arguments.treat,
         data_dir=arguments.data_dir,
-        patches=(0, max(arguments.samples, 2)),
-        seed=arguments.seed,
+        patches=(0, arguments.samples),
+        seed=trained["training"]["seed"],
+        hold_out=same,
     )
     print(f"data: {dataset.description}")
-    name = Path(arguments.data).stem or "data"
+    name = Path(arguments.data).resolve().stem
     evaluate_run(
         arguments.run,
         dataset,
@@ -217,12 +248,6 @@ def _evaluate(arguments: argparse.Namespace) -> None:
         device=arguments.device,
         progress=not arguments.quiet,
     )
-
-
-def _refuse_existing(out: Path) -> None:
-    """Say so before the work, not after it."""
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise ValueError(f"{out} exists already: name another folder, or remove it first")
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from ipvae_snn import metrics
-from ipvae_snn.checks import require_whole
+from ipvae_snn.checks import require_float, require_whole
 from ipvae_snn.model import IPVAE
 from ipvae_snn.seeding import seeded
 
@@ -39,7 +39,9 @@ class Evaluation:
         return sorted({t for t in REPORTED_STEPS if t < self.num_steps} | {self.num_steps})
 
     def at(self, step: int) -> dict[str, float]:
-        """All metrics at one step, counted from 1."""
+        """All metrics at one step, counted from 1; ``ValueError`` if it was not run."""
+        if not 1 <= step <= self.num_steps:
+            raise ValueError(f"step must be from 1 to {self.num_steps}, got {step}")
         values = {name: self.curves[name][step - 1] for name in CURVES}
         distance = metrics.rate_distortion_distance(values["r2"], values["zeros"])
         per_dim = 1000 * values["mse"] / self.in_features
@@ -86,6 +88,7 @@ def evaluate(
     """
     for name, value in (("num_steps", num_steps), ("batch", batch), ("chunk", chunk)):
         require_whole(value, name)
+    require_float(x, "x")
     if x.ndim != 2 or len(x) < 2:
         raise ValueError(f"x must have shape (N, M) with N ≥ 2, got {tuple(x.shape)}")
     training, generator = model.training, getattr(model.neuron.spike_grad, "generator", None)
@@ -126,7 +129,8 @@ class _Tally:
             self.sums["r2_map"][t] += metrics.r2_per_sample(x, model.decode(u.exp())).sum()
             self.sums["mse"][t] += metrics.mse(x, x_hat) * len(x)
             self.sums["zeros"][t] += metrics.zeros(z) * len(x)
-            self.sums["population_sparsity"][t] += metrics.population_sparsity(z) * len(x)
+            if z.shape[1] > 1:  # a single neuron is no population: 0
+                self.sums["population_sparsity"][t] += metrics.population_sparsity(z) * len(x)
             self.spk_sum[t] += z.sum(0)
             self.spk_square[t] += z.square().sum(0)
 

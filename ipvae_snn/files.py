@@ -4,7 +4,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 
@@ -40,16 +40,28 @@ def whole_folder(path: str | Path) -> Iterator[Path]:
     Raises:
         ValueError: ``path`` exists and is not an empty folder.
     """
-    path = Path(path)
-    if path.exists() and not (path.is_dir() and not any(path.iterdir())):
-        raise ValueError(f"{path} exists already: name another folder, or remove it first")
+    require_free_folder(path)
+    path = Path(path).resolve()
+    missing = [p for p in path.parents if not p.exists()]
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent))
+    temporary = Path(tempfile.mkdtemp(prefix=".", suffix=".part", dir=path.parent))
     try:
         yield temporary
-        umask = os.umask(0)
-        os.umask(umask)
-        temporary.chmod(0o777 & ~umask)
-        os.replace(temporary, path)
+        # An empty folder that is there stays: it may be a mount or somebody's working directory.
+        path.mkdir(exist_ok=True)
+        for child in sorted(temporary.iterdir()):
+            os.replace(child, path / child.name)
+        missing = []
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+        with suppress(OSError):
+            for parent in missing:
+                parent.rmdir()
+
+
+def require_free_folder(path: str | Path) -> None:
+    """Raise ``ValueError`` unless ``path`` does not exist yet or is an empty folder."""
+    path = Path(path)
+    taken = path.is_symlink() if not path.exists() else not path.is_dir() or any(path.iterdir())
+    if taken:
+        raise ValueError(f"{path} exists already: name another folder, or remove it first")

@@ -158,7 +158,7 @@ def poisson_kl(mem: Tensor, mem_prior: Tensor, form: str = "exact") -> Tensor:
     if form not in ("exact", "published"):
         raise ValueError(f"form must be 'exact' or 'published', got {form!r}")
     delta = mem - mem_prior
-    # 1 + e^Δ(Δ − 1) = Δ + (Δ − 1)(e^Δ − 1): this form keeps its digits where Δ is small.
+    # 1 + e^Δ(Δ − 1) = Δ + (Δ − 1)(e^Δ − 1): this form cancels less where Δ is small.
     divergence = delta + (delta - 1) * torch.expm1(delta)
     return torch.exp(mem if form == "published" else mem_prior) * divergence
 

@@ -3,6 +3,8 @@
 All give K neurons a symmetric (K, K) matrix, in nats per spike, by ``gram()``.
 """
 
+import numbers
+
 import torch
 from torch import Tensor, nn
 
@@ -28,16 +30,33 @@ class SharedDecoder(nn.Module):
                 "the decoder must have no bias: make it with nn.Linear(K, M, bias=False) and "
                 "centre the data instead"
             )
-        if log_scale is not None and log_scale.shape != (decoder.out_features,):
-            raise ValueError(
-                f"log_scale must have shape ({decoder.out_features},), one per output of the "
-                f"decoder, got {tuple(log_scale.shape)}"
-            )
+        if log_scale is not None:
+            self._check_scale(log_scale, decoder)
         self.decoder = decoder
         if isinstance(log_scale, nn.Parameter) or log_scale is None:
             self.log_scale = log_scale
         else:
             self.register_buffer("log_scale", log_scale)
+
+    @staticmethod
+    def _check_scale(log_scale: Tensor, decoder: nn.Linear) -> None:
+        require_float(log_scale, "log_scale")
+        if log_scale.shape != (decoder.out_features,):
+            raise ValueError(
+                f"log_scale must have shape ({decoder.out_features},), one per output of the "
+                f"decoder, got {tuple(log_scale.shape)}"
+            )
+        require_finite(log_scale, "log_scale")
+        if log_scale.dtype != decoder.weight.dtype or log_scale.device != decoder.weight.device:
+            raise TypeError(
+                f"log_scale is {log_scale.dtype} on {log_scale.device}, the decoder's weights are "
+                f"{decoder.weight.dtype} on {decoder.weight.device}: make them agree"
+            )
+
+    @property
+    def weight(self) -> Tensor:
+        """Φ, shape (M, K), that of the decoder."""
+        return self.decoder.weight
 
     @property
     def features(self) -> int:
@@ -111,6 +130,11 @@ class LearnedGram(nn.Module):
         return cls((vectors * values.clamp(min=0).sqrt()).mT)
 
     @property
+    def weight(self) -> Tensor:
+        """A, shape (R, K)."""
+        return self.factor
+
+    @property
     def features(self) -> int:
         return self.factor.shape[1]
 
@@ -144,7 +168,7 @@ def make_lateral(
                 "of the decoder to set gram or learn_gram"
             )
         return SharedDecoder(source, log_scale)
-    if isinstance(source, bool) or not isinstance(source, int):
+    if isinstance(source, bool) or not isinstance(source, numbers.Integral):
         raise TypeError(
             "the first argument must be a decoder nn.Linear(K, M, bias=False) or a number of "
             f"neurons K, got {source!r}"
@@ -158,6 +182,7 @@ def make_lateral(
     if gram.shape != (features, features):
         raise ValueError(f"gram must have shape ({features}, {features}), got {tuple(gram.shape)}")
     require_finite(gram, "gram")
+    gram = gram.to(torch.get_default_dtype())
     if not torch.allclose(gram, gram.mT, rtol=1e-4, atol=1e-6):
         raise ValueError("gram must be symmetric: inhibition is mutual; pass (gram + gram.mT) / 2")
     return LearnedGram.from_gram(gram) if learn_gram else FixedGram(gram)

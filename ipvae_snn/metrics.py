@@ -27,6 +27,11 @@ def _require_counts(spk: Tensor) -> None:
         raise ValueError(f"spk must have shape (N, K) and not be empty, got {tuple(spk.shape)}")
 
 
+def _wide(tensor: Tensor) -> Tensor:
+    """Sums of squares overflow in half precision."""
+    return tensor if tensor.dtype == torch.float64 else tensor.float()
+
+
 def r2_per_sample(x: Tensor, x_hat: Tensor) -> Tensor:
     """1 − SS_res / SS_tot of each sample, SS_tot about the sample's own pixel mean.
 
@@ -45,10 +50,12 @@ def r2_per_sample(x: Tensor, x_hat: Tensor) -> Tensor:
     tensor([0.5000, 1.0000])
     """
     _require_pair(x, x_hat)
+    x, x_hat = _wide(x), _wide(x_hat)
     residual = (x - x_hat).square().sum(-1)
     total = (x - x.mean(-1, keepdim=True)).square().sum(-1)
+    blank = x.amax(-1) == x.amin(-1)  # rounding of the mean can make their total a little over 0
     score = 1 - residual / total.clamp(min=torch.finfo(x.dtype).tiny)
-    return torch.where(total > 0, score, (residual == 0).to(score.dtype))
+    return torch.where(blank, (residual == 0).to(score.dtype), score)
 
 
 def r2(x: Tensor, x_hat: Tensor) -> Tensor:
@@ -63,7 +70,7 @@ def mse(x: Tensor, x_hat: Tensor) -> Tensor:
     tensor(3.)
     """
     _require_pair(x, x_hat)
-    return (x - x_hat).square().sum(-1).mean()
+    return (_wide(x) - _wide(x_hat)).square().sum(-1).mean()
 
 
 def mse_per_dim(x: Tensor, x_hat: Tensor) -> Tensor:
@@ -80,7 +87,7 @@ def zeros(spk: Tensor) -> Tensor:
     require_float(spk, "spk")
     if not spk.numel():
         raise ValueError(f"spk must not be empty, got shape {tuple(spk.shape)}")
-    return (spk == 0).to(spk.dtype).mean()
+    return (spk == 0).float().mean()
 
 
 def treves_rolls(total: Tensor, total_square: Tensor, count: int) -> Tensor:
@@ -113,6 +120,7 @@ def lifetime_sparsity(spk: Tensor) -> Tensor:
     tensor(0.5000)
     """
     _require_counts(spk)
+    spk = _wide(spk)
     return treves_rolls(spk.sum(0), spk.square().sum(0), spk.shape[0]).mean()
 
 
@@ -123,6 +131,7 @@ def population_sparsity(spk: Tensor) -> Tensor:
         spk: shape (N, K), K ≥ 2 neurons.
     """
     _require_counts(spk)
+    spk = _wide(spk)
     return treves_rolls(spk.sum(1), spk.square().sum(1), spk.shape[1]).mean()
 
 

@@ -1,8 +1,6 @@
 """The iterative Poisson VAE: a linear decoder, and neurons that invert it by spiking."""
 
-from collections import namedtuple
 from collections.abc import Callable, Sequence
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +11,7 @@ from ipvae_snn import functional as F
 from ipvae_snn import surrogate
 from ipvae_snn.base import State
 from ipvae_snn.checks import (
+    require_device,
     require_finite,
     require_fitting,
     require_float,
@@ -20,10 +19,9 @@ from ipvae_snn.checks import (
     require_whole,
 )
 from ipvae_snn.neurons import CLAMP, STEP, IPVAENeuron
+from ipvae_snn.records import RECORDABLE, check_fields, make_run
 from ipvae_snn.seeding import seeded
 from ipvae_snn.storage import read_model, write_model
-
-RECORDABLE = ("spk", "mem", "nll", "kl")
 
 
 class IPVAE(nn.Module):
@@ -117,7 +115,8 @@ class IPVAE(nn.Module):
         require_float(spk, "spk")
         if spk.shape[-1:] != (self.latents,):
             raise ValueError(f"spk must have shape (..., {self.latents}), got {tuple(spk.shape)}")
-        return self.decoder(spk)
+        require_fitting(spk, "spk", like=self.decoder.weight)
+        return self.decoder(spk.to(self.decoder.weight.dtype))
 
     def run(
         self,
@@ -152,12 +151,12 @@ class IPVAE(nn.Module):
         """
         num_steps = self._check_input(x, num_steps)
         require_whole(every, "every")
-        fields = self._check_record(record)
+        fields = check_fields(record)
         state = self._check_state(state, x)
         generator = getattr(self.neuron.spike_grad, "generator", None)
         with seeded(seed, device=x.device, generator=generator):
             kept, state = self._unroll(x, num_steps, fields, every, state)
-        return _run_type(fields)(*(torch.stack(v) if v else x.new_empty(0) for v in kept), state)
+        return make_run(fields, kept, state)
 
     def _unroll(
         self, x: Tensor, num_steps: int, fields: tuple[str, ...], every: int, state: State
@@ -167,6 +166,8 @@ class IPVAE(nn.Module):
         gram, drive = neuron.gram(), neuron.drive(x)
         energy = F.input_energy(x, log_scale)
         constant = F.nll_constant(self.in_features, log_scale)
+        for name, values in (("drive", drive), ("gram", gram), ("energy", energy)):
+            require_finite(values, f"the {name}, made of x and the weights,")
         changing = x.ndim == 3
         inhibition = spk @ gram
         kept: dict[str, list[Tensor]] = {name: [] for name in fields}
@@ -193,6 +194,7 @@ class IPVAE(nn.Module):
             x, num_steps: as in :meth:`run`.
             beta: weight of the KL.
         """
+        beta = require_number(beta, "beta", least=0)
         out = self.run(x, num_steps, record=("nll", "kl"))
         return F.free_energy(out.nll, out.kl, beta, self.in_features)
 
@@ -215,25 +217,21 @@ class IPVAE(nn.Module):
         require_finite(x, "x")
         return steps
 
-    @staticmethod
-    def _check_record(record: Sequence[str]) -> tuple[str, ...]:
-        fields = (record,) if isinstance(record, str) else tuple(record)
-        unknown = [name for name in fields if name not in RECORDABLE]
-        if unknown or len(set(fields)) < len(fields):
-            raise ValueError(f"record takes each of {RECORDABLE} at most once, got {fields}")
-        return fields
-
     def _check_state(self, state: State | None, x: Tensor) -> State:
         shape = (x.shape[-2], self.latents)
         if state is None:
             return self.neuron.initial_state(shape)
+        if not isinstance(state, tuple) or len(state) != 2:
+            raise TypeError(f"state must be a pair (spk, mem), got {type(state).__name__}")
         spk, mem = state
         for name, part in (("state.spk", spk), ("state.mem", mem)):
             require_float(part, name)
             require_fitting(part, name, like=self.decoder.weight)
             if part.shape != shape:
                 raise ValueError(f"{name} must have shape {shape}, got {tuple(part.shape)}")
-        return State(spk, mem)
+            require_finite(part, name)
+        dtype = self.decoder.weight.dtype
+        return State(spk.to(dtype), mem.to(dtype))
 
     # -- files --------------------------------------------------------------------------------
 
@@ -249,7 +247,7 @@ class IPVAE(nn.Module):
             "kl_form": self.kl_form,
             "spike_grad": surrogate.to_config(self.neuron.spike_grad),
             **self._options,
-            "clamp": self.neuron.clamp,
+            **{name: getattr(self.neuron, name) for name in ("clamp", "leak", "lateral_scale")},
         }
 
     def save(self, path: str | Path) -> None:
@@ -260,27 +258,19 @@ class IPVAE(nn.Module):
     def load(cls, path: str | Path, device: torch.device | str = "cpu") -> "IPVAE":
         """Read a file of :meth:`save`; never runs code from it.
 
+        The model is in ``eval()`` mode, in the precision it was saved in.
+
         Raises:
             FileNotFoundError: no such file.
-            ValueError: not such a file, damaged, or written by a newer version.
+            ValueError: not such a file, damaged, or written by a newer version; no such device.
         """
+        device = require_device(device)
         config, weights = read_model(path, device)
         try:
             config["spike_grad"] = surrogate.from_config(config["spike_grad"])
-            model = cls(**config)
-            model.load_state_dict(weights)
+            with seeded(0):  # the weights drawn here are replaced: leave the random state alone
+                model = cls(**config)
+            model.to(weights["neuron.mem_init"].dtype).load_state_dict(weights)
         except (KeyError, TypeError, ValueError, RuntimeError, AttributeError) as error:
             raise ValueError(f"{path} does not hold a valid model: {error}") from error
-        return model.to(device)
-
-
-@cache
-def _run_type(fields: tuple[str, ...]) -> Any:
-    run_type: Any = namedtuple("Run", (*fields, "state"))
-    # A type made here cannot be found by name when unpickling: rebuild it from its fields.
-    run_type.__reduce__ = lambda self: (_rebuild_run, (fields, tuple(self)))
-    return run_type
-
-
-def _rebuild_run(fields: tuple[str, ...], values: tuple[Any, ...]) -> Any:
-    return _run_type(fields)(*values)
+        return model.to(device).eval()

@@ -151,7 +151,7 @@ class IPVAENeuron(StatefulNeuron):
         self._declare("mem_init", self._per_neuron(rest, "mem_init"), learn_mem_init)
         self._declare("log_bias", self._per_neuron(bias, "bias", least=1e-6).log(), learn_bias)
         log_step = math.log(require_number(step, "step", least=1e-6))
-        self._declare("log_step", torch.tensor(log_step), learn_step)
+        self._declare("log_step", lateral.weight.new_tensor(log_step), learn_step)
 
     # -- lateral weights and currents ---------------------------------------------------------
 
@@ -184,19 +184,23 @@ class IPVAENeuron(StatefulNeuron):
             mem_rest=self.mem_init,
             clamp=self.clamp,
         )
-        return self.state_quant(mem).to(mem.dtype) if self.state_quant else mem
+        return self._checked(self.state_quant(mem), mem, "state_quant") if self.state_quant else mem
 
     def emit(self, mem: Tensor) -> Tensor:
         """Spike counts for a membrane; keeps no state."""
         if isinstance(self.spike_grad, Relaxed) and not self.training:
             return self.spike_grad.sample(mem)
         spk = self.spike_grad(mem.detach() if self.surrogate_disable else mem)
-        if spk.shape != mem.shape:
+        return self._checked(spk, mem, "spike_grad")
+
+    @staticmethod
+    def _checked(result: Tensor, mem: Tensor, name: str) -> Tensor:
+        if not isinstance(result, Tensor) or result.shape != mem.shape:
+            shape = tuple(result.shape) if isinstance(result, Tensor) else repr(result)
             raise ValueError(
-                f"spike_grad must keep the shape of mem, {tuple(mem.shape)}: "
-                f"{self.spike_grad!r} returned {tuple(spk.shape)}"
+                f"{name} must keep the shape of mem, {tuple(mem.shape)}: it returned {shape}"
             )
-        return spk.to(mem.dtype)
+        return result.to(mem.dtype)
 
     def forward(
         self,
@@ -209,6 +213,11 @@ class IPVAENeuron(StatefulNeuron):
         """One timestep: see the class. ``gram``: G, where the caller already has it."""
         self._check_call(spk, mem)
         self._check_input(input_)
+        if gram is not None and gram.shape != (self.features, self.features):
+            raise ValueError(
+                f"gram must be what neuron.gram() returned, of shape "
+                f"({self.features}, {self.features}), got {tuple(gram.shape)}"
+            )
         state = self._resume(input_.shape, spk, mem)
         return self._keep(self.step(input_, *state, gram=gram))
 
@@ -245,7 +254,7 @@ class IPVAENeuron(StatefulNeuron):
     # -- construction -------------------------------------------------------------------------
 
     def _per_neuron(self, value: float | Tensor, name: str, least: float = -math.inf) -> Tensor:
-        values = torch.as_tensor(value, dtype=torch.get_default_dtype()).detach().clone()
+        values = torch.as_tensor(value).to(self.lateral.weight).detach().clone()
         if values.shape not in ((), (self.features,)):
             raise ValueError(
                 f"{name} must be a number or have shape ({self.features},), got "

@@ -31,7 +31,16 @@ def _array(tensor: Any, name: str, *shape: str) -> NDArray:
     return array
 
 
+def _indices(values: Any, count: int, name: str) -> list[int]:
+    indices = np.asarray(values, dtype=int).reshape(-1).tolist()
+    if not indices or min(indices) < 0 or max(indices) >= count:
+        raise ValueError(f"{name} must hold numbers from 0 to {count - 1}, got {indices}")
+    return indices
+
+
 def _axes(ax: Axes | None, size: tuple[float, float]) -> Axes:
+    if ax is not None and not isinstance(ax, Axes):
+        raise TypeError(f"ax must be a Matplotlib Axes, got {type(ax).__name__}")
     return plt.subplots(figsize=size, layout="constrained")[1] if ax is None else ax
 
 
@@ -51,7 +60,9 @@ def mosaic(
     if scale not in ("each", "all", "unit"):
         raise ValueError(f"scale must be 'each', 'all' or 'unit', got {scale!r}")
     count, height, width = tiles.shape
-    columns = columns or int(np.ceil(np.sqrt(count)))
+    columns = int(np.ceil(np.sqrt(count))) if columns is None else columns
+    if columns < 1:
+        raise ValueError(f"columns must be at least 1, got {columns}")
     rows = -(-count // columns)
     if scale != "unit":
         peak = np.abs(tiles).max((1, 2), keepdims=True)
@@ -91,7 +102,7 @@ def dictionary(
         raise ValueError(f"shape must hold the {phi.shape[0]} pixels of a feature, got {shape}")
     if order is None:
         order = np.argsort(-np.square(phi).sum(0))
-    chosen = phi.T[np.asarray(order, dtype=int)]
+    chosen = phi.T[_indices(order, phi.shape[1], "order")]
     ax = mosaic(chosen.reshape(-1, *shape), columns=columns, ax=ax)
     ax.set_title(f"Features of {len(chosen)} neurons")
     return ax
@@ -106,6 +117,8 @@ def raster(spk: Any, *, ax: Axes | None = None, first_step: int = 1) -> Axes:
         ax: where to draw.
     """
     counts = _array(spk, "spk", "T", "K")
+    if counts.min() < 0:
+        raise ValueError(f"spk must hold counts, got {counts.min():g}")
     ax = _axes(ax, (8, 4))
     time, neuron = np.nonzero(counts)
     values = counts[time, neuron]
@@ -153,7 +166,8 @@ def membranes(
     """
     traces = _array(mem, "mem", "T", "K")
     if neurons is None:
-        neurons = np.argsort(-traces.max(0))[:6].tolist()
+        neurons = np.argsort(-traces.max(0))[:6]
+    neurons = _indices(neurons, traces.shape[1], "neurons")
     ax = _axes(ax, (8, 3.5))
     time = np.arange(len(traces)) + first_step
     palette = plt.get_cmap("viridis")(np.linspace(0, 0.9, len(neurons)))
@@ -179,6 +193,8 @@ def convergence(
         mark: a timestep to mark, such as the length of training.
         ax: where to draw.
     """
+    if not isinstance(curves, Mapping) or not curves:
+        raise ValueError("curves must map at least one label to its values")
     ax = _axes(ax, (6.5, 4))
     styles = ((BLUE, "-"), (ORANGE, "-"), (GREEN, "--"), (GREY, ":"))
     for index, (label, values) in enumerate(curves.items()):
@@ -217,6 +233,8 @@ def reconstructions(
         scale: see :func:`mosaic`; ``"unit"`` for images in [0, 1].
         ax: where to draw.
     """
+    if "input" in x_hat:
+        raise ValueError('x_hat must not have a column "input": that is x')
     columns = {"input": x, **x_hat}
     arrays = [_array(values, name, "N", "M") for name, values in columns.items()]
     if len({a.shape for a in arrays}) > 1 or arrays[0].shape[1] != shape[0] * shape[1]:
@@ -248,8 +266,8 @@ def training(history: Sequence[Mapping[str, float]], *, ax: Axes | None = None) 
         history: what ``fit`` returns.
         ax: where to draw.
     """
-    if not history:
-        raise ValueError("history must hold at least one row, got none")
+    if not history or any({"iteration", "r2", "zeros"} - set(row) for row in history):
+        raise ValueError("history must hold at least one row, each with iteration, r2 and zeros")
     ax = _axes(ax, (6.5, 4))
     iterations = [row["iteration"] for row in history]
     for name, label, colour in (("r2", "R²", BLUE), ("zeros", "portion of zeros", ORANGE)):

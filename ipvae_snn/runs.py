@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 from ipvae_snn import data, surrogate
-from ipvae_snn.checks import require_whole
+from ipvae_snn.checks import require_device, require_whole
 from ipvae_snn.evaluation import Evaluation, evaluate
 from ipvae_snn.figures import save_figures
 from ipvae_snn.files import whole_folder
@@ -38,8 +38,8 @@ class RunConfig:
     eval_samples: int = 500
 
     def __post_init__(self) -> None:
-        require_whole(self.eval_steps, "eval_steps")
-        require_whole(self.eval_samples, "eval_samples", least=2)
+        require_whole(self.eval_steps, "evaluation steps")
+        require_whole(self.eval_samples, "samples", least=2)
 
 
 def train_run(
@@ -57,6 +57,8 @@ def train_run(
     """
     started = time.monotonic()
     device = require_device(config.training.device)
+    if len(dataset.test) < 2:
+        raise ValueError(f"at least 2 samples must be held out, got {len(dataset.test)}")
     with whole_folder(out) as folder:
         options = dict(config.model)
         options["spike_grad"] = surrogate.from_config(options["spike_grad"])
@@ -72,6 +74,7 @@ def train_run(
                 "ipvae_snn": __version__,
                 "torch": torch.__version__,
                 "sample_shape": list(dataset.shape),
+                "sample_kind": dataset.kind,
                 "description": dataset.description,
                 **asdict(config),
             },
@@ -102,11 +105,14 @@ def open_run(run: str | Path, device: str = "cpu") -> tuple[IPVAE, dict[str, Any
         )
     try:
         config = json.loads(path.read_text())
-        steps = int(config["training"]["steps"])
+        require_whole(config["training"]["steps"], "training steps")
+        require_whole(config["training"]["seed"], "training seed", least=0)
+        height, width = config["sample_shape"]
+        require_whole(height * width, "sample_shape")
+        str(config["data"]["source"]), str(config["sample_kind"])
     except (ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{path} is damaged: {error}") from error
-    model = IPVAE.load(run / "model.pt", device=require_device(device)).eval()
-    return model, {**config, "trained_steps": steps}
+    return IPVAE.load(run / "model.pt", device=device), config
 
 
 def evaluate_run(
@@ -130,36 +136,31 @@ def evaluate_run(
     require_whole(num_steps, "steps")
     require_whole(samples, "samples", least=2)
     model, config = open_run(run, device)
-    if dataset.test.shape[1] != model.in_features:
-        shape = "×".join(str(n) for n in config.get("sample_shape", [model.in_features]))
-        raise ValueError(
-            f"{run} was trained on samples of {shape} = {model.in_features} values, these have "
-            f"{dataset.shape[0]}×{dataset.shape[1]} = {dataset.test.shape[1]}"
+    trained, given = (
+        f"{kind} of {shape[0]}×{shape[1]} values"
+        for kind, shape in (
+            (config["sample_kind"], config["sample_shape"]),
+            (dataset.kind, dataset.shape),
         )
+    )
+    if trained != given:
+        raise ValueError(
+            f"{run} was trained on {trained}, these are {given}: give it data of the same kind "
+            "and size (see --as)"
+        )
+    if len(dataset.test) < 2:
+        raise ValueError(f"at least 2 samples are needed, got {len(dataset.test)}")
     x = dataset.test[:samples].to(device)
     with whole_folder(out) as folder:
         result = evaluate(model, x, num_steps, seed=seed, progress=progress)
         _write_json(folder / "metrics.json", {"data": dataset.description, **result.summary()})
         save_figures(
             folder / "figures", model, x, dataset.shape, result,
-            trained_steps=config["trained_steps"], seed=seed,
+            trained_steps=config["training"]["steps"], seed=seed,
         )  # fmt: skip
     say(table(result))
     say(f"took {time.monotonic() - started:.0f} s; pictures in {Path(out) / 'figures'}")
     return result
-
-
-def require_device(name: str) -> torch.device:
-    """The torch device of that name.
-
-    Raises:
-        ValueError: there is no such device here.
-    """
-    try:
-        return torch.empty(0, device=name).device
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise ValueError(f"device {name!r} cannot be used here: {reason}") from error
 
 
 def free_folder(path: Path) -> Path:

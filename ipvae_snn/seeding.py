@@ -5,6 +5,8 @@ from contextlib import contextmanager, nullcontext
 
 import torch
 
+from ipvae_snn.checks import require_seed
+
 
 @contextmanager
 def seeded(
@@ -29,6 +31,7 @@ def seeded(
     if seed is None:
         yield
         return
+    seed = require_seed(seed)
     device = torch.device(device)
     on_cuda = device.type == "cuda"
     own_state = None if generator is None else generator.get_state()

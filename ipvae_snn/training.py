@@ -11,10 +11,19 @@ from tqdm.auto import tqdm
 
 from ipvae_snn import functional as F
 from ipvae_snn import metrics
-from ipvae_snn.checks import require_finite, require_float, require_number, require_whole
+from ipvae_snn.checks import (
+    require_device,
+    require_finite,
+    require_float,
+    require_number,
+    require_seed,
+    require_whole,
+)
 from ipvae_snn.model import IPVAE
 from ipvae_snn.seeding import seeded
 from ipvae_snn.surrogate.relaxed import Relaxed
+
+ADVICE = "lower the learning rate or the model's clamp, or lengthen clamp_ramp"
 
 
 @dataclass
@@ -72,11 +81,13 @@ class TrainConfig:
     def __post_init__(self) -> None:
         for name in ("iterations", "batch", "steps", "log_every"):
             require_whole(getattr(self, name), name)
-        require_whole(self.seed, "seed", least=0)
+        require_seed(self.seed)
         for name in ("warmup", "beta_ramp", "clamp_ramp", "temp_ramp"):
             require_number(getattr(self, name), name, least=0, most=1)
-        for name in ("lr", "grad_clip", "temp_start", "temp_end"):
-            require_number(getattr(self, name), name, least=1e-12)
+        require_number(self.lr, "lr", least=1e-12, most=100)
+        require_number(self.grad_clip, "grad_clip", least=1e-12)
+        for name in ("temp_start", "temp_end"):
+            require_number(getattr(self, name), name, least=1e-6, most=1)
         for name in ("lr_end", "weight_decay", "beta", "beta_start"):
             require_number(getattr(self, name), name, least=0)
         require_number(self.clamp_start, "clamp_start", least=F.MEM_FLOOR + 1)
@@ -107,7 +118,8 @@ def fit(model: IPVAE, data: Tensor, config: TrainConfig | None = None) -> list[d
     """Train ``model`` on ``data`` in place.
 
     Args:
-        model: moved to ``config.device``, and left in ``eval()`` mode with its final clamp.
+        model: moved to ``config.device``, and left in ``eval()`` mode with its final clamp; a
+            relaxed estimator keeps the temperature it ended with.
         data: samples, shape (N, M), floating point.
         config: the recipe; default :class:`TrainConfig`.
 
@@ -128,13 +140,15 @@ def fit(model: IPVAE, data: Tensor, config: TrainConfig | None = None) -> list[d
     [2, 4]
     """
     config = TrainConfig() if config is None else config
+    if not isinstance(config, TrainConfig):
+        raise TypeError(f"config must be a TrainConfig, got {type(config).__name__}")
     require_float(data, "data")
     if data.ndim != 2 or data.shape[1] != model.in_features or not len(data):
         raise ValueError(
             f"data must have shape (N, {model.in_features}) with N ≥ 1, got {tuple(data.shape)}"
         )
     require_finite(data, "data")
-    device = torch.device(config.device)
+    device = require_device(config.device)
     model.to(device).train()
     data = data.to(device=device, dtype=model.decoder.weight.dtype)
     optimizer = torch.optim.Adamax(
@@ -210,15 +224,17 @@ def _train_step(
     config: TrainConfig,
     schedule: dict[str, float],
 ) -> dict[str, Any]:
-    out = model.run(x, config.steps, record=("nll", "kl"))
+    try:
+        out = model.run(x, config.steps, record=("nll", "kl"))
+    except ValueError as error:  # x was found sound before: the weights no longer are
+        raise FloatingPointError(f"training diverged, {error}; {ADVICE}") from error
     loss = F.free_energy(out.nll, out.kl, schedule["beta"], model.in_features)
     optimizer.zero_grad(set_to_none=True)
     loss.backward()
     norm = torch.nn.utils.clip_grad_norm_(model.parameters(), schedule["grad_clip"])
     if not torch.isfinite(loss + norm):
         raise FloatingPointError(
-            f"training diverged: loss {loss.item():g}, gradient norm {norm.item():g}; lower the "
-            "learning rate or the model's clamp, or lengthen clamp_ramp"
+            f"training diverged: loss {loss.item():g}, gradient norm {norm.item():g}; {ADVICE}"
         )
     optimizer.step()
     return {

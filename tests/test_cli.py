@@ -92,11 +92,35 @@ def test_train_on_a_path_says_how_it_took_it(tmp_path, capsys):
     assert IPVAE.load(out / "model.pt").in_features == 256
 
 
-def test_out_may_be_an_empty_folder(tmp_path):
-    out = tmp_path / "empty"
-    out.mkdir()
-    assert main(["train", "--data", "digits", "--out", str(out), "--eval-steps", "3", *QUICK]) == 0
+@pytest.mark.parametrize("named", ["empty", ".", "deep/er/new"])
+def test_out_may_be_an_empty_folder_or_in_one_that_is_not_there_yet(tmp_path, monkeypatch, named):
+    (tmp_path / "empty").mkdir()
+    monkeypatch.chdir(tmp_path / "empty" if named == "." else tmp_path)
+    command = ["train", "--data", "digits", "--out", named, "--eval-steps", "3", *QUICK]
+    assert main(command) == 0
+    out = tmp_path / ("empty" if named == "." else named)
     assert (out / "model.pt").is_file()
+    assert not list(tmp_path.rglob(".*"))
+
+
+def test_one_neuron_is_enough(tmp_path):
+    command = ["train", "--data", "digits", "--eval-steps", "3", *QUICK, "--latents", "1"]
+    assert main([*command, "--out", str(tmp_path / "o")]) == 0
+
+
+def test_unseen_data_is_evaluated_whole_and_seen_data_where_held_out(tmp_path, capsys):
+    images = np.random.default_rng(0).integers(0, 256, (20, 8, 8), dtype=np.uint8)
+    for name in ("a", "b"):
+        np.save(tmp_path / f"{name}.npy", images)
+    out = str(tmp_path / "run")
+    command = ["--eval-steps", "3", *QUICK, "--seed", "5"]
+    assert main(["train", "--data", str(tmp_path / "a.npy"), "--out", out, *command]) == 0
+    capsys.readouterr()
+    evaluate = ["evaluate", out, "--steps", "3", "--quiet", "--data"]
+    assert main([*evaluate, str(tmp_path / "a.npy")]) == 0
+    assert "4 others held out" in capsys.readouterr().out
+    assert main([*evaluate, str(tmp_path / "b.npy")]) == 0
+    assert "20 others held out" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -113,15 +137,37 @@ def test_out_may_be_an_empty_folder(tmp_path):
         (["train", "--data", "digits", "--out", "{tmp}/o", "--lr", "nan"], "lr must be"),
         (["train", "--data", "digits", "--out", "{tmp}/o", "--clamp", "99"], "clamp"),
         (["train", "--data", "digits", "--out", "{tmp}/o", "--device", "tpu9"], "device"),
-        (["train", "--data", "digits", "--out", "{tmp}/o", "--eval-steps", "0"], "eval_steps"),
+        (
+            ["train", "--data", "digits", "--out", "{tmp}/o", "--eval-steps", "0"],
+            "steps must be",
+        ),
         (["train", "--data", "digits", "--out", "{tmp}/o", "--as", "patches"], "too small"),
         (["train", "--data", "mnist", "--out", "{tmp}/o", "--data-dir", "{tmp}"], "no MNIST"),
         (["evaluate", "{tmp}/full", "--data", "digits"], "no run folder"),
         (["evaluate", "{tmp}/none", "--data", "digits"], "no run folder"),
         (["evaluate", "{run}", "--data", "digits", "--steps", "-1"], "steps must be"),
-        (["evaluate", "{run}", "--data", "{tmp}/other.npy"], "8×8 = 64 values"),
+        (["evaluate", "{run}", "--data", "{tmp}/other.npy"], "samples of 8×8"),
         (["evaluate", "{run}", "--data", "digits", "--out", "{tmp}/full"], "exists already"),
         (["demo", "--out", "{tmp}/full"], "exists already"),
+        (["train", "--data", "", "--out", "{tmp}/o"], "must be named"),
+        (["train", "--data", "digits", "--out", "{tmp}/o", "--seed", "-1"], "seed must be"),
+        (["train", "--data", "digits", "--out", "{tmp}/o", "--device", "meta"], "device"),
+        (["train", "--data", "digits", "--out", "{tmp}/o", "--samples", "1"], "samples must be"),
+        (["train", "--data", "digits", "--out", "{tmp}/a/b", "--lr", "1e30"], "lr must be"),
+        (
+            [
+                "train",
+                "--data",
+                "digits",
+                "--out",
+                "{tmp}/a/b",
+                "--iterations",
+                "2",
+                "--latents",
+                "10000000000",
+            ],
+            "torch gave up",
+        ),
     ],
 )
 def test_refusals_are_one_sentence_and_change_no_file(command, says, run, tmp_path, capsys):

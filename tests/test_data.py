@@ -102,7 +102,7 @@ def test_npz_with_a_split_and_labels(tmp_path):
     assert dataset.test.shape == (5, 63)
     torch.testing.assert_close(dataset.test[0, 0].item(), BYTES[0, 0, 0] / 255)
     assert dataset.test_labels.tolist() == [0, 1, 2, 3, 4]
-    assert "20 samples of 9×7 as they are" in dataset.description
+    assert "samples of 9×7 as they are, in [0, 1], 20 to train on" in dataset.description
 
 
 def test_several_arrays_of_a_split_are_pooled_and_ids_ignored(tmp_path):
@@ -271,7 +271,7 @@ def broken(tmp_path, kind):
         ("no image", "holds no images"),
         ("unreadable", r"x\.png cannot be read"),
         ("empty image", r"x\.png cannot be read"),
-        ("one image", "at least 2"),
+        ("one image", "at least 4 are needed"),
         ("sizes", "different sizes"),
         ("text file", "neither a folder nor"),
         ("truncated npz", "cannot be read"),

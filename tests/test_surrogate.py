@@ -276,7 +276,7 @@ def test_vmap_and_compile(estimator):
         (lambda: eat(0.5, "square"), "indicator"),
         (lambda: gumbel(-1.0), "temp"),
         (lambda: bernoulli(0), "substeps"),
-        (lambda: bernoulli(2.5), "substeps"),
+        (lambda: bernoulli(-2), "substeps"),
         (lambda: surrogate.from_config({"name": "atan"}), "unknown estimator"),
         (lambda: surrogate.from_config({"name": "eat", "tmp": 1}), "cannot be made"),
     ],

@@ -9,6 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ipvae_snn.checks import require_seed, require_whole
 from ipvae_snn.data.natural import natural_patches
 from ipvae_snn.data.readers import (
     Images,
@@ -54,6 +55,7 @@ def load(
     patches: tuple[int, int] = (100_000, 2_000),
     patch_size: int = 16,
     seed: int = 0,
+    hold_out: bool = True,
 ) -> Dataset:
     """Load a data set by name or path.
 
@@ -69,6 +71,8 @@ def load(
         patch_size: side of a patch in pixels.
         seed: of the places of patches, and of the split where the source has none (every fifth
             image, after shuffling, is held out).
+        hold_out: split a source that has no split of its own; otherwise all its images are for
+            testing, and none for training.
 
     Raises:
         FileNotFoundError: no such path.
@@ -77,13 +81,20 @@ def load(
     """
     if treat not in TREATMENTS:
         raise ValueError(f"treat must be one of {', '.join(TREATMENTS)}, got {treat!r}")
+    counts = tuple(require_whole(count, "patches", least=0) for count in patches)
+    if len(counts) != 2:
+        raise ValueError(f"patches must be two numbers, for training and testing, got {patches}")
+    require_whole(patch_size, "patch_size", least=4)
+    require_seed(seed)
     name, images = _read(source, Path(data_dir))
-    images = images if images.test else _split(images, name, seed)
     if treat == "auto":
         largest = max(max(image.shape) if image.ndim == 2 else 0 for image in images.train)
         treat = "patches" if largest > LARGEST_SAMPLE else "samples"
+    if not images.test:
+        least = 2 if treat == "samples" else 1
+        images = _split(images, name, seed, least) if hold_out else images.as_test()
     if treat == "patches":
-        return _as_patches(name, images, patches, patch_size, seed)
+        return _as_patches(name, images, counts, patch_size, seed)
     return _as_samples(name, images)
 
 
@@ -101,13 +112,16 @@ def _read(source: str | Path, data_dir: Path) -> tuple[str, Images]:
             )
         source = found[0]
     path = Path(source)
+    if not str(source):
+        raise ValueError("the data set must be named: natural, digits, mnist or a path")
     if not path.exists():
         raise FileNotFoundError(f"{path} does not exist: expected natural, digits, mnist or a path")
     if path.is_dir():
         return str(path), read_mnist_idx(path) if is_mnist_idx(path) else read_folder(path)
-    if path.suffix not in (".npy", ".npz"):
+    if path.suffix.lower() not in (".npy", ".npz"):
         raise ValueError(
-            f"{path} is neither a folder nor .npy or .npz: put images in a folder of their own"
+            f"{path} is neither a folder nor .npy or .npz: put images, or the four IDX files of "
+            "MNIST, in a folder of their own"
         )
     return str(path), read_arrays(path)
 
@@ -116,12 +130,16 @@ def _is_mnist(path: Path) -> bool:
     return path.is_file() if path.suffix == ".npz" else is_mnist_idx(path)
 
 
-def _split(images: Images, name: str, seed: int) -> Images:
+def _split(images: Images, name: str, seed: int, least: int) -> Images:
+    """Hold out every fifth image, but at least so many."""
     count = len(images.train)
-    if count < 2:
-        raise ValueError(f"{name} holds {count} image(s): at least 2 are needed, one to hold out")
+    if count < 2 * least:
+        raise ValueError(
+            f"{name} holds {count} image(s): at least {2 * least} are needed, {least} to hold out"
+        )
     order = np.random.default_rng(seed).permutation(count)
-    held_out, kept = np.sort(order[::5]), np.sort(np.delete(order, np.s_[::5]))
+    held_out = np.sort(order[: max(-(-count // 5), least)])
+    kept = np.sort(np.setdiff1d(order, held_out))
     labels = images.train_labels
     return Images(
         [images.train[i] for i in kept],
@@ -158,20 +176,23 @@ def _as_samples(name: str, images: Images) -> Dataset:
     flat = shapes[0][-1] if len(shapes[0]) == 1 else 0
     side = int(flat**0.5)
     shape = ((side, side) if side * side == flat else (1, flat)) if flat else shapes[0]
-    train, test = _stack(images.train), _stack(images.test)
+    size = shape[0] * shape[1]
+    train, test = _stack(images.train, size), _stack(images.test, size)
     return Dataset(
         train,
         test,
         shape,
         "samples",
-        f"{name}: {len(train):,} samples of {shape[0]}×{shape[1]} as they are, in [0, 1], "
-        f"{len(test):,} others held out",
+        f"{name}: samples of {shape[0]}×{shape[1]} as they are, in [0, 1], {len(train):,} to train "
+        f"on, {len(test):,} others held out",
         _as_labels(images.train_labels),
         _as_labels(images.test_labels),
     )
 
 
-def _stack(images: Sequence[NDArray]) -> Tensor:
+def _stack(images: Sequence[NDArray], size: int) -> Tensor:
+    if not images:
+        return torch.empty(0, size)
     return torch.from_numpy(np.stack([image.reshape(-1) for image in images]).astype(np.float32))
 
 

@@ -122,7 +122,8 @@ def _patches_of(
         least = size + 2 * (MARGIN + EDGE)
         raise ValueError(
             f"an image of {image.shape[0]}×{image.shape[1]} pixels is too small to cut "
-            f"{size}×{size} patches from: it needs at least {least}×{least}"
+            f"{size}×{size} patches from: it needs at least {least}×{least}; to take images whole "
+            "pass treat='samples' (--as samples)"
         )
     if not count or float(cut.std()) < 1e-6:
         return np.empty((0, size * size))

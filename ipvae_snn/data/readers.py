@@ -1,7 +1,7 @@
 """Readers: images and labels out of files and of installed packages. Nothing is downloaded."""
 
 import gzip
-import zipfile
+import zlib
 from pathlib import Path
 from typing import NamedTuple
 
@@ -38,6 +38,10 @@ class Images(NamedTuple):
     train_labels: NDArray | None = None
     test_labels: NDArray | None = None
 
+    def as_test(self) -> "Images":
+        """The same with everything for testing."""
+        return Images([], self.train, None, self.train_labels)
+
 
 def to_unit(array: NDArray, name: str) -> NDArray:
     """Bring numbers to float32 in [0, 1]: integers by their type's range, floats as they are.
@@ -47,7 +51,7 @@ def to_unit(array: NDArray, name: str) -> NDArray:
     """
     if array.dtype == bool:
         return array.astype(np.float32)
-    if array.dtype in (np.uint8, np.uint16):
+    if array.dtype.kind == "u" and array.dtype.itemsize <= 2:
         return array.astype(np.float32) / np.iinfo(array.dtype).max
     if not np.issubdtype(array.dtype, np.floating):
         raise ValueError(f"{name} holds {array.dtype}: expected uint8, uint16 or floats in [0, 1]")
@@ -85,11 +89,13 @@ def read_image(path: Path) -> NDArray:
     library = require_extra("PIL.Image", extra="data")
     try:
         with library.open(path) as image:
-            plain = image.mode in ("1", "L", "I;16", "F", "RGB", "RGBA")
+            plain = image.mode in ("1", "L", "F", "RGB", "RGBA") or image.mode.startswith("I")
             pixels = np.asarray(image if plain else image.convert("RGB"))
     except Exception as error:  # decoders fail in many ways on damaged files
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ValueError(f"{path} cannot be read as an image: {reason}") from error
+    if pixels.dtype == np.int32 and pixels.size and pixels.min() >= 0 and pixels.max() < 2**16:
+        pixels = pixels.astype(np.uint16)  # Pillow widens some 16-bit files to 32
     if pixels.ndim not in (2, 3) or 0 in pixels.shape:
         raise ValueError(f"{path} is no image: its pixels have shape {pixels.shape}")
     return to_grey(to_unit(pixels, str(path))[None, ...], str(path))[0]
@@ -114,13 +120,22 @@ def read_folder(folder: Path) -> Images:
 
 
 def _image_files(folder: Path) -> list[Path]:
-    return sorted(p for p in folder.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES)
+    found = (p for p in folder.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES and p.is_file())
+    return sorted(p for p in found if not _is_foreign(p, folder))
+
+
+def _is_foreign(path: Path, folder: Path) -> bool:
+    """Hidden, or among the figures of a run that was written into the folder of its data."""
+    between = [p for p in path.parents if p.is_relative_to(folder)]
+    hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
+    return hidden or any((p / "metrics.json").is_file() for p in between)
 
 
 def read_arrays(path: Path) -> Images:
     """Images of a ``.npy`` or ``.npz``; arrays with "train" or "test" in their name are split so.
 
-    Of an ``.npz``, arrays of one dimension are labels (``y_train`` for ``x_train``) or ignored.
+    Of an ``.npz``, arrays of one dimension and those named ``y...`` or ``label...`` are labels
+    (``y_train`` for ``x_train``) or ignored; flat arrays are samples if there are no images.
 
     Raises:
         ValueError: the file is damaged, holds Python objects, or no images.
@@ -130,16 +145,23 @@ def read_arrays(path: Path) -> Images:
             content = np.load(file, allow_pickle=False)
             alone = isinstance(content, np.ndarray)
             arrays = {"array": content} if alone else dict(content)
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
-        raise ValueError(f"{path} cannot be read as numpy arrays: {error}") from error
-    stacks = {
-        name: to_grey(to_unit(array, f"{path.name}:{name}"), f"{path.name}:{name}")
+    except Exception as error:  # damaged archives fail in many ways
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise ValueError(f"{path} cannot be read as numpy arrays: {reason}") from error
+    chosen = {
+        name: array
         for name, array in arrays.items()
-        if array.ndim >= 2 and array.size
+        if array.ndim >= 2 and array.size and not name.lower().startswith(("y", "label"))
     }
-    if not stacks:
+    stacked = {name: array for name, array in chosen.items() if array.ndim > 2}
+    chosen = stacked or chosen  # flat arrays beside images are something else
+    if not chosen:
         shapes = {name: array.shape for name, array in arrays.items()}
         raise ValueError(f"{path} holds no images: its arrays have the shapes {shapes}")
+    stacks = {
+        name: to_grey(to_unit(array, f"{path.name}:{name}"), f"{path.name}:{name}")
+        for name, array in chosen.items()
+    }
     test = [n for n in stacks if "test" in n.lower() or "val" in n.lower()]
     train = [n for n in stacks if "train" in n.lower()]
     if not (train and test):
@@ -169,7 +191,7 @@ def read_idx(path: Path) -> NDArray:
     try:
         raw = path.read_bytes()
         raw = gzip.decompress(raw) if raw[:2] == b"\x1f\x8b" else raw
-    except (OSError, EOFError) as error:
+    except (OSError, EOFError, zlib.error) as error:
         raise ValueError(f"{path} cannot be read: {error}") from error
     if len(raw) < 4 or raw[:3] != b"\x00\x00\x08" or len(raw) < 4 + 4 * raw[3]:
         raise ValueError(f"{path} is no IDX file of bytes: its header does not say so")

@@ -19,7 +19,10 @@ estimator          forward                             backward dz/du           
 
 "Unbiased: degree n" means that for any polynomial of that degree in z, E[w f'(z)] = d E[f(z)]/du.
 The Gaussian log-likelihood is of degree 2. Rates above e^16, past which float32 cannot hold every
-integer, are taken as e^16.
+integer, are taken as e^16 (in float16 above e^10.6). A membrane that is no floating tensor raises
+``TypeError``, NaN or infinity in it ``ValueError``. The relaxed ones size their noise by the
+largest rate present, and so work under neither ``torch.compile(fullgraph=True)`` nor
+``torch.func.vmap``.
 
 >>> import torch
 >>> spike_grad = midpoint(generator=torch.Generator().manual_seed(0))

@@ -1,19 +1,33 @@
 """Exact estimators: integer counts forward, a declared weight for dz/du backward."""
 
+import math
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from ipvae_snn.checks import require_finite, require_float, require_whole
+
 LOG_RATE_MAX = 16.0
 LOG_RATE_MIN = -30.0
 
 
+def bounded_log_rate(mem: Tensor) -> Tensor:
+    """u in at least float32, between bounds that keep counts and rates finite in u's own dtype."""
+    top = min(LOG_RATE_MAX, math.log(torch.finfo(mem.dtype).max) - 0.5)
+    return (mem if mem.dtype == torch.float64 else mem.float()).clamp(LOG_RATE_MIN, top)
+
+
 def rate_of(mem: Tensor) -> Tensor:
     """Rate λ = e^u in spikes per timestep, in at least float32, finite for every finite u."""
-    mem = mem if mem.dtype == torch.float64 else mem.float()
-    return mem.clamp(LOG_RATE_MIN, LOG_RATE_MAX).exp()
+    return bounded_log_rate(mem).exp()
+
+
+def require_membrane(mem: Tensor) -> None:
+    """Raise unless ``mem`` can be a membrane: a finite floating-point tensor."""
+    require_float(mem, "mem")
+    require_finite(mem, "mem")
 
 
 class _Count(torch.autograd.Function):
@@ -44,6 +58,7 @@ class Estimator:
 
     def sample(self, mem: Tensor) -> Tensor:
         """Integer Poisson counts with rate e^mem, in the dtype of ``mem``, without gradient."""
+        require_membrane(mem)
         with torch.no_grad():
             return torch.poisson(rate_of(mem), generator=self.generator).to(mem.dtype)
 
@@ -101,16 +116,16 @@ class bernoulli(Exact):
         generator: source of randomness; ``None`` for torch's global one.
 
     Raises:
-        ValueError: if ``substeps`` is not a positive integer.
+        TypeError, ValueError: if ``substeps`` is not a positive integer.
     """
 
     substeps: int = 8
 
     def __post_init__(self) -> None:
-        if not isinstance(self.substeps, int) or self.substeps < 1:
-            raise ValueError(f"substeps must be a positive integer, got {self.substeps!r}")
+        self.substeps = require_whole(self.substeps, "substeps")
 
     def sample(self, mem: Tensor) -> Tensor:
+        require_membrane(mem)
         with torch.no_grad():
             fire = -torch.expm1(-rate_of(mem) / self.substeps)
             bins = torch.full_like(fire, self.substeps)
@@ -132,6 +147,7 @@ class rounded(Exact):
     """
 
     def sample(self, mem: Tensor) -> Tensor:
+        require_membrane(mem)
         with torch.no_grad():
             return rate_of(mem).round().to(mem.dtype)
 

@@ -5,7 +5,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ipvae_snn.surrogate.exact import LOG_RATE_MAX, LOG_RATE_MIN, Estimator, midpoint, rate_of
+from ipvae_snn.checks import require_number
+from ipvae_snn.surrogate.exact import Estimator, bounded_log_rate, midpoint, require_membrane
 
 RELAXED_RATE = 50.0
 """At most this many expected spikes are relaxed; see :meth:`Relaxed.__call__`."""
@@ -17,8 +18,7 @@ class Relaxed(Estimator):
     temp: float
 
     def __post_init__(self) -> None:
-        if not isinstance(self.temp, (int, float)) or not 0 < self.temp <= 1:
-            raise ValueError(f"temp must be a number in (0, 1], got {self.temp!r}")
+        self.temp = require_number(self.temp, "temp", least=1e-6, most=1)
 
     def soften(self, log_rate: Tensor) -> Tensor:
         """Soft counts for log rates that are bounded on both sides."""
@@ -30,14 +30,13 @@ class Relaxed(Estimator):
         A Poisson splits into independent ones of any shares of its rate: the share above the limit
         is drawn exactly, with the backward of ``midpoint``, and keeps memory bounded.
         """
-        rate = rate_of(mem.detach())
-        log_rate = (mem if mem.dtype == torch.float64 else mem.float()).clamp(
-            LOG_RATE_MIN, LOG_RATE_MAX
-        )
+        require_membrane(mem)
+        log_rate = bounded_log_rate(mem)
+        rate = log_rate.detach().exp()
         if rate.numel() == 0 or rate.max() <= RELAXED_RATE:
             return self.soften(log_rate).to(mem.dtype)
         share = (RELAXED_RATE / rate).clamp(max=1)
-        surplus = midpoint(generator=self.generator)(log_rate + torch.log1p(-share))
+        surplus = midpoint(generator=self.generator)(log_rate + torch.log1p(-share).clamp(min=-60))
         return (self.soften(log_rate + share.log()) + surplus).to(mem.dtype)
 
 
