@@ -31,7 +31,7 @@ NEURONS = {
     "fixed gram": lambda **o: IPVAENeuron(K, gram=SYMMETRIC, **o),
     "learned gram": lambda **o: IPVAENeuron(K, gram=SYMMETRIC, learn_gram=True, **o),
     "leaky, relaxed": lambda **o: IPVAENeuron(
-        K, leak=0.2, lateral_scale=0.5, spike_grad=surrogate.eat(0.5), **o
+        K, leak=0.2, mem_init=0.0, spike_grad=surrogate.eat(0.5), **o
     ),
     "bernoulli": lambda **o: IPVAENeuron(K, spike_grad=surrogate.bernoulli(4), **o),
     "rounded": lambda **o: IPVAENeuron(K, spike_grad=surrogate.rounded(), mem_init=0.0, **o),

@@ -36,8 +36,21 @@ largest rate present, and so work under neither ``torch.compile(fullgraph=True)`
 from dataclasses import fields
 from typing import Any
 
-from ipvae_snn.surrogate.exact import bernoulli, midpoint, rate, rounded
+from ipvae_snn.surrogate.exact import Exact, bernoulli, midpoint, rate, rounded
 from ipvae_snn.surrogate.relaxed import eat, gumbel
+
+__all__ = [
+    "ESTIMATORS",
+    "Exact",
+    "bernoulli",
+    "eat",
+    "from_config",
+    "gumbel",
+    "midpoint",
+    "rate",
+    "rounded",
+    "to_config",
+]
 
 ESTIMATORS = {cls.__name__: cls for cls in (midpoint, rate, bernoulli, rounded, eat, gumbel)}
 
