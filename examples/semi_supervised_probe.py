@@ -32,7 +32,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--data", default="digits", help="digits (default), mnist or a path")
     parser.add_argument("--data-dir", type=Path, default=Path("."), help="where mnist lies")
     parser.add_argument("--latents", type=int, default=256)
-    parser.add_argument("--iterations", type=int, default=1000)
+    parser.add_argument("--iterations", type=int, default=800)
     parser.add_argument("--steps", type=int, default=100, help="timesteps to average over")
     parser.add_argument("--repeats", type=int, default=10, help="labelled sets drawn per size")
     parser.add_argument("--images", type=int, default=5000, help="at most so many of each split")

@@ -1,0 +1,30 @@
+"""The README's Python runs as it stands there, and its files and commands exist."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from ipvae_snn import cli
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
+SNIPPETS = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
+
+
+@pytest.mark.parametrize("number", range(len(SNIPPETS)))
+def test_python_snippets_run(number, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    exec(compile(SNIPPETS[number], f"README snippet {number}", "exec"), {})
+
+
+def test_the_files_it_names_exist():
+    for name in re.findall(r"(?:examples|tests)/[\w/]+\.py", README):
+        assert (ROOT / name).is_file(), name
+
+
+def test_the_commands_it_gives_parse():
+    commands = re.findall(r"^ipvae-snn (train|evaluate|demo)(.*?)(?:#.*)?$", README, flags=re.M)
+    assert commands
+    for name, rest in commands:
+        cli.parser().parse_args([name, *rest.split()])
