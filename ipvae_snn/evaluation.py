@@ -118,8 +118,9 @@ class _Tally:
 
     def __init__(self, num_steps: int, latents: int, device: torch.device) -> None:
         names = ("r2", "r2_map", "mse", "zeros", "population_sparsity")
-        self.sums = {name: torch.zeros(num_steps, dtype=torch.float64) for name in names}
-        self.spk_sum = torch.zeros(num_steps, latents, dtype=torch.float64, device=device)
+        options = {"dtype": torch.float64, "device": device}
+        self.sums = {name: torch.zeros(num_steps, **options) for name in names}
+        self.spk_sum = torch.zeros(num_steps, latents, **options)
         self.spk_square = torch.zeros_like(self.spk_sum)
 
     def add(self, model: IPVAE, x: Tensor, start: int, spk: Tensor, mem: Tensor) -> None:

@@ -68,7 +68,7 @@ def save_figures(
         use = start.spk.sum((0, 1))
         norm = model.decoder.weight.detach().square().sum(0)
         order = torch.argsort(use / use.sum().clamp(min=1) + norm / norm.sum(), descending=True)
-        plotting.dictionary(model.decoder.weight, shape, order=order[:400], ax=ax)
+        plotting.dictionary(model.decoder.weight, shape, order=order[:400].tolist(), ax=ax)
         ax.set_title(f"Features of {min(400, model.latents)} of {model.latents} neurons")
     with _png(folder / "raster.png", (9, 4.8)) as ax:
         plotting.raster(spk[:, active], ax=ax)

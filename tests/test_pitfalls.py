@@ -1,8 +1,8 @@
 """The pitfalls of snnTorch 1.0.0 that can touch a plugin: each test fails if we had it.
 
-Numbers are those of the project's list of pitfalls: P1 to P26. Not here, because no code of ours
-goes there: P13 (StateLeaky's factor), P14 (surrogate LSO); and those of exporters (P21 to P24,
-P26), which come with the exporter.
+P1 to P26 are the numbers of the list this package was designed with. Not here, because no code of
+ours goes there: P13 (StateLeaky's factor), P14 (surrogate LSO), P17 and P18 (options of snnTorch's
+own monitors), and those of exporters (P21 to P24, P26), which come with an exporter.
 """
 
 import copy
