@@ -89,7 +89,8 @@ class StatefulNeuron(SpikingNeuron):
 
         Returns:
             ``(spk, mem)``, each of shape (T, ..., K), whatever ``init_hidden`` and ``output`` say.
-            The last state is stored.
+            The last state is stored. Forward hooks, such as those of snnTorch's monitors, see
+            one-step calls only.
 
         >>> from ipvae_snn import IPVAENeuron
         >>> spk, mem = IPVAENeuron(8).run(torch.rand(20, 4, 8))
@@ -128,6 +129,16 @@ class StatefulNeuron(SpikingNeuron):
                 "with init_hidden=True the neuron keeps its state itself: call neuron(input_), "
                 "or make it with init_hidden=False to pass spk and mem"
             )
+        if isinstance(spk, tuple):
+            raise TypeError(
+                "spk must be a tensor, got a pair: write spk, mem = neuron.reset_mem() and then "
+                "spk, mem = neuron(input_, spk, mem)"
+            )
+        if spk is not None and mem is None and spk is not self.spk:
+            raise ValueError(
+                "spk was passed without mem: the second argument is spk and the third mem, as in "
+                "snntorch.RLeaky; to pass the membrane alone write neuron(input_, mem=mem)"
+            )
 
     def _keep(self, state: State) -> Tensor | State:
         """Store the state, and return what ``init_hidden`` and ``output`` ask for."""
@@ -156,7 +167,7 @@ class StatefulNeuron(SpikingNeuron):
                 "started afresh; call reset_mem() between sequences",
                 stacklevel=4,
             )
-        kept = stored if fits and not self._fresh else initial
+        kept = State(*map(_outside_inference, stored)) if fits and not self._fresh else initial
         return State(*(k if g is None else g for g, k in zip(given, kept, strict=True)))
 
     def _own(self, name: str, given: Tensor | None, initial: Tensor) -> Tensor | None:
@@ -190,6 +201,8 @@ class StatefulNeuron(SpikingNeuron):
             self.spk, self.mem = self.initial_state(self.mem.shape)
         self._fresh = True
         return State(self.spk, self.mem)
+
+    init_rleaky = reset_mem  # the name that snnTorch once used, for neurons with these states
 
     def detach_mem(self) -> State:
         """Cut the state from the graph, for truncated back-propagation; returns ``(spk, mem)``."""
@@ -225,6 +238,13 @@ class StatefulNeuron(SpikingNeuron):
         refuse_foreign(
             reset_mechanism=(reset_mechanism, "subtract", "the diagonal of gram is the reset")
         )
+
+
+def _outside_inference(tensor: Tensor) -> Tensor:
+    """A state that was made in ``torch.inference_mode`` and is now to be learned from."""
+    if torch.compiler.is_compiling() or not tensor.is_inference():
+        return tensor
+    return tensor if torch.is_inference_mode_enabled() else tensor.clone()
 
 
 def _is_transformed(tensor: Tensor) -> bool:

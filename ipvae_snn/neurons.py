@@ -53,8 +53,10 @@ class IPVAENeuron(StatefulNeuron):
         gram: with a number K, symmetric (K, K) lateral weights in nats per spike.
         learn_gram: learn ``gram`` (kept positive semidefinite) instead of keeping it fixed.
         lateral_scale: factor on the lateral inhibition; 1 is exact inference, 0 no competition.
-        leak: pull of the membrane back to ``mem_init`` per timestep, in [0, 1].
-        clamp: upper bound of membrane and step, in nats (:func:`~ipvae_snn.functional.soft_clamp`).
+        leak: pull of the membrane back to ``mem_init`` per timestep, in [0, 1]; there is no
+            ``beta``, the nearest is ``leak = 1 − beta``.
+        clamp: upper bound of membrane and step, in nats (:func:`~ipvae_snn.functional.soft_clamp`);
+            the lower one is always −8, where hardly any gradient passes.
         step: α > 0, the inference step size; stored as its logarithm, ``log_step``.
         bias: b > 0, tonic inhibition in nats per timestep, number or (K,); stored as ``log_bias``.
         mem_init: u_0 in nats, number or (K,); default uniform in (−6, −4) per neuron.
@@ -69,6 +71,9 @@ class IPVAENeuron(StatefulNeuron):
             reset_mechanism, reset_delay: accepted at snnTorch's defaults only. A Poisson neuron has
             no threshold, counts are already graded, and reset and inhibition are G itself: its
             diagonal subtracts after each spike, its other entries are the competition.
+
+    The defaults suit inference over hundreds of timesteps. As a hidden layer that has tens of them,
+    start near firing: ``mem_init=-1, step=0.3, clamp=3``, or ``step=0.5`` with ``rounded()``.
 
     Returns of a call: ``(spk, mem)``; with ``init_hidden=True`` and ``output=False`` only ``spk``.
 

@@ -7,6 +7,10 @@ import torch
 
 matplotlib.use("Agg")
 
+# The problems here are tiny: a second thread gains nothing, and loses much on a busy machine.
+torch.set_num_threads(1)
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # for the processes that tests start
+
 
 @pytest.fixture(autouse=True)
 def _same_start():

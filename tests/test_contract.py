@@ -146,7 +146,7 @@ def test_states_with_init_hidden_raise_and_change_nothing(make):
     neuron = make(init_hidden=True)
     neuron(CURRENT)
     before = [getattr(neuron, s) for s in STATES]
-    for states in ((torch.zeros(4, K),), (None, torch.zeros(4, K))):
+    for states in ((torch.zeros(4, K), torch.zeros(4, K)), (None, torch.zeros(4, K))):
         with pytest.raises(TypeError, match="init_hidden"):
             neuron(CURRENT, *states)
     assert all(getattr(neuron, s) is b for s, b in zip(STATES, before, strict=True))
@@ -258,6 +258,14 @@ def test_a_state_that_no_longer_fits_is_remade_and_said(make, change):
     assert torch.equal(mem, neuron(current)[1])
 
 
+def test_a_state_from_inference_mode_can_be_learned_from(make, form):
+    neuron = make(**form)
+    with torch.inference_mode():
+        neuron(CURRENT)
+    neuron(CURRENT)
+    neuron.mem.sum().backward()
+
+
 def test_after_reset_any_batch_fits_without_a_warning(make):
     neuron = make(init_hidden=True)
     neuron(CURRENT)
@@ -274,7 +282,11 @@ def test_explicit_states_that_do_not_fit_raise(make):
     with pytest.raises(ValueError, match="mem must have the shape"):
         neuron(CURRENT, torch.zeros(4, K), torch.zeros(1, K))
     with pytest.raises(ValueError, match="second argument is spk"):
-        neuron(CURRENT, torch.full((4, K), -2.0))
+        neuron(CURRENT, torch.zeros(4, K))  # as one calls snn.Leaky
+    with pytest.raises(ValueError, match="second argument is spk"):
+        neuron(CURRENT, torch.full((4, K), -2.0), torch.zeros(4, K))
+    with pytest.raises(TypeError, match="got a pair"):
+        neuron(CURRENT, neuron.reset_mem())
     assert neuron.mem.shape == (0,)
 
 
