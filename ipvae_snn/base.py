@@ -145,7 +145,7 @@ class StatefulNeuron(SpikingNeuron):
         if not _is_transformed(state.mem):
             self.spk, self.mem = state
             self._fresh = False
-        return self.spk if self.init_hidden and not self.output else state
+        return state.spk if self.init_hidden and not self.output else state
 
     def _resume(
         self, shape: torch.Size | tuple[int, ...], spk: Tensor | None, mem: Tensor | None

@@ -403,6 +403,10 @@ def test_vmap_over_samples(make):
     out = mapped(CURRENT, spk, mem)
     torch.testing.assert_close(out[1], neuron(CURRENT, spk, mem)[1])
     assert torch.isfinite(neuron.mem).all()  # nothing of the transform was left behind
+    hidden = make(init_hidden=True).eval()
+    mapped = torch.func.vmap(hidden, randomness="different")
+    assert mapped(CURRENT).shape == CURRENT.shape
+    assert hidden.mem.shape == (0,)
 
 
 # -- as an object ---------------------------------------------------------------------------------
