@@ -11,6 +11,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.collections import PathCollection
+from matplotlib.colors import LogNorm
 from matplotlib.ticker import FuncFormatter
 from numpy.typing import NDArray
 from torch import Tensor
@@ -123,11 +124,11 @@ def raster(spk: Any, *, ax: Axes | None = None, first_step: int = 1) -> Axes:
     time, neuron = np.nonzero(counts)
     values = counts[time, neuron]
     top = int(values.max()) if values.size else 1
-    # Start within the colour map: its lightest yellow would vanish on white paper.
-    palest = 1 - 0.4 * max(top - 1, 1)
+    # From within the colour map: its lightest yellow would vanish on white paper.
+    shades = LogNorm(vmin=0.4, vmax=max(top, 2))
     dots = ax.scatter(
-        time + first_step, neuron, s=_dot_size(values), c=values, cmap="viridis_r", vmin=palest,
-        vmax=max(top, 2), linewidths=0,
+        time + first_step, neuron, s=_dot_size(values, top), c=values, cmap="viridis_r",
+        norm=shades, linewidths=0,
     )  # fmt: skip
     ax.set_xlim(first_step - 1, first_step + len(counts))
     ax.set_ylim(-1, counts.shape[1])
@@ -137,14 +138,15 @@ def raster(spk: Any, *, ax: Axes | None = None, first_step: int = 1) -> Axes:
     return ax
 
 
-def _dot_size(count: NDArray) -> NDArray:
-    return 5.0 * np.asarray(count, dtype=float) ** 0.8
+def _dot_size(count: NDArray | int, top: int) -> NDArray:
+    """Area in points², growing evenly from a single spike to the largest count."""
+    return 4 + 56 * (np.asarray(count, dtype=float) - 1) / max(top - 1, 6)
 
 
 def _count_legend(ax: Axes, dots: PathCollection, top: int) -> None:
     shown = sorted({1, 2, max(1, round(top / 2)), top} & set(range(1, top + 1)))
     handles = [
-        ax.scatter([], [], s=_dot_size(np.array(n)), color=dots.cmap(dots.norm(n)), label=str(n))
+        ax.scatter([], [], s=_dot_size(n, top), color=dots.cmap(dots.norm(n)), label=str(n))
         for n in shown
     ]
     ax.legend(
