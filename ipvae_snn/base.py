@@ -32,6 +32,10 @@ class StatefulNeuron(SpikingNeuron):
     Whatever can raise does so before anything is stored.
     """
 
+    spk: Tensor
+    mem: Tensor
+    init_hidden: bool
+    output: bool
     _live: ClassVar["weakref.WeakSet[StatefulNeuron]"] = weakref.WeakSet()
 
     def __init__(

@@ -80,9 +80,10 @@ def require_number(
     """Raise ``TypeError`` or ``ValueError`` unless ``value`` is a number in [least, most]."""
     if isinstance(value, bool) or not isinstance(value, numbers.Real):
         raise TypeError(f"{name} must be a number, got {value!r}")
-    if not (math.isfinite(value) and least <= value <= most):
+    number = float(value)
+    if not (math.isfinite(number) and least <= number <= most):
         raise ValueError(f"{name} must be a finite number in [{least:g}, {most:g}], got {value}")
-    return float(value)
+    return number
 
 
 def require_seed(value: Any) -> int:

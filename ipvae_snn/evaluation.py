@@ -1,6 +1,7 @@
 """How good a trained model's code is, at every timestep, on samples it has not seen."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -118,7 +119,7 @@ class _Tally:
 
     def __init__(self, num_steps: int, latents: int, device: torch.device) -> None:
         names = ("r2", "r2_map", "mse", "zeros", "population_sparsity")
-        options = {"dtype": torch.float64, "device": device}
+        options: Any = {"dtype": torch.float64, "device": device}
         self.sums = {name: torch.zeros(num_steps, **options) for name in names}
         self.spk_sum = torch.zeros(num_steps, latents, **options)
         self.spk_square = torch.zeros_like(self.spk_sum)

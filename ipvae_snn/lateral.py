@@ -23,6 +23,9 @@ class SharedDecoder(nn.Module):
         ValueError: the decoder has a bias, or ``log_scale`` is not of shape (M,).
     """
 
+    decoder: nn.Linear
+    log_scale: Tensor | None
+
     def __init__(self, decoder: nn.Linear, log_scale: Tensor | None = None) -> None:
         super().__init__()
         if decoder.bias is not None:
@@ -88,6 +91,8 @@ class FixedGram(nn.Module):
     Args:
         gram: symmetric, shape (K, K).
     """
+
+    weight: Tensor
 
     def __init__(self, gram: Tensor) -> None:
         super().__init__()

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +18,7 @@ from ipvae_snn.checks import (
     require_number,
     require_whole,
 )
+from ipvae_snn.lateral import SharedDecoder
 from ipvae_snn.neurons import CLAMP, STEP, IPVAENeuron
 from ipvae_snn.records import RECORDABLE, check_fields, make_run
 from ipvae_snn.seeding import seeded
@@ -100,7 +101,16 @@ class IPVAE(nn.Module):
     @property
     def decoder(self) -> nn.Linear:
         """Φ as ``nn.Linear(K, M)``: the one the neurons share; ``weight[:, k]`` is a feature."""
-        return self.neuron.lateral.decoder
+        return self._lateral.decoder
+
+    @property
+    def log_scale(self) -> Tensor | None:
+        """log σ per pixel as inference uses it, shape (M,)."""
+        return self._lateral.bounded_log_scale()
+
+    @property
+    def _lateral(self) -> SharedDecoder:
+        return cast(SharedDecoder, self.neuron.lateral)
 
     @property
     def in_features(self) -> int:
@@ -162,7 +172,7 @@ class IPVAE(nn.Module):
         self, x: Tensor, num_steps: int, fields: tuple[str, ...], every: int, state: State
     ) -> tuple[list[list[Tensor]], State]:
         neuron, (spk, mem) = self.neuron, state
-        log_scale = neuron.lateral.bounded_log_scale()
+        log_scale = self.log_scale
         gram, drive = neuron.gram(), neuron.drive(x)
         energy = F.input_energy(x, log_scale)
         constant = F.nll_constant(self.in_features, log_scale)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from ipvae_snn import functional as F
 from ipvae_snn.base import State, StatefulNeuron, refuse_foreign
 from ipvae_snn.checks import require_finite, require_fitting, require_float, require_number
-from ipvae_snn.lateral import SharedDecoder, make_lateral
+from ipvae_snn.lateral import Lateral, SharedDecoder, make_lateral
 from ipvae_snn.surrogate import midpoint
 from ipvae_snn.surrogate.relaxed import Relaxed
 
@@ -98,6 +98,12 @@ class IPVAENeuron(StatefulNeuron):
     >>> spk.shape, mem.shape
     (torch.Size([4, 8]), torch.Size([4, 8]))
     """
+
+    lateral: Lateral
+    spike_grad: Callable[[Tensor], Tensor]
+    mem_init: Tensor
+    log_bias: Tensor
+    log_step: Tensor
 
     def __init__(
         self,
@@ -230,7 +236,7 @@ class IPVAENeuron(StatefulNeuron):
         """G, which all timesteps of a sequence share."""
         return {"gram": self.gram()}
 
-    def step(
+    def step(  # type: ignore[override]  # of what steps share, there is G alone
         self, input_: Tensor, spk: Tensor, mem: Tensor, *, gram: Tensor | None = None
     ) -> State:
         """One timestep from a state to the next: keeps no state, and checks nothing."""

@@ -145,10 +145,10 @@ def _dot_size(count: NDArray | int, top: int) -> NDArray:
 
 def _count_legend(ax: Axes, dots: PathCollection, top: int) -> None:
     shown = sorted({1, 2, max(1, round(top / 2)), top} & set(range(1, top + 1)))
-    handles = [
-        ax.scatter([], [], s=_dot_size(n, top), color=dots.cmap(dots.norm(n)), label=str(n))
-        for n in shown
-    ]
+    handles = []
+    for n in shown:
+        colour = dots.to_rgba(np.array(n))
+        handles.append(ax.scatter([], [], s=_dot_size(n, top), color=colour, label=str(n)))
     ax.legend(
         handles=handles, title="spikes", loc="center left", bbox_to_anchor=(1.0, 0.5),
         frameon=False,
@@ -167,13 +167,12 @@ def membranes(
         ax: where to draw.
     """
     traces = _array(mem, "mem", "T", "K")
-    if neurons is None:
-        neurons = np.argsort(-traces.max(0))[:6]
-    neurons = _indices(neurons, traces.shape[1], "neurons")
+    chosen = np.argsort(-traces.max(0))[:6] if neurons is None else neurons
+    shown = _indices(chosen, traces.shape[1], "neurons")
     ax = _axes(ax, (8, 3.5))
     time = np.arange(len(traces)) + first_step
-    palette = plt.get_cmap("viridis")(np.linspace(0, 0.9, len(neurons)))
-    for index, colour in zip(neurons, palette, strict=True):
+    palette = plt.get_cmap("viridis")(np.linspace(0, 0.9, len(shown)))
+    for index, colour in zip(shown, palette, strict=True):
         ax.plot(time, traces[:, index], color=colour, lw=1.2, label=str(index))
     ax.set_xlabel("timestep")
     ax.set_ylabel("membrane (nats)")

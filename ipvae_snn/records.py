@@ -34,7 +34,8 @@ def make_run(fields: tuple[str, ...], kept: list[list[Tensor]], state: State) ->
 
 @cache
 def _run_type(fields: tuple[str, ...]) -> Any:
-    run_type: Any = namedtuple("Run", (*fields, "state"))
+    make: Any = namedtuple  # its fields are known at run time only
+    run_type = make("Run", (*fields, "state"))
     # A type made here cannot be found by name when unpickling: rebuild it from its fields.
     run_type.__reduce__ = lambda self: (_rebuild_run, (fields, tuple(self)))
     return run_type

@@ -30,7 +30,8 @@ ALLOWED = {
     "lateral": {"checks", "functional"},
     "neurons": {"base", "checks", "functional", "lateral", "surrogate"},
     "model": {
-        "base", "checks", "functional", "neurons", "records", "seeding", "storage", "surrogate",
+        "base", "checks", "functional", "lateral", "neurons", "records", "seeding", "storage",
+        "surrogate",
     },
     "training": {"checks", "functional", "metrics", "model", "seeding", "surrogate"},
     "evaluation": {"checks", "metrics", "model", "seeding"},

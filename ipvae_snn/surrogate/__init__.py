@@ -55,7 +55,7 @@ __all__ = [
 ESTIMATORS = {cls.__name__: cls for cls in (midpoint, rate, bernoulli, rounded, eat, gumbel)}
 
 
-def to_config(spike_grad: object) -> dict[str, Any]:
+def to_config(spike_grad: Any) -> dict[str, Any]:
     """An estimator as plain data: ``{"name": "eat", "temp": 0.1, "indicator": "cubic"}``.
 
     Raises:
