@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from ipvae_snn import data, surrogate
 from ipvae_snn.checks import require_device, require_whole
@@ -65,7 +66,7 @@ def train_run(
         with seeded(config.training.seed):
             model = IPVAE(in_features=dataset.train.shape[1], **options)
         history = fit(model, dataset.train, config.training)
-        x = dataset.test[: config.eval_samples].to(device)
+        x = pick(dataset.test, config.eval_samples, config.training.seed).to(device)
         result = evaluate(model, x, config.eval_steps, seed=config.training.seed, progress=progress)
         model.save(folder / "model.pt")
         _write_json(
@@ -150,7 +151,7 @@ def evaluate_run(
         )
     if len(dataset.test) < 2:
         raise ValueError(f"at least 2 samples are needed, got {len(dataset.test)}")
-    x = dataset.test[:samples].to(device)
+    x = pick(dataset.test, samples, seed).to(device)
     with whole_folder(out) as folder:
         result = evaluate(model, x, num_steps, seed=seed, progress=progress)
         _write_json(folder / "metrics.json", {"data": dataset.description, **result.summary()})
@@ -161,6 +162,18 @@ def evaluate_run(
     say(table(result))
     say(f"took {time.monotonic() - started:.0f} s; pictures in {Path(out) / 'figures'}")
     return result
+
+
+def pick(samples: Tensor, count: int, seed: int) -> Tensor:
+    """So many samples from all over a set, which may be sorted; all of them if there are no more.
+
+    >>> pick(torch.arange(5.0), 9, seed=0)
+    tensor([0., 1., 2., 3., 4.])
+    """
+    if count >= len(samples):
+        return samples
+    shuffle = torch.Generator().manual_seed(seed)
+    return samples[torch.randperm(len(samples), generator=shuffle)[:count]]
 
 
 def free_folder(path: Path) -> Path:

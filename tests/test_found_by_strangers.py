@@ -237,3 +237,16 @@ def test_a_tensor_threshold_is_refused_too():
 
 def test_numbers_of_numpy_are_numbers():
     assert IPVAENeuron(np.int64(6), step=np.float32(0.1)).features == 6
+
+
+# -- runs -----------------------------------------------------------------------------------------
+
+
+def test_samples_to_evaluate_come_from_all_over_a_sorted_set():
+    from ipvae_snn.runs import pick
+
+    values = torch.arange(1000.0)
+    chosen = pick(values, 100, seed=0)
+    assert len(chosen.unique()) == 100
+    assert chosen.max() > 900
+    assert torch.equal(chosen, pick(values, 100, seed=0))
