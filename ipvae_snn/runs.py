@@ -106,14 +106,23 @@ def open_run(run: str | Path, device: str = "cpu") -> tuple[IPVAE, dict[str, Any
         )
     try:
         config = json.loads(path.read_text())
-        require_whole(config["training"]["steps"], "training steps")
-        require_whole(config["training"]["seed"], "training seed", least=0)
-        height, width = config["sample_shape"]
-        require_whole(height * width, "sample_shape")
-        str(config["data"]["source"]), str(config["sample_kind"])
-    except (ValueError, KeyError, TypeError) as error:
+        _check_config(config)
+    except KeyError as error:
+        raise ValueError(f"{path} is damaged: it lacks {error}") from error
+    except (ValueError, TypeError) as error:
         raise ValueError(f"{path} is damaged: {error}") from error
     return IPVAE.load(run / "model.pt", device=device), config
+
+
+def _check_config(config: Any) -> None:
+    """Raise unless everything is there that an evaluation goes by."""
+    require_whole(config["training"]["steps"], "training steps")
+    require_whole(config["training"]["seed"], "training seed", least=0)
+    for side in config["sample_shape"]:
+        require_whole(side, "sample_shape")
+    for text in (config["data"]["source"], config["sample_kind"]):
+        if not isinstance(text, str):
+            raise ValueError(f"expected a text, got {text!r}")
 
 
 def evaluate_run(
