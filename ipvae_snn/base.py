@@ -146,15 +146,29 @@ class StatefulNeuron(SpikingNeuron):
 
     def _keep(self, state: State) -> Tensor | State:
         """Store the state, and return what ``init_hidden`` and ``output`` ask for."""
-        if not _is_transformed(state.mem):
+        if _is_exporting():
+            self._keep_in_place(state)
+        elif not _is_transformed(state.mem):
             self.spk, self.mem = state
             self._fresh = False
         return state.spk if self.init_hidden and not self.output else state
+
+    def _keep_in_place(self, state: State) -> None:
+        # torch.export sees a buffer change in place, but not another tensor taking its name.
+        if self.init_hidden:  # otherwise the program's caller carries the state
+            with torch.no_grad():
+                self.spk.copy_(state.spk)
+                self.mem.copy_(state.mem)
 
     def _resume(
         self, shape: torch.Size | tuple[int, ...], spk: Tensor | None, mem: Tensor | None
     ) -> State:
         """The state to go on from: each part the one passed, else the stored one, else fresh."""
+        if self._fresh and self.init_hidden and _is_exporting():
+            raise ValueError(
+                "a neuron that keeps its state itself (init_hidden=True) can be exported after a "
+                "first call, when its state has the size of a batch: call it once before"
+            )
         initial = self.initial_state(shape)
         given = [
             self._own(name, part, like)
@@ -249,6 +263,11 @@ def _outside_inference(tensor: Tensor) -> Tensor:
     if torch.compiler.is_compiling() or not tensor.is_inference():
         return tensor
     return tensor if torch.is_inference_mode_enabled() else tensor.clone()
+
+
+def _is_exporting() -> bool:
+    """Whether ``torch.export`` is tracing; older releases of torch do not tell."""
+    return hasattr(torch.compiler, "is_exporting") and torch.compiler.is_exporting()
 
 
 def _is_transformed(tensor: Tensor) -> bool:

@@ -371,29 +371,40 @@ def _with_exact_estimator(make):
     return exact
 
 
-class OneStep(nn.Module):
-    """A state passed in and out: what torch.export takes of a stateful neuron."""
-
-    def __init__(self, neuron):
-        super().__init__()
-        self.neuron = neuron
-
-    def forward(self, current, spk, mem):
-        return self.neuron.step(current, spk, mem)
-
-
-def test_exports(make):
-    neuron = make().eval()
+def exportable(make, **options):
+    neuron = make(**options).eval()
     if isinstance(neuron.spike_grad, surrogate.eat):
         neuron.spike_grad = surrogate.midpoint()
-    state = neuron.initial_state((4, K))
-    program = torch.export.export(OneStep(neuron), (CURRENT, *state))
-    torch.manual_seed(6)
-    spk, mem = program.module()(CURRENT, *state)
-    torch.manual_seed(6)
-    expected = neuron(CURRENT, *state)
-    torch.testing.assert_close(mem, expected[1])
-    torch.testing.assert_close(spk, expected[0])
+    return neuron
+
+
+def test_exports_with_states_passed(make):
+    neuron = exportable(make)
+    state = [part.detach() for part in neuron.initial_state((4, K))]
+    program = torch.export.export(neuron, (CURRENT, *state)).module()
+    for _ in range(3):
+        torch.manual_seed(6)
+        exported = program(CURRENT, *state)
+        torch.manual_seed(6)
+        expected = neuron(CURRENT, *state)
+        torch.testing.assert_close(exported[0], expected[0])
+        torch.testing.assert_close(exported[1], expected[1])
+        state = [part.detach() for part in expected]
+
+
+def test_exports_with_its_own_state_after_a_first_call(make):
+    neuron = exportable(make, init_hidden=True)
+    with pytest.raises(ValueError, match="first call"):
+        torch.export.export(neuron, (CURRENT,))
+    with torch.no_grad():
+        neuron(CURRENT)
+        # Of a copy: a program works on the very buffers of the module that it was made from.
+        program = torch.export.export(copy.deepcopy(neuron), (CURRENT,)).module()
+        for _ in range(3):  # the state goes on inside the program as it does outside
+            torch.manual_seed(6)
+            exported = program(CURRENT)
+            torch.manual_seed(6)
+            torch.testing.assert_close(exported, neuron(CURRENT))
 
 
 def test_vmap_over_samples(make):
