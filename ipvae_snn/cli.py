@@ -37,7 +37,7 @@ Images up to 64x64 pixels are samples as they are, in [0, 1]; larger ones are cu
 """
 RUN_HELP = """\
 A run folder holds model.pt, config.json, history.csv, metrics.json and figures/*.png. It appears
-when it is complete; a folder that exists is never touched.
+when it is complete; a folder that holds anything is never touched.
 """
 EXAMPLES = """\
 examples:
