@@ -18,7 +18,7 @@ from ipvae_snn.runs import (
     RunConfig,
     evaluate_run,
     free_folder,
-    open_run,
+    read_config,
     train_run,
 )
 from ipvae_snn.surrogate import ESTIMATORS
@@ -225,7 +225,7 @@ def _evaluate(arguments: argparse.Namespace) -> None:
         require_free_folder(arguments.out)
     require_whole(arguments.eval_steps, "steps")
     require_whole(arguments.samples, "samples", least=2)
-    _, trained = open_run(arguments.run)
+    trained = read_config(arguments.run)
     # Of the data it learned from, a run may only see what was held out then.
     same = _resolved(arguments.data) == _resolved(trained["data"]["source"])
     dataset = data.load(

@@ -10,7 +10,6 @@ from tqdm.auto import tqdm
 from ipvae_snn import metrics
 from ipvae_snn.checks import require_float, require_whole
 from ipvae_snn.model import IPVAE
-from ipvae_snn.seeding import seeded
 
 REPORTED_STEPS = (1, 16, 64, 256, 1000)
 CURVES = ("r2", "r2_map", "mse", "zeros", "lifetime_sparsity", "population_sparsity")
@@ -92,14 +91,14 @@ def evaluate(
     require_float(x, "x")
     if x.ndim != 2 or len(x) < 2:
         raise ValueError(f"x must have shape (N, M) with N ≥ 2, got {tuple(x.shape)}")
-    training, generator = model.training, getattr(model.neuron.spike_grad, "generator", None)
+    training = model.training
     tally = _Tally(num_steps, model.latents, x.device)
     bar = tqdm(
         total=num_steps * -(-len(x) // batch), disable=not progress, desc="evaluating", unit="step"
     )
     model.eval()
     try:
-        with torch.no_grad(), seeded(seed, device=x.device, generator=generator), bar:
+        with torch.no_grad(), model.seeded(seed), bar:
             for samples in x.split(batch):
                 state, done = None, 0
                 while done < num_steps:

@@ -1,6 +1,7 @@
 """The iterative Poisson VAE: a linear decoder, and neurons that invert it by spiking."""
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, cast
 
@@ -128,6 +129,14 @@ class IPVAE(nn.Module):
         require_fitting(spk, "spk", like=self.decoder.weight)
         return self.decoder(spk.to(self.decoder.weight.dtype))
 
+    def seeded(self, seed: int | None) -> AbstractContextManager[None]:
+        """A block whose spikes depend on ``seed`` alone (:func:`ipvae_snn.seeding.seeded`).
+
+        Covers the device of the weights, and the estimator's own generator where it has one.
+        """
+        generator = getattr(self.neuron.spike_grad, "generator", None)
+        return seeded(seed, device=self.decoder.weight.device, generator=generator)
+
     def run(
         self,
         x: Tensor,
@@ -163,8 +172,7 @@ class IPVAE(nn.Module):
         require_whole(every, "every")
         fields = check_fields(record)
         state = self._check_state(state, x)
-        generator = getattr(self.neuron.spike_grad, "generator", None)
-        with seeded(seed, device=x.device, generator=generator):
+        with self.seeded(seed):
             kept, state = self._unroll(x, num_steps, fields, every, state)
         return make_run(fields, kept, state)
 

@@ -86,13 +86,18 @@ def train_run(
             folder / "figures", model, x, dataset.shape, result,
             trained_steps=config.training.steps, history=history, seed=config.training.seed,
         )  # fmt: skip
-    say(table(result))
-    say(f"took {time.monotonic() - started:.0f} s; pictures in {Path(out) / 'figures'}")
+    _close(result, out, started, say)
     return result
 
 
 def open_run(run: str | Path, device: str = "cpu") -> tuple[IPVAE, dict[str, Any]]:
-    """The model and ``config.json`` of a run folder.
+    """The model and ``config.json`` of a run folder; raises what :func:`read_config` does."""
+    config = read_config(run)
+    return IPVAE.load(Path(run) / "model.pt", device=device), config
+
+
+def read_config(run: str | Path) -> dict[str, Any]:
+    """The ``config.json`` of a run folder, without its model.
 
     Raises:
         FileNotFoundError: no such folder, or it is no run folder.
@@ -111,7 +116,7 @@ def open_run(run: str | Path, device: str = "cpu") -> tuple[IPVAE, dict[str, Any
         raise ValueError(f"{path} is damaged: it lacks {error}") from error
     except (ValueError, TypeError) as error:
         raise ValueError(f"{path} is damaged: {error}") from error
-    return IPVAE.load(run / "model.pt", device=device), config
+    return dict(config)
 
 
 def _check_config(config: Any) -> None:
@@ -168,8 +173,7 @@ def evaluate_run(
             folder / "figures", model, x, dataset.shape, result,
             trained_steps=config["training"]["steps"], seed=seed,
         )  # fmt: skip
-    say(table(result))
-    say(f"took {time.monotonic() - started:.0f} s; pictures in {Path(out) / 'figures'}")
+    _close(result, out, started, say)
     return result
 
 
@@ -209,6 +213,11 @@ def table(result: Evaluation) -> str:
     where = f"at step {converged}" if converged else f"not within {result.num_steps} steps"
     lines.append(f"converged {where}; {result.parameters:,} parameters")
     return "\n".join(lines)
+
+
+def _close(result: Evaluation, out: str | Path, started: float, say: Callable[[str], None]) -> None:
+    say(table(result))
+    say(f"took {time.monotonic() - started:.0f} s; pictures in {Path(out) / 'figures'}")
 
 
 def _write_json(path: Path, content: Mapping[str, Any]) -> None:

@@ -20,7 +20,6 @@ from ipvae_snn.checks import (
     require_whole,
 )
 from ipvae_snn.model import IPVAE
-from ipvae_snn.seeding import seeded
 from ipvae_snn.surrogate.relaxed import Relaxed
 
 ADVICE = "lower the learning rate or the model's clamp, or lengthen clamp_ramp"
@@ -155,10 +154,9 @@ def fit(model: IPVAE, data: Tensor, config: TrainConfig | None = None) -> list[d
         model.parameters(), lr=config.lr, weight_decay=config.weight_decay
     )
     final_clamp, history = model.neuron.clamp, []
-    generator = getattr(model.neuron.spike_grad, "generator", None)
     bar = tqdm(total=config.iterations, disable=not config.progress, desc="training", unit="it")
     try:
-        with seeded(config.seed, device=device, generator=generator), bar:
+        with model.seeded(config.seed), bar:
             batches = _batches(len(data), config.batch, config.seed, device)
             for iteration in range(config.iterations):
                 schedule = _apply_schedules(model, optimizer, config, iteration, final_clamp)

@@ -33,8 +33,8 @@ ALLOWED = {
         "base", "checks", "functional", "lateral", "neurons", "records", "seeding", "storage",
         "surrogate",
     },
-    "training": {"checks", "functional", "metrics", "model", "seeding", "surrogate"},
-    "evaluation": {"checks", "metrics", "model", "seeding"},
+    "training": {"checks", "functional", "metrics", "model", "surrogate"},
+    "evaluation": {"checks", "metrics", "model"},
     "figures": {"evaluation", "model", "plotting"},
     "runs": {
         "checks", "data", "evaluation", "figures", "files", "model", "seeding", "surrogate",
