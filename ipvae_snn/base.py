@@ -15,6 +15,7 @@ from ipvae_snn.checks import (
     require_float,
     require_not_negative,
 )
+from ipvae_snn.kernels.sampler import is_exporting
 
 
 class State(NamedTuple):
@@ -146,7 +147,7 @@ class StatefulNeuron(SpikingNeuron):
 
     def _keep(self, state: State) -> Tensor | State:
         """Store the state, and return what ``init_hidden`` and ``output`` ask for."""
-        if _is_exporting():
+        if is_exporting():
             self._keep_in_place(state)
         elif not _is_transformed(state.mem):
             self.spk, self.mem = state
@@ -164,7 +165,7 @@ class StatefulNeuron(SpikingNeuron):
         self, shape: torch.Size | tuple[int, ...], spk: Tensor | None, mem: Tensor | None
     ) -> State:
         """The state to go on from: each part the one passed, else the stored one, else fresh."""
-        if self._fresh and self.init_hidden and _is_exporting():
+        if self._fresh and self.init_hidden and is_exporting():
             raise ValueError(
                 "a neuron that keeps its state itself (init_hidden=True) can be exported after a "
                 "first call, when its state has the size of a batch: call it once before"
@@ -263,11 +264,6 @@ def _outside_inference(tensor: Tensor) -> Tensor:
     if torch.compiler.is_compiling() or not tensor.is_inference():
         return tensor
     return tensor if torch.is_inference_mode_enabled() else tensor.clone()
-
-
-def _is_exporting() -> bool:
-    """Whether ``torch.export`` is tracing; older releases of torch do not tell."""
-    return hasattr(torch.compiler, "is_exporting") and torch.compiler.is_exporting()
 
 
 def _is_transformed(tensor: Tensor) -> bool:

@@ -19,6 +19,7 @@ Every function works on any floating dtype and device, and is differentiable.
 """
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -57,7 +58,28 @@ def gram(weight: Tensor, log_scale: Tensor | None = None) -> Tensor:
             [1., 5.]])
     """
     whitened = weight if log_scale is None else weight * torch.exp(-log_scale).unsqueeze(-1)
-    return whitened.mT @ whitened
+    gram: Tensor = _Gram.apply(whitened)
+    return gram
+
+
+class _Gram(torch.autograd.Function):
+    """WᵀW, with the one product W (Ḡ + Ḡᵀ) for its gradient where autograd would take two."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(weight: Tensor) -> Tensor:
+        with torch.autocast(weight.device.type, enabled=False):  # what explains away is small
+            return weight.mT @ weight
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor], output: Tensor) -> None:
+        ctx.save_for_backward(*inputs)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        (weight,) = ctx.saved_tensors
+        return weight @ (grad + grad.mT)
 
 
 def drive(x: Tensor, weight: Tensor, log_scale: Tensor | None = None) -> Tensor:
@@ -74,7 +96,9 @@ def drive(x: Tensor, weight: Tensor, log_scale: Tensor | None = None) -> Tensor:
     >>> drive(torch.tensor([[1.0, 3.0]]), torch.tensor([[1.0, 1.0], [0.0, 2.0]]))
     tensor([[1., 7.]])
     """
-    return (x if log_scale is None else x * torch.exp(-2 * log_scale)) @ weight
+    if log_scale is not None:  # scaling the weights, not x, spares the gradient a product
+        weight = weight * torch.exp(-2 * log_scale).unsqueeze(-1)
+    return x @ weight
 
 
 def soft_clamp(v: Tensor, clamp: float | None, floor: float = MEM_FLOOR) -> Tensor:

@@ -24,6 +24,7 @@ from ipvae_snn.neurons import CLAMP, STEP, IPVAENeuron
 from ipvae_snn.records import RECORDABLE, check_fields, make_run
 from ipvae_snn.seeding import seeded
 from ipvae_snn.storage import read_model, write_model
+from ipvae_snn.unroll import infer
 
 
 class IPVAE(nn.Module):
@@ -173,37 +174,25 @@ class IPVAE(nn.Module):
         fields = check_fields(record)
         state = self._check_state(state, x)
         with self.seeded(seed):
-            kept, state = self._unroll(x, num_steps, fields, every, state)
-        return make_run(fields, kept, state)
+            return self._unroll(x, num_steps, fields, every, state)
 
     def _unroll(
         self, x: Tensor, num_steps: int, fields: tuple[str, ...], every: int, state: State
-    ) -> tuple[list[list[Tensor]], State]:
-        neuron, (spk, mem) = self.neuron, state
-        log_scale = self.log_scale
+    ) -> Any:
+        neuron, log_scale = self.neuron, self.log_scale
         gram, drive = neuron.gram(), neuron.drive(x)
         energy = F.input_energy(x, log_scale)
-        constant = F.nll_constant(self.in_features, log_scale)
         for name, values in (("drive", drive), ("gram", gram), ("energy", energy)):
             require_finite(values, f"the {name}, made of x and the weights,")
-        changing = x.ndim == 3
-        inhibition = spk @ gram
-        kept: dict[str, list[Tensor]] = {name: [] for name in fields}
-        for t in range(num_steps):
-            now = (drive[t], energy[t]) if changing else (drive, energy)
-            prior, mem = mem, neuron.integrate(now[0], inhibition, mem)
-            spk = neuron.emit(mem)
-            inhibition = spk @ gram
-            if (t + 1) % every:
-                continue
-            for name, steps in kept.items():
-                if name == "nll":
-                    steps.append(F.gaussian_nll_gram(spk, inhibition, *now, constant))
-                elif name == "kl":
-                    steps.append(F.poisson_kl(mem, prior, self.kl_form).sum(-1))
-                else:
-                    steps.append(spk if name == "spk" else mem)
-        return list(kept.values()), State(spk, mem)
+        wanted = tuple("quad" if name == "nll" else name for name in fields)
+        out = infer(neuron, drive, gram, state, num_steps, wanted, every, self.kl_form)
+        kept = {"spk": out.spk, "mem": out.mem}
+        if out.kl is not None:
+            kept["kl"] = out.kl[every - 1 :: every]
+        if out.quad is not None:
+            constant = F.nll_constant(self.in_features, log_scale)
+            kept["nll"] = (out.quad + 0.5 * energy + constant)[every - 1 :: every]
+        return make_run({name: kept[name] for name in fields}, State(out.last_spk, out.last_mem))
 
     def loss(self, x: Tensor, num_steps: int | None = None, beta: float = 1.0) -> Tensor:
         """Training objective: mean of F_t over batch and timesteps, times 256 / M; a scalar.

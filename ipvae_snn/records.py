@@ -5,9 +5,6 @@ from collections.abc import Sequence
 from functools import cache
 from typing import Any
 
-import torch
-from torch import Tensor
-
 from ipvae_snn.base import State
 
 RECORDABLE = ("spk", "mem", "nll", "kl")
@@ -22,14 +19,9 @@ def check_fields(record: Sequence[str]) -> tuple[str, ...]:
     return fields
 
 
-def make_run(fields: tuple[str, ...], kept: list[list[Tensor]], state: State) -> Any:
-    """Stack the kept steps of each field, shape (T, B, K) or (T, B), and add the last state."""
-    like = {name: state.mem if name in ("spk", "mem") else state.mem[:, 0] for name in fields}
-    stacked = (
-        torch.stack(steps) if steps else like[name].new_empty((0, *like[name].shape))
-        for name, steps in zip(fields, kept, strict=True)
-    )
-    return _run_type(fields)(*stacked, state)
+def make_run(kept: dict[str, Any], state: State) -> Any:
+    """A run of the kept fields, in their order, and the last state."""
+    return _run_type(tuple(kept))(*kept.values(), state)
 
 
 @cache

@@ -5,6 +5,8 @@ import matplotlib
 import pytest
 import torch
 
+from ipvae_snn.kernels import native
+
 matplotlib.use("Agg")
 
 # The problems here are tiny: a second thread gains nothing, and loses much on a busy machine.
@@ -24,3 +26,9 @@ def data_dir() -> Path:
     if not folder or not Path(folder).is_dir():
         pytest.skip("IPVAE_SNN_DATA names no folder of real data sets")
     return Path(folder)
+
+
+@pytest.fixture
+def plain_kernels(monkeypatch):
+    """PyTorch's own operations only, as on a machine without a compiler."""
+    monkeypatch.setattr(native, "available", lambda: False)

@@ -378,7 +378,8 @@ def exportable(make, **options):
     return neuron
 
 
-def test_exports_with_states_passed(make):
+# An exported program runs without this package, and so draws by torch.poisson.
+def test_exports_with_states_passed(make, plain_kernels):
     neuron = exportable(make)
     state = [part.detach() for part in neuron.initial_state((4, K))]
     program = torch.export.export(neuron, (CURRENT, *state)).module()
@@ -392,7 +393,7 @@ def test_exports_with_states_passed(make):
         state = [part.detach() for part in expected]
 
 
-def test_exports_with_its_own_state_after_a_first_call(make):
+def test_exports_with_its_own_state_after_a_first_call(make, plain_kernels):
     neuron = exportable(make, init_hidden=True)
     with pytest.raises(ValueError, match="first call"):
         torch.export.export(neuron, (CURRENT,))

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from ipvae_snn.checks import require_finite, require_float, require_whole
+from ipvae_snn.kernels.sampler import poisson
 
 LOG_RATE_MAX = 16.0
 LOG_RATE_MIN = -30.0
@@ -60,7 +61,7 @@ class Estimator:
         """Integer Poisson counts with rate e^mem, in the dtype of ``mem``, without gradient."""
         require_membrane(mem)
         with torch.no_grad():
-            return torch.poisson(rate_of(mem), generator=self.generator).to(mem.dtype)
+            return poisson(rate_of(mem), self.generator).to(mem.dtype)
 
 
 class Exact(Estimator):

@@ -1,0 +1,122 @@
+"""Back through the timesteps, for every kernel: what the tape needs not hold is recomputed."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ipvae_snn.kernels.job import Job
+
+CHUNK = 4
+"""Timesteps whose share in the gradient of G is added up by one product."""
+
+
+class Adjoint:
+    """Gradients of a job, from its tape and the gradients of what it returned.
+
+    Of each timestep the tape has membrane u_t and count z_t. With ū, z̄, h̄ the adjoints of
+    membrane, count and step, c_t the gradient of the likelihood and w_t the weight of the draw,
+
+        z̄_t = −c_t d_t + p_t G,    p_t = c_t z_t − α h̄_{t+1}      (one product per timestep)
+        ū_t += w_t z̄_t,            Ḡ = Σ_t z_tᵀ (c_t z_t / 2 − α h̄_{t+1})
+
+    The gradient of α needs Σ h̄·(zG), which is what <Ḡ, G> holds beside the likelihood's part: no
+    product of its own. Source: derived from arXiv 2410.19315, section 3.
+    """
+
+    def __init__(
+        self,
+        job: Job,
+        tape: tuple[Tensor, Tensor],
+        quad: Tensor | None,
+        needed: set[str],
+        stride: int | None = None,
+    ) -> None:
+        rows, latents = job.mem.shape
+        self.job, (self.mems, self.counts), self.quad = job, tape, quad
+        self.needed = needed
+        self.stride = latents if stride is None else stride
+        self.half = job.empty(min(CHUNK, job.steps), rows, self.stride)
+        self.half[..., latents:] = 0
+        self.product = torch.empty_like(job.mem)
+        self.carry = torch.zeros_like(job.mem)
+        self.push = job.mem
+        self.drive_grad = torch.zeros_like(job.drive)
+        self.gram_grad = torch.zeros_like(job.empty(latents, self.stride))
+        self.bias_sum = torch.zeros_like(job.bias)
+        self.pull = job.mem.new_zeros((), dtype=torch.float64)
+        self.spk_grad: Tensor | None = None
+
+    def __call__(self, grads: dict[str, Tensor | None]) -> dict[str, Tensor]:
+        """Gradients of the job's tensors by name; ``grads`` are those of the outcome's."""
+        job, slope_of = self.job, self._slope
+        self.quad_grad, self.kl_grad = (
+            self.carry.new_zeros(job.steps, len(job.mem)) if g is None else g.contiguous()
+            for g in (grads["quad"], grads["kl"])
+        )
+        last = job.steps - 1
+        self.push = self.quad_grad[last, :, None] * self.counts[last]
+        self.half[self._slot(last), :, : self.push.shape[1]] = self.push / 2
+        self._add_mem_grad(last, grads)
+        weighs_gram = not self.needed.isdisjoint(("gram", "step"))
+        for t in range(last, -1, -1):
+            if t % CHUNK == 0 and weighs_gram:
+                self._add_gram(t, min(t + CHUNK, job.steps))
+            self.spk_grad = self._recorded("spk", t, grads)
+            torch.mm(self.push, job.gram, out=self.product)
+            self._step(t, slope_of(t))
+            self._add_mem_grad(t - 1, grads)
+        return self._finish()
+
+    def _finish(self) -> dict[str, Tensor]:
+        job = self.job
+        gram_grad = self.gram_grad[:, : job.gram.shape[1]]
+        if bool(job.spk.any()):  # spikes before the first step, whose h̄ is in push
+            gram_grad = gram_grad + job.spk.mT @ self.push
+        pull = self.pull + (gram_grad * job.gram).sum(dtype=torch.float64) / job.step
+        if self.quad is not None:
+            pull = pull - (self.quad_grad * self.quad).sum(dtype=torch.float64) / job.step
+        return {
+            "drive": self.drive_grad,
+            "gram": gram_grad,
+            "spk": self.push @ job.gram if "spk" in self.needed else self.push,
+            "mem": self.carry,
+            "step": pull.to(job.step.dtype),
+            "bias": -job.step * self.bias_sum,
+            "rest": job.step * job.leak * self.bias_sum,
+        }
+
+    def _slope(self, t: int) -> Tensor | None:
+        """w_t, or None where no gradient passes the draw."""
+        if self.job.weight == "none":
+            return None
+        return self.job.estimator.slope(self.counts[t].to(self.mems.dtype), self.mems[t].exp())
+
+    def _slot(self, t: int) -> int:
+        return t % CHUNK % len(self.half)
+
+    def _drive_grad(self, t: int) -> Tensor:
+        return self.drive_grad[t] if self.job.drive.ndim == 3 else self.drive_grad
+
+    def _recorded(self, name: str, t: int, grads: dict[str, Tensor | None]) -> Tensor | None:
+        """Gradient that reaches the spikes or membrane of timestep t from outside, if any."""
+        found: Tensor | None = None
+        stack, last, every = grads[name], grads[f"last_{name}"], self.job.every
+        if stack is not None and t >= 0 and (t + 1) % every == 0:
+            found = stack[t // every]
+        if last is not None and t == self.job.steps - 1:
+            found = last if found is None else found + last
+        return found
+
+    def _add_mem_grad(self, t: int, grads: dict[str, Tensor | None]) -> None:
+        grad = self._recorded("mem", t, grads)
+        if grad is not None:
+            self.carry = self.carry + grad
+
+    def _step(self, t: int, slope: Any) -> None:
+        """Take ``carry`` and ``push`` from timestep t to t − 1, and add t's gradients up."""
+        raise NotImplementedError
+
+    def _add_gram(self, first: int, last: int) -> None:
+        """Add the share of timesteps ``first`` to ``last`` − 1 to the gradient of G."""
+        raise NotImplementedError

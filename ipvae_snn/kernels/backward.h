@@ -1,0 +1,111 @@
+/* The adjoint of one timestep, and the gradient of G from the spikes. */
+#ifndef IPVAE_BACKWARD_H
+#define IPVAE_BACKWARD_H
+
+#include "dynamics.h"
+
+#define NEARLY 0.99999f /* of FLOOR: what rounding leaves of it in a stored membrane */
+
+typedef struct {
+    int64_t rows, latents, stride;    /* stride: row length of half_push, a multiple of LANES */
+    const float *mem, *mem_before;    /* (rows, K): u of this timestep and of the one before */
+    const uint8_t *counts, *counts_before; /* (rows, K); counts_before NULL: no spikes */
+    int32_t count_bytes;
+    const float *drive;                /* (rows, K) */
+    const float *product;              /* (rows, K): (push of this timestep) G */
+    const float *slope;                /* (rows, K), or NULL: see slope_kind */
+    int32_t slope_kind;                /* 0 (z + rate) / 2, 1 rate, 2 slope[], 3 none */
+    const float *quad_grad, *kl_grad;  /* (rows,) */
+    const float *quad_grad_before;     /* (rows,), or NULL */
+    const float *spk_grad;             /* (rows, K), or NULL: from recorded spikes */
+    float *carry;                      /* (rows, K): dL/du of this timestep in, the one before out */
+    float *drive_grad;                 /* (rows, K): added to */
+    float *push;                       /* (rows, K) out: c z - alpha scale dL/dh, for the product */
+    float *half_push;                  /* (rows, stride) out: c z / 2 - ..., for the gradient of G */
+    float *bias_grad;                  /* (threads, stride): dL/dh, added to */
+    double *pull;                      /* (rows, 2): sums for the step size, added to */
+    int32_t threads;
+} Backward;
+
+static void backward_block(const Dynamics *f, const Backward *p, int64_t row, int64_t j, int n,
+                           float *bias_grad, int64_t *active, float pull[2]) {
+    int64_t at = row * p->latents + j;
+    float spk[LANES] = {0}, earlier[LANES] = {0}, slope[LANES], extra[LANES] = {0};
+    float quad = p->quad_grad[row], kl = p->kl_grad[row], uphill = 0, overlap = 0;
+    float quad_before = p->quad_grad_before ? p->quad_grad_before[row] : 0.0f;
+    get_counts(spk, p->counts + at * p->count_bytes, p->count_bytes, n);
+    if (p->counts_before)
+        get_counts(earlier, p->counts_before + at * p->count_bytes, p->count_bytes, n);
+    if (p->slope_kind == 2) memcpy(slope, p->slope + at, sizeof(float) * (size_t)n);
+    if (p->spk_grad) memcpy(extra, p->spk_grad + at, sizeof(float) * (size_t)n);
+    float own = p->slope_kind == 0 || p->slope_kind == 1, of_spk = p->slope_kind == 0 ? 0.5f : 0;
+    if (p->slope_kind != 2) memset(slope, 0, sizeof slope);
+    int spiked = 0, published = f->published;
+    /* Locals: the compiler need not fear that a store changes a setting or a pointer. */
+    float epsilon = f->epsilon, leak = f->leak, alpha = f->alpha, scale = f->scale;
+    const float *restrict mem = p->mem + at, *restrict before = p->mem_before + at;
+    const float *restrict drive = p->drive + at, *restrict product = p->product + at;
+    const float *restrict bias = f->bias + j, *restrict rest = f->rest + j;
+    float *restrict carry = p->carry + at, *restrict drive_grad = p->drive_grad + at;
+    float *restrict push = p->push + at, *restrict half = p->half_push + row * p->stride + j;
+    float *restrict to_bias = bias_grad + j;
+#pragma omp simd reduction(+ : uphill, overlap, spiked)
+    for (int i = 0; i < n; i++) {
+        float u = mem[i], u0 = before[i], z = spk[i], d = drive[i];
+        float r = fast_exp(-u), r0 = fast_exp(-u0), rate = 1.0f / r, rate0 = 1.0f / r0;
+        float weight = slope[i] + own * (of_spk * z + (1.0f - of_spk) * rate);
+        float x = u - u0, grown = rate * r0;
+        float to_u = published ? rate * (1.0f + grown * (2.0f * x - 1.0f)) : rate * x;
+        float to_u0 = published ? -rate * grown * x : rate0 - rate;
+        float grad = carry[i] + weight * (product[i] - quad * d + extra[i]) + kl * to_u;
+        float s = r - epsilon, open = s < FLOOR * NEARLY ? grad : 0.0f;
+        float inner = s - epsilon * r0 < FLOOR * NEARLY * r0 ? open : 0.0f;
+        float to_h = inner * rate * (s - epsilon * r0);
+        float current = d - bias[i] - leak * (u0 - rest[i]), pushed = -alpha * scale * to_h;
+        carry[i] = open * rate * s + kl * to_u0 - alpha * leak * to_h;
+        drive_grad[i] += alpha * to_h - quad * z;
+        push[i] = pushed + quad_before * earlier[i];
+        half[i] = pushed + 0.5f * quad_before * earlier[i];
+        to_bias[i] += to_h;
+        uphill += to_h * current;
+        overlap += z * d;
+        spiked += earlier[i] != 0.0f;
+    }
+    *active += spiked;
+    pull[0] += uphill;
+    pull[1] += quad * overlap;
+}
+
+/* grad += sum over rows of z^T half_push, a neuron's row at a time, from the rows where it spiked.
+ * work: LANES * rows integers. */
+static void gram_gradient_block(int64_t rows, int64_t latents, int64_t stride, int64_t first,
+                                const uint8_t *counts, int count_bytes, const float *half_push,
+                                float *grad, int32_t *work) {
+    int n = latents - first < LANES ? (int)(latents - first) : LANES;
+    int64_t found[LANES] = {0};
+    float spk[LANES];
+    for (int64_t row = 0; row < rows; row++) {
+        get_counts(spk, counts + (row * latents + first) * count_bytes, count_bytes, n);
+        for (int i = 0; i < n; i++) {
+            work[i * rows + found[i]] = (int32_t)row;
+            found[i] += spk[i] != 0.0f;
+        }
+    }
+    for (int64_t j = 0; j < stride; j += 4 * WIDTH) {
+        for (int i = 0; i < n; i++) {
+            Vector sum[4];
+            float *to = grad + (first + i) * stride + j;
+            memcpy(sum, to, sizeof sum);
+            for (int64_t m = 0; m < found[i]; m++) {
+                int64_t row = work[i * rows + m];
+                const Vector *g = (const Vector *)(half_push + row * stride + j);
+                float z;
+                get_counts(&z, counts + (row * latents + first + i) * count_bytes, count_bytes, 1);
+                for (int c = 0; c < 4; c++) sum[c] += z * g[c];
+            }
+            memcpy(to, sum, sizeof sum);
+        }
+    }
+}
+
+#endif

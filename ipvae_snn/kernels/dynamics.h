@@ -1,0 +1,42 @@
+/* What forward and backward share: the settings of the neurons, and how counts are stored.
+ *
+ * The clamps need neither softplus nor logarithm. With r = 1 / rate and e = exp(-clamp),
+ *   u' = clamp(u + clamp(h))   is   r' = e + min(r (e + min(exp(-h), e^8)), e^8),
+ * and its derivatives are ratios of the same numbers:
+ *   du'/du = 1 - e rate',  du'/dh = 1 - e rate' (1 + 1 / rate),  0 where a minimum took e^8. */
+#ifndef IPVAE_DYNAMICS_H
+#define IPVAE_DYNAMICS_H
+
+#include "poisson.h"
+
+#define FLOOR 2980.9580f /* e^8, the floor of both clamps as 1 / rate */
+
+/* 16 floats; compilers split it where the processor's registers are shorter. */
+#define WIDTH 16
+typedef float Vector __attribute__((vector_size(4 * WIDTH), aligned(4)));
+
+typedef struct {
+    const float *bias, *rest; /* (K,) */
+    float alpha, scale, leak, epsilon;
+    int32_t published, rounded;
+} Dynamics;
+
+static void put_counts(uint8_t *to, const float *spk, int bytes, int64_t n) {
+    if (bytes == 1)
+        for (int64_t i = 0; i < n; i++) to[i] = (uint8_t)at_most(spk[i], 255.0f);
+    else if (bytes == 2)
+        for (int64_t i = 0; i < n; i++) ((int16_t *)to)[i] = (int16_t)at_most(spk[i], 32767.0f);
+    else
+        for (int64_t i = 0; i < n; i++) ((int32_t *)to)[i] = (int32_t)spk[i];
+}
+
+static void get_counts(float *spk, const uint8_t *from, int bytes, int64_t n) {
+    if (bytes == 1)
+        for (int64_t i = 0; i < n; i++) spk[i] = (float)from[i];
+    else if (bytes == 2)
+        for (int64_t i = 0; i < n; i++) spk[i] = (float)((const int16_t *)from)[i];
+    else
+        for (int64_t i = 0; i < n; i++) spk[i] = (float)((const int32_t *)from)[i];
+}
+
+#endif

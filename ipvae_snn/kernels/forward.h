@@ -1,0 +1,168 @@
+/* All timesteps forward. Samples do not interact: a team of rows runs through all timesteps with
+ * its state in the first-level cache, and zG adds up the rows of G of the neurons that spiked, work
+ * in proportion to the spikes. Where most spike, the rows of a team share their passes over G. */
+#ifndef IPVAE_FORWARD_H
+#define IPVAE_FORWARD_H
+
+#include "dynamics.h"
+
+#define TEAM 4 /* rows */
+
+typedef struct {
+    int64_t steps, rows, latents, stride; /* stride: row length of gram, a multiple of LANES */
+    const float *drive;                   /* (rows, K), or (steps, rows, K) */
+    int64_t drive_step;                   /* elements from one timestep's drive to the next */
+    const float *gram;                    /* (K, stride) */
+    const uint64_t *keys;                 /* (steps,) */
+    float *spk, *mem, *inhibition;        /* (rows, K): state, updated in place */
+    float *all_spk, *all_mem;             /* (steps, rows, K), or NULL */
+    uint8_t *all_counts;                  /* (steps, rows, K) of count_bytes each, or NULL */
+    int32_t count_bytes;
+    float *kl, *quad; /* (steps, rows), or NULL */
+    float *work;      /* threads * TEAM * (stride + K) */
+    int32_t threads;
+} Forward;
+
+/* Membrane update, emission and KL of up to LANES neurons of one row; returns the KL. */
+static float step_block(const Dynamics *f, int n, const float *restrict drive,
+                        const float *restrict inhibition, const float *restrict bias,
+                        const float *restrict rest, float *restrict mem, float *restrict spk,
+                        uint64_t key, uint64_t row, uint32_t block, int want_kl) {
+    float rate[LANES] = {0}, before[LANES], inverse[LANES], drawn[LANES], kl = 0;
+    /* Locals: the compiler need not fear that a store changes a setting. */
+    float epsilon = f->epsilon, leak = f->leak, alpha = f->alpha, scale = f->scale;
+    int published = f->published;
+#pragma omp simd
+    for (int i = 0; i < n; i++) {
+        float u = mem[i];
+        float h = drive[i] - scale * inhibition[i] - bias[i] - leak * (u - rest[i]);
+        float r = fast_exp(-u);
+        float s = r * (epsilon + fast_exp(at_most(-alpha * h, 8.0f)));
+        float after = at_most(s, FLOOR) + epsilon;
+        before[i] = u;
+        inverse[i] = r;
+        rate[i] = 1.0f / after;
+        mem[i] = -fast_log(after);
+    }
+    if (want_kl) {
+#pragma omp simd reduction(+ : kl)
+        for (int i = 0; i < n; i++) {
+            float x = mem[i] - before[i], grown = rate[i] * inverse[i]; /* e^x */
+            float far = 1.0f + grown * (x - 1.0f);
+            float near = 1.0f / 30 + x * (1.0f / 144 + x * (1.0f / 840 + x * (1.0f / 5760)));
+            near = x * x * (0.5f + x * (1.0f / 3 + x * (0.125f + x * near)));
+            float divergence = fabsf(x) < 0.5f ? near : far;
+            kl += divergence * (published ? rate[i] : 1.0f / inverse[i]);
+        }
+    }
+    if (f->rounded)
+        for (int i = 0; i < n; i++) spk[i] = rintf(rate[i]);
+    else {
+        draw_poisson(rate, key, row, block, drawn);
+        memcpy(spk, drawn, sizeof(float) * (size_t)n);
+    }
+    return kl;
+}
+
+/* y = z G of one row: the rows of G of the active neurons, added up in order. */
+static void sum_events(const float *spk, const int32_t *active, int64_t count, const float *gram,
+                       int64_t stride, float *y) {
+    int64_t j = 0;
+    for (; j + 8 * WIDTH <= stride; j += 8 * WIDTH) {
+        Vector sum[8] = {{0}};
+        for (int64_t m = 0; m < count; m++) {
+            const Vector *g = (const Vector *)(gram + active[m] * stride + j);
+            float z = spk[active[m]];
+            for (int c = 0; c < 8; c++) sum[c] += z * g[c];
+        }
+        memcpy(y + j, sum, sizeof sum);
+    }
+    for (; j < stride; j += 4 * WIDTH) {
+        Vector sum[4] = {{0}};
+        for (int64_t m = 0; m < count; m++) {
+            const Vector *g = (const Vector *)(gram + active[m] * stride + j);
+            float z = spk[active[m]];
+            for (int c = 0; c < 4; c++) sum[c] += z * g[c];
+        }
+        memcpy(y + j, sum, sizeof sum);
+    }
+}
+
+/* The same for TEAM rows of which most neurons spiked: equal to the last bit, as 0 adds nothing. */
+static void sum_dense(const float *spk, int64_t latents, const float *gram, int64_t stride,
+                      float *y) {
+    for (int64_t j = 0; j < stride; j += 4 * WIDTH) {
+        Vector sum[TEAM][4] = {{{0}}};
+        for (int64_t k = 0; k < latents; k++) {
+            const Vector *g = (const Vector *)(gram + k * stride + j);
+            for (int row = 0; row < TEAM; row++)
+                for (int c = 0; c < 4; c++) sum[row][c] += spk[row * latents + k] * g[c];
+        }
+        for (int row = 0; row < TEAM; row++) memcpy(y + row * stride + j, sum[row], sizeof sum[0]);
+    }
+}
+
+static int64_t list_active(const float *spk, int64_t latents, int32_t *active) {
+    int64_t count = 0;
+    for (int64_t k = 0; k < latents; k++) {
+        active[count] = (int32_t)k;
+        count += spk[k] != 0.0f;
+    }
+    return count;
+}
+
+static void inhibit(const float *spk, int64_t team, int64_t latents, const float *gram,
+                    int64_t stride, float *y, int32_t *active, int64_t count[TEAM]) {
+    int64_t total = 0;
+    for (int64_t i = 0; i < team; i++)
+        total += count[i] = list_active(spk + i * latents, latents, active + i * latents);
+    if (team == TEAM && 2 * total > team * latents)
+        sum_dense(spk, latents, gram, stride, y);
+    else
+        for (int64_t i = 0; i < team; i++)
+            sum_events(spk + i * latents, active + i * latents, count[i], gram, stride,
+                       y + i * stride);
+}
+
+/* All timesteps of the rows first ... first + team - 1. */
+static void run_team(const Dynamics *f, const Forward *p, int64_t first, int64_t team,
+                     float *work) {
+    int64_t K = p->latents, stride = p->stride, count[TEAM];
+    float *y = work, *spk = p->spk + first * K, *mem = p->mem + first * K;
+    int32_t *active = (int32_t *)(work + TEAM * stride);
+    for (int64_t i = 0; i < team; i++)
+        memcpy(y + i * stride, p->inhibition + (first + i) * K, sizeof(float) * (size_t)K);
+    for (int64_t t = 0; t < p->steps; t++) {
+        const float *drive = p->drive + t * p->drive_step + first * K;
+        int64_t at = (t * p->rows + first) * K;
+        for (int64_t i = 0; i < team; i++) {
+            float kl = 0;
+            for (int64_t j = 0; j < K; j += LANES) {
+                int64_t here = i * K + j;
+                int n = K - j < LANES ? (int)(K - j) : LANES;
+                kl += step_block(f, n, drive + here, y + i * stride + j, f->bias + j, f->rest + j,
+                                 mem + here, spk + here, p->keys[t], (uint64_t)(first + i),
+                                 (uint32_t)(j / LANES), p->kl != NULL);
+            }
+            if (p->kl) p->kl[t * p->rows + first + i] = kl;
+        }
+        size_t size = sizeof(float) * (size_t)(team * K);
+        if (p->all_mem) memcpy(p->all_mem + at, mem, size);
+        if (p->all_spk) memcpy(p->all_spk + at, spk, size);
+        if (p->all_counts)
+            put_counts(p->all_counts + at * p->count_bytes, spk, p->count_bytes, team * K);
+        inhibit(spk, team, K, p->gram, stride, y, active, count);
+        for (int64_t i = 0; p->quad && i < team; i++) {
+            float quad = 0; /* z . (zG / 2 - d), the part of the likelihood that spikes change */
+            for (int64_t m = 0; m < count[i]; m++) {
+                int64_t k = active[i * K + m];
+                quad += spk[i * K + k] * (0.5f * y[i * stride + k] - drive[i * K + k]);
+            }
+            p->quad[t * p->rows + first + i] = quad;
+        }
+    }
+    for (int64_t i = 0; i < team; i++)
+        memcpy(p->inhibition + (first + i) * K, y + i * stride, sizeof(float) * (size_t)K);
+}
+
+#endif

@@ -1,0 +1,102 @@
+"""What an unroll is given and what it gives: plain records that all kernels share."""
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+@dataclass
+class Job:
+    """T timesteps of inference for B samples and K neurons.
+
+    Attributes:
+        drive: d, (B, K), or (T, B, K) where the input changes.
+        gram: G, (K, K), symmetric.
+        spk, mem: state to start from, (B, K).
+        step: α, a scalar tensor.
+        bias, rest: b and the membrane that a leak pulls to, (K,).
+        scale: factor on the lateral inhibition.
+        leak, clamp, kl_form: as in :func:`ipvae_snn.functional.membrane_step`, ``poisson_kl``.
+        estimator: draws the counts (``sample``), and weighs their gradient (``slope``).
+        law: ``"poisson"`` or ``"rounded"`` where the counts are known to be so, else ``"own"``.
+        weight: ``"midpoint"`` or ``"rate"`` where the slope is known to be that, ``"none"`` where
+            no gradient is to pass the draw, else ``"own"``.
+        steps: T.
+        fields: what to return, of ``spk``, ``mem``, ``quad`` and ``kl``.
+        every: return each n-th timestep of ``spk`` and ``mem``.
+        keep: keep what the adjoint needs.
+    """
+
+    drive: Tensor
+    gram: Tensor
+    spk: Tensor
+    mem: Tensor
+    step: Tensor
+    bias: Tensor
+    rest: Tensor
+    scale: float
+    leak: float
+    clamp: float
+    kl_form: str
+    estimator: Any
+    law: str
+    weight: str
+    steps: int
+    fields: tuple[str, ...]
+    every: int
+    keep: bool
+
+    def drive_at(self, t: int) -> Tensor:
+        return self.drive[t] if self.drive.ndim == 3 else self.drive
+
+    def empty(self, *shape: int, dtype: torch.dtype | None = None) -> Tensor:
+        return torch.empty(shape, dtype=dtype or self.mem.dtype, device=self.mem.device)
+
+    def stack(self, name: str) -> Tensor | None:
+        """Room for the timesteps of a field that are to be returned, or None if none are."""
+        if name not in self.fields:
+            return None
+        if name in ("quad", "kl"):
+            return self.empty(self.steps, len(self.mem))
+        return self.empty(self.steps // self.every, *self.mem.shape)
+
+    def count_dtype(self) -> torch.dtype:
+        """The smallest type that holds every count a clamped rate can give but once in 10¹³.
+
+        One byte up to clamp 5, two up to 10. A count beyond is kept as the largest of the type;
+        it is never wrapped. An estimator with counts of its own may emit anything.
+        """
+        if self.law == "own":
+            return self.mem.dtype
+        rate = math.exp(self.clamp)
+        most = rate + 8.7 * math.sqrt(rate)
+        return next(
+            (d for d in (torch.uint8, torch.int16) if most <= torch.iinfo(d).max), torch.int32
+        )
+
+
+@dataclass
+class Outcome:
+    """What a job gave: the fields asked for (else None), the last state, and the tape.
+
+    ``quad``, (T, B), is z·(zG/2 − d), the part of the Gaussian negative log-likelihood that
+    depends on spikes. ``tape``: membranes and counts of all timesteps, (T, B, K), or None.
+    """
+
+    spk: Tensor | None
+    mem: Tensor | None
+    quad: Tensor | None
+    kl: Tensor | None
+    last_spk: Tensor
+    last_mem: Tensor
+    tape: tuple[Tensor, Tensor] | None
+
+
+def narrow(spk: Tensor, dtype: torch.dtype) -> Tensor:
+    """Counts in a type from :meth:`Job.count_dtype`, at most its largest value."""
+    if dtype.is_floating_point:
+        return spk.to(dtype)
+    return spk.clamp(max=torch.iinfo(dtype).max).to(dtype)

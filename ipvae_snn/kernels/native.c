@@ -1,0 +1,72 @@
+/* The iterative Poisson VAE unrolled in time, in float32: what Python calls. plain.py is the same
+ * in PyTorch, and the tests hold the two together. Rows, teams and blocks are shared out among
+ * threads; none of the results depends on how many there are, but for the order of two sums. */
+#include "backward.h"
+#include "forward.h"
+
+#ifdef _OPENMP
+#include <omp.h>
+#define THREAD omp_get_thread_num()
+#else
+#define THREAD 0
+#endif
+
+void ipvae_poisson(int64_t rows, int64_t latents, const float *rate, uint64_t key, float *spk,
+                   int32_t threads) {
+    int64_t blocks = (latents + LANES - 1) / LANES;
+#pragma omp parallel for num_threads(threads) schedule(static)
+    for (int64_t i = 0; i < rows * blocks; i++) {
+        int64_t row = i / blocks, block = i % blocks, at = row * latents + block * LANES;
+        int64_t n = latents - block * LANES < LANES ? latents - block * LANES : LANES;
+        float padded[LANES] = {0}, drawn[LANES];
+        memcpy(padded, rate + at, sizeof(float) * (size_t)n);
+        draw_poisson(padded, key, (uint64_t)row, (uint32_t)block, drawn);
+        memcpy(spk + at, drawn, sizeof(float) * (size_t)n);
+    }
+}
+
+void ipvae_forward(const Dynamics *f, const Forward *p) {
+    int64_t teams = (p->rows + TEAM - 1) / TEAM;
+#pragma omp parallel for num_threads(p->threads) schedule(static)
+    for (int64_t i = 0; i < teams; i++) {
+        int64_t first = i * TEAM, left = p->rows - first;
+        float *work = p->work + THREAD * TEAM * (p->stride + p->latents);
+        run_team(f, p, first, left < TEAM ? left : TEAM, work);
+    }
+}
+
+void ipvae_inhibition(int64_t rows, int64_t latents, int64_t stride, const float *spk,
+                      const float *gram, float *inhibition, float *work) {
+    int64_t count[TEAM];
+    int32_t *active = (int32_t *)(work + TEAM * stride);
+    for (int64_t row = 0; row < rows; row++) {
+        inhibit(spk + row * latents, 1, latents, gram, stride, work, active, count);
+        memcpy(inhibition + row * latents, work, sizeof(float) * (size_t)latents);
+    }
+}
+
+/* Returns how many neurons spiked in the timestep before. */
+int64_t ipvae_backward(const Dynamics *f, const Backward *p) {
+    int64_t active = 0;
+#pragma omp parallel for num_threads(p->threads) schedule(static) reduction(+ : active)
+    for (int64_t row = 0; row < p->rows; row++) {
+        float *bias_grad = p->bias_grad + THREAD * p->stride;
+        for (int64_t j = 0; j < p->latents; j += LANES) {
+            float pull[2] = {0};
+            int n = p->latents - j < LANES ? (int)(p->latents - j) : LANES;
+            backward_block(f, p, row, j, n, bias_grad, &active, pull);
+            p->pull[2 * row] += pull[0];
+            p->pull[2 * row + 1] += pull[1];
+        }
+    }
+    return active;
+}
+
+void ipvae_gram_gradient(int64_t rows, int64_t latents, int64_t stride, const uint8_t *counts,
+                         int32_t count_bytes, const float *half_push, float *grad, int32_t *work,
+                         int32_t threads) {
+#pragma omp parallel for num_threads(threads) schedule(static)
+    for (int64_t first = 0; first < latents; first += LANES)
+        gram_gradient_block(rows, latents, stride, first, counts, count_bytes, half_push, grad,
+                            work + THREAD * LANES * rows);
+}

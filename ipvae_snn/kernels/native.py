@@ -1,0 +1,247 @@
+"""The unroll and the Poisson sampler in compiled code: float32 on the CPU.
+
+Why native code: PyTorch's CPU sampler is scalar and runs on one thread, slower than the (K, K)
+product of a timestep; a draw by inversion needs a loop that ends with the data, which
+``torch.compile`` cannot write; and adding up the rows of G for the spikes that occurred has no
+counterpart in PyTorch. What there is of it is small (``*.h``), and everything runs without.
+"""
+
+import ctypes
+import math
+import os
+from ctypes import Structure, byref, c_float, c_int32, c_int64, c_uint64, c_void_p
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ipvae_snn.kernels import build
+from ipvae_snn.kernels.adjoint import CHUNK, Adjoint
+from ipvae_snn.kernels.job import Job, Outcome
+
+LANES, TEAM = 64, 4  # as in poisson.h and forward.h
+WEIGHTS = ("midpoint", "rate", "own", "none")  # as slope_kind in backward.h
+SWITCH = "IPVAE_SNN_NATIVE"
+SPARSE_BELOW = 0.4
+"""Share of neurons that spike above which the gradient of G is a dense product."""
+
+
+@cache
+def library() -> ctypes.CDLL | None:
+    """The compiled kernels, or None where they cannot be had (:func:`why_not` says why)."""
+    if os.environ.get(SWITCH, "1") == "0":
+        return None
+    try:
+        lib = build.load()
+    except build.BuildError:
+        return None
+    lib.ipvae_backward.restype = c_int64
+    return lib
+
+
+def why_not() -> str:
+    """Why :func:`library` is None."""
+    if os.environ.get(SWITCH, "1") == "0":
+        return f"{SWITCH}=0"
+    try:
+        build.load()
+    except build.BuildError as error:
+        return str(error)
+    return ""
+
+
+@torch.compiler.assume_constant_result
+def available() -> bool:
+    """Whether the compiled kernels can be used here."""
+    return library() is not None
+
+
+def fits(tensor: Tensor) -> bool:
+    """Whether the kernels take this tensor: plain float32 on the CPU, outside any tracing."""
+    return (
+        not torch.compiler.is_compiling()
+        and tensor.dtype == torch.float32
+        and tensor.device.type == "cpu"
+        and type(tensor) in (Tensor, torch.nn.Parameter)
+        and not torch._C._functorch.is_functorch_wrapped_tensor(tensor)
+        and available()
+    )
+
+
+def poisson(rate: Tensor, key: Tensor) -> Tensor:
+    """Poisson counts for float32 rates in [0, e^16] of any shape (..., K).
+
+    Exact in law: by inversion up to rate 16, by transformed rejection above. A count depends on
+    the key (:func:`keys`), its row and its column, not on threads.
+    """
+    rate = rate.contiguous()
+    spk = torch.empty_like(rate)
+    latents = rate.shape[-1] if rate.ndim else 1
+    if rate.numel():
+        library().ipvae_poisson(  # type: ignore[union-attr]
+            c_int64(rate.numel() // latents), c_int64(latents), _at(rate), c_uint64(int(key)),
+            _at(spk), c_int32(torch.get_num_threads()),
+        )  # fmt: skip
+    return spk
+
+
+def keys(count: int, generator: torch.Generator | None) -> Tensor:
+    """Keys of so many draws: drawing them at once or one by one gives the same."""
+    return torch.empty(count, dtype=torch.int64).random_(generator=generator)
+
+
+def _at(tensor: Tensor | None) -> c_void_p:
+    return c_void_p(None if tensor is None else tensor.data_ptr())
+
+
+def _structure(name: str, **fields: Any) -> type[Structure]:
+    return type(name, (Structure,), {"_fields_": list(fields.items())})
+
+
+P = c_void_p
+# Field by field the structures of dynamics.h, forward.h and backward.h.
+_Dynamics = _structure(
+    "Dynamics", bias=P, rest=P, alpha=c_float, scale=c_float, leak=c_float, epsilon=c_float,
+    published=c_int32, rounded=c_int32,
+)  # fmt: skip
+_Forward = _structure(
+    "Forward", steps=c_int64, rows=c_int64, latents=c_int64, stride=c_int64, drive=P,
+    drive_step=c_int64, gram=P, keys=P, spk=P, mem=P, inhibition=P, all_spk=P, all_mem=P,
+    all_counts=P, count_bytes=c_int32, kl=P, quad=P, work=P, threads=c_int32,
+)  # fmt: skip
+_Backward = _structure(
+    "Backward", rows=c_int64, latents=c_int64, stride=c_int64, mem=P, mem_before=P, counts=P,
+    counts_before=P, count_bytes=c_int32, drive=P, product=P, slope=P, slope_kind=c_int32,
+    quad_grad=P, kl_grad=P, quad_grad_before=P, spk_grad=P, carry=P, drive_grad=P, push=P,
+    half_push=P, bias_grad=P, pull=P, threads=c_int32,
+)  # fmt: skip
+
+
+def _dynamics(job: Job) -> Any:
+    return _Dynamics(
+        bias=_at(job.bias), rest=_at(job.rest), alpha=float(job.step), scale=job.scale,
+        leak=job.leak, epsilon=math.exp(-job.clamp), published=job.kl_form == "published",
+        rounded=job.law == "rounded",
+    )  # fmt: skip
+
+
+def padded(gram: Tensor) -> Tensor:
+    """G with rows that end on a whole block of neurons."""
+    extra = -gram.shape[1] % LANES
+    return torch.nn.functional.pad(gram, (0, extra)) if extra else gram.contiguous()
+
+
+def forward(job: Job) -> Outcome:
+    """All timesteps in one call, or one call per returned timestep where ``every`` > 1."""
+    gram, drive = padded(job.gram), job.drive.contiguous()
+    rows, latents = job.mem.shape
+    stride, threads = gram.shape[1], torch.get_num_threads()
+    stacks = {name: job.stack(name) for name in ("spk", "mem", "quad", "kl")}
+    tape = None
+    if job.keep:
+        tape = (
+            stacks["mem"] if stacks["mem"] is not None and job.every == 1
+            else job.empty(job.steps, rows, latents),
+            job.empty(job.steps, rows, latents, dtype=job.count_dtype()),
+        )  # fmt: skip
+    spk, mem = job.spk.contiguous().clone(), job.mem.contiguous().clone()
+    inhibition, work = torch.empty_like(mem), job.empty(threads, TEAM, stride + latents)
+    lib, dynamics = library(), _dynamics(job)
+    assert lib is not None
+    lib.ipvae_inhibition(
+        c_int64(rows), c_int64(latents), c_int64(stride), _at(spk), _at(gram), _at(inhibition),
+        _at(work),
+    )  # fmt: skip
+    all_keys = keys(job.steps, job.estimator.generator)
+    changing = drive.ndim == 3
+    chunk = job.steps if job.every == 1 else job.every
+    for start in range(0, job.steps, chunk):
+        steps = min(chunk, job.steps - start)
+        whole = job.every == 1
+
+        def here(stack: Tensor | None, start: int = start) -> c_void_p:
+            return _at(None if stack is None else stack[start:])
+
+        arguments = _Forward(
+            steps=steps, rows=rows, latents=latents, stride=stride,
+            drive=here(drive) if changing else _at(drive),
+            drive_step=rows * latents if changing else 0, gram=_at(gram), keys=here(all_keys),
+            spk=_at(spk), mem=_at(mem), inhibition=_at(inhibition),
+            all_spk=here(stacks["spk"]) if whole else None,
+            all_mem=here(tape[0] if tape else stacks["mem"] if whole else None),
+            all_counts=here(tape[1] if tape else None),
+            count_bytes=tape[1].element_size() if tape else 0, kl=here(stacks["kl"]),
+            quad=here(stacks["quad"]), work=_at(work), threads=threads,
+        )  # fmt: skip
+        lib.ipvae_forward(byref(dynamics), byref(arguments))
+        if not whole and steps == chunk:
+            for name, value in (("spk", spk), ("mem", mem)):
+                stack = stacks[name]
+                if stack is not None:
+                    stack[start // chunk] = value
+    return Outcome(**stacks, last_spk=spk, last_mem=mem, tape=tape)
+
+
+class NativeAdjoint(Adjoint):
+    """The adjoint of :class:`~ipvae_snn.kernels.plain.PlainAdjoint`, a row of neurons at a time."""
+
+    def __init__(
+        self, job: Job, tape: tuple[Tensor, Tensor], quad: Tensor | None, needed: set[str]
+    ) -> None:
+        rows, latents = job.mem.shape
+        super().__init__(job, tape, quad, needed, stride=latents + -latents % LANES)
+        self.threads = torch.get_num_threads()
+        self.push = torch.empty_like(job.mem)
+        self.bias_sums = job.empty(self.threads, self.stride).zero_()
+        self.pulls = torch.zeros(rows, 2, dtype=torch.float64)
+        self.lists = job.empty(self.threads, LANES, CHUNK * rows, dtype=torch.int32)
+        self.spiked: dict[int, int] = {}
+        self.dynamics, self.library = _dynamics(job), library()
+        self.arguments = _Backward(
+            rows=rows, latents=latents, stride=self.stride,
+            count_bytes=self.counts.element_size(), slope_kind=WEIGHTS.index(job.weight),
+            bias_grad=_at(self.bias_sums), pull=_at(self.pulls), threads=self.threads,
+        )  # fmt: skip
+
+    def _slope(self, t: int) -> Tensor | None:
+        return super()._slope(t) if self.job.weight == "own" else None
+
+    def _step(self, t: int, slope: Tensor | None) -> None:
+        job, p = self.job, self.arguments
+        spk_grad = None if self.spk_grad is None else self.spk_grad.contiguous()
+        slope = None if slope is None else slope.contiguous()
+        self.push = torch.empty_like(self.product) if t == 0 else self.push
+        p.mem, p.mem_before = _at(self.mems[t]), _at(self.mems[t - 1] if t else job.mem)
+        p.counts = _at(self.counts[t])
+        p.counts_before = _at(self.counts[t - 1] if t else None)
+        p.quad_grad, p.kl_grad = _at(self.quad_grad[t]), _at(self.kl_grad[t])
+        p.quad_grad_before = _at(self.quad_grad[t - 1] if t else None)
+        p.drive, p.product, p.slope = _at(job.drive_at(t)), _at(self.product), _at(slope)
+        p.spk_grad, p.carry = _at(spk_grad), _at(self.carry)
+        p.drive_grad, p.push = _at(self._drive_grad(t)), _at(self.push)
+        p.half_push = _at(self.half[self._slot(t - 1)])
+        assert self.library is not None
+        self.spiked[t - 1] = self.library.ipvae_backward(byref(self.dynamics), byref(p))
+
+    def _add_gram(self, first: int, last: int) -> None:
+        counts, half = self.counts[first:last], self.half[: last - first]
+        latents = counts.shape[-1]
+        spiked = sum(self.spiked.get(t, 0) for t in range(first, last))
+        if spiked > SPARSE_BELOW * counts.numel():
+            spk = counts.to(half.dtype).flatten(0, 1)
+            self.gram_grad.addmm_(spk.mT, half.flatten(0, 1))
+            return
+        rows = counts.shape[0] * counts.shape[1]
+        assert self.library is not None
+        self.library.ipvae_gram_gradient(
+            c_int64(rows), c_int64(latents), c_int64(self.stride), _at(counts),
+            c_int32(counts.element_size()), _at(half), _at(self.gram_grad), _at(self.lists),
+            c_int32(self.threads),
+        )  # fmt: skip
+
+    def _finish(self) -> dict[str, Tensor]:
+        self.bias_sum = self.bias_sums.sum(0)[: self.job.mem.shape[1]]
+        uphill, overlap = self.pulls.sum(0)
+        self.pull = uphill - overlap / self.job.step.double()
+        return super()._finish()

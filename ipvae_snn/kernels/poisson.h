@@ -1,0 +1,136 @@
+/* Poisson counts from a counter-based generator: a count depends on (key, row, column) alone, so
+ * that threads, blocks and batches change nothing.
+ *
+ * Rates up to INVERT_UP_TO: inversion of the law, a block of LANES elements at a time; the loop
+ * ends with the largest count of the block. Rates above: transformed rejection (PTRS; Hormann,
+ * "The transformed rejection method for generating Poisson random variables", 1993).
+ * Generator: Philox4x32-10 (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", 2011). */
+#ifndef IPVAE_POISSON_H
+#define IPVAE_POISSON_H
+
+#include "scalar.h"
+
+#define LANES 64
+#define GROUP (LANES / 4) /* Philox gives four words per counter */
+#define INVERT_UP_TO 16.0f
+#define TAIL 0x1000u /* of 2^32: words below, once in a million, are inverted in float64 */
+
+/* LANES words of stream `stream` for elements block * LANES ... of a row. */
+static inline void philox(uint64_t key, uint64_t row, uint32_t block, uint32_t stream,
+                          uint32_t words[LANES]) {
+    uint32_t *a = words, *b = a + GROUP, *c = b + GROUP, *d = c + GROUP;
+    uint32_t k0 = (uint32_t)key, k1 = (uint32_t)(key >> 32);
+    for (int i = 0; i < GROUP; i++) {
+        a[i] = block * GROUP + (uint32_t)i;
+        b[i] = (uint32_t)row;
+        c[i] = stream;
+        d[i] = (uint32_t)(row >> 32);
+    }
+    for (int round = 0; round < 10; round++) {
+#pragma omp simd
+        for (int i = 0; i < GROUP; i++) {
+            uint64_t p = (uint64_t)a[i] * 0xD2511F53u, q = (uint64_t)c[i] * 0xCD9E8D57u;
+            a[i] = (uint32_t)(q >> 32) ^ b[i] ^ k0;
+            b[i] = (uint32_t)q;
+            c[i] = (uint32_t)(p >> 32) ^ d[i] ^ k1;
+            d[i] = (uint32_t)p;
+        }
+        k0 += 0x9E3779B9u;
+        k1 += 0xBB67AE85u;
+    }
+}
+
+static inline double uniform(uint32_t word) { return (word + 0.5) * 0x1p-32; } /* in (0, 1) */
+
+static double log_factorial(double k) {
+    double x = k + 1, shift = 0;
+    while (x < 9) shift += log(x++);
+    double s = 1 / (x * x);
+    double series = (1.0 / 12 - s * (1.0 / 360 - s * (1.0 / 1260 - s / 1680))) / x;
+    return (x - 0.5) * log(x) - x + 0.91893853320467274 + series - shift;
+}
+
+/* Counts for the lanes whose rate is above INVERT_UP_TO: every round proposes for all lanes. */
+static void reject(const float rate[LANES], uint64_t key, uint64_t row, uint32_t block,
+                   float spk[LANES]) {
+    uint32_t u_words[LANES], v_words[LANES];
+    double a[LANES], b[LANES], u[LANES], k[LANES];
+    int open[LANES], left = 0;
+    for (int i = 0; i < LANES; i++) {
+        b[i] = 0.931 + 2.53 * sqrt(rate[i]);
+        a[i] = -0.059 + 0.02483 * b[i];
+        open[i] = rate[i] > INVERT_UP_TO;
+        left += open[i];
+    }
+    for (uint32_t stream = 1; left; stream += 2) {
+        philox(key, row, block, stream, u_words);
+        philox(key, row, block, stream + 1, v_words);
+#pragma omp simd
+        for (int i = 0; i < LANES; i++) {
+            u[i] = uniform(u_words[i]) - 0.5;
+            k[i] = floor((2 * a[i] / (0.5 - fabs(u[i])) + b[i]) * u[i] + rate[i] + 0.43);
+        }
+        for (int i = 0; i < LANES; i++) {
+            if (!open[i]) continue;
+            double us = 0.5 - fabs(u[i]), v = uniform(v_words[i]);
+            if (us < 0.07 || v > 0.9277 - 3.6224 / (b[i] - 2)) {
+                if (k[i] < 0 || (us < 0.013 && v > us)) continue;
+                double height = v * (1.1239 + 1.1328 / (b[i] - 3.4)) / (a[i] / (us * us) + b[i]);
+                if (log(height) > k[i] * log(rate[i]) - rate[i] - log_factorial(k[i])) continue;
+            }
+            spk[i] = (float)k[i];
+            open[i] = 0;
+            left--;
+        }
+    }
+}
+
+/* Inversion in float64 for a first word below TAIL, followed by a second one. */
+static double invert_tail(double rate, uint32_t first, uint32_t second) {
+    double u = (first + uniform(second)) * 0x1p-32;
+    double above = -expm1(-rate), p = exp(-rate), k = 0;
+    while (u < above && k < 200) {
+        p *= rate / ++k;
+        above -= p;
+    }
+    return k;
+}
+
+/* Counts for LANES rates; a lane of rate 0 counts 0. */
+static void draw_poisson(const float rate[LANES], uint64_t key, uint64_t row, uint32_t block,
+                         float spk[LANES]) {
+    uint32_t words[LANES];
+    float u[LANES], lambda[LANES], p[LANES], above[LANES]; /* above: P(count > k) */
+    int slow = 0, more = 1;
+    philox(key, row, block, 0, words);
+#pragma omp simd reduction(| : slow)
+    for (int i = 0; i < LANES; i++) {
+        int aside = (rate[i] > INVERT_UP_TO) | (words[i] < TAIL);
+        slow |= aside;
+        lambda[i] = aside ? 0.0f : rate[i];
+        u[i] = (float)words[i] * 0x1p-32f;
+        decay(lambda[i], &p[i], &above[i]);
+        spk[i] = 0.0f;
+    }
+    for (int k = 1; more && k < 128; k++) {
+        float inverse = 1.0f / (float)k;
+        more = 0;
+#pragma omp simd reduction(| : more)
+        for (int i = 0; i < LANES; i++) {
+            int beyond = u[i] < above[i];
+            more |= beyond;
+            spk[i] += beyond ? 1.0f : 0.0f;
+            p[i] *= lambda[i] * inverse;
+            above[i] -= p[i];
+        }
+    }
+    if (!slow) return;
+    reject(rate, key, row, block, spk);
+    uint32_t seconds[LANES];
+    philox(key, row, block, 0xFFFFFFFFu, seconds);
+    for (int i = 0; i < LANES; i++)
+        if (words[i] < TAIL && rate[i] <= INVERT_UP_TO)
+            spk[i] = (float)invert_tail(rate[i], words[i], seconds[i]);
+}
+
+#endif

@@ -1,0 +1,63 @@
+/* exp, log and 1 - exp(-x) as straight-line code, so that compilers turn loops over them into
+ * vector instructions. Within 2 units in the last place of float32 where they are used.
+ * Coefficients: Cephes mathematical library (Moshier 1989), single precision. */
+#ifndef IPVAE_SCALAR_H
+#define IPVAE_SCALAR_H
+
+#include <math.h>
+#include <stdint.h>
+#include <string.h>
+
+static inline float at_most(float value, float top) { return value > top ? top : value; }
+static inline float at_least(float value, float low) { return value < low ? low : value; }
+
+/* e^x, for any x: below -87 and above 88, the ends of float32, the value there. */
+static inline float fast_exp(float x) {
+    x = at_most(at_least(x, -87.0f), 88.0f);
+    float n = rintf(x * 1.44269504f);
+    float f = x - n * 0.693359375f + n * 2.12194440e-4f; /* x - n ln 2, ln 2 in two parts */
+    float y = 1.9875691500e-4f;
+    y = y * f + 1.3981999507e-3f;
+    y = y * f + 8.3334519073e-3f;
+    y = y * f + 4.1665795894e-2f;
+    y = y * f + 1.6666665459e-1f;
+    y = y * f + 5.0000001201e-1f;
+    y = y * f * f + f + 1.0f;
+    int32_t bits = ((int32_t)n + 127) << 23; /* 2^n */
+    float scale;
+    memcpy(&scale, &bits, sizeof scale);
+    return y * scale;
+}
+
+/* ln x, for normal positive x. */
+static inline float fast_log(float x) {
+    int32_t bits;
+    memcpy(&bits, &x, sizeof bits);
+    int32_t e = (bits - 0x3f3504f3) >> 23; /* so that the mantissa lies in (sqrt 1/2, sqrt 2) */
+    bits -= e * (1 << 23);
+    float m, n = (float)e;
+    memcpy(&m, &bits, sizeof m);
+    float f = m - 1.0f;
+    float y = 7.0376836292e-2f;
+    y = y * f - 1.1514610310e-1f;
+    y = y * f + 1.1676998740e-1f;
+    y = y * f - 1.2420140846e-1f;
+    y = y * f + 1.4249322787e-1f;
+    y = y * f - 1.6668057665e-1f;
+    y = y * f + 2.0000714765e-1f;
+    y = y * f - 2.4999993993e-1f;
+    y = y * f + 3.3333331174e-1f;
+    y = y * f * f * f - 0.5f * f * f - n * 2.12194440e-4f;
+    return f + y + n * 0.693359375f;
+}
+
+/* e^-x and 1 - e^-x for x >= 0, both to full relative precision. */
+static inline void decay(float x, float *left, float *gone) {
+    float y = 1.0f / 11;
+    for (int k = 10; k >= 2; k--) y = (1.0f / k) * (1.0f - x * y); /* Taylor, to x^11 */
+    float near = x * (1.0f - x * y), far = fast_exp(-x);
+    *gone = x < 1.0f ? near : 1.0f - far;
+    *left = x < 1.0f ? 1.0f - near : far;
+}
+
+#endif

@@ -1,0 +1,157 @@
+"""All timesteps of inference as one differentiable function of drive, G, state and parameters."""
+
+from dataclasses import fields as fields_of
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from ipvae_snn import functional as F
+from ipvae_snn.base import State
+from ipvae_snn.checks import require_finite
+from ipvae_snn.kernels import native, plain
+from ipvae_snn.kernels.job import Job, Outcome
+from ipvae_snn.neurons import IPVAENeuron
+from ipvae_snn.surrogate import Exact, midpoint, rate, rounded
+from ipvae_snn.surrogate.relaxed import Relaxed
+
+INPUTS = ("drive", "gram", "spk", "mem", "step", "bias", "rest")
+OUTPUTS = ("spk", "mem", "quad", "kl", "last_spk", "last_mem")
+
+
+def describe(
+    estimator: Any, training: bool = True, emits_gradient: bool = True
+) -> dict[str, str] | None:
+    """What kernels need to know of an estimator, or None if it must be called step by step.
+
+    >>> describe(midpoint())
+    {'law': 'poisson', 'weight': 'midpoint'}
+    """
+    kind = type(estimator)
+    if isinstance(estimator, Relaxed) and not training:
+        return {"law": "poisson", "weight": "none"}
+    if not isinstance(estimator, Exact) or kind.__call__ is not Exact.__call__:
+        return None
+    law = {Exact.sample: "poisson", rounded.sample: "rounded"}.get(kind.sample, "own")
+    weight = {midpoint.slope: "midpoint", rate.slope: "rate", rounded.slope: "rate"}.get(
+        kind.slope, "own"
+    )
+    return {"law": law, "weight": weight if emits_gradient else "none"}
+
+
+def infer(
+    neuron: IPVAENeuron,
+    drive: Tensor,
+    gram: Tensor,
+    state: State,
+    steps: int,
+    fields: tuple[str, ...] = (),
+    every: int = 1,
+    kl_form: str = "exact",
+) -> Outcome:
+    """Run neurons for a number of timesteps: fused where their estimator allows it.
+
+    Args:
+        drive: (B, K), or (steps, B, K) for changing input.
+        gram: ``neuron.gram()``.
+        state: (spk, mem), (B, K) each.
+        fields, every: see :class:`~ipvae_snn.kernels.job.Job`.
+
+    Gradients flow to the tensors, and to the neuron's parameters, from all that is returned.
+    """
+    known = describe(neuron.spike_grad, neuron.training, not neuron.surrogate_disable)
+    job = Job(
+        drive=drive,
+        gram=gram,
+        spk=state.spk,
+        mem=state.mem,
+        step=neuron.log_step.exp(),
+        bias=neuron.log_bias.exp(),
+        rest=neuron.mem_init,
+        scale=neuron.lateral_scale,
+        leak=neuron.leak,
+        clamp=neuron.clamp,
+        kl_form=kl_form,
+        estimator=neuron.spike_grad,
+        **(known or {"law": "own", "weight": "own"}),
+        steps=steps,
+        fields=fields,
+        every=every,
+        keep=False,
+    )
+    if known is None or neuron.state_quant:
+        return _stepwise(neuron, job)
+    for name in ("step", "bias", "rest"):
+        require_finite(getattr(job, name), f"the {name} of the neurons")
+    return unroll(job)
+
+
+def _stepwise(neuron: IPVAENeuron, job: Job) -> Outcome:
+    """The same by the neuron's own timestep, for whatever a user's callables may do."""
+    kept: dict[str, list[Tensor]] = {name: [] for name in job.fields}
+    spk, mem = job.spk, job.mem
+    inhibition = spk @ job.gram
+    for t in range(job.steps):
+        drive, prior = job.drive_at(t), mem
+        mem = neuron.integrate(drive, inhibition, mem)
+        spk = neuron.emit(mem)
+        inhibition = spk @ job.gram
+        now = {"spk": spk, "mem": mem} if (t + 1) % job.every == 0 else {}
+        if "quad" in kept:
+            now["quad"] = F.gaussian_nll_gram(spk, inhibition, drive, drive.new_zeros(()), 0)
+        if "kl" in kept:
+            now["kl"] = F.poisson_kl(mem, prior, job.kl_form).sum(-1)
+        for name in kept.keys() & now.keys():
+            kept[name].append(now[name])
+    stacks: dict[str, Tensor | None] = dict.fromkeys(("spk", "mem", "quad", "kl"))
+    for name, values in kept.items():
+        stacks[name] = torch.stack(values) if values else job.stack(name)
+    return Outcome(**stacks, last_spk=spk, last_mem=mem, tape=None)
+
+
+def unroll(job: Job) -> Outcome:
+    """Run a job; gradients flow to its tensors from all that it returns.
+
+    Forward and backward are one function: a (B, K) × (K, K) product per timestep each way, pixels
+    never touched; per timestep, sample and neuron, five bytes are kept. Second derivatives are
+    not available.
+    """
+    tensors = [getattr(job, name) for name in INPUTS]
+    if not torch.is_grad_enabled() or not any(t.requires_grad for t in tensors):
+        return _kernels(job)[0](job)
+    return Outcome(*_Unroll.apply(job, *tensors), tape=None)
+
+
+def _kernels(job: Job) -> tuple[Any, Any]:
+    tensors = (getattr(job, name) for name in INPUTS)
+    if job.law != "own" and all(native.fits(t) for t in tensors):
+        return native.forward, native.NativeAdjoint
+    return plain.forward, plain.PlainAdjoint
+
+
+class _Unroll(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, job: Job, *tensors: Tensor) -> tuple[Tensor | None, ...]:
+        job = replace(job, keep=True, **dict(zip(INPUTS, tensors, strict=True)))
+        run, ctx.adjoint = _kernels(job)
+        out = run(job)
+        assert out.tape is not None
+        ctx.save_for_backward(*tensors, *out.tape, out.quad)
+        ctx.settings = {
+            f.name: getattr(job, f.name) for f in fields_of(job) if f.name not in INPUTS
+        }
+        ctx.set_materialize_grads(False)
+        return tuple(getattr(out, name) for name in OUTPUTS)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
+        *tensors, mems, counts, quad = ctx.saved_tensors
+        job = Job(**dict(zip(INPUTS, tensors, strict=True)), **ctx.settings)
+        asked = zip(INPUTS, ctx.needs_input_grad[1:], strict=True)
+        needed = {name for name, needs in asked if needs}
+        adjoint = ctx.adjoint(job, (mems, counts), quad, needed)
+        found = adjoint(dict(zip(OUTPUTS, grads, strict=True)))
+        return None, *(found[name] if name in needed else None for name in INPUTS)
