@@ -88,7 +88,7 @@ def poisson(rate: Tensor, key: Tensor) -> Tensor:
 
 def keys(count: int, generator: torch.Generator | None) -> Tensor:
     """Keys of so many draws: drawing them at once or one by one gives the same."""
-    return torch.empty(count, dtype=torch.int64).random_(generator=generator)
+    return torch.randint(2**63 - 1, (count,), generator=generator)
 
 
 def _at(tensor: Tensor | None) -> c_void_p:
