@@ -11,6 +11,7 @@ from ipvae_snn.evaluation import Evaluation, evaluate
 from ipvae_snn.model import IPVAE
 from ipvae_snn.neurons import IPVAENeuron
 from ipvae_snn.states import detach, reset, tbptt
+from ipvae_snn.streaming import Stream
 from ipvae_snn.training import TrainConfig, fit
 from ipvae_snn.version import __version__
 
@@ -18,6 +19,7 @@ __all__ = [
     "IPVAE",
     "Evaluation",
     "IPVAENeuron",
+    "Stream",
     "TrainConfig",
     "__version__",
     "detach",

@@ -96,9 +96,17 @@ def drive(x: Tensor, weight: Tensor, log_scale: Tensor | None = None) -> Tensor:
     >>> drive(torch.tensor([[1.0, 3.0]]), torch.tensor([[1.0, 1.0], [0.0, 2.0]]))
     tensor([[1., 7.]])
     """
-    if log_scale is not None:  # scaling the weights, not x, spares the gradient a product
-        weight = weight * torch.exp(-2 * log_scale).unsqueeze(-1)
-    return x @ weight
+    return x @ drive_weight(weight, log_scale)  # scaling x would cost the gradient a product
+
+
+def drive_weight(weight: Tensor, log_scale: Tensor | None = None) -> Tensor:
+    """Λ Φ, shape (M, K): what inputs are multiplied with to become currents.
+
+    >>> drive_weight(torch.ones(2, 1), torch.tensor([0.0, -1.0]))
+    tensor([[1.0000],
+            [7.3891]])
+    """
+    return weight if log_scale is None else weight * torch.exp(-2 * log_scale).unsqueeze(-1)
 
 
 def soft_clamp(v: Tensor, clamp: float | None, floor: float = MEM_FLOOR) -> Tensor:

@@ -41,6 +41,23 @@ def describe(
     return {"law": law, "weight": weight if emits_gradient else "none"}
 
 
+def job_of(neuron: IPVAENeuron, drive: Tensor, gram: Tensor, state: State) -> Job:
+    """One timestep of a neuron, to be changed where more is wanted."""
+    return Job(
+        drive=drive,
+        gram=gram,
+        spk=state.spk,
+        mem=state.mem,
+        step=neuron.log_step.exp(),
+        bias=neuron.log_bias.exp(),
+        rest=neuron.mem_init,
+        scale=neuron.lateral_scale,
+        leak=neuron.leak,
+        clamp=neuron.clamp,
+        estimator=neuron.spike_grad,
+    )
+
+
 def infer(
     neuron: IPVAENeuron,
     drive: Tensor,
@@ -62,25 +79,8 @@ def infer(
     Gradients flow to the tensors, and to the neuron's parameters, from all that is returned.
     """
     known = describe(neuron.spike_grad, neuron.training, not neuron.surrogate_disable)
-    job = Job(
-        drive=drive,
-        gram=gram,
-        spk=state.spk,
-        mem=state.mem,
-        step=neuron.log_step.exp(),
-        bias=neuron.log_bias.exp(),
-        rest=neuron.mem_init,
-        scale=neuron.lateral_scale,
-        leak=neuron.leak,
-        clamp=neuron.clamp,
-        kl_form=kl_form,
-        estimator=neuron.spike_grad,
-        **(known or {"law": "own", "weight": "own"}),
-        steps=steps,
-        fields=fields,
-        every=every,
-        keep=False,
-    )
+    job = job_of(neuron, drive, gram, state)
+    job = replace(job, steps=steps, fields=fields, every=every, kl_form=kl_form, **(known or {}))
     if known is None or neuron.state_quant:
         return _stepwise(neuron, job)
     for name in ("step", "bias", "rest"):

@@ -35,6 +35,9 @@ ALLOWED = {
         "base", "checks", "functional", "lateral", "neurons", "records", "seeding", "storage",
         "surrogate", "unroll",
     },
+    "streaming": {
+        "base", "checks", "functional", "kernels", "model", "neurons", "surrogate", "unroll",
+    },
     "training": {"checks", "functional", "metrics", "model", "surrogate"},
     "evaluation": {"checks", "metrics", "model"},
     "figures": {"evaluation", "model", "plotting"},
@@ -47,8 +50,8 @@ ALLOWED = {
         "version",
     },
     "__init__": {
-        "evaluation", "functional", "model", "neurons", "states", "surrogate", "training",
-        "version",
+        "evaluation", "functional", "model", "neurons", "states", "streaming", "surrogate",
+        "training", "version",
     },
 }  # fmt: skip
 HEAVY = ("matplotlib", "sklearn", "skimage", "nir", "pandas", "scipy")

@@ -7,6 +7,7 @@
 #include "dynamics.h"
 
 #define TEAM 4 /* rows */
+#define KEEPS_IN_CACHE 2048 /* latents: G takes 16 MB */
 
 typedef struct {
     int64_t steps, rows, latents, stride; /* stride: row length of gram, a multiple of LANES */
@@ -64,9 +65,37 @@ static float step_block(const Dynamics *f, int n, const float *restrict drive,
     return kl;
 }
 
-/* y = z G of one row: the rows of G of the active neurons, added up in order. */
+/* y += the rows of G of a few active neurons, in order, over columns first ... last - 1. */
+static void add_rows(const float *spk, const int32_t *active, int64_t count, const float *gram,
+                     int64_t stride, int64_t first, int64_t last, float *y) {
+    int64_t m = 0;
+    for (; m + 4 <= count; m += 4) {
+        const float *g[4];
+        float z[4];
+        for (int c = 0; c < 4; c++) {
+            g[c] = gram + active[m + c] * stride;
+            z[c] = spk[active[m + c]];
+        }
+        for (int64_t j = first; j < last; j += WIDTH) {
+            Vector sum = *(Vector *)(y + j);
+            for (int c = 0; c < 4; c++) sum += z[c] * *(const Vector *)(g[c] + j);
+            *(Vector *)(y + j) = sum;
+        }
+    }
+    for (; m < count; m++)
+        for (int64_t j = first; j < last; j += WIDTH)
+            *(Vector *)(y + j) += spk[active[m]] * *(const Vector *)(gram + active[m] * stride + j);
+}
+
+/* y = z G of one row: the rows of G of the active neurons, added up in order. While G stays in the
+ * caches a panel of y is held in registers; beyond, rows are read from end to end. */
 static void sum_events(const float *spk, const int32_t *active, int64_t count, const float *gram,
                        int64_t stride, float *y) {
+    if (stride > KEEPS_IN_CACHE) {
+        memset(y, 0, sizeof(float) * (size_t)stride);
+        add_rows(spk, active, count, gram, stride, 0, stride, y);
+        return;
+    }
     int64_t j = 0;
     for (; j + 8 * WIDTH <= stride; j += 8 * WIDTH) {
         Vector sum[8] = {{0}};

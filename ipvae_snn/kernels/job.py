@@ -19,11 +19,12 @@ class Job:
         step: α, a scalar tensor.
         bias, rest: b and the membrane that a leak pulls to, (K,).
         scale: factor on the lateral inhibition.
-        leak, clamp, kl_form: as in :func:`ipvae_snn.functional.membrane_step`, ``poisson_kl``.
+        leak, clamp: as in :func:`ipvae_snn.functional.membrane_step`.
         estimator: draws the counts (``sample``), and weighs their gradient (``slope``).
         law: ``"poisson"`` or ``"rounded"`` where the counts are known to be so, else ``"own"``.
         weight: ``"midpoint"`` or ``"rate"`` where the slope is known to be that, ``"none"`` where
             no gradient is to pass the draw, else ``"own"``.
+        kl_form: as in :func:`ipvae_snn.functional.poisson_kl`.
         steps: T.
         fields: what to return, of ``spk``, ``mem``, ``quad`` and ``kl``.
         every: return each n-th timestep of ``spk`` and ``mem``.
@@ -40,14 +41,14 @@ class Job:
     scale: float
     leak: float
     clamp: float
-    kl_form: str
     estimator: Any
-    law: str
-    weight: str
-    steps: int
-    fields: tuple[str, ...]
-    every: int
-    keep: bool
+    law: str = "own"
+    weight: str = "own"
+    kl_form: str = "exact"
+    steps: int = 1
+    fields: tuple[str, ...] = ()
+    every: int = 1
+    keep: bool = False
 
     def drive_at(self, t: int) -> Tensor:
         return self.drive[t] if self.drive.ndim == 3 else self.drive

@@ -40,6 +40,14 @@ def library() -> ctypes.CDLL | None:
     return lib
 
 
+def kernels() -> ctypes.CDLL:
+    """The compiled kernels; :class:`~ipvae_snn.kernels.build.BuildError` where there are none."""
+    lib = library()
+    if lib is None:
+        raise build.BuildError(why_not())
+    return lib
+
+
 def why_not() -> str:
     """Why :func:`library` is None."""
     if os.environ.get(SWITCH, "1") == "0":
@@ -79,9 +87,9 @@ def poisson(rate: Tensor, key: Tensor) -> Tensor:
     spk = torch.empty_like(rate)
     latents = rate.shape[-1] if rate.ndim else 1
     if rate.numel():
-        library().ipvae_poisson(  # type: ignore[union-attr]
-            c_int64(rate.numel() // latents), c_int64(latents), _at(rate), c_uint64(int(key)),
-            _at(spk), c_int32(torch.get_num_threads()),
+        kernels().ipvae_poisson(
+            c_int64(rate.numel() // latents), c_int64(latents), at(rate), c_uint64(int(key)),
+            at(spk), c_int32(torch.get_num_threads()),
         )  # fmt: skip
     return spk
 
@@ -91,7 +99,7 @@ def keys(count: int, generator: torch.Generator | None) -> Tensor:
     return torch.randint(2**63 - 1, (count,), generator=generator)
 
 
-def _at(tensor: Tensor | None) -> c_void_p:
+def at(tensor: Tensor | None) -> c_void_p:
     return c_void_p(None if tensor is None else tensor.data_ptr())
 
 
@@ -101,16 +109,16 @@ def _structure(name: str, **fields: Any) -> type[Structure]:
 
 P = c_void_p
 # Field by field the structures of dynamics.h, forward.h and backward.h.
-_Dynamics = _structure(
+Dynamics = _structure(
     "Dynamics", bias=P, rest=P, alpha=c_float, scale=c_float, leak=c_float, epsilon=c_float,
     published=c_int32, rounded=c_int32,
 )  # fmt: skip
-_Forward = _structure(
+Forward = _structure(
     "Forward", steps=c_int64, rows=c_int64, latents=c_int64, stride=c_int64, drive=P,
     drive_step=c_int64, gram=P, keys=P, spk=P, mem=P, inhibition=P, all_spk=P, all_mem=P,
     all_counts=P, count_bytes=c_int32, kl=P, quad=P, work=P, threads=c_int32,
 )  # fmt: skip
-_Backward = _structure(
+Backward = _structure(
     "Backward", rows=c_int64, latents=c_int64, stride=c_int64, mem=P, mem_before=P, counts=P,
     counts_before=P, count_bytes=c_int32, drive=P, product=P, slope=P, slope_kind=c_int32,
     quad_grad=P, kl_grad=P, quad_grad_before=P, spk_grad=P, carry=P, drive_grad=P, push=P,
@@ -118,9 +126,9 @@ _Backward = _structure(
 )  # fmt: skip
 
 
-def _dynamics(job: Job) -> Any:
-    return _Dynamics(
-        bias=_at(job.bias), rest=_at(job.rest), alpha=float(job.step), scale=job.scale,
+def dynamics_of(job: Job) -> Any:
+    return Dynamics(
+        bias=at(job.bias), rest=at(job.rest), alpha=float(job.step), scale=job.scale,
         leak=job.leak, epsilon=math.exp(-job.clamp), published=job.kl_form == "published",
         rounded=job.law == "rounded",
     )  # fmt: skip
@@ -130,6 +138,14 @@ def padded(gram: Tensor) -> Tensor:
     """G with rows that end on a whole block of neurons."""
     extra = -gram.shape[1] % LANES
     return torch.nn.functional.pad(gram, (0, extra)) if extra else gram.contiguous()
+
+
+def sum_inhibition(spk: Tensor, gram: Tensor, out: Tensor, work: Tensor) -> None:
+    """zG of each row of ``spk`` (B, K) into ``out``, for a :func:`padded` G."""
+    kernels().ipvae_inhibition(
+        c_int64(len(spk)), c_int64(spk.shape[1]), c_int64(gram.shape[1]), at(spk), at(gram),
+        at(out), at(work),
+    )  # fmt: skip
 
 
 def forward(job: Job) -> Outcome:
@@ -147,12 +163,8 @@ def forward(job: Job) -> Outcome:
         )  # fmt: skip
     spk, mem = job.spk.contiguous().clone(), job.mem.contiguous().clone()
     inhibition, work = torch.empty_like(mem), job.empty(threads, TEAM, stride + latents)
-    lib, dynamics = library(), _dynamics(job)
-    assert lib is not None
-    lib.ipvae_inhibition(
-        c_int64(rows), c_int64(latents), c_int64(stride), _at(spk), _at(gram), _at(inhibition),
-        _at(work),
-    )  # fmt: skip
+    lib, dynamics = kernels(), dynamics_of(job)
+    sum_inhibition(spk, gram, inhibition, work)
     all_keys = keys(job.steps, job.estimator.generator)
     changing = drive.ndim == 3
     chunk = job.steps if job.every == 1 else job.every
@@ -161,18 +173,18 @@ def forward(job: Job) -> Outcome:
         whole = job.every == 1
 
         def here(stack: Tensor | None, start: int = start) -> c_void_p:
-            return _at(None if stack is None else stack[start:])
+            return at(None if stack is None else stack[start:])
 
-        arguments = _Forward(
+        arguments = Forward(
             steps=steps, rows=rows, latents=latents, stride=stride,
-            drive=here(drive) if changing else _at(drive),
-            drive_step=rows * latents if changing else 0, gram=_at(gram), keys=here(all_keys),
-            spk=_at(spk), mem=_at(mem), inhibition=_at(inhibition),
+            drive=here(drive) if changing else at(drive),
+            drive_step=rows * latents if changing else 0, gram=at(gram), keys=here(all_keys),
+            spk=at(spk), mem=at(mem), inhibition=at(inhibition),
             all_spk=here(stacks["spk"]) if whole else None,
             all_mem=here(tape[0] if tape else stacks["mem"] if whole else None),
             all_counts=here(tape[1] if tape else None),
             count_bytes=tape[1].element_size() if tape else 0, kl=here(stacks["kl"]),
-            quad=here(stacks["quad"]), work=_at(work), threads=threads,
+            quad=here(stacks["quad"]), work=at(work), threads=threads,
         )  # fmt: skip
         lib.ipvae_forward(byref(dynamics), byref(arguments))
         if not whole and steps == chunk:
@@ -197,11 +209,11 @@ class NativeAdjoint(Adjoint):
         self.pulls = torch.zeros(rows, 2, dtype=torch.float64)
         self.lists = job.empty(self.threads, LANES, CHUNK * rows, dtype=torch.int32)
         self.spiked: dict[int, int] = {}
-        self.dynamics, self.library = _dynamics(job), library()
-        self.arguments = _Backward(
+        self.dynamics, self.kernels = dynamics_of(job), kernels()
+        self.arguments = Backward(
             rows=rows, latents=latents, stride=self.stride,
             count_bytes=self.counts.element_size(), slope_kind=WEIGHTS.index(job.weight),
-            bias_grad=_at(self.bias_sums), pull=_at(self.pulls), threads=self.threads,
+            bias_grad=at(self.bias_sums), pull=at(self.pulls), threads=self.threads,
         )  # fmt: skip
 
     def _slope(self, t: int) -> Tensor | None:
@@ -212,17 +224,16 @@ class NativeAdjoint(Adjoint):
         spk_grad = None if self.spk_grad is None else self.spk_grad.contiguous()
         slope = None if slope is None else slope.contiguous()
         self.push = torch.empty_like(self.product) if t == 0 else self.push
-        p.mem, p.mem_before = _at(self.mems[t]), _at(self.mems[t - 1] if t else job.mem)
-        p.counts = _at(self.counts[t])
-        p.counts_before = _at(self.counts[t - 1] if t else None)
-        p.quad_grad, p.kl_grad = _at(self.quad_grad[t]), _at(self.kl_grad[t])
-        p.quad_grad_before = _at(self.quad_grad[t - 1] if t else None)
-        p.drive, p.product, p.slope = _at(job.drive_at(t)), _at(self.product), _at(slope)
-        p.spk_grad, p.carry = _at(spk_grad), _at(self.carry)
-        p.drive_grad, p.push = _at(self._drive_grad(t)), _at(self.push)
-        p.half_push = _at(self.half[self._slot(t - 1)])
-        assert self.library is not None
-        self.spiked[t - 1] = self.library.ipvae_backward(byref(self.dynamics), byref(p))
+        p.mem, p.mem_before = at(self.mems[t]), at(self.mems[t - 1] if t else job.mem)
+        p.counts = at(self.counts[t])
+        p.counts_before = at(self.counts[t - 1] if t else None)
+        p.quad_grad, p.kl_grad = at(self.quad_grad[t]), at(self.kl_grad[t])
+        p.quad_grad_before = at(self.quad_grad[t - 1] if t else None)
+        p.drive, p.product, p.slope = at(job.drive_at(t)), at(self.product), at(slope)
+        p.spk_grad, p.carry = at(spk_grad), at(self.carry)
+        p.drive_grad, p.push = at(self._drive_grad(t)), at(self.push)
+        p.half_push = at(self.half[self._slot(t - 1)])
+        self.spiked[t - 1] = self.kernels.ipvae_backward(byref(self.dynamics), byref(p))
 
     def _add_gram(self, first: int, last: int) -> None:
         counts, half = self.counts[first:last], self.half[: last - first]
@@ -233,10 +244,9 @@ class NativeAdjoint(Adjoint):
             self.gram_grad.addmm_(spk.mT, half.flatten(0, 1))
             return
         rows = counts.shape[0] * counts.shape[1]
-        assert self.library is not None
-        self.library.ipvae_gram_gradient(
-            c_int64(rows), c_int64(latents), c_int64(self.stride), _at(counts),
-            c_int32(counts.element_size()), _at(half), _at(self.gram_grad), _at(self.lists),
+        self.kernels.ipvae_gram_gradient(
+            c_int64(rows), c_int64(latents), c_int64(self.stride), at(counts),
+            c_int32(counts.element_size()), at(half), at(self.gram_grad), at(self.lists),
             c_int32(self.threads),
         )  # fmt: skip
 
