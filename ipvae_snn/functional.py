@@ -109,7 +109,7 @@ def drive_weight(weight: Tensor, log_scale: Tensor | None = None) -> Tensor:
     return weight if log_scale is None else weight * torch.exp(-2 * log_scale).unsqueeze(-1)
 
 
-def soft_clamp(v: Tensor, clamp: float | None, floor: float = MEM_FLOOR) -> Tensor:
+def soft_clamp(v: Tensor, clamp: float | Tensor | None, floor: float = MEM_FLOOR) -> Tensor:
     """Smooth upper bound, hard floor: c − softplus(c − max(v, floor)).
 
     Approaches c from below as v grows, follows v in between, stops at ``floor``. Always finite for
@@ -132,7 +132,7 @@ def membrane_step(
     bias: Tensor | float = 0.0,
     leak: float = 0.0,
     mem_rest: Tensor | float = 0.0,
-    clamp: float | None = None,
+    clamp: float | Tensor | None = None,
 ) -> Tensor:
     """One step of natural-gradient descent on the free energy: the membrane update.
 

@@ -19,6 +19,7 @@ from ipvae_snn.checks import (
     require_number,
     require_whole,
 )
+from ipvae_snn.kernels.job import PRECISIONS
 from ipvae_snn.lateral import SharedDecoder
 from ipvae_snn.neurons import CLAMP, STEP, IPVAENeuron
 from ipvae_snn.records import RECORDABLE, check_fields, make_run
@@ -93,12 +94,25 @@ class IPVAE(nn.Module):
             "learn_mem_init": learn_mem_init,
         }
         self.kl_form = kl_form
+        self.precision = "float32"
         self.neuron = IPVAENeuron(
             decoder,
             log_scale=nn.Parameter(torch.zeros(in_features)),
             spike_grad=spike_grad,
             **self._options,
         )
+
+    @property
+    def precision(self) -> str:
+        """Of the products with G: ``"float32"``, or, faster and less exact, ``"tf32"`` (CUDA) or
+        ``"bfloat16"``. A setting of this process: files do not carry it."""
+        return self._precision
+
+    @precision.setter
+    def precision(self, precision: str) -> None:
+        if precision not in PRECISIONS:
+            raise ValueError(f"precision must be one of {PRECISIONS}, got {precision!r}")
+        self._precision = precision
 
     @property
     def decoder(self) -> nn.Linear:
@@ -185,7 +199,9 @@ class IPVAE(nn.Module):
         for name, values in (("drive", drive), ("gram", gram), ("energy", energy)):
             require_finite(values, f"the {name}, made of x and the weights,")
         wanted = tuple("quad" if name == "nll" else name for name in fields)
-        out = infer(neuron, drive, gram, state, num_steps, wanted, every, self.kl_form)
+        out = infer(
+            neuron, drive, gram, state, num_steps, wanted, every, self.kl_form, self.precision
+        )
         kept = {"spk": out.spk, "mem": out.mem}
         if out.kl is not None:
             kept["kl"] = out.kl[every - 1 :: every]

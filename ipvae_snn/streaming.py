@@ -2,6 +2,7 @@
 
 from copy import copy
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,10 +17,12 @@ from ipvae_snn.checks import (
     require_whole,
 )
 from ipvae_snn.kernels.events import make_stepper
+from ipvae_snn.kernels.job import INPUTS
+from ipvae_snn.lateral import SharedDecoder
 from ipvae_snn.model import IPVAE
 from ipvae_snn.neurons import IPVAENeuron
 from ipvae_snn.surrogate.exact import Estimator
-from ipvae_snn.unroll import INPUTS, describe, job_of
+from ipvae_snn.unroll import describe, job_of
 
 
 class Stream:
@@ -68,10 +71,10 @@ class Stream:
             state = self.neuron.initial_state((1, self.neuron.features))
             job = job_of(self.neuron, torch.zeros_like(state.mem), self.neuron.gram(), state)
             known = describe(estimator, training=False) or {"law": "own", "weight": "own"}
-            tensors = {name: getattr(job, name).detach().clone() for name in INPUTS}
+            tensors: dict[str, Any] = {name: getattr(job, name).detach().clone() for name in INPUTS}
             self._job = replace(job, **tensors, **known, estimator=estimator)
-            if self.of_frames:
-                lateral = self.neuron.lateral
+            lateral = self.neuron.lateral
+            if self.of_frames and isinstance(lateral, SharedDecoder):
                 self._weight = F.drive_weight(lateral.weight, lateral.bounded_log_scale())
         require_finite(self._job.gram, "the lateral weights")
         self._stepper = make_stepper(self._job)

@@ -19,6 +19,7 @@ from ipvae_snn.checks import (
     require_seed,
     require_whole,
 )
+from ipvae_snn.kernels.job import PRECISIONS
 from ipvae_snn.model import IPVAE
 from ipvae_snn.surrogate.relaxed import Relaxed
 
@@ -52,6 +53,7 @@ class TrainConfig:
         temp_ramp: fraction over which the temperature falls.
         seed: of batches and spikes.
         device: ``"cpu"``, ``"cuda"``, ...
+        precision: of the products with G, see :attr:`IPVAE.precision`.
         log_every: iterations between rows of the history.
         progress: show a progress bar.
     """
@@ -74,6 +76,7 @@ class TrainConfig:
     temp_ramp: float = 0.5
     seed: int = 0
     device: str = "cpu"
+    precision: str = "float32"
     log_every: int = 20
     progress: bool = True
 
@@ -81,6 +84,8 @@ class TrainConfig:
         for name in ("iterations", "batch", "steps", "log_every"):
             require_whole(getattr(self, name), name)
         require_seed(self.seed)
+        if self.precision not in PRECISIONS:
+            raise ValueError(f"precision must be one of {PRECISIONS}, got {self.precision!r}")
         for name in ("warmup", "beta_ramp", "clamp_ramp", "temp_ramp"):
             require_number(getattr(self, name), name, least=0, most=1)
         require_number(self.lr, "lr", least=1e-12, most=100)
@@ -153,7 +158,8 @@ def fit(model: IPVAE, data: Tensor, config: TrainConfig | None = None) -> list[d
     optimizer = torch.optim.Adamax(
         model.parameters(), lr=config.lr, weight_decay=config.weight_decay
     )
-    final_clamp, history = model.neuron.clamp, []
+    final_clamp, usual, history = model.neuron.clamp, model.precision, []
+    model.precision = config.precision
     bar = tqdm(total=config.iterations, disable=not config.progress, desc="training", unit="it")
     try:
         with model.seeded(config.seed), bar:
@@ -169,7 +175,7 @@ def fit(model: IPVAE, data: Tensor, config: TrainConfig | None = None) -> list[d
                     history.append({"iteration": iteration + 1, **row})
                     bar.set_postfix({k: f"{row[k]:.3g}" for k in ("loss", "r2", "zeros")})
     finally:
-        model.neuron.clamp = final_clamp
+        model.neuron.clamp, model.precision = final_clamp, usual
         model.eval()
     return history
 

@@ -11,19 +11,16 @@ from torch.autograd.function import once_differentiable
 from ipvae_snn import functional as F
 from ipvae_snn.base import State
 from ipvae_snn.checks import require_finite
-from ipvae_snn.kernels import native, plain
-from ipvae_snn.kernels.job import Job, Outcome
+from ipvae_snn.kernels import graphs, native, plain
+from ipvae_snn.kernels.job import INPUTS, OUTPUTS, Job, Outcome
 from ipvae_snn.neurons import IPVAENeuron
 from ipvae_snn.surrogate import Exact, midpoint, rate, rounded
 from ipvae_snn.surrogate.relaxed import Relaxed
 
-INPUTS = ("drive", "gram", "spk", "mem", "step", "bias", "rest")
-OUTPUTS = ("spk", "mem", "quad", "kl", "last_spk", "last_mem")
-
 
 def describe(
     estimator: Any, training: bool = True, emits_gradient: bool = True
-) -> dict[str, str] | None:
+) -> dict[str, Any] | None:
     """What kernels need to know of an estimator, or None if it must be called step by step.
 
     >>> describe(midpoint())
@@ -34,7 +31,9 @@ def describe(
         return {"law": "poisson", "weight": "none"}
     if not isinstance(estimator, Exact) or kind.__call__ is not Exact.__call__:
         return None
-    law = {Exact.sample: "poisson", rounded.sample: "rounded"}.get(kind.sample, "own")
+    law = {Exact.draw: "poisson", rounded.draw: "rounded"}.get(kind.draw, "own")
+    if kind.sample is not Exact.sample:
+        law = "own"
     weight = {midpoint.slope: "midpoint", rate.slope: "rate", rounded.slope: "rate"}.get(
         kind.slope, "own"
     )
@@ -67,6 +66,7 @@ def infer(
     fields: tuple[str, ...] = (),
     every: int = 1,
     kl_form: str = "exact",
+    precision: str = "float32",
 ) -> Outcome:
     """Run neurons for a number of timesteps: fused where their estimator allows it.
 
@@ -74,13 +74,21 @@ def infer(
         drive: (B, K), or (steps, B, K) for changing input.
         gram: ``neuron.gram()``.
         state: (spk, mem), (B, K) each.
-        fields, every: see :class:`~ipvae_snn.kernels.job.Job`.
+        fields, every, kl_form, precision: see :class:`~ipvae_snn.kernels.job.Job`.
 
     Gradients flow to the tensors, and to the neuron's parameters, from all that is returned.
     """
     known = describe(neuron.spike_grad, neuron.training, not neuron.surrogate_disable)
     job = job_of(neuron, drive, gram, state)
-    job = replace(job, steps=steps, fields=fields, every=every, kl_form=kl_form, **(known or {}))
+    job = replace(
+        job,
+        steps=steps,
+        fields=fields,
+        every=every,
+        kl_form=kl_form,
+        precision=precision,
+        **(known or {}),
+    )
     if known is None or neuron.state_quant:
         return _stepwise(neuron, job)
     for name in ("step", "bias", "rest"):
@@ -121,20 +129,24 @@ def unroll(job: Job) -> Outcome:
     tensors = [getattr(job, name) for name in INPUTS]
     if not torch.is_grad_enabled() or not any(t.requires_grad for t in tensors):
         return _kernels(job)[0](job)
-    return Outcome(*_Unroll.apply(job, *tensors), tape=None)
+    found: tuple[Any, ...] = _Unroll.apply(job, *tensors)
+    return Outcome(**dict(zip(OUTPUTS, found, strict=True)), tape=None)
 
 
 def _kernels(job: Job) -> tuple[Any, Any]:
     tensors = (getattr(job, name) for name in INPUTS)
     if job.law != "own" and all(native.fits(t) for t in tensors):
         return native.forward, native.NativeAdjoint
+    if graphs.suits(job):
+        return graphs.forward, graphs.GraphedAdjoint
     return plain.forward, plain.PlainAdjoint
 
 
 class _Unroll(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, job: Job, *tensors: Tensor) -> tuple[Tensor | None, ...]:
-        job = replace(job, keep=True, **dict(zip(INPUTS, tensors, strict=True)))
+        own: dict[str, Any] = dict(zip(INPUTS, tensors, strict=True))
+        job = replace(job, keep=True, **own)
         run, ctx.adjoint = _kernels(job)
         out = run(job)
         assert out.tape is not None

@@ -32,13 +32,14 @@ ALLOWED = {
     "neurons": {"base", "checks", "functional", "lateral", "surrogate"},
     "unroll": {"base", "checks", "functional", "kernels", "neurons", "surrogate"},
     "model": {
-        "base", "checks", "functional", "lateral", "neurons", "records", "seeding", "storage",
-        "surrogate", "unroll",
+        "base", "checks", "functional", "kernels", "lateral", "neurons", "records", "seeding",
+        "storage", "surrogate", "unroll",
     },
     "streaming": {
-        "base", "checks", "functional", "kernels", "model", "neurons", "surrogate", "unroll",
+        "base", "checks", "functional", "kernels", "lateral", "model", "neurons", "surrogate",
+        "unroll",
     },
-    "training": {"checks", "functional", "metrics", "model", "surrogate"},
+    "training": {"checks", "functional", "kernels", "metrics", "model", "surrogate"},
     "evaluation": {"checks", "metrics", "model"},
     "figures": {"evaluation", "model", "plotting"},
     "runs": {

@@ -38,7 +38,7 @@ class Adjoint:
         self.stride = latents if stride is None else stride
         self.half = job.empty(min(CHUNK, job.steps), rows, self.stride)
         self.half[..., latents:] = 0
-        self.product = torch.empty_like(job.mem)
+        self.product = job.mem
         self.carry = torch.zeros_like(job.mem)
         self.push = job.mem
         self.drive_grad = torch.zeros_like(job.drive)
@@ -58,12 +58,13 @@ class Adjoint:
         self.push = self.quad_grad[last, :, None] * self.counts[last]
         self.half[self._slot(last), :, : self.push.shape[1]] = self.push / 2
         self._add_mem_grad(last, grads)
+        product = job.product()
         weighs_gram = not self.needed.isdisjoint(("gram", "step"))
         for t in range(last, -1, -1):
             if t % CHUNK == 0 and weighs_gram:
                 self._add_gram(t, min(t + CHUNK, job.steps))
             self.spk_grad = self._recorded("spk", t, grads)
-            torch.mm(self.push, job.gram, out=self.product)
+            self.product = product(self.push)
             self._step(t, slope_of(t))
             self._add_mem_grad(t - 1, grads)
         return self._finish()
@@ -71,7 +72,8 @@ class Adjoint:
     def _finish(self) -> dict[str, Tensor]:
         job = self.job
         gram_grad = self.gram_grad[:, : job.gram.shape[1]]
-        if bool(job.spk.any()):  # spikes before the first step, whose h̄ is in push
+        # Spikes before the first step, whose h̄ is in push; a GPU is not asked whether there are.
+        if job.spk.device.type != "cpu" or bool(job.spk.any()):
             gram_grad = gram_grad + job.spk.mT @ self.push
         pull = self.pull + (gram_grad * job.gram).sum(dtype=torch.float64) / job.step
         if self.quad is not None:

@@ -39,7 +39,7 @@ class PlainStepper:
             clamp=job.clamp,
         )
         job.mem.copy_(mem)
-        job.spk.copy_(job.estimator.sample(mem))
+        job.spk.copy_(job.draw(mem))
         self.inhibition = self._sum_events()
 
     def _sum_events(self) -> Tensor:

@@ -1,11 +1,18 @@
 """What an unroll is given and what it gives: plain records that all kernels share."""
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
+
+INPUTS = ("drive", "gram", "spk", "mem", "step", "bias", "rest")
+"""The tensors of a job."""
+OUTPUTS = ("spk", "mem", "quad", "kl", "last_spk", "last_mem")
+"""The tensors of an outcome."""
+PRECISIONS = ("float32", "tf32", "bfloat16")
 
 
 @dataclass
@@ -29,6 +36,9 @@ class Job:
         fields: what to return, of ``spk``, ``mem``, ``quad`` and ``kl``.
         every: return each n-th timestep of ``spk`` and ``mem``.
         keep: keep what the adjoint needs.
+        precision: of the products with G: ``"float32"``, or to trade accuracy for speed ``"tf32"``
+            (CUDA only, elsewhere as float32) and ``"bfloat16"``.
+        counts: type to keep counts in; None for :meth:`count_dtype` to choose.
     """
 
     drive: Tensor
@@ -40,7 +50,7 @@ class Job:
     rest: Tensor
     scale: float
     leak: float
-    clamp: float
+    clamp: float | Tensor
     estimator: Any
     law: str = "own"
     weight: str = "own"
@@ -49,12 +59,27 @@ class Job:
     fields: tuple[str, ...] = ()
     every: int = 1
     keep: bool = False
+    precision: str = "float32"
+    counts: torch.dtype | None = None
 
     def drive_at(self, t: int) -> Tensor:
         return self.drive[t] if self.drive.ndim == 3 else self.drive
 
     def empty(self, *shape: int, dtype: torch.dtype | None = None) -> Tensor:
         return torch.empty(shape, dtype=dtype or self.mem.dtype, device=self.mem.device)
+
+    def draw(self, mem: Tensor) -> Tensor:
+        """Spikes for membranes that are known to be sound."""
+        return self.estimator.sample(mem) if self.law == "own" else self.estimator.draw(mem)
+
+    def product(self) -> Callable[[Tensor], Tensor]:
+        """z ↦ zG in the asked precision."""
+        if self.precision == "bfloat16":
+            low = self.gram.bfloat16()
+            return lambda rows: (rows.bfloat16() @ low).to(rows.dtype)
+        if self.precision == "tf32" and self.gram.device.type == "cuda":
+            return lambda rows: _tf32(rows, self.gram)
+        return lambda rows: rows @ self.gram
 
     def stack(self, name: str) -> Tensor | None:
         """Room for the timesteps of a field that are to be returned, or None if none are."""
@@ -70,6 +95,8 @@ class Job:
         One byte up to clamp 5, two up to 10. A count beyond is kept as the largest of the type;
         it is never wrapped. An estimator with counts of its own may emit anything.
         """
+        if self.counts is not None:
+            return self.counts
         if self.law == "own":
             return self.mem.dtype
         rate = math.exp(self.clamp)
@@ -94,6 +121,15 @@ class Outcome:
     last_spk: Tensor
     last_mem: Tensor
     tape: tuple[Tensor, Tensor] | None
+
+
+def _tf32(rows: Tensor, gram: Tensor) -> Tensor:
+    before = torch.backends.cuda.matmul.allow_tf32
+    torch.backends.cuda.matmul.allow_tf32 = True
+    try:
+        return rows @ gram
+    finally:
+        torch.backends.cuda.matmul.allow_tf32 = before
 
 
 def narrow(spk: Tensor, dtype: torch.dtype) -> Tensor:

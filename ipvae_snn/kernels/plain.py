@@ -1,6 +1,13 @@
-"""The unroll in PyTorch operations: any dtype, any device, any exact estimator."""
+"""The unroll in PyTorch operations: any dtype, any device, any exact estimator.
+
+Nothing in the loops over timesteps looks at a value, so that a GPU never waits for the host and
+the whole loop can be recorded (:mod:`~ipvae_snn.kernels.graphs`).
+"""
 
 import math
+from collections.abc import Callable
+from functools import cache
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,11 +24,11 @@ def forward(job: Job) -> Outcome:
     if job.keep:
         shape = (job.steps, *job.mem.shape)
         tape = job.empty(*shape), job.empty(*shape, dtype=job.count_dtype())
-    spk, mem = job.spk, job.mem
-    inhibition = spk @ job.gram
+    spk, mem, product = job.spk, job.mem, job.product()
+    inhibition = product(spk)
     for t in range(job.steps):
         drive, prior = job.drive_at(t), mem
-        mem = F.membrane_step(
+        mem = _fused(F.membrane_step, mem)(
             mem,
             drive,
             inhibition if job.scale == 1 else job.scale * inhibition,
@@ -31,14 +38,14 @@ def forward(job: Job) -> Outcome:
             mem_rest=job.rest,
             clamp=job.clamp,
         )
-        spk = job.estimator.sample(mem)
-        inhibition = spk @ job.gram
+        spk = job.draw(mem)
+        inhibition = product(spk)
         if tape is not None:
             tape[0][t], tape[1][t] = mem, narrow(spk, tape[1].dtype)
         if stacks["quad"] is not None:
-            stacks["quad"][t] = F.gaussian_nll_gram(spk, inhibition, drive, drive.new_zeros(()), 0)
+            stacks["quad"][t] = _fused(_likelihood, mem)(spk, inhibition, drive)
         if stacks["kl"] is not None:
-            stacks["kl"][t] = F.poisson_kl(mem, prior, job.kl_form).sum(-1)
+            stacks["kl"][t] = _fused(_divergence, mem)(mem, prior, job.kl_form)
         if (t + 1) % job.every == 0:
             for name, value in (("spk", spk), ("mem", mem)):
                 stack = stacks[name]
@@ -47,56 +54,116 @@ def forward(job: Job) -> Outcome:
     return Outcome(**stacks, last_spk=spk, last_mem=mem, tape=tape)
 
 
-class PlainAdjoint(Adjoint):
-    """The adjoint of a timestep from the membranes and counts of the tape alone.
+def _likelihood(spk: Tensor, inhibition: Tensor, drive: Tensor) -> Tensor:
+    return F.gaussian_nll_gram(spk, inhibition, drive, drive.new_zeros(()), 0)
 
-    With r = 1/λ and ε = e^−c the clamped step is r' = ε + min(r (ε + min(e^−h, e⁸)), e⁸), whose
-    derivatives are du'/du = 1 − ελ' and du'/dh = 1 − ελ'(1 + 1/λ), 0 where a floor was taken.
-    """
+
+def _divergence(mem: Tensor, prior: Tensor, form: str) -> Tensor:
+    return F.poisson_kl(mem, prior, form).sum(-1)
+
+
+def _fused(function: Callable[..., Any], like: Tensor) -> Callable[..., Any]:
+    """One GPU kernel for a chain of element-wise operations; the function itself on the CPU."""
+    return _compiled(function) if like.device.type == "cuda" else function
+
+
+@cache
+def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
+    return torch.compile(function, dynamic=False)
+
+
+class PlainAdjoint(Adjoint):
+    """The adjoint of a timestep from the membranes and counts of the tape alone."""
 
     def _step(self, t: int, slope: Tensor | None) -> None:
-        job, mem, drive = self.job, self.mems[t], self.job.drive_at(t)
-        before = self.mems[t - 1] if t else job.mem
-        spk = self.counts[t].to(mem.dtype)
-        rate, rate_before, x = mem.exp(), before.exp(), mem - before
-        quad, kl = self.quad_grad[t, :, None], self.kl_grad[t, :, None]
-        if job.kl_form == "published":
-            grown = x.exp()
-            to_mem, to_before = rate * (1 + grown * (2 * x - 1)), -rate * grown * x
-        else:
-            to_mem, to_before = rate * x, rate_before - rate
-        to_spk = self.product - quad * drive
-        if self.spk_grad is not None:
-            to_spk = to_spk + self.spk_grad
-        grad = self.carry + kl * to_mem
-        if slope is not None:
-            grad = grad + slope * to_spk
-        epsilon, floor = math.exp(-job.clamp), self._floor()
-        above = 1 / rate - epsilon
-        grad = grad * (above < floor)
-        inside = above * rate_before - epsilon < floor
-        to_current = grad * inside * (1 - epsilon * rate * (1 + 1 / rate_before))
-        self.carry = grad * (1 - epsilon * rate) + kl * to_before
-        pushed = -job.step * job.scale * to_current
-        if job.leak:
-            self.carry = self.carry - job.step * job.leak * to_current
-        if t:
-            earlier = self.quad_grad[t - 1, :, None] * self.counts[t - 1]
-            self.push, self.half[self._slot(t - 1)] = pushed + earlier, pushed + earlier / 2
-        else:
-            self.push = self.half[self._slot(t - 1)] = pushed
-        current = drive - job.bias
-        if job.leak:
-            current = current - job.leak * (before - job.rest)
-        self._drive_grad(t).add_(job.step * to_current - quad * spk)
-        self.bias_sum += to_current.sum(0)
-        self.pull += (to_current * current).sum(dtype=torch.float64)
-        self.pull -= (quad * spk * drive).sum(dtype=torch.float64) / job.step
-
-    def _floor(self) -> float:
-        """e⁸, less what rounding leaves of it in a stored membrane."""
-        return math.exp(-F.MEM_FLOOR) * (1 - 64 * torch.finfo(self.mems.dtype).eps)
+        job, mem = self.job, self.mems[t]
+        found = _fused(_back, mem)(
+            mem,
+            self.mems[t - 1] if t else job.mem,
+            self.counts[t],
+            self.counts[t - 1] if t else None,
+            job.drive_at(t),
+            self.product,
+            slope,
+            self.spk_grad,
+            self.carry,
+            self.quad_grad[t, :, None],
+            self.kl_grad[t, :, None],
+            self.quad_grad[t - 1, :, None] if t else None,
+            job.step,
+            job.bias,
+            job.rest,
+            job.clamp,
+            scale=job.scale,
+            leak=job.leak,
+            published=job.kl_form == "published",
+        )
+        self.carry, self.push, half, to_drive, to_bias, pull = found
+        self.half[self._slot(t - 1)] = half
+        self._drive_grad(t).add_(to_drive)
+        self.bias_sum += to_bias
+        self.pull += pull
 
     def _add_gram(self, first: int, last: int) -> None:
         spk = self.counts[first:last].to(self.half.dtype).flatten(0, 1)
         self.gram_grad.addmm_(spk.mT, self.half[: last - first].flatten(0, 1))
+
+
+def _back(
+    mem: Tensor,
+    before: Tensor,
+    counts: Tensor,
+    counts_before: Tensor | None,
+    drive: Tensor,
+    product: Tensor,
+    slope: Tensor | None,
+    spk_grad: Tensor | None,
+    carry: Tensor,
+    quad: Tensor,
+    kl: Tensor,
+    quad_before: Tensor | None,
+    step: Tensor,
+    bias: Tensor,
+    rest: Tensor,
+    clamp: float | Tensor,
+    *,
+    scale: float,
+    leak: float,
+    published: bool,
+) -> tuple[Tensor, ...]:
+    """The adjoint of one timestep: pure and element-wise, but for sums.
+
+    With r = 1/λ and ε = e^−c the clamped step is r' = ε + min(r (ε + min(e^−h, e⁸)), e⁸), whose
+    derivatives are du'/du = 1 − ελ' and du'/dh = 1 − ελ'(1 + 1/λ), 0 where a floor was taken.
+    """
+    spk = counts.to(mem.dtype)
+    rate, rate_before, x = mem.exp(), before.exp(), mem - before
+    if published:
+        grown = x.exp()
+        to_mem, to_before = rate * (1 + grown * (2 * x - 1)), -rate * grown * x
+    else:
+        to_mem, to_before = rate * x, rate_before - rate
+    grad = carry + kl * to_mem
+    if slope is not None:
+        to_spk = product - quad * drive
+        grad = grad + slope * (to_spk if spk_grad is None else to_spk + spk_grad)
+    epsilon = math.exp(-clamp) if isinstance(clamp, float) else torch.exp(-clamp)
+    # e⁸, less what rounding leaves of it in a stored membrane.
+    floor = math.exp(-F.MEM_FLOOR) * (1 - 64 * torch.finfo(mem.dtype).eps)
+    above = 1 / rate - epsilon
+    grad = grad * (above < floor)
+    inside = above * rate_before - epsilon < floor
+    to_current = grad * inside * (1 - epsilon * rate * (1 + 1 / rate_before))
+    carry = grad * (1 - epsilon * rate) + kl * to_before
+    pushed = -step * scale * to_current
+    current = drive - bias
+    if leak:
+        carry = carry - step * leak * to_current
+        current = current - leak * (before - rest)
+    push = half = pushed
+    if counts_before is not None and quad_before is not None:
+        earlier = quad_before * counts_before
+        push, half = pushed + earlier, pushed + earlier / 2
+    pull = (to_current * current).sum(dtype=torch.float64)
+    pull = pull - (quad * spk * drive).sum(dtype=torch.float64) / step
+    return carry, push, half, step * to_current - quad * spk, to_current.sum(0), pull

@@ -60,6 +60,10 @@ class Estimator:
     def sample(self, mem: Tensor) -> Tensor:
         """Integer Poisson counts with rate e^mem, in the dtype of ``mem``, without gradient."""
         require_membrane(mem)
+        return self.draw(mem)
+
+    def draw(self, mem: Tensor) -> Tensor:
+        """:meth:`sample` for a membrane that is known to be sound: nothing is checked."""
         with torch.no_grad():
             return poisson(rate_of(mem), self.generator).to(mem.dtype)
 
@@ -125,8 +129,7 @@ class bernoulli(Exact):
     def __post_init__(self) -> None:
         self.substeps = require_whole(self.substeps, "substeps")
 
-    def sample(self, mem: Tensor) -> Tensor:
-        require_membrane(mem)
+    def draw(self, mem: Tensor) -> Tensor:
         with torch.no_grad():
             fire = -torch.expm1(-rate_of(mem) / self.substeps)
             bins = torch.full_like(fire, self.substeps)
@@ -147,8 +150,7 @@ class rounded(Exact):
         generator: accepted for uniformity, never used.
     """
 
-    def sample(self, mem: Tensor) -> Tensor:
-        require_membrane(mem)
+    def draw(self, mem: Tensor) -> Tensor:
         with torch.no_grad():
             return rate_of(mem).round().to(mem.dtype)
 
