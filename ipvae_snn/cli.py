@@ -8,10 +8,13 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from ipvae_snn import data
+import torch
+
+from ipvae_snn import bench, data
 from ipvae_snn.checks import require_device, require_number, require_whole
 from ipvae_snn.files import require_free_folder
 from ipvae_snn.functional import MEM_FLOOR
+from ipvae_snn.kernels.job import PRECISIONS
 from ipvae_snn.neurons import CLAMP, CLAMP_MAX
 from ipvae_snn.runs import (
     TRAIN_PATCHES,
@@ -38,6 +41,11 @@ Images up to 64x64 pixels are samples as they are, in [0, 1]; larger ones are cu
 RUN_HELP = """\
 A run folder holds model.pt, config.json, history.csv, metrics.json and figures/*.png. It appears
 when it is complete; a folder that holds anything is never touched.
+"""
+BENCH_HELP = """\
+Writes bench.json and bench.png. Each time is measured beside the dense matrix products of the
+algorithm alone (the floor) and beside plain PyTorch, interleaved in one run: compare the ratios,
+not the times of different machines or runs.
 """
 EXAMPLES = """\
 examples:
@@ -93,6 +101,7 @@ def parser() -> argparse.ArgumentParser:
         recipe.add_argument(
             f"--{name}", type=kind, default=None, help=f"{text} [{shown[0]:g} / {shown[1]:g}]"
         )
+    _precision(train)
     _common(train)
     _evaluation_options(train, "--eval-steps")
 
@@ -106,7 +115,24 @@ def parser() -> argparse.ArgumentParser:
     _data_options(evaluate)
     _evaluation_options(evaluate, "--steps")
     _common(evaluate)
+
+    bench = _command(
+        commands, "bench", "measure how fast this machine runs the network", BENCH_HELP
+    )
+    bench.add_argument("--out", type=Path, help="folder to make (default: runs/bench, or the next)")
+    bench.add_argument("--quick", action="store_true", help="fewer and smaller shapes")
+    bench.add_argument("--device", default="cpu", help="cpu (default), cuda, cuda:1, ...")
+    bench.add_argument("--threads", type=int, help="CPU threads (default: torch's choice)")
+    _precision(bench)
+    bench.add_argument("--quiet", action="store_true", help="no progress bar")
     return root
+
+
+def _precision(command: argparse.ArgumentParser) -> None:
+    command.add_argument(
+        "--precision", choices=PRECISIONS, default="float32",
+        help="of the products with the lateral weights (default: float32)",
+    )  # fmt: skip
 
 
 def _command(commands: Any, name: str, text: str, epilog: str) -> argparse.ArgumentParser:
@@ -153,7 +179,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             stream.reconfigure(errors="replace")  # a terminal without R² still gets its table
     arguments = parser().parse_args(argv)
     try:
-        {"demo": _demo, "train": _train, "evaluate": _evaluate}[arguments.command](arguments)
+        COMMANDS[arguments.command](arguments)
     except (ValueError, TypeError, OSError, ImportError, ArithmeticError) as error:
         print(f"ipvae-snn: {error}", file=sys.stderr)
         return 1
@@ -213,6 +239,7 @@ def _run_config(arguments: argparse.Namespace, kind: str) -> RunConfig:
             **{**defaults, **given},
             seed=arguments.seed,
             device=str(require_device(arguments.device)),
+            precision=arguments.precision,
             progress=not arguments.quiet,
         ),
         eval_steps=arguments.eval_steps,
@@ -252,3 +279,20 @@ def _evaluate(arguments: argparse.Namespace) -> None:
 
 if __name__ == "__main__":
     sys.exit(main())
+
+
+def _bench(arguments: argparse.Namespace) -> None:
+    out = arguments.out or free_folder(Path("runs") / "bench")
+    require_free_folder(out)
+    if arguments.threads is not None:
+        torch.set_num_threads(require_whole(arguments.threads, "--threads"))
+    result = bench.measure(
+        device=arguments.device, quick=arguments.quick, precision=arguments.precision,
+        progress=not arguments.quiet,
+    )  # fmt: skip
+    print(bench.table(result))
+    bench.save(result, out)
+    print(f"bench.json and bench.png are in {out}")
+
+
+COMMANDS = {"demo": _demo, "train": _train, "evaluate": _evaluate, "bench": _bench}

@@ -46,9 +46,12 @@ ALLOWED = {
         "checks", "data", "evaluation", "figures", "files", "model", "seeding", "surrogate",
         "training", "version",
     },
+    "bench": {
+        "checks", "files", "functional", "kernels", "model", "plotting", "streaming", "version",
+    },
     "cli": {
-        "checks", "data", "files", "functional", "neurons", "runs", "surrogate", "training",
-        "version",
+        "bench", "checks", "data", "files", "functional", "kernels", "neurons", "runs",
+        "surrogate", "training", "version",
     },
     "__init__": {
         "evaluation", "functional", "model", "neurons", "states", "streaming", "surrogate",

@@ -1,0 +1,90 @@
+"""What speed is measured against: the algorithm written down plainly, in PyTorch.
+
+Also what the fast path is tested against: no kernel of this package is used here.
+"""
+
+import torch
+from torch import Tensor
+
+from ipvae_snn.functional import bound_log_scale, poisson_kl, soft_clamp
+from ipvae_snn.model import IPVAE
+
+
+def gram_form(model: IPVAE, x: Tensor, num_steps: int, beta: float) -> Tensor:
+    """The model's loss, one timestep after another under autograd, spikes by ``torch.poisson``.
+
+    Args:
+        x: (B, M), shown at every timestep.
+
+    Returns:
+        Scalar, in the law of :meth:`IPVAE.loss`.
+    """
+    weight, neuron = model.decoder.weight, model.neuron
+    log_scale = _log_scale(model)
+    whitened = weight * torch.exp(-log_scale).unsqueeze(-1)
+    gram, drive = whitened.mT @ whitened, (x * torch.exp(-2 * log_scale)) @ weight
+    energy = (x * torch.exp(-log_scale)).square().sum(-1)
+    spk, mem = torch.zeros_like(drive), neuron.mem_init.expand_as(drive)
+    total = drive.new_zeros(())
+    inhibition = spk
+    for _ in range(num_steps):
+        before, mem = mem, _integrate(model, drive - inhibition, mem)
+        spk = _Count.apply(mem)
+        inhibition = spk @ gram
+        nll = 0.5 * (energy + (spk * (inhibition - 2 * drive)).sum(-1)) + log_scale.sum()
+        total = total + (nll + beta * poisson_kl(mem, before).sum(-1)).mean()
+    return _scaled(total, num_steps, model)
+
+
+def published_form(model: IPVAE, x: Tensor, num_steps: int, beta: float) -> Tensor:
+    """The same by the prediction error in the pixels, with a second draw that reconstructs.
+
+    The algorithm as the paper states it; its counts here come from ``torch.poisson``, cheaper than
+    the relaxed counts of the authors' program.
+    """
+    weight, neuron = model.decoder.weight, model.neuron
+    log_scale = _log_scale(model)
+    precision = torch.exp(-2 * log_scale)
+    mem = neuron.mem_init.expand(len(x), model.latents)
+    spk, total = torch.zeros_like(mem), mem.new_zeros(())
+    for _ in range(num_steps):
+        error = (x - spk @ weight.mT) * precision
+        before, mem = mem, _integrate(model, error @ weight, mem)
+        spk = _Count.apply(mem)
+        residual = x - _Count.apply(mem) @ weight.mT
+        nll = 0.5 * (residual.square() * precision).sum(-1) + log_scale.sum()
+        total = total + (nll + beta * poisson_kl(mem, before).sum(-1)).mean()
+    return _scaled(total, num_steps, model)
+
+
+def _log_scale(model: IPVAE) -> Tensor:
+    raw = model.neuron.lateral.log_scale
+    assert isinstance(raw, Tensor)
+    return bound_log_scale(raw)
+
+
+def _integrate(model: IPVAE, current: Tensor, mem: Tensor) -> Tensor:
+    neuron = model.neuron
+    step = neuron.log_step.exp() * (current - neuron.log_bias.exp())
+    return soft_clamp(mem + soft_clamp(step, neuron.clamp), neuron.clamp)
+
+
+def _scaled(total: Tensor, num_steps: int, model: IPVAE) -> Tensor:
+    constant = 0.5 * model.in_features * torch.log(torch.tensor(2 * torch.pi))
+    return (total / num_steps + constant.to(total)) * (256 / model.in_features)
+
+
+class _Count(torch.autograd.Function):
+    """A Poisson count whose gradient is (z + λ) / 2."""
+
+    @staticmethod
+    def forward(ctx, mem):  # type: ignore[no-untyped-def]
+        rate = mem.exp()
+        spk = torch.poisson(rate)
+        ctx.save_for_backward(spk, rate)
+        return spk
+
+    @staticmethod
+    def backward(ctx, grad):  # type: ignore[no-untyped-def]
+        spk, rate = ctx.saved_tensors
+        return grad * (spk + rate) / 2

@@ -1,0 +1,149 @@
+"""Measurements as a table and as a picture."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
+
+from ipvae_snn.plotting import BLUE, GREEN, GREY, ORANGE
+
+Row = Mapping[str, Any]
+AXES = {
+    "steps": "timesteps T",
+    "batch": "batch B",
+    "latents": "latents K",
+    "rate": "spikes per neuron and timestep",
+}
+
+
+def table(result: Mapping[str, Any]) -> str:
+    """The headline figures as text."""
+    m = result["machine"]
+    lines = [
+        f"{m['device']}, {m['threads']} threads; kernels: {m['kernels']}; products in "
+        f"{result['precision']}",
+        f"ipvae_snn {m['ipvae_snn']}, torch {m['torch']}, snntorch {m['snntorch']}, "
+        f"Python {m['python']}",
+        "",
+        _head("training step", "ms", "/ floor", "/ plain", "/ publ.", "MB", "B/tbk"),
+    ]
+    for row in result["training"]:
+        lines.append(
+            f"{_shape(row):34s}{1e3 * row['ours']:9.2f}{row['to_floor']:9.2f}"
+            f"{row['to_plain']:9.2f}{row['to_published']:9.3f}{row['peak_bytes'] / 1e6:9.1f}"
+            f"{row['added_bytes_per_tbk']:9.2f}"
+        )
+    lines += ["", _head("inference timestep", "ms", "/ floor", "/ plain", "", "MB", "4 T: MB")]
+    for row in result["inference"]:
+        lines.append(
+            f"{_shape(row):34s}{1e3 * row['ours']:9.3f}{row['to_floor']:9.2f}"
+            f"{row['to_plain']:9.2f}{'':9s}{row['peak_bytes'] / 1e6:9.2f}"
+            f"{row['peak_bytes_at_4_times_the_steps'] / 1e6:9.2f}"
+        )
+    lines += ["", _head("streaming timestep, B 1", "ms", "99%", "dense", "faster")]
+    for row in result["streaming"]:
+        name = f"M {row['in_features']}, K {row['latents']}, {row['active']:.1%} active"
+        lines.append(
+            f"{name:34s}{1e3 * row['ours']:9.3f}{1e3 * row['p99']:9.3f}"
+            f"{1e3 * row['floor']:9.3f}{row['times_faster']:8.1f}×"
+        )
+    lines += [
+        "",
+        "floor: the dense products alone (three per training timestep, one per inference "
+        "timestep);",
+        "plain: the same network step by step in PyTorch; publ.: in its published form, by pixels;",
+        "B/tbk: bytes that one more timestep, sample and neuron add.",
+    ]
+    return "\n".join(lines)
+
+
+def _head(name: str, *columns: str) -> str:
+    return f"{name:34s}" + "".join(f"{column:>9s}" for column in columns)
+
+
+def _shape(row: Row) -> str:
+    return f"M {row['in_features']}, K {row['latents']}, T {row['steps']}, B {row['batch']}"
+
+
+def picture(result: Mapping[str, Any]) -> Figure:
+    """Times against T, B, K and firing rate, and of one stimulus against its spikes."""
+    figure = Figure(figsize=(15, 9.5), layout="constrained")
+    m = result["machine"]
+    figure.suptitle(f"{m['device']}, {m['threads']} threads, torch {m['torch']}", fontsize=11)
+    above, below = figure.subfigures(2, 1, height_ratios=(2, 1))
+    axes = above.subplots(2, len(AXES))
+    for column, (name, label) in enumerate(AXES.items()):
+        _sweep(axes[0, column], result["training_sweeps"], name, label, lambda row: row["steps"])
+        _sweep(axes[1, column], result["inference_sweeps"], name, label, lambda row: 1)
+    axes[0, 0].set_ylabel("training, ms per timestep")
+    axes[1, 0].set_ylabel("inference, ms per timestep")
+    axes[0, 0].legend(frameon=False, fontsize=8)
+    events, headlines = below.subplots(1, 2)
+    _events(events, result["streaming"])
+    _headlines(headlines, result)
+    return figure
+
+
+def _sweep(
+    ax: Axes, rows: Sequence[Row], name: str, label: str, steps: Callable[[Row], int]
+) -> None:
+    chosen = [row for row in rows if row["varied"] == name]
+    x = [row[name] for row in chosen]
+    for key, colour, text in (
+        ("plain", GREY, "plain PyTorch"),
+        ("floor", ORANGE, "dense products alone"),
+        ("ours", BLUE, "ipvae_snn"),
+    ):
+        y = [1e3 * row[key] / steps(row) for row in chosen]
+        ax.loglog(x, y, "o-", color=colour, label=text, markersize=4)
+    ax.set_ylim(bottom=0.5 * ax.get_ylim()[0], top=2 * ax.get_ylim()[1])
+    ax.set_xlabel(label)
+    _tidy(ax)
+
+
+def _events(ax: Axes, rows: Sequence[Row]) -> None:
+    for latents in sorted({row["latents"] for row in rows}):
+        chosen = [row for row in rows if row["latents"] == latents]
+        if len(chosen) < 2:
+            continue
+        x = [row["active"] * latents for row in chosen]
+        middle, tail = ([1e3 * row[key] for row in chosen] for key in ("ours", "p99"))
+        ax.loglog(x, middle, "o-", color=BLUE, label="ipvae_snn, median", markersize=4)
+        ax.loglog(x, tail, "^:", color=BLUE, label="99th percentile", markersize=4)
+        ax.loglog(
+            x, [1e3 * row["floor"] for row in chosen], "-", color=ORANGE, label="dense product"
+        )
+        ax.set_title(f"one stimulus, K {latents}", fontsize=10)
+    ax.set_xlabel("neurons that spiked in the timestep")
+    ax.set_ylabel("ms per timestep")
+    ax.legend(frameon=False, fontsize=8)
+    _tidy(ax)
+
+
+def _headlines(ax: Axes, result: Mapping[str, Any]) -> None:
+    bars = [(f"training, {_shape(row)}", row["to_floor"]) for row in result["training"]]
+    bars += [(f"inference, {_shape(row)}", row["to_floor"]) for row in result["inference"]]
+    for place, (_, ratio) in enumerate(bars):
+        ax.barh(place, ratio, color=GREEN if ratio <= 1 else BLUE, height=0.6)
+        ax.text(ratio, place, f" {ratio:.2f}", va="center", fontsize=9)
+    ax.axvline(1, color=ORANGE)
+    ax.set_yticks(range(len(bars)), [name for name, _ in bars], fontsize=8)
+    ax.invert_yaxis()
+    ax.set_xlim(0, 1.15 * max(1.0, *(ratio for _, ratio in bars)))
+    ax.set_xlabel("time / time of the dense products alone")
+    for side in ("top", "right"):
+        ax.spines[side].set_visible(False)
+
+
+def _tidy(ax: Axes) -> None:
+    for axis in (ax.xaxis, ax.yaxis):
+        wide = np.ptp(np.log10(axis.get_view_interval())) > 1.5
+        axis.set_major_locator(LogLocator(subs=(1.0,) if wide else (1.0, 2.0, 5.0)))
+        axis.set_major_formatter(StrMethodFormatter("{x:g}"))
+        axis.set_minor_formatter(NullFormatter())
+    ax.grid(True, which="major", alpha=0.3)
+    for side in ("top", "right"):
+        ax.spines[side].set_visible(False)
