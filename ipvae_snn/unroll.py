@@ -6,7 +6,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from ipvae_snn import functional as F
 from ipvae_snn.base import State
@@ -16,6 +15,9 @@ from ipvae_snn.kernels.job import INPUTS, OUTPUTS, Job, Outcome
 from ipvae_snn.neurons import IPVAENeuron
 from ipvae_snn.surrogate import Exact, midpoint, rate, rounded
 from ipvae_snn.surrogate.relaxed import Relaxed
+
+CAREFUL_ABOVE = 6.0
+"""Clamp in nats above which rates can explode so far that rounding drowns gradients."""
 
 
 def describe(
@@ -87,6 +89,7 @@ def infer(
         every=every,
         kl_form=kl_form,
         precision=precision,
+        careful=kl_form == "published" or neuron.clamp > CAREFUL_ABOVE,
         **(known or {}),
     )
     if known is None or neuron.state_quant:
@@ -150,7 +153,7 @@ class _Unroll(torch.autograd.Function):
         run, ctx.adjoint = _kernels(job)
         out = run(job)
         assert out.tape is not None
-        ctx.save_for_backward(*tensors, *out.tape, out.quad)
+        ctx.save_for_backward(*tensors, *out.tape)
         ctx.settings = {
             f.name: getattr(job, f.name) for f in fields_of(job) if f.name not in INPUTS
         }
@@ -158,12 +161,16 @@ class _Unroll(torch.autograd.Function):
         return tuple(getattr(out, name) for name in OUTPUTS)
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
-        *tensors, mems, counts, quad = ctx.saved_tensors
+        if torch.is_grad_enabled():  # create_graph=True
+            raise RuntimeError(
+                "the unrolled network has first derivatives only: for second ones call "
+                "model.neuron step by step"
+            )
+        *tensors, mems, counts = ctx.saved_tensors
         job = Job(**dict(zip(INPUTS, tensors, strict=True)), **ctx.settings)
         asked = zip(INPUTS, ctx.needs_input_grad[1:], strict=True)
         needed = {name for name, needs in asked if needs}
-        adjoint = ctx.adjoint(job, (mems, counts), quad, needed)
+        adjoint = ctx.adjoint(job, (mems, counts), needed)
         found = adjoint(dict(zip(OUTPUTS, grads, strict=True)))
         return None, *(found[name] if name in needed else None for name in INPUTS)

@@ -73,7 +73,7 @@ def picture(result: Mapping[str, Any]) -> Figure:
     figure = Figure(figsize=(15, 9.5), layout="constrained")
     m = result["machine"]
     figure.suptitle(f"{m['device']}, {m['threads']} threads, torch {m['torch']}", fontsize=11)
-    above, below = figure.subfigures(2, 1, height_ratios=(2, 1))
+    above, below = list(figure.subfigures(2, 1, height_ratios=(2, 1)))  # type: ignore[arg-type]
     axes = above.subplots(2, len(AXES))
     for column, (name, label) in enumerate(AXES.items()):
         _sweep(axes[0, column], result["training_sweeps"], name, label, lambda row: row["steps"])

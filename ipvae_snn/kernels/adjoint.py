@@ -20,20 +20,19 @@ class Adjoint:
         z̄_t = −c_t d_t + p_t G,    p_t = c_t z_t − α h̄_{t+1}      (one product per timestep)
         ū_t += w_t z̄_t,            Ḡ = Σ_t z_tᵀ (c_t z_t / 2 − α h̄_{t+1})
 
-    The gradient of α needs Σ h̄·(zG), which is what <Ḡ, G> holds beside the likelihood's part: no
-    product of its own. Source: derived from arXiv 2410.19315, section 3.
+    h_t itself, where α or a saturated clamp ask for it, is had back from u_t and u_{t−1}. Source:
+    derived from arXiv 2410.19315, section 3.
     """
 
     def __init__(
         self,
         job: Job,
         tape: tuple[Tensor, Tensor],
-        quad: Tensor | None,
         needed: set[str],
         stride: int | None = None,
     ) -> None:
         rows, latents = job.mem.shape
-        self.job, (self.mems, self.counts), self.quad = job, tape, quad
+        self.job, (self.mems, self.counts) = job, tape
         self.needed = needed
         self.stride = latents if stride is None else stride
         self.half = job.empty(min(CHUNK, job.steps), rows, self.stride)
@@ -44,7 +43,7 @@ class Adjoint:
         self.drive_grad = torch.zeros_like(job.drive)
         self.gram_grad = torch.zeros_like(job.empty(latents, self.stride))
         self.bias_sum = torch.zeros_like(job.bias)
-        self.pull = job.mem.new_zeros((), dtype=torch.float64)
+        self.step_sum = job.mem.new_zeros((), dtype=torch.float64)
         self.spk_grad: Tensor | None = None
 
     def __call__(self, grads: dict[str, Tensor | None]) -> dict[str, Tensor]:
@@ -59,9 +58,8 @@ class Adjoint:
         self.half[self._slot(last), :, : self.push.shape[1]] = self.push / 2
         self._add_mem_grad(last, grads)
         product = job.product()
-        weighs_gram = not self.needed.isdisjoint(("gram", "step"))
         for t in range(last, -1, -1):
-            if t % CHUNK == 0 and weighs_gram:
+            if t % CHUNK == 0 and "gram" in self.needed:
                 self._add_gram(t, min(t + CHUNK, job.steps))
             self.spk_grad = self._recorded("spk", t, grads)
             self.product = product(self.push)
@@ -75,15 +73,12 @@ class Adjoint:
         # Spikes before the first step, whose h̄ is in push; a GPU is not asked whether there are.
         if job.spk.device.type != "cpu" or bool(job.spk.any()):
             gram_grad = gram_grad + job.spk.mT @ self.push
-        pull = self.pull + (gram_grad * job.gram).sum(dtype=torch.float64) / job.step
-        if self.quad is not None:
-            pull = pull - (self.quad_grad * self.quad).sum(dtype=torch.float64) / job.step
         return {
             "drive": self.drive_grad,
             "gram": gram_grad,
             "spk": self.push @ job.gram if "spk" in self.needed else self.push,
             "mem": self.carry,
-            "step": pull.to(job.step.dtype),
+            "step": (self.step_sum / job.step).to(job.step.dtype),
             "bias": -job.step * self.bias_sum,
             "rest": job.step * job.leak * self.bias_sum,
         }

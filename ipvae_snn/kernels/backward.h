@@ -2,9 +2,10 @@
 #ifndef IPVAE_BACKWARD_H
 #define IPVAE_BACKWARD_H
 
-#include "dynamics.h"
+#include "forward.h"
 
 #define NEARLY 0.99999f /* of FLOOR: what rounding leaves of it in a stored membrane */
+#define SATURATED 0.1f  /* part of a step that the clamps let through: see passed() */
 
 typedef struct {
     int64_t rows, latents, stride;    /* stride: row length of half_push, a multiple of LANES */
@@ -12,6 +13,9 @@ typedef struct {
     const uint8_t *counts, *counts_before; /* (rows, K); counts_before NULL: no spikes */
     int32_t count_bytes;
     const float *drive;                /* (rows, K) */
+    const float *gram;                 /* (K, stride) */
+    const float *first_inhibition;     /* (rows, K): zG before the first timestep, else NULL */
+    float *work;                       /* threads * (stride + 2 K) */
     const float *product;              /* (rows, K): (push of this timestep) G */
     const float *slope;                /* (rows, K), or NULL: see slope_kind */
     int32_t slope_kind;                /* 0 (z + rate) / 2, 1 rate, 2 slope[], 3 none */
@@ -23,15 +27,57 @@ typedef struct {
     float *push;                       /* (rows, K) out: c z - alpha scale dL/dh, for the product */
     float *half_push;                  /* (rows, stride) out: c z / 2 - ..., for the gradient of G */
     float *bias_grad;                  /* (threads, stride): dL/dh, added to */
-    double *pull;                      /* (rows, 2): sums for the step size, added to */
+    double *step_sum;                  /* (rows,): sum of h dL/dh, added to */
     int32_t threads;
 } Backward;
 
+/* What the clamps let through, as s = 1 / rate' - e and a = exp(-h) / rate, from the membranes.
+ * Returns whether a lane is so near its clamp that this is a difference of nearly equal numbers. */
+static int passed(const Dynamics *f, int n, const float *restrict mem,
+                  const float *restrict before, float *restrict s, float *restrict a) {
+    float epsilon = f->epsilon;
+    int saturated = 0;
+#pragma omp simd reduction(| : saturated)
+    for (int i = 0; i < n; i++) {
+        float r = fast_exp(-mem[i]), r0 = fast_exp(-before[i]);
+        s[i] = r - epsilon;
+        a[i] = s[i] - epsilon * r0;
+        saturated |= a[i] < SATURATED * r;
+    }
+    return saturated;
+}
+
+/* The same from zG of the timestep before, added up again. */
+static void passed_again(const Dynamics *f, int n, const float *restrict drive,
+                         const float *restrict inhibition, const float *restrict bias,
+                         const float *restrict rest, const float *restrict before,
+                         float *restrict s, float *restrict a) {
+    for (int i = 0; i < n; i++) {
+        float u = before[i], r0 = fast_exp(-u);
+        float h = drive[i] - f->scale * inhibition[i] - bias[i] - f->leak * (u - rest[i]);
+        a[i] = r0 * fast_exp(at_most(-f->alpha * h, 8.0f));
+        s[i] = a[i] + f->epsilon * r0;
+    }
+}
+
+/* zG of one row of the timestep before. */
+static const float *earlier_inhibition(const Backward *p, int64_t row, float *work) {
+    int64_t K = p->latents;
+    if (p->first_inhibition) return p->first_inhibition + row * K;
+    float *y = work, *spk = work + p->stride;
+    int32_t *active = (int32_t *)(spk + K);
+    get_counts(spk, p->counts_before + row * K * p->count_bytes, p->count_bytes, K);
+    sum_events(spk, active, list_active(spk, K, active), p->gram, p->stride, y);
+    return y;
+}
+
 static void backward_block(const Dynamics *f, const Backward *p, int64_t row, int64_t j, int n,
-                           float *bias_grad, int64_t *active, float pull[2]) {
+                           float *bias_grad, int64_t *active, float *step_sum, float *work,
+                           const float **inhibition) {
     int64_t at = row * p->latents + j;
+    float s[LANES], a[LANES];
     float spk[LANES] = {0}, earlier[LANES] = {0}, slope[LANES], extra[LANES] = {0};
-    float quad = p->quad_grad[row], kl = p->kl_grad[row], uphill = 0, overlap = 0;
+    float quad = p->quad_grad[row], kl = p->kl_grad[row], uphill = 0;
     float quad_before = p->quad_grad_before ? p->quad_grad_before[row] : 0.0f;
     get_counts(spk, p->counts + at * p->count_bytes, p->count_bytes, n);
     if (p->counts_before)
@@ -49,7 +95,11 @@ static void backward_block(const Dynamics *f, const Backward *p, int64_t row, in
     float *restrict carry = p->carry + at, *restrict drive_grad = p->drive_grad + at;
     float *restrict push = p->push + at, *restrict half = p->half_push + row * p->stride + j;
     float *restrict to_bias = bias_grad + j;
-#pragma omp simd reduction(+ : uphill, overlap, spiked)
+    if (passed(f, n, mem, before, s, a)) {
+        if (!*inhibition) *inhibition = earlier_inhibition(p, row, work);
+        passed_again(f, n, drive, *inhibition + j, bias, rest, before, s, a);
+    }
+#pragma omp simd reduction(+ : uphill, spiked)
     for (int i = 0; i < n; i++) {
         float u = mem[i], u0 = before[i], z = spk[i], d = drive[i];
         float r = fast_exp(-u), r0 = fast_exp(-u0), rate = 1.0f / r, rate0 = 1.0f / r0;
@@ -58,22 +108,19 @@ static void backward_block(const Dynamics *f, const Backward *p, int64_t row, in
         float to_u = published ? rate * (1.0f + grown * (2.0f * x - 1.0f)) : rate * x;
         float to_u0 = published ? -rate * grown * x : rate0 - rate;
         float grad = carry[i] + weight * (product[i] - quad * d + extra[i]) + kl * to_u;
-        float s = r - epsilon, open = s < FLOOR * NEARLY ? grad : 0.0f;
-        float inner = s - epsilon * r0 < FLOOR * NEARLY * r0 ? open : 0.0f;
-        float to_h = inner * rate * (s - epsilon * r0);
-        float current = d - bias[i] - leak * (u0 - rest[i]), pushed = -alpha * scale * to_h;
-        carry[i] = open * rate * s + kl * to_u0 - alpha * leak * to_h;
+        float open = s[i] < FLOOR * NEARLY ? grad : 0.0f;
+        float to_h = a[i] < FLOOR * NEARLY * r0 ? open * a[i] / (s[i] + epsilon) : 0.0f;
+        float h = -fast_log(at_least(a[i] * rate0, 1e-37f)), pushed = -alpha * scale * to_h;
+        carry[i] = open * s[i] / (s[i] + epsilon) + kl * to_u0 - alpha * leak * to_h;
         drive_grad[i] += alpha * to_h - quad * z;
         push[i] = pushed + quad_before * earlier[i];
         half[i] = pushed + 0.5f * quad_before * earlier[i];
         to_bias[i] += to_h;
-        uphill += to_h * current;
-        overlap += z * d;
+        uphill += to_h * h;
         spiked += earlier[i] != 0.0f;
     }
     *active += spiked;
-    pull[0] += uphill;
-    pull[1] += quad * overlap;
+    *step_sum += uphill;
 }
 
 /* grad += sum over rows of z^T half_push, a neuron's row at a time, from the rows where it spiked.

@@ -66,7 +66,7 @@ class NativeStepper:
 
     def settle(self) -> None:
         """Take the state in the job as the present one."""
-        native.sum_inhibition(self.job.spk, self.gram, self.inhibition, self.work)
+        native.sum_inhibition(self.job.spk, self.gram, self.inhibition)
 
     def advance(self) -> None:
         """One timestep."""

@@ -82,19 +82,18 @@ class GraphedAdjoint:
         self,
         job: Job,
         tape: tuple[Tensor, Tensor],
-        quad: Tensor | None,
         needed: set[str],
         record: Recorder = record_cuda,
     ) -> None:
-        self.job, self.tape, self.quad, self.needed, self.record = job, tape, quad, needed, record
+        self.job, self.tape, self.needed, self.record = job, tape, needed, record
 
     def __call__(self, grads: dict[str, Tensor | None]) -> dict[str, Tensor]:
-        given: Values = [*self.tape, self.quad, *(grads[name] for name in OUTPUTS)]
+        given: Values = [*self.tape, *(grads[name] for name in OUTPUTS)]
 
         def run(inputs: Values) -> Values:
-            mems, counts, quad, *rest = inputs[len(_inputs(self.job)) :]
+            mems, counts, *rest = inputs[len(_inputs(self.job)) :]
             job = _with(self.job, inputs[: len(_inputs(self.job))])
-            adjoint = plain.PlainAdjoint(job, (mems, counts), quad, self.needed)  # type: ignore
+            adjoint = plain.PlainAdjoint(job, (mems, counts), self.needed)  # type: ignore
             found = adjoint(dict(zip(OUTPUTS, rest, strict=True)))
             return [found[name] for name in INPUTS]
 
@@ -117,7 +116,15 @@ def _replay(
     kind: Any, job: Job, inputs: Values, run: Callable[[Values], Values], record: Recorder
 ) -> Values:
     settings = (job.law, job.weight, job.kl_form, job.steps, job.fields, job.every, job.keep)
-    numbers = (job.scale, job.leak, job.count_dtype(), job.precision, repr(job.estimator), record)
+    numbers = (
+        job.scale,
+        job.leak,
+        job.count_dtype(),
+        job.precision,
+        job.careful,
+        repr(job.estimator),
+        record,
+    )
     key = (kind, settings, numbers, _shapes(inputs))
     if key not in _recordings:
         _recordings[key] = Recording(run, inputs, record)

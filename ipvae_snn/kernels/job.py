@@ -39,6 +39,7 @@ class Job:
         precision: of the products with G: ``"float32"``, or to trade accuracy for speed ``"tf32"``
             (CUDA only, elsewhere as float32) and ``"bfloat16"``.
         counts: type to keep counts in; None for :meth:`count_dtype` to choose.
+        careful: gradients are to be exact in explosions too, at one more product per timestep.
     """
 
     drive: Tensor
@@ -61,6 +62,7 @@ class Job:
     keep: bool = False
     precision: str = "float32"
     counts: torch.dtype | None = None
+    careful: bool = False
 
     def drive_at(self, t: int) -> Tensor:
         return self.drive[t] if self.drive.ndim == 3 else self.drive

@@ -2,7 +2,6 @@
  * in PyTorch, and the tests hold the two together. Rows, teams and blocks are shared out among
  * threads; none of the results depends on how many there are, but for the order of two sums. */
 #include "backward.h"
-#include "forward.h"
 
 #ifdef _OPENMP
 #include <omp.h>
@@ -51,12 +50,13 @@ int64_t ipvae_backward(const Dynamics *f, const Backward *p) {
 #pragma omp parallel for num_threads(p->threads) schedule(static) reduction(+ : active)
     for (int64_t row = 0; row < p->rows; row++) {
         float *bias_grad = p->bias_grad + THREAD * p->stride;
+        float *work = p->work + THREAD * (p->stride + 2 * p->latents);
+        const float *inhibition = NULL; /* had when it is needed */
         for (int64_t j = 0; j < p->latents; j += LANES) {
-            float pull[2] = {0};
+            float step_sum = 0;
             int n = p->latents - j < LANES ? (int)(p->latents - j) : LANES;
-            backward_block(f, p, row, j, n, bias_grad, &active, pull);
-            p->pull[2 * row] += pull[0];
-            p->pull[2 * row + 1] += pull[1];
+            backward_block(f, p, row, j, n, bias_grad, &active, &step_sum, work, &inhibition);
+            p->step_sum[row] += step_sum;
         }
     }
     return active;

@@ -120,9 +120,10 @@ Forward = _structure(
 )  # fmt: skip
 Backward = _structure(
     "Backward", rows=c_int64, latents=c_int64, stride=c_int64, mem=P, mem_before=P, counts=P,
-    counts_before=P, count_bytes=c_int32, drive=P, product=P, slope=P, slope_kind=c_int32,
-    quad_grad=P, kl_grad=P, quad_grad_before=P, spk_grad=P, carry=P, drive_grad=P, push=P,
-    half_push=P, bias_grad=P, pull=P, threads=c_int32,
+    counts_before=P, count_bytes=c_int32, drive=P, gram=P, first_inhibition=P, work=P,
+    product=P, slope=P, slope_kind=c_int32, quad_grad=P, kl_grad=P,
+    quad_grad_before=P, spk_grad=P, carry=P, drive_grad=P, push=P, half_push=P,
+    bias_grad=P, step_sum=P, threads=c_int32,
 )  # fmt: skip
 
 
@@ -140,8 +141,9 @@ def padded(gram: Tensor) -> Tensor:
     return torch.nn.functional.pad(gram, (0, extra)) if extra else gram.contiguous()
 
 
-def sum_inhibition(spk: Tensor, gram: Tensor, out: Tensor, work: Tensor) -> None:
+def sum_inhibition(spk: Tensor, gram: Tensor, out: Tensor) -> None:
     """zG of each row of ``spk`` (B, K) into ``out``, for a :func:`padded` G."""
+    work = gram.new_empty(TEAM, gram.shape[1] + spk.shape[1])
     kernels().ipvae_inhibition(
         c_int64(len(spk)), c_int64(spk.shape[1]), c_int64(gram.shape[1]), at(spk), at(gram),
         at(out), at(work),
@@ -164,7 +166,7 @@ def forward(job: Job) -> Outcome:
     spk, mem = job.spk.contiguous().clone(), job.mem.contiguous().clone()
     inhibition, work = torch.empty_like(mem), job.empty(threads, TEAM, stride + latents)
     lib, dynamics = kernels(), dynamics_of(job)
-    sum_inhibition(spk, gram, inhibition, work)
+    sum_inhibition(spk, gram, inhibition)
     all_keys = keys(job.steps, job.estimator.generator)
     changing = drive.ndim == 3
     chunk = job.steps if job.every == 1 else job.every
@@ -198,22 +200,23 @@ def forward(job: Job) -> Outcome:
 class NativeAdjoint(Adjoint):
     """The adjoint of :class:`~ipvae_snn.kernels.plain.PlainAdjoint`, a row of neurons at a time."""
 
-    def __init__(
-        self, job: Job, tape: tuple[Tensor, Tensor], quad: Tensor | None, needed: set[str]
-    ) -> None:
+    def __init__(self, job: Job, tape: tuple[Tensor, Tensor], needed: set[str]) -> None:
         rows, latents = job.mem.shape
-        super().__init__(job, tape, quad, needed, stride=latents + -latents % LANES)
+        super().__init__(job, tape, needed, stride=latents + -latents % LANES)
         self.threads = torch.get_num_threads()
         self.push = torch.empty_like(job.mem)
         self.bias_sums = job.empty(self.threads, self.stride).zero_()
-        self.pulls = torch.zeros(rows, 2, dtype=torch.float64)
+        self.step_sums = torch.zeros(rows, dtype=torch.float64)
         self.lists = job.empty(self.threads, LANES, CHUNK * rows, dtype=torch.int32)
         self.spiked: dict[int, int] = {}
         self.dynamics, self.kernels = dynamics_of(job), kernels()
+        self.gram, self.work = padded(job.gram), job.empty(self.threads, self.stride + 2 * latents)
+        self.first_inhibition = torch.empty_like(job.mem)
         self.arguments = Backward(
             rows=rows, latents=latents, stride=self.stride,
             count_bytes=self.counts.element_size(), slope_kind=WEIGHTS.index(job.weight),
-            bias_grad=at(self.bias_sums), pull=at(self.pulls), threads=self.threads,
+            gram=at(self.gram), work=at(self.work), bias_grad=at(self.bias_sums),
+            step_sum=at(self.step_sums), threads=self.threads,
         )  # fmt: skip
 
     def _slope(self, t: int) -> Tensor | None:
@@ -227,6 +230,9 @@ class NativeAdjoint(Adjoint):
         p.mem, p.mem_before = at(self.mems[t]), at(self.mems[t - 1] if t else job.mem)
         p.counts = at(self.counts[t])
         p.counts_before = at(self.counts[t - 1] if t else None)
+        if t == 0:
+            sum_inhibition(job.spk, self.gram, self.first_inhibition)
+            p.first_inhibition = at(self.first_inhibition)
         p.quad_grad, p.kl_grad = at(self.quad_grad[t]), at(self.kl_grad[t])
         p.quad_grad_before = at(self.quad_grad[t - 1] if t else None)
         p.drive, p.product, p.slope = at(job.drive_at(t)), at(self.product), at(slope)
@@ -252,6 +258,5 @@ class NativeAdjoint(Adjoint):
 
     def _finish(self) -> dict[str, Tensor]:
         self.bias_sum = self.bias_sums.sum(0)[: self.job.mem.shape[1]]
-        uphill, overlap = self.pulls.sum(0)
-        self.pull = uphill - overlap / self.job.step.double()
+        self.step_sum = self.step_sums.sum()
         return super()._finish()

@@ -72,14 +72,19 @@ def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
     return torch.compile(function, dynamic=False)
 
 
+SATURATED = 0.1
+"""Part of a step that the clamps let through, below which it is not had from the membranes."""
+
+
 class PlainAdjoint(Adjoint):
     """The adjoint of a timestep from the membranes and counts of the tape alone."""
 
     def _step(self, t: int, slope: Tensor | None) -> None:
         job, mem = self.job, self.mems[t]
+        before = self.mems[t - 1] if t else job.mem
         found = _fused(_back, mem)(
             mem,
-            self.mems[t - 1] if t else job.mem,
+            before,
             self.counts[t],
             self.counts[t - 1] if t else None,
             job.drive_at(t),
@@ -94,15 +99,30 @@ class PlainAdjoint(Adjoint):
             job.bias,
             job.rest,
             job.clamp,
+            self._earlier_inhibition(t, mem, before),
             scale=job.scale,
             leak=job.leak,
             published=job.kl_form == "published",
         )
-        self.carry, self.push, half, to_drive, to_bias, pull = found
+        self.carry, self.push, half, to_drive, to_bias, step_sum = found
         self.half[self._slot(t - 1)] = half
         self._drive_grad(t).add_(to_drive)
         self.bias_sum += to_bias
-        self.pull += pull
+        self.step_sum += step_sum
+
+    def _earlier_inhibition(self, t: int, mem: Tensor, before: Tensor) -> Tensor | None:
+        """zG of the timestep before, another product, where a clamp hides what went in.
+
+        The CPU looks for membranes near their clamp; a GPU is not asked, and always takes it
+        where clamp and KL are such that it matters.
+        """
+        if mem.device.type == "cpu":
+            needed = bool((_passed(mem, before, self.job.clamp)[1] < SATURATED).any())
+        else:
+            needed = self.job.careful
+        if not needed:
+            return None
+        return self.job.product()(self.counts[t - 1].to(mem.dtype) if t else self.job.spk)
 
     def _add_gram(self, first: int, last: int) -> None:
         spk = self.counts[first:last].to(self.half.dtype).flatten(0, 1)
@@ -126,6 +146,7 @@ def _back(
     bias: Tensor,
     rest: Tensor,
     clamp: float | Tensor,
+    inhibition: Tensor | None,
     *,
     scale: float,
     leak: float,
@@ -135,6 +156,7 @@ def _back(
 
     With r = 1/λ and ε = e^−c the clamped step is r' = ε + min(r (ε + min(e^−h, e⁸)), e⁸), whose
     derivatives are du'/du = 1 − ελ' and du'/dh = 1 − ελ'(1 + 1/λ), 0 where a floor was taken.
+    Where both come out of nearly equal numbers they are had from h itself (``inhibition``).
     """
     spk = counts.to(mem.dtype)
     rate, rate_before, x = mem.exp(), before.exp(), mem - before
@@ -147,23 +169,39 @@ def _back(
     if slope is not None:
         to_spk = product - quad * drive
         grad = grad + slope * (to_spk if spk_grad is None else to_spk + spk_grad)
-    epsilon = math.exp(-clamp) if isinstance(clamp, float) else torch.exp(-clamp)
     # e⁸, less what rounding leaves of it in a stored membrane.
     floor = math.exp(-F.MEM_FLOOR) * (1 - 64 * torch.finfo(mem.dtype).eps)
-    above = 1 / rate - epsilon
+    by_mem, by_current = _passed(mem, before, clamp)
+    above = by_mem / rate
+    inside = by_current * rate_before / rate  # e^−h
+    if inhibition is not None:
+        current = drive - scale * inhibition - bias - leak * (before - rest)
+        epsilon = _exp_minus(clamp)
+        inside = torch.exp((-step * current).clamp(max=-F.MEM_FLOOR))
+        above = (epsilon + inside) / rate_before
+        by_mem = above / (above + epsilon)
+        by_current = inside / rate_before / (above + epsilon)
     grad = grad * (above < floor)
-    inside = above * rate_before - epsilon < floor
-    to_current = grad * inside * (1 - epsilon * rate * (1 + 1 / rate_before))
-    carry = grad * (1 - epsilon * rate) + kl * to_before
-    pushed = -step * scale * to_current
-    current = drive - bias
+    to_h = grad * (inside < floor) * by_current
+    carry = grad * by_mem + kl * to_before
+    pushed = -step * scale * to_h
     if leak:
-        carry = carry - step * leak * to_current
-        current = current - leak * (before - rest)
+        carry = carry - step * leak * to_h
     push = half = pushed
     if counts_before is not None and quad_before is not None:
         earlier = quad_before * counts_before
         push, half = pushed + earlier, pushed + earlier / 2
-    pull = (to_current * current).sum(dtype=torch.float64)
-    pull = pull - (quad * spk * drive).sum(dtype=torch.float64) / step
-    return carry, push, half, step * to_current - quad * spk, to_current.sum(0), pull
+    h = -torch.log(inside.clamp(min=torch.finfo(mem.dtype).tiny))
+    step_sum = (to_h * h).sum(dtype=torch.float64)
+    return carry, push, half, step * to_h - quad * spk, to_h.sum(0), step_sum
+
+
+def _passed(mem: Tensor, before: Tensor, clamp: float | Tensor) -> tuple[Tensor, Tensor]:
+    """du'/du and du'/dh of a clamped step, floors aside, from the membranes alone."""
+    epsilon = _exp_minus(clamp)
+    by_mem = 1 - epsilon * mem.exp()
+    return by_mem, by_mem - epsilon * torch.exp(mem - before)
+
+
+def _exp_minus(clamp: float | Tensor) -> float | Tensor:
+    return torch.exp(-clamp) if isinstance(clamp, Tensor) else math.exp(-clamp)

@@ -1,0 +1,317 @@
+"""The fused unroll against the neuron's own timestep under autograd, with the same draws."""
+
+import math
+import random
+from dataclasses import dataclass, field
+
+import pytest
+import torch
+
+from ipvae_snn import IPVAE, surrogate, unroll
+from ipvae_snn.bench import reference
+from ipvae_snn.kernels import graphs, native
+
+
+@dataclass
+class Replay(surrogate.Exact):
+    """Emits counts that were drawn before, with the slope of another estimator."""
+
+    counts: list = field(default_factory=list)
+    like: surrogate.Exact = field(default_factory=surrogate.midpoint)
+
+    def draw(self, mem):
+        return self.counts.pop(0).to(mem.dtype)
+
+    def slope(self, spk, rate):
+        return self.like.slope(spk, rate)
+
+
+class OwnSlope(surrogate.Exact):
+    """As a user would write it."""
+
+    def slope(self, spk, rate):
+        return rate + 0.3 * (spk - rate)
+
+
+NATIVE = pytest.mark.skipif(not native.available(), reason=f"no kernels: {native.why_not()}")
+ESTIMATORS = [
+    surrogate.midpoint(), surrogate.rate(), surrogate.rounded(), surrogate.bernoulli(5), OwnSlope(),
+]  # fmt: skip
+
+
+def make(seed, dtype=torch.float64, **options):
+    """A model of random shape that reaches both clamps and both floors, its input and a state."""
+    pick = random.Random(seed)
+    pixels, latents = pick.randint(1, 12), pick.choice([1, 2, 7, 20, 63, 64, 65, 130])
+    batch, steps = pick.randint(1, 9), pick.choice([1, 2, 3, 4, 5, 8, 9, 17, 40])
+    torch.manual_seed(seed)
+    options = {"leak": pick.choice([0.0, 0.3]), "lateral_scale": pick.choice([1.0, 0.6])} | options
+    model = IPVAE(
+        pixels, latents, init_std=pick.choice([0.05, 0.5]), clamp=pick.choice([2.0, 5.0, 10.0]),
+        step=pick.choice([0.2, 1.0, 6.0]), kl_form=pick.choice(["exact", "published"]), **options,
+    ).to(dtype)  # fmt: skip
+    with torch.no_grad():
+        model.neuron.mem_init.uniform_(-8.5, 6.0)
+        model.neuron.lateral.log_scale.uniform_(-1, 1)
+    shape = (steps, batch, pixels) if pick.random() < 0.4 else (batch, pixels)
+    x = 3 * torch.randn(shape, dtype=dtype)
+    state = None
+    if pick.random() < 0.5:
+        spk = torch.randint(0, 3, (batch, latents)).to(dtype)
+        mem = torch.empty(batch, latents, dtype=dtype).uniform_(-9, 5)
+        state = (spk.requires_grad_(), mem.requires_grad_())
+    return model, x, steps, state
+
+
+def objective(out, every=1):
+    """Of everything that a run returns, with gradients that differ between entries."""
+    total = 0.0
+    for number, part in enumerate([*out[:-1], *out.state]):
+        weights = torch.linspace(-1, 1.3 + number, part.numel(), dtype=part.dtype)
+        total = total + (part.reshape(-1) * weights).mean()
+    return total
+
+
+def gradients(model, x, steps, state, **options):
+    wanted = [*model.parameters(), *(state or ())]
+    out = model.run(x, steps, state=state, seed=5, **options)
+    found = torch.autograd.grad(objective(out), wanted, allow_unused=True)
+    names = [*(n for n, _ in model.named_parameters()), "spk", "mem"]
+    filled = [torch.zeros_like(w) if g is None else g for w, g in zip(wanted, found, strict=True)]
+    return out, dict(zip(names, filled, strict=False))
+
+
+def stepwise(monkeypatch):
+    monkeypatch.setattr(unroll, "describe", lambda *_, **__: None)
+
+
+@pytest.mark.parametrize("estimator", ESTIMATORS, ids=repr)
+@pytest.mark.parametrize("seed", range(24))
+def test_gradients_equal_autograd_through_the_timesteps(seed, estimator, monkeypatch):
+    model, x, steps, state = make(seed, spike_grad=estimator)
+    every = 1 + seed % 3
+    out, fused = gradients(model, x, steps, state, every=every)
+    stepwise(monkeypatch)
+    same, plain = gradients(model, x, steps, state, every=every)
+    for a, b in zip([*out[:-1], *out.state], [*same[:-1], *same.state], strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-12)
+    for name, expected in plain.items():
+        scale = max(1.0, float(expected.abs().max()))
+        assert (fused[name] - expected).abs().max() <= 1e-10 * scale, name
+
+
+def test_the_shapes_tried_reach_clamps_and_floors():
+    met = {"floor": False, "clamp": False, "silent": False, "many": False}
+    for seed in range(24):
+        model, x, steps, state = make(seed)
+        with torch.no_grad():
+            out = model.run(x, steps, state=state, record=("mem", "spk"), seed=5)
+        c = model.neuron.clamp
+        floor = c - math.log1p(math.exp(c + 8))
+        met["floor"] |= bool((out.mem - floor < 1e-9).any())
+        met["clamp"] |= bool((out.mem > c - 0.01).any())
+        met["silent"] |= bool((out.spk == 0).any())
+        met["many"] |= bool((out.spk > 255).any())
+    assert all(met.values()), met
+
+
+@NATIVE
+@pytest.mark.parametrize("estimator", [*ESTIMATORS[:3], OwnSlope()], ids=repr)
+@pytest.mark.parametrize("seed", range(24))
+def test_compiled_kernels_are_as_exact_as_float32_can_be(seed, estimator, monkeypatch):
+    """Their counts are replayed step by step, in float64 for the truth and in float32."""
+    model, x, steps, state = make(seed, torch.float32, spike_grad=estimator)
+    out, fast = gradients(model, x, steps, state)
+    stepwise(monkeypatch)
+
+    def replayed(model, x, dtype):
+        start = state and tuple(s.detach().to(dtype).requires_grad_() for s in state)
+        model.neuron.spike_grad = Replay(counts=list(out.spk.detach()), like=estimator)
+        found = gradients(model, x.to(dtype), steps, start)
+        assert not model.neuron.spike_grad.counts
+        return found
+
+    plain_out, plain = replayed(model, x, torch.float32)
+    true_out, true = replayed(model.double(), x, torch.float64)
+
+    def error(value, truth):
+        value, truth = value.detach(), truth.detach()
+        return float((value - truth).abs().max() / truth.abs().max().clamp(min=1e-3))
+
+    for name in ("mem", "nll", "kl"):
+        a, b, truth = (getattr(o, name) for o in (out, plain_out, true_out))
+        assert error(a, truth) < 4 * error(b, truth) + 3e-6, name
+    for name, truth in true.items():
+        assert error(fast[name], truth) < 4 * error(plain[name], truth) + 3e-6, name
+
+
+@NATIVE
+def test_many_spikes_and_few_agree_to_the_bit():
+    """Rows share passes over G where most neurons spike, which changes the order of nothing."""
+    torch.manual_seed(0)
+    model = IPVAE(9, 70, init_std=0.3, clamp=4.0)
+    x = torch.randn(12, 9)
+    mem = torch.cat([torch.full((6, 70), -4.0), torch.full((6, 70), 3.0)])
+    state = (torch.zeros(12, 70), mem)
+    with torch.no_grad():
+        out = model.run(x, 12, state=state, seed=1)
+        inhibition = out.spk.double() @ model.neuron.gram().double()
+        quad = (out.spk * (0.5 * inhibition - model.neuron.drive(x))).sum(-1)
+        nll = quad + 0.5 * x.square().sum(-1) + 4.5 * math.log(2 * math.pi)
+    torch.testing.assert_close(out.nll.double(), nll.double(), rtol=1e-4, atol=1e-3)
+
+
+@NATIVE
+@pytest.mark.parametrize("threads", [1, 2, 3])
+def test_threads_change_nothing_forward(threads):
+    model, x, steps, state = make(3, torch.float32)
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(1)
+        alone, _ = gradients(model, x, steps, state)
+        torch.set_num_threads(threads)
+        out, _ = gradients(model, x, steps, state)
+    finally:
+        torch.set_num_threads(before)
+    assert torch.equal(alone.mem, out.mem)
+    assert torch.equal(alone.nll, out.nll)
+
+
+@pytest.mark.parametrize("kernels", ["native", "plain"])
+def test_loss_and_gradient_equal_the_plain_reference_in_law(kernels, request):
+    """No code is shared but the formulas of clamp and KL; means over many samples, 4 SE."""
+    if kernels == "plain":
+        request.getfixturevalue("plain_kernels")
+    torch.manual_seed(0)
+    model = IPVAE(10, 6, init_std=0.4)
+    with torch.no_grad():
+        model.neuron.mem_init.fill_(-0.5)
+    x = torch.randn(1, 10).expand(400, 10)
+
+    def sample(loss):
+        values = []
+        for _ in range(20):
+            model.zero_grad()
+            value = loss()
+            value.backward()
+            grads = [p.grad.flatten() for p in model.parameters()]
+            values.append(torch.cat([value.detach().view(1), *grads]))
+        return torch.stack(values)
+
+    ours = sample(lambda: model.loss(x, 12, beta=2.0))
+    for form in (reference.gram_form, reference.published_form):
+        theirs = sample(lambda form=form: form(model, x, 12, 2.0))
+        se = (ours.var(0) / 20 + theirs.var(0) / 20).sqrt()
+        t = (ours.mean(0) - theirs.mean(0)) / se.clamp(min=1e-6)
+        assert t.square().mean().sqrt() < 1.6
+        assert t.abs().max() < 6
+
+
+def test_steps_before_and_after_a_cut_equal_one_run_in_gradient():
+    model, x, _, _ = make(2)
+    x = x if x.ndim == 2 else x[0]
+    whole = model.run(x, 6, seed=1)
+    torch.autograd.backward(whole.nll.sum())
+    expected = [p.grad.clone() for p in model.parameters()]
+    model.zero_grad()
+    with model.seeded(1):
+        first = model.run(x, 2)
+        second = model.run(x, 4, state=first.state)
+    (first.nll.sum() + second.nll.sum()).backward()
+    for p, e in zip(model.parameters(), expected, strict=True):
+        torch.testing.assert_close(p.grad, e, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_counts_beyond_a_byte_are_kept(dtype):
+    model = IPVAE(4, 5, clamp=9.0).to(dtype)
+    with torch.no_grad():
+        model.neuron.mem_init.fill_(9.0)
+    x = torch.zeros(3, 4, dtype=dtype)
+    out = model.run(x, 3, seed=0)
+    assert out.spk.max() > 255
+    grad = torch.autograd.grad(out.spk.sum(), model.neuron.mem_init)[0]
+    with torch.no_grad():
+        out.spk.sum()
+    assert (grad > 1000).all()  # w = (z + λ) / 2, not what is left of z in a byte
+
+
+def test_second_derivatives_are_refused():
+    model, x, steps, _ = make(1)
+    loss = model.loss(x, steps)
+    with pytest.raises(RuntimeError, match="step by step"):
+        torch.autograd.grad(loss, [model.decoder.weight], create_graph=True)
+
+
+def test_what_must_be_called_step_by_step_is():
+    assert unroll.describe(torch.exp) is None
+    assert unroll.describe(surrogate.eat()) is None
+    assert unroll.describe(surrogate.eat(), training=False)["weight"] == "none"
+    assert unroll.describe(surrogate.midpoint(), emits_gradient=False)["weight"] == "none"
+    assert unroll.describe(OwnSlope()) == {"law": "poisson", "weight": "own"}
+    assert unroll.describe(Replay())["law"] == "own"
+
+
+def test_surrogate_disable_passes_no_gradient_through_spikes(monkeypatch):
+    model, x, steps, state = make(6)
+    model.neuron.surrogate_disable = True
+    _, fused = gradients(model, x, steps, state)
+    stepwise(monkeypatch)
+    _, plain = gradients(model, x, steps, state)
+    for name, expected in plain.items():
+        torch.testing.assert_close(fused[name], expected, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("precision", ["tf32", "bfloat16"])
+def test_precision_trades_little(precision):
+    torch.manual_seed(0)
+    model = IPVAE(20, 30, init_std=0.2)
+    x = torch.randn(40, 20)
+
+    def gradient():
+        model.zero_grad()
+        with model.seeded(3):
+            model.loss(x, 8).backward()
+        return model.decoder.weight.grad.clone()
+
+    exact = gradient()
+    model.precision = precision
+    error = float((gradient() - exact).norm() / exact.norm())
+    assert error < 0.02
+    if precision == "tf32":
+        assert error < 1e-6  # on the CPU there is none
+    with pytest.raises(ValueError, match="precision must be one of"):
+        model.precision = "half"
+
+
+def fake_recorder(function):
+    """What a CUDA graph does, on the CPU: replay into the very tensors of the recording."""
+    outputs = function()
+
+    def replay():
+        for own, new in zip(outputs, function(), strict=True):
+            if own is not None:
+                own.copy_(new)
+
+    return replay, outputs
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_recorded_loops_equal_unrecorded_ones(seed, monkeypatch, plain_kernels):
+    """The path of a GPU, with a recorder that runs anywhere; clamps move as in training."""
+    monkeypatch.setattr(graphs, "suits", lambda job: job.law != "own")
+    monkeypatch.setattr(graphs.forward, "__defaults__", (fake_recorder,))
+    monkeypatch.setattr(graphs.GraphedAdjoint.__init__, "__defaults__", (fake_recorder,))
+    monkeypatch.setattr(graphs, "_recordings", type(graphs._recordings)())
+    estimator = surrogate.rounded()  # whatever is drawn while recording
+    for clamp in (3.0, 3.5):
+        model, x, steps, state = make(seed, spike_grad=estimator)
+        model.neuron.clamp = clamp
+        out, recorded = gradients(model, x, steps, state)
+        with monkeypatch.context() as patch:
+            stepwise(patch)
+            same, plain = gradients(model, x, steps, state)
+        torch.testing.assert_close(out.mem, same.mem)
+        for name, expected in plain.items():
+            torch.testing.assert_close(recorded[name], expected, rtol=1e-8, atol=1e-8)
+    assert 0 < len(graphs._recordings) <= graphs.KEPT
