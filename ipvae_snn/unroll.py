@@ -12,6 +12,7 @@ from ipvae_snn.base import State
 from ipvae_snn.checks import require_finite
 from ipvae_snn.kernels import graphs, native, plain
 from ipvae_snn.kernels.job import INPUTS, OUTPUTS, Job, Outcome
+from ipvae_snn.kernels.native_adjoint import NativeAdjoint
 from ipvae_snn.neurons import IPVAENeuron
 from ipvae_snn.surrogate import Exact, midpoint, rate, rounded
 from ipvae_snn.surrogate.relaxed import Relaxed
@@ -129,7 +130,8 @@ def unroll(job: Job) -> Outcome:
     never touched; per timestep, sample and neuron, five bytes are kept. Second derivatives are
     not available.
     """
-    tensors = [getattr(job, name) for name in INPUTS]
+    tensors = [getattr(job, name).contiguous() for name in INPUTS]
+    job = replace(job, **dict(zip(INPUTS, tensors, strict=True)))
     if not torch.is_grad_enabled() or not any(t.requires_grad for t in tensors):
         return _kernels(job)[0](job)
     found: tuple[Any, ...] = _Unroll.apply(job, *tensors)
@@ -139,7 +141,7 @@ def unroll(job: Job) -> Outcome:
 def _kernels(job: Job) -> tuple[Any, Any]:
     tensors = (getattr(job, name) for name in INPUTS)
     if job.law != "own" and all(native.fits(t) for t in tensors):
-        return native.forward, native.NativeAdjoint
+        return native.forward, NativeAdjoint
     if graphs.suits(job):
         return graphs.forward, graphs.GraphedAdjoint
     return plain.forward, plain.PlainAdjoint

@@ -47,7 +47,8 @@ ALLOWED = {
         "training", "version",
     },
     "bench": {
-        "checks", "files", "functional", "kernels", "model", "plotting", "streaming", "version",
+        "checks", "files", "functional", "kernels", "model", "neurons", "plotting", "streaming",
+        "version",
     },
     "cli": {
         "bench", "checks", "data", "files", "functional", "kernels", "neurons", "runs",

@@ -11,6 +11,7 @@ from torch import Tensor
 from ipvae_snn.bench import reference
 from ipvae_snn.bench.clock import Work, interleaved, one_by_one, peak_bytes
 from ipvae_snn.model import IPVAE
+from ipvae_snn.neurons import CLAMP
 from ipvae_snn.streaming import Stream
 
 RATE = -math.log1p(-0.15)
@@ -37,7 +38,8 @@ MNIST = Shape(784, 512, 128, 100)
 
 def make(shape: Shape, device: torch.device, precision: str = "float32") -> tuple[IPVAE, Tensor]:
     """A model whose rates stay where ``shape.rate`` puts them, and a batch for it."""
-    model = IPVAE(shape.in_features, shape.latents, init_std=1e-3, clamp=10.0).to(device)
+    clamp = CLAMP if shape.rate < 5 else 10.0  # room for the rate
+    model = IPVAE(shape.in_features, shape.latents, init_std=1e-3, clamp=clamp).to(device)
     model.precision = precision
     with torch.no_grad():
         model.neuron.mem_init.fill_(math.log(shape.rate))

@@ -53,6 +53,7 @@ class Adjoint:
             self.carry.new_zeros(job.steps, len(job.mem)) if g is None else g.contiguous()
             for g in (grads["quad"], grads["kl"])
         )
+        self._prepare()
         last = job.steps - 1
         self.push = self.quad_grad[last, :, None] * self.counts[last]
         self.half[self._slot(last), :, : self.push.shape[1]] = self.push / 2
@@ -108,7 +109,10 @@ class Adjoint:
     def _add_mem_grad(self, t: int, grads: dict[str, Tensor | None]) -> None:
         grad = self._recorded("mem", t, grads)
         if grad is not None:
-            self.carry = self.carry + grad
+            self.carry = (self.carry + grad).contiguous()
+
+    def _prepare(self) -> None:
+        """Called once, when all that the steps need is there."""
 
     def _step(self, t: int, slope: Any) -> None:
         """Take ``carry`` and ``push`` from timestep t to t − 1, and add t's gradients up."""

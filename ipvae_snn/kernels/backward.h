@@ -124,31 +124,37 @@ static void backward_block(const Dynamics *f, const Backward *p, int64_t row, in
 }
 
 /* grad += sum over rows of z^T half_push, a neuron's row at a time, from the rows where it spiked.
- * work: LANES * rows integers. */
-static void gram_gradient_block(int64_t rows, int64_t latents, int64_t stride, int64_t first,
-                                const uint8_t *counts, int count_bytes, const float *half_push,
-                                float *grad, int32_t *work) {
+ * Rows of counts are those of `steps` timesteps, `step` elements apart. work: LANES * steps * rows. */
+typedef struct {
+    int32_t row;
+    float spk;
+} Event;
+
+static void gram_gradient_block(int64_t steps, int64_t rows, int64_t latents, int64_t stride,
+                                int64_t first, const uint8_t *counts, int64_t step, int bytes,
+                                const float *half_push, float *grad, Event *work) {
     int n = latents - first < LANES ? (int)(latents - first) : LANES;
-    int64_t found[LANES] = {0};
+    int64_t found[LANES] = {0}, most = steps * rows;
     float spk[LANES];
-    for (int64_t row = 0; row < rows; row++) {
-        get_counts(spk, counts + (row * latents + first) * count_bytes, count_bytes, n);
-        for (int i = 0; i < n; i++) {
-            work[i * rows + found[i]] = (int32_t)row;
-            found[i] += spk[i] != 0.0f;
+    for (int64_t t = 0; t < steps; t++)
+        for (int64_t row = 0; row < rows; row++) {
+            get_counts(spk, counts + (t * step + row * latents + first) * bytes, bytes, n);
+            for (int i = 0; i < n; i++) {
+                Event *event = work + i * most + found[i];
+                event->row = (int32_t)(t * rows + row);
+                event->spk = spk[i];
+                found[i] += spk[i] != 0.0f;
+            }
         }
-    }
     for (int64_t j = 0; j < stride; j += 4 * WIDTH) {
         for (int i = 0; i < n; i++) {
             Vector sum[4];
             float *to = grad + (first + i) * stride + j;
             memcpy(sum, to, sizeof sum);
             for (int64_t m = 0; m < found[i]; m++) {
-                int64_t row = work[i * rows + m];
-                const Vector *g = (const Vector *)(half_push + row * stride + j);
-                float z;
-                get_counts(&z, counts + (row * latents + first + i) * count_bytes, count_bytes, 1);
-                for (int c = 0; c < 4; c++) sum[c] += z * g[c];
+                Event event = work[i * most + m];
+                const Vector *g = (const Vector *)(half_push + event.row * stride + j);
+                for (int c = 0; c < 4; c++) sum[c] += event.spk * g[c];
             }
             memcpy(to, sum, sizeof sum);
         }

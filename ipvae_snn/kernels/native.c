@@ -62,11 +62,11 @@ int64_t ipvae_backward(const Dynamics *f, const Backward *p) {
     return active;
 }
 
-void ipvae_gram_gradient(int64_t rows, int64_t latents, int64_t stride, const uint8_t *counts,
-                         int32_t count_bytes, const float *half_push, float *grad, int32_t *work,
-                         int32_t threads) {
+void ipvae_gram_gradient(int64_t steps, int64_t rows, int64_t latents, int64_t stride,
+                         const uint8_t *counts, int64_t step, int32_t bytes,
+                         const float *half_push, float *grad, Event *work, int32_t threads) {
 #pragma omp parallel for num_threads(threads) schedule(static)
     for (int64_t first = 0; first < latents; first += LANES)
-        gram_gradient_block(rows, latents, stride, first, counts, count_bytes, half_push, grad,
-                            work + THREAD * LANES * rows);
+        gram_gradient_block(steps, rows, latents, stride, first, counts, step, bytes, half_push,
+                            grad, work + THREAD * LANES * steps * rows);
 }

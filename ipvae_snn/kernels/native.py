@@ -9,6 +9,7 @@ counterpart in PyTorch. What there is of it is small (``*.h``), and everything r
 import ctypes
 import math
 import os
+from collections.abc import Callable
 from ctypes import Structure, byref, c_float, c_int32, c_int64, c_uint64, c_void_p
 from functools import cache
 from typing import Any
@@ -17,14 +18,10 @@ import torch
 from torch import Tensor
 
 from ipvae_snn.kernels import build
-from ipvae_snn.kernels.adjoint import CHUNK, Adjoint
 from ipvae_snn.kernels.job import Job, Outcome
 
 LANES, TEAM = 64, 4  # as in poisson.h and forward.h
-WEIGHTS = ("midpoint", "rate", "own", "none")  # as slope_kind in backward.h
 SWITCH = "IPVAE_SNN_NATIVE"
-SPARSE_BELOW = 0.4
-"""Share of neurons that spike above which the gradient of G is a dense product."""
 
 
 @cache
@@ -101,6 +98,12 @@ def keys(count: int, generator: torch.Generator | None) -> Tensor:
 
 def at(tensor: Tensor | None) -> c_void_p:
     return c_void_p(None if tensor is None else tensor.data_ptr())
+
+
+def walker(tensor: Tensor) -> Callable[[int], int]:
+    """Addresses of the timesteps of a tensor, (T, ...): cheaper than taking views."""
+    start, step = tensor.data_ptr(), tensor.stride(0) * tensor.element_size()
+    return lambda t: start + t * step
 
 
 def _structure(name: str, **fields: Any) -> type[Structure]:
@@ -195,68 +198,3 @@ def forward(job: Job) -> Outcome:
                 if stack is not None:
                     stack[start // chunk] = value
     return Outcome(**stacks, last_spk=spk, last_mem=mem, tape=tape)
-
-
-class NativeAdjoint(Adjoint):
-    """The adjoint of :class:`~ipvae_snn.kernels.plain.PlainAdjoint`, a row of neurons at a time."""
-
-    def __init__(self, job: Job, tape: tuple[Tensor, Tensor], needed: set[str]) -> None:
-        rows, latents = job.mem.shape
-        super().__init__(job, tape, needed, stride=latents + -latents % LANES)
-        self.threads = torch.get_num_threads()
-        self.push = torch.empty_like(job.mem)
-        self.bias_sums = job.empty(self.threads, self.stride).zero_()
-        self.step_sums = torch.zeros(rows, dtype=torch.float64)
-        self.lists = job.empty(self.threads, LANES, CHUNK * rows, dtype=torch.int32)
-        self.spiked: dict[int, int] = {}
-        self.dynamics, self.kernels = dynamics_of(job), kernels()
-        self.gram, self.work = padded(job.gram), job.empty(self.threads, self.stride + 2 * latents)
-        self.first_inhibition = torch.empty_like(job.mem)
-        self.arguments = Backward(
-            rows=rows, latents=latents, stride=self.stride,
-            count_bytes=self.counts.element_size(), slope_kind=WEIGHTS.index(job.weight),
-            gram=at(self.gram), work=at(self.work), bias_grad=at(self.bias_sums),
-            step_sum=at(self.step_sums), threads=self.threads,
-        )  # fmt: skip
-
-    def _slope(self, t: int) -> Tensor | None:
-        return super()._slope(t) if self.job.weight == "own" else None
-
-    def _step(self, t: int, slope: Tensor | None) -> None:
-        job, p = self.job, self.arguments
-        spk_grad = None if self.spk_grad is None else self.spk_grad.contiguous()
-        slope = None if slope is None else slope.contiguous()
-        self.push = torch.empty_like(self.product) if t == 0 else self.push
-        p.mem, p.mem_before = at(self.mems[t]), at(self.mems[t - 1] if t else job.mem)
-        p.counts = at(self.counts[t])
-        p.counts_before = at(self.counts[t - 1] if t else None)
-        if t == 0:
-            sum_inhibition(job.spk, self.gram, self.first_inhibition)
-            p.first_inhibition = at(self.first_inhibition)
-        p.quad_grad, p.kl_grad = at(self.quad_grad[t]), at(self.kl_grad[t])
-        p.quad_grad_before = at(self.quad_grad[t - 1] if t else None)
-        p.drive, p.product, p.slope = at(job.drive_at(t)), at(self.product), at(slope)
-        p.spk_grad, p.carry = at(spk_grad), at(self.carry)
-        p.drive_grad, p.push = at(self._drive_grad(t)), at(self.push)
-        p.half_push = at(self.half[self._slot(t - 1)])
-        self.spiked[t - 1] = self.kernels.ipvae_backward(byref(self.dynamics), byref(p))
-
-    def _add_gram(self, first: int, last: int) -> None:
-        counts, half = self.counts[first:last], self.half[: last - first]
-        latents = counts.shape[-1]
-        spiked = sum(self.spiked.get(t, 0) for t in range(first, last))
-        if spiked > SPARSE_BELOW * counts.numel():
-            spk = counts.to(half.dtype).flatten(0, 1)
-            self.gram_grad.addmm_(spk.mT, half.flatten(0, 1))
-            return
-        rows = counts.shape[0] * counts.shape[1]
-        self.kernels.ipvae_gram_gradient(
-            c_int64(rows), c_int64(latents), c_int64(self.stride), at(counts),
-            c_int32(counts.element_size()), at(half), at(self.gram_grad), at(self.lists),
-            c_int32(self.threads),
-        )  # fmt: skip
-
-    def _finish(self) -> dict[str, Tensor]:
-        self.bias_sum = self.bias_sums.sum(0)[: self.job.mem.shape[1]]
-        self.step_sum = self.step_sums.sum()
-        return super()._finish()
