@@ -9,7 +9,7 @@ import torch
 
 from ipvae_snn import IPVAE, surrogate, unroll
 from ipvae_snn.bench import reference
-from ipvae_snn.kernels import graphs, native
+from ipvae_snn.kernels import graphs, native, native_adjoint
 
 
 @dataclass
@@ -143,6 +143,18 @@ def test_compiled_kernels_are_as_exact_as_float32_can_be(seed, estimator, monkey
         assert error(a, truth) < 4 * error(b, truth) + 3e-6, name
     for name, truth in true.items():
         assert error(fast[name], truth) < 4 * error(plain[name], truth) + 3e-6, name
+
+
+@NATIVE
+@pytest.mark.parametrize("seed", [0, 3, 5])
+def test_rows_in_blocks_give_the_gradient_of_all(seed, monkeypatch):
+    model, x, steps, state = make(seed, torch.float32)
+    _, whole = gradients(model, x, steps, state, every=2)
+    monkeypatch.setattr(native_adjoint, "BLOCK", 1)
+    monkeypatch.setattr(native_adjoint, "LEAST_ROWS", 2)
+    _, parts = gradients(model, x, steps, state, every=2)
+    for name, expected in whole.items():
+        torch.testing.assert_close(parts[name], expected, rtol=1e-4, atol=1e-4)
 
 
 @NATIVE

@@ -30,6 +30,7 @@ class Adjoint:
         tape: tuple[Tensor, Tensor],
         needed: set[str],
         stride: int | None = None,
+        gram_grad: Tensor | None = None,
     ) -> None:
         rows, latents = job.mem.shape
         self.job, (self.mems, self.counts) = job, tape
@@ -41,7 +42,9 @@ class Adjoint:
         self.carry = torch.zeros_like(job.mem)
         self.push = job.mem
         self.drive_grad = torch.zeros_like(job.drive)
-        self.gram_grad = torch.zeros_like(job.empty(latents, self.stride))
+        # Several adjoints may add to one gradient of G.
+        whole = job.empty(latents, self.stride).zero_() if gram_grad is None else gram_grad
+        self.gram_grad = whole
         self.bias_sum = torch.zeros_like(job.bias)
         self.step_sum = job.mem.new_zeros((), dtype=torch.float64)
         self.spk_grad: Tensor | None = None
@@ -73,7 +76,7 @@ class Adjoint:
         gram_grad = self.gram_grad[:, : job.gram.shape[1]]
         # Spikes before the first step, whose h̄ is in push; a GPU is not asked whether there are.
         if job.spk.device.type != "cpu" or bool(job.spk.any()):
-            gram_grad = gram_grad + job.spk.mT @ self.push
+            gram_grad += job.spk.mT @ self.push
         return {
             "drive": self.drive_grad,
             "gram": gram_grad,

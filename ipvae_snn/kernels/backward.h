@@ -33,7 +33,7 @@ typedef struct {
 
 /* What the clamps let through, as s = 1 / rate' - e and a = exp(-h) / rate, from the membranes.
  * Returns whether a lane is so near its clamp that this is a difference of nearly equal numbers. */
-static int passed(const Dynamics *f, int n, const float *restrict mem,
+static inline ALWAYS int passed(const Dynamics *f, int n, const float *restrict mem,
                   const float *restrict before, float *restrict s, float *restrict a) {
     float epsilon = f->epsilon;
     int saturated = 0;
@@ -71,7 +71,7 @@ static const float *earlier_inhibition(const Backward *p, int64_t row, float *wo
     return y;
 }
 
-static void backward_block(const Dynamics *f, const Backward *p, int64_t row, int64_t j, int n,
+static inline ALWAYS void backward_block(const Dynamics *f, const Backward *p, int64_t row, int64_t j, int n,
                            float *bias_grad, int64_t *active, float *step_sum, float *work,
                            const float **inhibition) {
     int64_t at = row * p->latents + j;

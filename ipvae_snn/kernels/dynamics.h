@@ -11,6 +11,8 @@
 
 #define FLOOR 2980.9580f /* e^8, the floor of both clamps as 1 / rate */
 
+#define ALWAYS __attribute__((always_inline))
+
 /* 16 floats; compilers split it where the processor's registers are shorter. */
 #define WIDTH 16
 typedef float Vector __attribute__((vector_size(4 * WIDTH), aligned(4)));

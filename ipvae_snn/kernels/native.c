@@ -55,7 +55,10 @@ int64_t ipvae_backward(const Dynamics *f, const Backward *p) {
         for (int64_t j = 0; j < p->latents; j += LANES) {
             float step_sum = 0;
             int n = p->latents - j < LANES ? (int)(p->latents - j) : LANES;
-            backward_block(f, p, row, j, n, bias_grad, &active, &step_sum, work, &inhibition);
+            if (n == LANES) /* known to compilers */
+                backward_block(f, p, row, j, LANES, bias_grad, &active, &step_sum, work, &inhibition);
+            else
+                backward_block(f, p, row, j, n, bias_grad, &active, &step_sum, work, &inhibition);
             p->step_sum[row] += step_sum;
         }
     }

@@ -29,30 +29,36 @@ class NativeAdjoint:
         batch, latents = self.job.mem.shape
         blocks = -(-batch // max(BLOCK // latents, LEAST_ROWS))
         rows = -(-batch // blocks)
+        gram_grad = native.padded(torch.zeros_like(self.job.gram))
+        parts = [self._rows(slice(a, a + rows), grads, gram_grad) for a in range(0, batch, rows)]
         if blocks == 1:
-            return _RowsAdjoint(self.job, self.tape, self.needed)(grads)
-        parts = [self._rows(slice(a, a + rows), grads) for a in range(0, batch, rows)]
+            return parts[0]
         found = {name: torch.cat([p[name] for p in parts], -2) for name in ("drive", "spk", "mem")}
-        for name in ("gram", "step", "bias", "rest"):
+        for name in ("step", "bias", "rest"):
             found[name] = torch.stack([p[name] for p in parts]).sum(0)
-        return found
+        return found | {"gram": parts[-1]["gram"]}
 
-    def _rows(self, rows: slice, grads: dict[str, Tensor | None]) -> dict[str, Tensor]:
+    def _rows(
+        self, rows: slice, grads: dict[str, Tensor | None], gram_grad: Tensor
+    ) -> dict[str, Tensor]:
         job, (mems, counts) = self.job, self.tape
         part = replace(job, drive=job.drive[..., rows, :], spk=job.spk[rows], mem=job.mem[rows])
         of_rows = {
             name: None if g is None else g[rows] if name.startswith("last") else g[:, rows]
             for name, g in grads.items()
         }
-        return _RowsAdjoint(part, (mems[:, rows], counts[:, rows]), self.needed)(of_rows)
+        tape = mems[:, rows], counts[:, rows]
+        return _RowsAdjoint(part, tape, self.needed, gram_grad)(of_rows)
 
 
 class _RowsAdjoint(Adjoint):
     """The adjoint of some rows; of the tape, each timestep is contiguous."""
 
-    def __init__(self, job: Job, tape: tuple[Tensor, Tensor], needed: set[str]) -> None:
+    def __init__(
+        self, job: Job, tape: tuple[Tensor, Tensor], needed: set[str], gram_grad: Tensor
+    ) -> None:
         rows, latents = job.mem.shape
-        super().__init__(job, tape, needed, stride=latents + -latents % LANES)
+        super().__init__(job, tape, needed, gram_grad.shape[1], gram_grad)
         self.threads = torch.get_num_threads()
         self.push = torch.empty_like(job.mem)
         self.bias_sums = job.empty(self.threads, self.stride).zero_()
