@@ -55,11 +55,13 @@ def test_the_picture_shows_what_was_measured(tiny):
 
 
 def test_rates_stay_where_a_shape_puts_them():
-    for rate in (0.01, cases.RATE, 5.0):
+    for rate in (0.02, cases.RATE, 5.0):
         model, x = cases.make(replace(cases.PATCHES, batch=50, rate=rate), CPU)
         with torch.no_grad():
-            out = model.run(x, 16, record=("spk",), seed=0)
+            out = model.run(x, 400, record=("spk",), every=399, seed=0)
         assert out.spk.mean() == pytest.approx(rate, rel=0.1)
+    row = cases.streaming(Shape(8, 512, 1, 1, 0.05), CPU, 1000)
+    assert row["active"] == pytest.approx(0.05, rel=0.1)
 
 
 def test_memory_of_a_training_step_and_of_a_run():

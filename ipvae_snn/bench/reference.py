@@ -65,7 +65,8 @@ def _log_scale(model: IPVAE) -> Tensor:
 
 def _integrate(model: IPVAE, current: Tensor, mem: Tensor) -> Tensor:
     neuron = model.neuron
-    step = neuron.log_step.exp() * (current - neuron.log_bias.exp())
+    leak = neuron.leak * (mem - neuron.mem_init)
+    step = neuron.log_step.exp() * (current - neuron.log_bias.exp() - leak)
     return soft_clamp(mem + soft_clamp(step, neuron.clamp), neuron.clamp)
 
 

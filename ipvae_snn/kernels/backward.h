@@ -123,13 +123,25 @@ static inline ALWAYS void backward_block(const Dynamics *f, const Backward *p, i
     *step_sum += uphill;
 }
 
-/* grad += sum over rows of z^T half_push, a neuron's row at a time, from the rows where it spiked.
- * Rows of counts are those of `steps` timesteps, `step` elements apart. work: LANES * steps * rows. */
 typedef struct {
     int32_t row;
     float spk;
 } Event;
 
+/* `width` vectors of one neuron's row of the gradient: half_push summed over its spikes. */
+static inline ALWAYS void add_events(const Event *events, int64_t count, const float *half_push,
+                                     int64_t stride, int width, float *to) {
+    Vector sum[8];
+    for (int c = 0; c < width; c++) sum[c] = ((const Vector *)to)[c];
+    for (int64_t m = 0; m < count; m++) {
+        const Vector *g = (const Vector *)(half_push + events[m].row * stride);
+        for (int c = 0; c < width; c++) sum[c] += events[m].spk * g[c];
+    }
+    for (int c = 0; c < width; c++) ((Vector *)to)[c] = sum[c];
+}
+
+/* grad += sum over rows of z^T half_push, a neuron's row at a time, from the rows where it spiked.
+ * Rows of counts are those of `steps` timesteps, `step` elements apart. work: LANES * steps * rows. */
 static void gram_gradient_block(int64_t steps, int64_t rows, int64_t latents, int64_t stride,
                                 int64_t first, const uint8_t *counts, int64_t step, int bytes,
                                 const float *half_push, float *grad, Event *work) {
@@ -146,17 +158,15 @@ static void gram_gradient_block(int64_t steps, int64_t rows, int64_t latents, in
                 found[i] += spk[i] != 0.0f;
             }
         }
-    for (int64_t j = 0; j < stride; j += 4 * WIDTH) {
+    for (int64_t j = 0, width; j < stride; j += width * WIDTH) {
+        width = stride - j < 8 * WIDTH ? 4 : 8;
         for (int i = 0; i < n; i++) {
-            Vector sum[4];
+            const Event *events = work + i * most;
             float *to = grad + (first + i) * stride + j;
-            memcpy(sum, to, sizeof sum);
-            for (int64_t m = 0; m < found[i]; m++) {
-                Event event = work[i * most + m];
-                const Vector *g = (const Vector *)(half_push + event.row * stride + j);
-                for (int c = 0; c < 4; c++) sum[c] += event.spk * g[c];
-            }
-            memcpy(to, sum, sizeof sum);
+            if (width == 8) /* known to compilers */
+                add_events(events, found[i], half_push + j, stride, 8, to);
+            else
+                add_events(events, found[i], half_push + j, stride, 4, to);
         }
     }
 }

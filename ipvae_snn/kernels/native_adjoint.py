@@ -14,7 +14,7 @@ from ipvae_snn.kernels.native import LANES, at, walker
 WEIGHTS = ("midpoint", "rate", "own", "none")  # as slope_kind in backward.h
 SPARSE_BELOW = 0.4
 """Share of neurons that spike above which the gradient of G is a dense product."""
-BLOCK = 2**16
+BLOCK = 2**17
 """Elements of (rows, K) that go through the timesteps together, so as to stay in the caches."""
 LEAST_ROWS = 64
 
