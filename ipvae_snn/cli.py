@@ -277,10 +277,6 @@ def _evaluate(arguments: argparse.Namespace) -> None:
     )
 
 
-if __name__ == "__main__":
-    sys.exit(main())
-
-
 def _bench(arguments: argparse.Namespace) -> None:
     out = arguments.out or free_folder(Path("runs") / "bench")
     require_free_folder(out)
@@ -296,3 +292,7 @@ def _bench(arguments: argparse.Namespace) -> None:
 
 
 COMMANDS = {"demo": _demo, "train": _train, "evaluate": _evaluate, "bench": _bench}
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -140,7 +140,7 @@ def _headlines(ax: Axes, result: Mapping[str, Any]) -> None:
 
 def _tidy(ax: Axes) -> None:
     for axis in (ax.xaxis, ax.yaxis):
-        wide = np.ptp(np.log10(axis.get_view_interval())) > 1.5
+        wide = np.ptp(np.log10(axis.get_view_interval())) > 2.2
         axis.set_major_locator(LogLocator(subs=(1.0,) if wide else (1.0, 2.0, 5.0)))
         axis.set_major_formatter(StrMethodFormatter("{x:g}"))
         axis.set_minor_formatter(NullFormatter())

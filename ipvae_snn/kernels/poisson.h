@@ -42,45 +42,47 @@ static inline void philox(uint64_t key, uint64_t row, uint32_t block, uint32_t s
 
 static inline double uniform(uint32_t word) { return (word + 0.5) * 0x1p-32; } /* in (0, 1) */
 
-static double log_factorial(double k) {
-    double x = k + 1, shift = 0;
-    while (x < 9) shift += log(x++);
-    double s = 1 / (x * x);
+/* ln k!, by Stirling's series at k + 8, where four terms are exact to 1e-12. */
+static inline double log_factorial(double k) {
+    double rising = 1, x = k + 9, s = 1 / (x * x);
+    for (int i = 1; i <= 8; i++) rising *= k + i;
     double series = (1.0 / 12 - s * (1.0 / 360 - s * (1.0 / 1260 - s / 1680))) / x;
-    return (x - 0.5) * log(x) - x + 0.91893853320467274 + series - shift;
+    return (x - 0.5) * fast_log64(x) - x + 0.91893853320467274 + series - fast_log64(rising);
 }
 
 /* Counts for the lanes whose rate is above INVERT_UP_TO: every round proposes for all lanes. */
 static void reject(const float rate[LANES], uint64_t key, uint64_t row, uint32_t block,
                    float spk[LANES]) {
     uint32_t u_words[LANES], v_words[LANES];
-    double a[LANES], b[LANES], u[LANES], k[LANES];
-    int open[LANES], left = 0;
+    double mean[LANES], log_mean[LANES], b[LANES], quick_below[LANES], inv_alpha[LANES];
+    float open[LANES], left = 0;
     for (int i = 0; i < LANES; i++) {
-        b[i] = 0.931 + 2.53 * sqrt(rate[i]);
-        a[i] = -0.059 + 0.02483 * b[i];
-        open[i] = rate[i] > INVERT_UP_TO;
+        open[i] = rate[i] > INVERT_UP_TO ? 1.0f : 0.0f;
+        mean[i] = rate[i] > INVERT_UP_TO ? rate[i] : INVERT_UP_TO;
+        log_mean[i] = fast_log64(mean[i]);
+        b[i] = 0.931 + 2.53 * sqrt(mean[i]);
+        quick_below[i] = 0.9277 - 3.6224 / (b[i] - 2);
+        inv_alpha[i] = 1.1239 + 1.1328 / (b[i] - 3.4);
         left += open[i];
     }
-    for (uint32_t stream = 1; left; stream += 2) {
+    for (uint32_t stream = 1; left > 0; stream += 2) {
         philox(key, row, block, stream, u_words);
         philox(key, row, block, stream + 1, v_words);
-#pragma omp simd
+        left = 0;
+#pragma omp simd reduction(+ : left)
         for (int i = 0; i < LANES; i++) {
-            u[i] = uniform(u_words[i]) - 0.5;
-            k[i] = floor((2 * a[i] / (0.5 - fabs(u[i])) + b[i]) * u[i] + rate[i] + 0.43);
-        }
-        for (int i = 0; i < LANES; i++) {
-            if (!open[i]) continue;
-            double us = 0.5 - fabs(u[i]), v = uniform(v_words[i]);
-            if (us < 0.07 || v > 0.9277 - 3.6224 / (b[i] - 2)) {
-                if (k[i] < 0 || (us < 0.013 && v > us)) continue;
-                double height = v * (1.1239 + 1.1328 / (b[i] - 3.4)) / (a[i] / (us * us) + b[i]);
-                if (log(height) > k[i] * log(rate[i]) - rate[i] - log_factorial(k[i])) continue;
-            }
-            spk[i] = (float)k[i];
-            open[i] = 0;
-            left--;
+            double a = -0.059 + 0.02483 * b[i];
+            double u = uniform(u_words[i]) - 0.5, v = uniform(v_words[i]), us = 0.5 - fabs(u);
+            double k = floor((2 * a / us + b[i]) * u + mean[i] + 0.43), count = k < 0 ? 0 : k;
+            double height = v * inv_alpha[i] / (a / (us * us) + b[i]);
+            double bound = count * log_mean[i] - mean[i] - log_factorial(count);
+            int quick = (us >= 0.07) & (v <= quick_below[i]);
+            int never = (k < 0) | ((us < 0.013) & (v > us));
+            int taken = quick | (!never & (fast_log64(height) <= bound));
+            float now = taken ? open[i] : 0.0f;
+            spk[i] = now > 0 ? (float)count : spk[i];
+            open[i] -= now;
+            left += open[i];
         }
     }
 }

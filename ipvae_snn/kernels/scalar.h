@@ -51,6 +51,19 @@ static inline float fast_log(float x) {
     return f + y + n * 0.693359375f;
 }
 
+/* ln x in float64, for normal positive x: 2 atanh((m - 1) / (m + 1)) and a multiple of ln 2. */
+static inline double fast_log64(double x) {
+    int64_t bits;
+    memcpy(&bits, &x, sizeof bits);
+    int64_t e = (bits - 0x3fe6a09e667f3bcd) >> 52; /* mantissa in (sqrt 1/2, sqrt 2) */
+    bits -= e * ((int64_t)1 << 52);
+    double m, y = 1.0 / 19;
+    memcpy(&m, &bits, sizeof m);
+    double f = (m - 1) / (m + 1), s = f * f;
+    for (int k = 17; k >= 1; k -= 2) y = 1.0 / k + s * y;
+    return 2 * f * y + (double)(int32_t)e * 0.69314718055994531;
+}
+
 /* e^-x and 1 - e^-x for x >= 0, both to full relative precision. */
 static inline void decay(float x, float *left, float *gone) {
     float y = 1.0f / 11;
