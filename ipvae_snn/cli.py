@@ -71,7 +71,7 @@ def parser() -> argparse.ArgumentParser:
     commands = root.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
     demo = _command(
-        commands, "demo", "learn natural image patches in two minutes, and show it", RUN_HELP
+        commands, "demo", "learn natural image patches in half a minute, and show it", RUN_HELP
     )
     demo.add_argument("--out", type=Path, help="run folder (default: runs/demo, or the next free)")
     _common(demo)

@@ -9,7 +9,7 @@ import torch
 
 from ipvae_snn import IPVAE, surrogate, unroll
 from ipvae_snn.bench import reference
-from ipvae_snn.kernels import graphs, native, native_adjoint
+from ipvae_snn.kernels import graphs, native, native_adjoint, plain
 
 
 @dataclass
@@ -327,3 +327,30 @@ def test_recorded_loops_equal_unrecorded_ones(seed, monkeypatch, plain_kernels):
         for name, expected in plain.items():
             torch.testing.assert_close(recorded[name], expected, rtol=1e-8, atol=1e-8)
     assert 0 < len(graphs._recordings) <= graphs.KEPT
+
+
+@pytest.mark.parametrize("seed", [1, 4])
+def test_compiled_steps_agree_as_on_a_gpu(seed, monkeypatch, plain_kernels):
+    torch._dynamo.reset()
+
+    def fused(function, like):
+        return torch.compile(function, backend="aot_eager", dynamic=False)
+
+    monkeypatch.setattr(plain, "_fused", fused)
+    model, x, steps, state = make(seed, torch.float32, spike_grad=surrogate.rounded())
+    _, compiled = gradients(model, x, steps, state)
+    monkeypatch.undo()
+    _, expected = gradients(model, x, steps, state)
+    for name, value in expected.items():
+        torch.testing.assert_close(compiled[name], value, rtol=1e-3, atol=1e-3)
+
+
+def test_a_step_that_cannot_be_compiled_runs_as_it_is(monkeypatch):
+    def no_compiler(*_, **__):
+        raise OSError("no compiler")
+
+    monkeypatch.setattr(torch, "compile", lambda function, **_: no_compiler)
+    double = plain._compiled(lambda v: 2 * v)
+    with pytest.warns(RuntimeWarning, match="no compiler"):
+        assert double(3) == 6
+    assert double(4) == 8  # and says so once

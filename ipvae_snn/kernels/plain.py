@@ -5,8 +5,9 @@ the whole loop can be recorded (:mod:`~ipvae_snn.kernels.graphs`).
 """
 
 import math
+import warnings
 from collections.abc import Callable
-from functools import cache
+from functools import cache, wraps
 from typing import Any
 
 import torch
@@ -69,7 +70,20 @@ def _fused(function: Callable[..., Any], like: Tensor) -> Callable[..., Any]:
 
 @cache
 def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
-    return torch.compile(function, dynamic=False)
+    compiled, usable = torch.compile(function, dynamic=False), True
+
+    @wraps(function)
+    def attempt(*arguments: Any, **options: Any) -> Any:
+        nonlocal usable
+        if usable:
+            try:
+                return compiled(*arguments, **options)
+            except Exception as error:  # whatever a compiler that is missing or ill may raise
+                usable = False
+                warnings.warn(f"running uncompiled: {error}", RuntimeWarning, stacklevel=2)
+        return function(*arguments, **options)
+
+    return attempt
 
 
 SATURATED = 0.1
