@@ -149,7 +149,7 @@ class StatefulNeuron(SpikingNeuron):
         """Store the state, and return what ``init_hidden`` and ``output`` ask for."""
         if is_exporting():
             self._keep_in_place(state)
-        elif not _is_transformed(state.mem):
+        elif not is_transformed(state.mem):
             self.spk, self.mem = state
             self._fresh = False
         return state.spk if self.init_hidden and not self.output else state
@@ -266,7 +266,7 @@ def _outside_inference(tensor: Tensor) -> Tensor:
     return tensor if torch.is_inference_mode_enabled() else tensor.clone()
 
 
-def _is_transformed(tensor: Tensor) -> bool:
+def is_transformed(tensor: Tensor) -> bool:
     """Whether a torch.func transform wraps this tensor, so that it must not outlive the call."""
     if torch.compiler.is_compiling():
         return False

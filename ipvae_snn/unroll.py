@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ipvae_snn import functional as F
-from ipvae_snn.base import State
+from ipvae_snn.base import State, is_transformed
 from ipvae_snn.checks import require_finite
 from ipvae_snn.kernels import graphs, native, plain
 from ipvae_snn.kernels.job import INPUTS, OUTPUTS, Job, Outcome
@@ -93,7 +93,8 @@ def infer(
         careful=kl_form == "published" or neuron.clamp > CAREFUL_ABOVE,
         **(known or {}),
     )
-    if known is None or neuron.state_quant:
+    traced = torch.compiler.is_compiling() or any(is_transformed(t) for t in (drive, gram, job.mem))
+    if known is None or neuron.state_quant or traced:
         return _stepwise(neuron, job)
     for name in ("step", "bias", "rest"):
         require_finite(getattr(job, name), f"the {name} of the neurons")
@@ -101,7 +102,7 @@ def infer(
 
 
 def _stepwise(neuron: IPVAENeuron, job: Job) -> Outcome:
-    """The same by the neuron's own timestep, for whatever a user's callables may do."""
+    """The same by the neuron's own timestep: for users' callables, torch.compile, torch.func."""
     kept: dict[str, list[Tensor]] = {name: [] for name in job.fields}
     spk, mem = job.spk, job.mem
     inhibition = spk @ job.gram

@@ -44,6 +44,13 @@ def test_bench_prints_and_saves(tiny, tmp_path, capsys):
     assert main(["bench", "--threads", "0", "--out", str(tmp_path / "c")]) == 1
 
 
+def test_less_exact_products_tell_their_error(tiny, monkeypatch):
+    monkeypatch.setattr(cases, "sweeps", lambda quick: iter(()))
+    result = bench.measure(quick=True, progress=False, precision="bfloat16")
+    assert all(0 < row["gradient_error"] < 0.05 for row in result["training"])
+    assert "error in the decoder's gradient" in bench.table(result)
+
+
 def test_the_picture_shows_what_was_measured(tiny):
     result = bench.measure(quick=True, progress=False)
     axes = bench.picture(result).axes

@@ -264,6 +264,36 @@ def test_what_must_be_called_step_by_step_is():
     assert unroll.describe(Replay())["law"] == "own"
 
 
+@pytest.mark.filterwarnings("ignore:Dynamo detected a call")
+def test_transforms_and_compilers_see_plain_timesteps():
+    model, x, _, _ = make(2)
+    x = x if x.ndim == 2 else x[0]
+    parameters = dict(model.named_parameters())
+
+    def loss(parameters):
+        return torch.func.functional_call(model, parameters, (x, 4))
+
+    model.forward = model.loss
+    with model.seeded(2):
+        found = torch.func.grad(loss)(parameters)
+    with model.seeded(2):
+        expected = torch.autograd.grad(model.loss(x, 4), list(parameters.values()))
+    for name, value in zip(parameters, expected, strict=True):
+        torch.testing.assert_close(found[name], value, rtol=1e-9, atol=1e-9)
+    torch._dynamo.reset()
+    with model.seeded(2):
+        compiled = torch.compile(model.loss, backend="aot_eager")(x, 4)
+    with model.seeded(2):
+        torch.testing.assert_close(compiled, model.loss(x, 4))
+
+
+def test_rounded_spikes_draw_nothing():
+    model, x, steps, state = make(5, torch.float32, spike_grad=surrogate.rounded())
+    before = torch.get_rng_state()
+    model.run(x, steps, state=state)
+    assert torch.equal(before, torch.get_rng_state())
+
+
 def test_surrogate_disable_passes_no_gradient_through_spikes(monkeypatch):
     model, x, steps, state = make(6)
     model.neuron.surrogate_disable = True

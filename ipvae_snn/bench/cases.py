@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ipvae_snn.bench import reference
 from ipvae_snn.bench.clock import Work, interleaved, one_by_one, peak_bytes
@@ -89,12 +89,28 @@ def training(shape: Shape, device: torch.device, repeats: int, precision: str) -
         peak_bytes(step(lambda s=s: model.loss(x, s, beta=1.0)), device)  # type: ignore[misc]
         for s in (shape.steps, 2 * shape.steps)
     )
+    if precision != "float32":
+        taken["gradient_error"] = _gradient_error(model, x, shape.steps, precision)
     per_step = shape.steps * shape.batch * shape.latents
     return taken | {
         "peak_bytes": once,
         "peak_bytes_per_tbk": once / per_step,
         "added_bytes_per_tbk": (twice - once) / per_step,
     }
+
+
+def _gradient_error(model: IPVAE, x: Tensor, steps: int, precision: str) -> float:
+    """Relative error that a precision makes in the gradient of the decoder, spikes being equal."""
+    found = []
+    nn.init.normal_(model.decoder.weight, std=0.05)  # as large as learned ones
+    for model.precision in ("float32", precision):
+        model.zero_grad(set_to_none=True)
+        with model.seeded(0):
+            model.loss(x, steps, beta=1.0).backward()
+        gradient = model.decoder.weight.grad
+        assert gradient is not None
+        found.append(gradient)
+    return float((found[1] - found[0]).norm() / found[0].norm())
 
 
 def inference(shape: Shape, device: torch.device, repeats: int, precision: str) -> dict[str, Any]:

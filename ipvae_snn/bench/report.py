@@ -36,6 +36,8 @@ def table(result: Mapping[str, Any]) -> str:
             f"{row['to_plain']:9.2f}{row['to_published']:9.3f}{row['peak_bytes'] / 1e6:9.1f}"
             f"{row['added_bytes_per_tbk']:9.2f}"
         )
+        if "gradient_error" in row:
+            lines.append(f"  error in the decoder's gradient: {row['gradient_error']:.2%}")
     lines += ["", _head("inference timestep", "ms", "/ floor", "/ plain", "", "MB", "4 T: MB")]
     for row in result["inference"]:
         lines.append(

@@ -170,7 +170,9 @@ def forward(job: Job) -> Outcome:
     inhibition, work = torch.empty_like(mem), job.empty(threads, TEAM, stride + latents)
     lib, dynamics = kernels(), dynamics_of(job)
     sum_inhibition(spk, gram, inhibition)
-    all_keys = keys(job.steps, job.estimator.generator)
+    draws = job.steps if job.law == "poisson" else 0
+    all_keys = torch.zeros(job.steps, dtype=torch.int64)
+    all_keys[:draws] = keys(draws, job.estimator.generator)
     changing = drive.ndim == 3
     chunk = job.steps if job.every == 1 else job.every
     for start in range(0, job.steps, chunk):
