@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from ipvae_snn.bench import reference
 from ipvae_snn.bench.clock import Work, interleaved, one_by_one, peak_bytes
 from ipvae_snn.model import IPVAE
-from ipvae_snn.neurons import CLAMP
+from ipvae_snn.neurons import CLAMP, STEP
 from ipvae_snn.streaming import Stream
 
 RATE = -math.log1p(-0.15)
@@ -102,7 +102,9 @@ def training(shape: Shape, device: torch.device, repeats: int, precision: str) -
 def _gradient_error(model: IPVAE, x: Tensor, steps: int, precision: str) -> float:
     """Relative error that a precision makes in the gradient of the decoder, spikes being equal."""
     found = []
-    nn.init.normal_(model.decoder.weight, std=0.05)  # as large as learned ones
+    # Weights as large as learned ones, and a step that is stable with them.
+    nn.init.normal_(model.decoder.weight, std=0.05)
+    nn.init.constant_(model.neuron.log_step, math.log(STEP))
     for model.precision in ("float32", precision):
         model.zero_grad(set_to_none=True)
         with model.seeded(0):
