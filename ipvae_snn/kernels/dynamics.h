@@ -13,8 +13,14 @@
 
 #define ALWAYS __attribute__((always_inline))
 
-/* 16 floats; compilers split it where the processor's registers are shorter. */
+/* One vector register, and as many of them as a sum may keep without running out of registers. */
+#ifdef __AVX512F__
 #define WIDTH 16
+#define DENSE 4
+#else
+#define WIDTH 8
+#define DENSE 2
+#endif
 typedef float Vector __attribute__((vector_size(4 * WIDTH), aligned(4)));
 
 typedef struct {

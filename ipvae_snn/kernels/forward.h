@@ -129,12 +129,12 @@ static void sum_events(const float *spk, const int32_t *active, int64_t count, c
 /* The same for TEAM rows of which most neurons spiked: equal to the last bit, as 0 adds nothing. */
 static void sum_dense(const float *spk, int64_t latents, const float *gram, int64_t stride,
                       float *y) {
-    for (int64_t j = 0; j < stride; j += 4 * WIDTH) {
-        Vector sum[TEAM][4] = {{{0}}};
+    for (int64_t j = 0; j < stride; j += DENSE * WIDTH) {
+        Vector sum[TEAM][DENSE] = {{{0}}};
         for (int64_t k = 0; k < latents; k++) {
             const Vector *g = (const Vector *)(gram + k * stride + j);
             for (int row = 0; row < TEAM; row++)
-                for (int c = 0; c < 4; c++) sum[row][c] += spk[row * latents + k] * g[c];
+                for (int c = 0; c < DENSE; c++) sum[row][c] += spk[row * latents + k] * g[c];
         }
         for (int row = 0; row < TEAM; row++) memcpy(y + row * stride + j, sum[row], sizeof sum[0]);
     }
