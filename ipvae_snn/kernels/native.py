@@ -3,7 +3,7 @@
 Why native code: PyTorch's CPU sampler is scalar and runs on one thread, slower than the (K, K)
 product of a timestep; a draw by inversion needs a loop that ends with the data, which
 ``torch.compile`` cannot write; and adding up the rows of G for the spikes that occurred has no
-counterpart in PyTorch. What there is of it is small (``*.h``), and everything runs without.
+counterpart in PyTorch. It is some 700 lines (``*.h``), and everything runs without.
 """
 
 import ctypes
