@@ -43,8 +43,9 @@ class Adjoint:
         self.push = job.mem
         self.drive_grad = torch.zeros_like(job.drive)
         # Several adjoints may add to one gradient of G.
-        whole = job.empty(latents, self.stride).zero_() if gram_grad is None else gram_grad
-        self.gram_grad = whole
+        if gram_grad is None:
+            gram_grad = job.empty(latents, self.stride).zero_()
+        self.gram_grad = gram_grad
         self.bias_sum = torch.zeros_like(job.bias)
         self.step_sum = job.mem.new_zeros((), dtype=torch.float64)
         self.spk_grad: Tensor | None = None

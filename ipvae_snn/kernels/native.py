@@ -154,8 +154,11 @@ def sum_inhibition(spk: Tensor, gram: Tensor, out: Tensor) -> None:
 
 
 def forward(job: Job) -> Outcome:
-    """All timesteps in one call, or one call per returned timestep where ``every`` > 1."""
-    gram, drive = padded(job.gram), job.drive.contiguous()
+    """All timesteps in one call, or one call per returned timestep where ``every`` > 1.
+
+    The job's tensors must be contiguous: what goes to the kernels are addresses.
+    """
+    gram, drive = padded(job.gram), job.drive
     rows, latents = job.mem.shape
     stride, threads = gram.shape[1], torch.get_num_threads()
     stacks = {name: job.stack(name) for name in ("spk", "mem", "quad", "kl")}
@@ -166,7 +169,7 @@ def forward(job: Job) -> Outcome:
             else job.empty(job.steps, rows, latents),
             job.empty(job.steps, rows, latents, dtype=job.count_dtype()),
         )  # fmt: skip
-    spk, mem = job.spk.contiguous().clone(), job.mem.contiguous().clone()
+    spk, mem = job.spk.clone(), job.mem.clone()
     inhibition, work = torch.empty_like(mem), job.empty(threads, TEAM, stride + latents)
     lib, dynamics = kernels(), dynamics_of(job)
     sum_inhibition(spk, gram, inhibition)
