@@ -101,15 +101,22 @@ def test_gradients_equal_autograd_through_the_timesteps(seed, estimator, monkeyp
 
 
 def test_the_shapes_tried_reach_clamps_and_floors():
-    met = {"floor": False, "clamp": False, "silent": False, "many": False}
+    """Of the membrane and of the step, besides silence and counts beyond a byte."""
+    met = dict.fromkeys(("floor", "clamp", "step floor", "step clamp", "silent", "many"), False)
     for seed in range(24):
         model, x, steps, state = make(seed)
+        neuron, c = model.neuron, model.neuron.clamp
         with torch.no_grad():
+            start = state or neuron.initial_state((x.shape[-2], model.latents))
             out = model.run(x, steps, state=state, record=("mem", "spk"), seed=5)
-        c = model.neuron.clamp
-        floor = c - math.log1p(math.exp(c + 8))
-        met["floor"] |= bool((out.mem - floor < 1e-9).any())
+            spk, mem = (torch.cat([s[None], o[:-1]]) for s, o in zip(start, out, strict=False))
+            inhibition = neuron.lateral_scale * (spk @ neuron.gram())
+            current = neuron.drive(x) - inhibition - neuron.log_bias.exp()
+            step = neuron.log_step.exp() * (current - neuron.leak * (mem - neuron.mem_init))
+        met["floor"] |= bool((out.mem - c + math.log1p(math.exp(c + 8)) < 1e-9).any())
         met["clamp"] |= bool((out.mem > c - 0.01).any())
+        met["step floor"] |= bool((step < -8).any())
+        met["step clamp"] |= bool((step > c + 5).any())
         met["silent"] |= bool((out.spk == 0).any())
         met["many"] |= bool((out.spk > 255).any())
     assert all(met.values()), met
