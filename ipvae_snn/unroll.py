@@ -140,8 +140,7 @@ def unroll(job: Job) -> Outcome:
 
 
 def _kernels(job: Job) -> tuple[Any, Any]:
-    tensors = (getattr(job, name) for name in INPUTS)
-    if job.law != "own" and all(native.fits(t) for t in tensors):
+    if native.suits(job):
         return native.forward, NativeAdjoint
     if graphs.suits(job):
         return graphs.forward, graphs.GraphedAdjoint

@@ -124,4 +124,7 @@ class Adjoint:
 
     def _add_gram(self, first: int, last: int) -> None:
         """Add the share of timesteps ``first`` to ``last`` − 1 to the gradient of G."""
-        raise NotImplementedError
+        counts = self.counts[first:last]
+        spk, half = counts.to(self.half.dtype), self.half[: last - first, :, : counts.shape[-1]]
+        grad = self.gram_grad[:, : counts.shape[-1]]
+        grad.addmm_(spk.flatten(0, 1).mT, half.flatten(0, 1))

@@ -77,7 +77,4 @@ class NativeStepper:
 
 def make_stepper(job: Job) -> PlainStepper | NativeStepper:
     """The fastest that fits the job."""
-    tensors = (job.drive, job.gram, job.spk, job.mem, job.step, job.bias, job.rest)
-    if job.law != "own" and all(native.fits(t) for t in tensors):
-        return NativeStepper(job)
-    return PlainStepper(job)
+    return NativeStepper(job) if native.suits(job) else PlainStepper(job)

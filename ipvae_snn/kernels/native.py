@@ -18,48 +18,43 @@ import torch
 from torch import Tensor
 
 from ipvae_snn.kernels import build
-from ipvae_snn.kernels.job import Job, Outcome
+from ipvae_snn.kernels.job import INPUTS, Job, Outcome
 
 LANES, TEAM = 64, 4  # as in poisson.h and forward.h
 SWITCH = "IPVAE_SNN_NATIVE"
 
 
 @cache
-def library() -> ctypes.CDLL | None:
-    """The compiled kernels, or None where they cannot be had (:func:`why_not` says why)."""
+def _loaded() -> ctypes.CDLL | build.BuildError:
+    """The compiled kernels, or why there are none."""
     if os.environ.get(SWITCH, "1") == "0":
-        return None
+        return build.BuildError(f"{SWITCH}=0")
     try:
         lib = build.load()
-    except build.BuildError:
-        return None
+    except build.BuildError as error:
+        return error
     lib.ipvae_backward.restype = c_int64
     return lib
 
 
 def kernels() -> ctypes.CDLL:
     """The compiled kernels; :class:`~ipvae_snn.kernels.build.BuildError` where there are none."""
-    lib = library()
-    if lib is None:
-        raise build.BuildError(why_not())
-    return lib
+    loaded = _loaded()
+    if isinstance(loaded, build.BuildError):
+        raise build.BuildError(str(loaded))
+    return loaded
 
 
 def why_not() -> str:
-    """Why :func:`library` is None."""
-    if os.environ.get(SWITCH, "1") == "0":
-        return f"{SWITCH}=0"
-    try:
-        build.load()
-    except build.BuildError as error:
-        return str(error)
-    return ""
+    """Why there are no compiled kernels here, empty where there are."""
+    loaded = _loaded()
+    return str(loaded) if isinstance(loaded, build.BuildError) else ""
 
 
 @torch.compiler.assume_constant_result
 def available() -> bool:
     """Whether the compiled kernels can be used here."""
-    return library() is not None
+    return not why_not()
 
 
 def fits(tensor: Tensor) -> bool:
@@ -72,6 +67,11 @@ def fits(tensor: Tensor) -> bool:
         and not torch._C._functorch.is_functorch_wrapped_tensor(tensor)
         and available()
     )
+
+
+def suits(job: Job) -> bool:
+    """Whether the kernels take a job: all its tensors, and counts of a law they can draw."""
+    return job.law != "own" and all(fits(getattr(job, name)) for name in INPUTS)
 
 
 def poisson(rate: Tensor, key: Tensor) -> Tensor:

@@ -117,8 +117,7 @@ class _RowsAdjoint(Adjoint):
         steps, rows, latents = counts.shape
         spiked = sum(self.spiked.get(t, 0) for t in range(first, last))
         if spiked > SPARSE_BELOW * counts.numel():
-            spk = counts.to(half.dtype).flatten(0, 1)
-            self.gram_grad[:, :latents].addmm_(spk.mT, half[..., :latents].flatten(0, 1))
+            super()._add_gram(first, last)
             return
         self.kernels.ipvae_gram_gradient(
             c_int64(steps), c_int64(rows), c_int64(latents), c_int64(self.stride), at(counts),

@@ -1,7 +1,7 @@
 """The unroll in PyTorch operations: any dtype, any device, any exact estimator.
 
-Nothing in the loops over timesteps looks at a value, so that a GPU never waits for the host and
-the whole loop can be recorded (:mod:`~ipvae_snn.kernels.graphs`).
+On a GPU nothing in the loops over timesteps looks at a value, so that it never waits for the host
+and the whole loop can be recorded (:mod:`~ipvae_snn.kernels.graphs`).
 """
 
 import math
@@ -137,10 +137,6 @@ class PlainAdjoint(Adjoint):
         if not needed:
             return None
         return self.job.product()(self.counts[t - 1].to(mem.dtype) if t else self.job.spk)
-
-    def _add_gram(self, first: int, last: int) -> None:
-        spk = self.counts[first:last].to(self.half.dtype).flatten(0, 1)
-        self.gram_grad.addmm_(spk.mT, self.half[: last - first].flatten(0, 1))
 
 
 def _back(
