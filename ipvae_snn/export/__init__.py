@@ -1,0 +1,35 @@
+"""Export: from a trained model to neuromorphic toolchains, with measured fidelity.
+
+=====================  ============================================================================
+:func:`to_nir`         a graph of the Neuromorphic Intermediate Representation; :func:`write`,
+                       :func:`read`, :func:`from_nir`, :func:`calibrate`
+:func:`to_fixed_point` inference in integers, for chips with graded spikes
+:func:`to_xylo`        an int8 network for the Xylo chip
+:func:`report`         what each of them costs: R², zeros, spikes, agreement of spike trains
+=====================  ============================================================================
+"""
+
+from ipvae_snn.export.calibration import calibrate
+from ipvae_snn.export.decode import from_nir
+from ipvae_snn.export.encode import to_nir
+from ipvae_snn.export.fidelity import Fidelity, FidelityRow, report
+from ipvae_snn.export.network import GraphNetwork
+from ipvae_snn.export.nir_files import read, write
+from ipvae_snn.export.pieces import Portable
+from ipvae_snn.export.toolchains import InNorse as in_norse
+from ipvae_snn.export.toolchains import InSinabs as in_sinabs
+
+__all__ = [
+    "Fidelity",
+    "FidelityRow",
+    "GraphNetwork",
+    "Portable",
+    "calibrate",
+    "from_nir",
+    "in_norse",
+    "in_sinabs",
+    "read",
+    "report",
+    "to_nir",
+    "write",
+]

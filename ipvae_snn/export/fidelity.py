@@ -1,0 +1,185 @@
+"""What an export costs: the model and what was made of it, on the same data at the same steps."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from ipvae_snn import metrics
+from ipvae_snn.checks import require_finite, require_float, require_whole
+from ipvae_snn.export.sources import Source, as_source
+
+
+@dataclass(frozen=True)
+class FidelityRow:
+    """How one form of the model did, over the last ``window`` timesteps unless said otherwise.
+
+    Attributes:
+        label: of the form.
+        r2: R² from the spikes of a single timestep, mean over the window; ``None`` where nothing is
+            reconstructed.
+        r2_mean: R² from the mean spikes of the window.
+        zeros: portion of neurons that are silent in a timestep.
+        spikes: per image, over all timesteps.
+        agreement: correlation of the window's mean counts, over images and neurons, with those of
+            the original.
+        same: portion of all counts, over all timesteps, that equal the original's.
+        notes: what was approximated.
+    """
+
+    label: str
+    r2: float | None
+    r2_mean: float | None
+    zeros: float
+    spikes: float
+    agreement: float
+    same: float
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Fidelity:
+    """Rows of a fidelity table: the original first, then itself with other draws, then the rest."""
+
+    rows: tuple[FidelityRow, ...]
+    num_steps: int
+    window: int
+    samples: int
+
+    def row(self, label: str) -> FidelityRow:
+        """The row of that label."""
+        return next(row for row in self.rows if row.label == label)
+
+    def table(self, notes: bool = True) -> str:
+        """As text; with ``notes``, what was approximated below."""
+        width = max(len(row.label) for row in self.rows) + 2
+        heads = ("R²", "R² mean", "zeros", "spikes", "agree", "same")
+        lines = [
+            f"{self.samples} samples, {self.num_steps} timesteps, window {self.window}",
+            " " * width + "".join(f"{head:>9}" for head in heads),
+        ]
+        for row in self.rows:
+            r2 = "".join(f"{'–' if v is None else f'{v:.3f}':>9}" for v in (row.r2, row.r2_mean))
+            rest = f"{row.zeros:>9.1%}{row.spikes:>9,.0f}{row.agreement:>9.3f}{row.same:>9.1%}"
+            lines.append(f"{row.label:<{width}}{r2}{rest}")
+        if notes:
+            for row in self.rows:
+                lines += [f"{row.label}: {note}" for note in row.notes]
+        return "\n".join(lines)
+
+    def __str__(self) -> str:
+        return self.table()
+
+    def summary(self) -> dict[str, Any]:
+        """As plain data, for JSON."""
+        return {
+            "samples": self.samples, "steps": self.num_steps, "window": self.window,
+            "rows": [asdict(row) for row in self.rows],
+        }  # fmt: skip
+
+
+def report(
+    exported: Any,
+    model: Any,
+    data: Tensor,
+    num_steps: int = 256,
+    *,
+    window: int = 16,
+    seed: int = 0,
+    progress: bool = False,
+) -> Fidelity:
+    """Run a model and what was exported from it on the same data, and compare.
+
+    Args:
+        exported: a NIR graph or its file, what ``to_fixed_point``, ``to_xylo``, ``in_norse`` or
+            ``in_sinabs`` returned; or a sequence of such.
+        model: the :class:`~ipvae_snn.IPVAE`, or the network, that they come from.
+        data: samples (N, M), shown at every timestep.
+        num_steps: T.
+        window: timesteps at the end over which the figures are taken.
+        seed: of the stochastic ones. The original is run with the next seed, too: no export can
+            agree with it better than it does with itself.
+        progress: show a progress bar.
+
+    Raises:
+        TypeError: something in ``exported`` that cannot be compared.
+        ValueError: bad data, or as many neurons as the model does not have.
+
+    >>> from ipvae_snn import IPVAE, export
+    >>> model = IPVAE(in_features=16, latents=8, init_std=0.5)
+    >>> result = export.report(export.to_nir(model), model, torch.rand(5, 16), num_steps=20)
+    >>> [row.label for row in result.rows]
+    ['stochastic original', 'the same, other draws', 'exact graph']
+    """
+    require_float(data, "data")
+    if data.ndim < 2 or len(data) < 2:
+        raise ValueError(f"data must hold at least 2 samples (N, M), got {tuple(data.shape)}")
+    require_finite(data, "data")
+    require_whole(num_steps, "num_steps")
+    window = min(require_whole(window, "window"), num_steps)
+    items = (
+        exported if isinstance(exported, Sequence) and not isinstance(exported, str) else [exported]
+    )
+    original = as_source(model)
+    sources = [as_source(item) for item in items]
+    runs = [(original, seed, original.label), (original, seed + 1, "the same, other draws")]
+    runs += [(source, seed, source.label) for source in sources]
+    target: tuple[Tensor, Tensor] | None = None
+    rows = []
+    with tqdm(total=len(runs) * num_steps, disable=not progress, desc="comparing") as bar:
+        for source, draws, label in runs:
+            result = _run(source, data, num_steps, window, draws, bar)
+            target = result.counts if target is None else target
+            rows.append(_row(source, label, data, result, target))
+    return Fidelity(tuple(rows), num_steps, window, len(data))
+
+
+@dataclass
+class _Result:
+    counts: Tensor  # (T, B, K), whole numbers
+    window: int
+
+
+def _run(source: Source, x: Tensor, steps: int, window: int, seed: int, bar: Any) -> _Result:
+    counts = []
+    for spk in source.unroll(x, steps, seed):
+        counts.append(spk.detach().cpu().to(torch.int16))
+        bar.update()
+    return _Result(torch.stack(counts), window)
+
+
+def _row(source: Source, label: str, x: Tensor, result: _Result, target: Tensor) -> FidelityRow:
+    counts = result.counts
+    if counts.shape != target.shape:
+        raise ValueError(
+            f"{label} has spikes of shape {tuple(counts.shape)} (T, B, K), the original "
+            f"{tuple(target.shape)}: they are not of the same model"
+        )
+    x = x.detach().cpu().float()
+    last = counts[-result.window :].float()
+    shown = [source.decode(spk) for spk in last]
+    decoded = source.decode(last.mean(0))
+    found = [float(metrics.r2(x, x_hat)) for x_hat in shown if x_hat is not None]
+    mean, mean_target = last.mean(0), target[-result.window :].float().mean(0)
+    return FidelityRow(
+        label=label,
+        r2=float(np.mean(found)) if found else None,
+        r2_mean=None if decoded is None else float(metrics.r2(x, decoded)),
+        zeros=float((last == 0).float().mean()),
+        spikes=float(counts.float().sum((0, 2)).mean()),
+        agreement=_correlation(mean, mean_target),
+        same=float((counts == target).float().mean()),
+        notes=source.notes,
+    )
+
+
+def _correlation(a: Tensor, b: Tensor) -> float:
+    """Pearson's; 1 where both are constant and equal, 0 where one is constant."""
+    a, b = a.double().flatten(), b.double().flatten()
+    a, b = a - a.mean(), b - b.mean()
+    norm = float((a.square().sum() * b.square().sum()).sqrt())
+    return float((a * b).sum()) / norm if norm > 0 else float(bool((a == b).all()))

@@ -1,0 +1,220 @@
+"""What each module of a network becomes: PyTorch's layers, snnTorch's neurons, and ours."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+from torch import nn
+
+from ipvae_snn import surrogate
+from ipvae_snn.export.pieces import (
+    Piece,
+    Portable,
+    array,
+    exact_piece,
+    nir_module,
+    portable_piece,
+    state_arrays,
+)
+from ipvae_snn.export.snntorch_neurons import SPIKING, spiking_piece
+from ipvae_snn.neurons import IPVAENeuron
+
+ExtraMap = Mapping[type, Callable[[Any], Any]]
+Shape = tuple[int, ...]
+
+
+def pieces_of(
+    network: nn.Module,
+    shape: Shape,
+    extra_map: ExtraMap,
+    form: str,
+    levels: int,
+    portable: Portable,
+) -> list[Piece]:
+    """The pieces of a network whose modules follow one another, for inputs of ``shape``.
+
+    Raises:
+        ValueError, TypeError: a module that has no translation, named, or of the wrong size.
+    """
+    pieces: list[Piece] = []
+    for name, module in _leaves(network, extra_map):
+        try:
+            piece = _piece(module, shape, extra_map, form, levels, portable)
+        except (ValueError, TypeError) as error:
+            raise type(error)(f"module {name or 'at the top'}: {error}") from error
+        if piece is not None:
+            pieces.append(piece)
+            shape = piece.shape
+    return pieces
+
+
+def first_shape(network: nn.Module, extra_map: ExtraMap) -> Shape | None:
+    """The shape of the input, without batch, where the first module tells."""
+    for _, module in _leaves(network, extra_map):
+        if type(module) in extra_map:
+            types = getattr(extra_map[type(module)](module), "input_type", None) or {}
+            known = [shape for shape in types.values() if shape is not None]
+            return tuple(int(n) for n in known[0]) if known else None
+        if isinstance(module, nn.Linear):
+            return (module.in_features,)
+        if isinstance(module, IPVAENeuron):
+            return (module.features,)
+        if not isinstance(module, (nn.Dropout, nn.Identity)):
+            return None
+    return None
+
+
+def _leaves(network: nn.Module, extra_map: ExtraMap, name: str = "") -> list[tuple[str, nn.Module]]:
+    if isinstance(network, nn.Sequential) and type(network) not in extra_map:
+        found = []
+        for child, module in network.named_children():
+            found += _leaves(module, extra_map, f"{name}.{child}".lstrip("."))
+        return found
+    return [(name, network)]
+
+
+def _piece(
+    module: nn.Module, shape: Shape, extra_map: ExtraMap, form: str, levels: int, portable: Portable
+) -> Piece | None:
+    if type(module) in extra_map:
+        return _users(extra_map[type(module)](module), module, shape)
+    if isinstance(module, IPVAENeuron):
+        _require_shape(shape, (module.features,), "currents")
+        piece = exact_piece(module, levels) if form == "exact" else portable_piece(module, portable)
+        piece.metadata = neuron_metadata(module)
+        return piece
+    for kind, translate in _TRANSLATIONS.items():
+        if isinstance(module, kind) and (type(module) is kind or kind not in SPIKING):
+            piece = translate(module, shape, form) if kind in SPIKING else translate(module, shape)
+            return piece
+    raise ValueError(
+        f"{type(module).__module__}.{type(module).__name__} has no translation to NIR: supported "
+        f"are {', '.join(sorted(k.__name__ for k in _TRANSLATIONS))}, IPVAENeuron and "
+        "nn.Sequential of them; give extra_map={"
+        + type(module).__name__
+        + ": function from module to nir node}"
+    )
+
+
+def neuron_metadata(neuron: IPVAENeuron) -> dict[str, Any]:
+    """What makes the stochastic neuron again: settings, estimator and weights; no code.
+
+    An estimator of the user's own cannot be told in plain data: then nothing is kept.
+    """
+    try:
+        estimator = surrogate.to_config(neuron.spike_grad)
+    except TypeError:
+        return {}
+    settings = {name: getattr(neuron, name) for name in ("clamp", "leak", "lateral_scale")}
+    return {
+        "lateral": type(neuron.lateral).__name__,
+        "features": neuron.features,
+        "settings": settings,
+        "estimator": {k: v for k, v in estimator.items() if v is not None},
+        "state": state_arrays(neuron),
+    }
+
+
+def _require_shape(shape: Shape, expected: Shape, what: str) -> None:
+    if shape[-len(expected) :] != expected or len(shape) != len(expected):
+        raise ValueError(f"it takes {what} of shape {expected}, what comes before gives {shape}")
+
+
+def _users(node: Any, module: nn.Module, shape: Shape) -> Piece:
+    nir = nir_module()
+    name = type(module).__name__
+    if not isinstance(node, nir.ir.NIRNode):
+        raise TypeError(f"extra_map[{name}] must return a nir node, got {type(node).__name__}")
+    if isinstance(node, nir.NIRGraph):
+        if len(node.inputs) != 1 or len(node.outputs) != 1:
+            raise ValueError(f"the graph of extra_map[{name}] must have one Input and one Output")
+        ((source, _),), ((sink, last),) = node.inputs.items(), node.outputs.items()
+        inner = {k: v for k, v in node.nodes.items() if k not in (source, sink)}
+        return Piece(
+            inner,
+            tuple(b for a, b in node.edges if a == source),
+            tuple(a for a, b in node.edges if b == sink),
+            tuple(int(n) for n in last.output_type["output"]),
+            edges=[e for e in node.edges if source not in e and sink not in e],
+        )
+    known = next(iter((node.output_type or {}).values()), None)
+    return Piece.single("1_user", node, shape if known is None else tuple(int(n) for n in known))
+
+
+# -- layers ---------------------------------------------------------------------------------------
+
+
+def _linear(module: nn.Linear, shape: Shape) -> Piece:
+    nir = nir_module()
+    _require_shape(shape, (module.in_features,), "inputs")
+    weight = array(module.weight)
+    if module.bias is None:
+        node = nir.Affine(weight, np.zeros(len(weight), dtype=np.float32))
+    else:
+        node = nir.Affine(weight, array(module.bias))
+    return Piece.single("1_weight", node, (module.out_features,))
+
+
+def _conv2d(module: nn.Conv2d, shape: Shape) -> Piece:
+    nir = nir_module()
+    if len(shape) != 3 or shape[0] != module.in_channels:
+        raise ValueError(f"it takes inputs of shape ({module.in_channels}, H, W), got {shape}")
+    if module.padding_mode != "zeros":
+        raise ValueError(f"padding_mode {module.padding_mode!r} does not exist in NIR: use 'zeros'")
+    bias = np.zeros(module.out_channels, dtype=np.float32)
+    padding = module.padding
+    node = nir.Conv2d(
+        input_shape=shape[1:],
+        weight=array(module.weight),
+        stride=module.stride,
+        padding=padding if isinstance(padding, str) else tuple(padding),
+        dilation=module.dilation,
+        groups=module.groups,
+        bias=bias if module.bias is None else array(module.bias),
+    )
+    return Piece.single("1_weight", node, tuple(int(n) for n in node.output_type["output"]))
+
+
+def _flatten(module: nn.Flatten, shape: Shape) -> Piece:
+    nir = nir_module()
+    if module.start_dim == 0:
+        raise ValueError("it flattens the batch too (start_dim=0), which NIR does not have")
+    start = module.start_dim - 1 if module.start_dim > 0 else module.start_dim
+    end = module.end_dim - 1 if module.end_dim > 0 else module.end_dim
+    node = nir.Flatten(input_type={"input": np.array(shape)}, start_dim=start, end_dim=end)
+    return Piece.single("1_flatten", node, tuple(int(n) for n in node.output_type["output"]))
+
+
+def _avg_pool(module: nn.AvgPool2d, shape: Shape) -> Piece:
+    nir = nir_module()
+    if len(shape) != 3:
+        raise ValueError(f"it takes inputs of shape (C, H, W), got {shape}")
+    size, stride, padding = (
+        (int(v), int(v)) if isinstance(v, int) else tuple(v)
+        for v in (module.kernel_size, module.stride, module.padding)
+    )
+    if (
+        module.ceil_mode
+        or module.divisor_override
+        or (any(padding) and not module.count_include_pad)
+    ):
+        raise ValueError("ceil_mode, divisor_override and count_include_pad=False are not in NIR")
+    node = nir.AvgPool2d(np.array(size), np.array(stride), np.array(padding))
+    sides = zip(shape[1:], size, stride, padding, strict=True)
+    out = (shape[0], *((n + 2 * p - k) // s + 1 for n, k, s, p in sides))
+    return Piece.single("1_pool", node, out)
+
+
+def _nothing(module: nn.Module, shape: Shape) -> None:
+    """Dropout and Identity do nothing in inference."""
+
+
+_TRANSLATIONS: dict[type, Callable[..., Piece | None]] = {
+    nn.Linear: _linear,
+    nn.Conv2d: _conv2d,
+    nn.Flatten: _flatten,
+    nn.AvgPool2d: _avg_pool,
+    nn.Dropout: _nothing,
+    nn.Identity: _nothing,
+    **dict.fromkeys(SPIKING, spiking_piece),
+}

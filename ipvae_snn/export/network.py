@@ -1,0 +1,202 @@
+"""A NIR graph as a network in PyTorch: all nodes, one timestep at a time."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ipvae_snn.base import StatefulNeuron
+from ipvae_snn.checks import require_finite, require_float, require_whole
+from ipvae_snn.export.reading import RESETS, SPIKING, reading_of
+from ipvae_snn.seeding import seeded
+
+Edge = tuple[str, str]
+
+
+class GraphNetwork(nn.Module):
+    """The network that a NIR graph describes; ``network(x)`` is one timestep.
+
+    Nodes take the sum of what their edges bring. An edge that closes a cycle brings the output of
+    the timestep before. A timestep is the unit of time (dt = 1); for the readings of a reset see
+    :mod:`ipvae_snn.export.reading`. Nested graphs are run as if they were flat.
+
+    Args:
+        graph: a ``nir.NIRGraph``.
+        reset: ``"zero"`` or ``"subtract"``.
+        neurons: modules that stand for nodes of the graph, by the node's name.
+
+    Raises:
+        ValueError: not exactly one Input and one Output, or a node that cannot be run.
+
+    >>> from ipvae_snn import IPVAE, export
+    >>> network = export.GraphNetwork(export.to_nir(IPVAE(in_features=16, latents=8)))
+    >>> network(torch.rand(3, 16)).shape
+    torch.Size([3, 16])
+    """
+
+    def __init__(
+        self, graph: Any, reset: str = "zero", neurons: dict[str, StatefulNeuron] | None = None
+    ) -> None:
+        super().__init__()
+        if reset not in RESETS:
+            raise ValueError(f"reset must be one of {RESETS}, got {reset!r}")
+        nodes, edges = flattened(graph)
+        neurons = neurons or {}
+        self.graph, self.reset_kind = graph, reset
+        self._source, self._sink = (_only(nodes, kind) for kind in ("Input", "Output"))
+        self._order = _execution_order(self._source, nodes, edges)
+        place = {name: n for n, name in enumerate(self._order)}
+        self._inputs: dict[str, list[tuple[str, bool]]] = {name: [] for name in self._order}
+        for a, b in edges:
+            if a in place and b in place:
+                self._inputs[b].append((a, place[a] >= place[b]))
+        self._delayed = {a for pairs in self._inputs.values() for a, late in pairs if late}
+        self.parts = nn.ModuleDict(
+            {
+                _key(name): neurons[name] if name in neurons else reading_of(nodes[name], reset)
+                for name in self._order
+            }
+        )
+        self.spiking = [
+            name for name in self._order if name in neurons or type(nodes[name]).__name__ in SPIKING
+        ]
+        """Names of the nodes that spike, in the order of execution."""
+        self._thresholds = {n for n in self.spiking if type(nodes[n]).__name__ == "Threshold"}
+        self.input_shape = tuple(int(n) for n in nodes[self._source].input_type["input"])
+        self.reset()
+
+    def reset(self) -> None:
+        """Back to the state before any input."""
+        self._states: dict[str, Any] = {}
+        self._before: dict[str, Tensor] = {}
+        self.outputs: dict[str, Tensor] = {}
+        for part in self.parts.values():
+            if isinstance(part, StatefulNeuron):
+                part.reset_mem()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """One timestep: input (B, ...), output (B, ...); :attr:`outputs` holds those of all."""
+        require_float(x, "x")
+        if tuple(x.shape[1:]) != self.input_shape:
+            expected = ", ".join(map(str, ("B", *self.input_shape)))
+            raise ValueError(f"x must have shape ({expected}), got {tuple(x.shape)}")
+        require_finite(x, "x")
+        outputs: dict[str, Tensor] = {}
+        for name in self._order:
+            given = [x] if name == self._source else []
+            for a, late in self._inputs[name]:
+                value = self._before.get(a) if late else outputs.get(a)
+                if value is not None:
+                    given.append(value)
+            if not given:
+                continue
+            total = given[0]
+            for value in given[1:]:
+                total = total + value
+            part: Any = self.parts[_key(name)]
+            if isinstance(part, StatefulNeuron):
+                spk = part(total)
+                outputs[name] = spk if isinstance(spk, Tensor) else spk[0]
+            else:
+                outputs[name], self._states[name] = part.step(total, self._states.get(name))
+        self.outputs = outputs
+        self._before = {name: outputs[name] for name in self._delayed if name in outputs}
+        return outputs[self._sink]
+
+    def unroll(
+        self, x: Tensor, num_steps: int | None = None, seed: int | None = None
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """From the initial state, timestep by timestep: spikes of all neurons and the output.
+
+        Args:
+            x: (B, ...), shown at every timestep, or (T, B, ...).
+            num_steps: T; may be left out for changing input.
+            seed: of stochastic neurons.
+
+        Yields:
+            Spike counts (B, K), where thresholds of one layer are added up and layers stand side by
+            side, and the output (B, ...).
+        """
+        changing = x.ndim == len(self.input_shape) + 2
+        if num_steps is None and not changing:
+            raise ValueError("num_steps must be given for constant input x of shape (B, ...)")
+        steps = len(x) if num_steps is None else require_whole(num_steps, "num_steps")
+        if changing and len(x) != steps:
+            raise ValueError(f"x has {len(x)} timesteps, num_steps is {steps}: leave num_steps out")
+        with torch.no_grad(), seeded(seed, device=x.device):
+            self.reset()
+            for t in range(steps):
+                out = self(x[t] if changing else x)
+                yield self.spikes(), out
+
+    def spikes(self) -> Tensor:
+        """Counts of the last timestep, (B, K): all layers side by side, thresholds of the same
+        membranes added up."""
+        layers: dict[Any, Tensor] = {}
+        for name in self.spiking:
+            spk, membranes = self.outputs[name], tuple(self._inputs[name])
+            layer = membranes if name in self._thresholds else name
+            layers[layer] = spk if layer not in layers else layers[layer] + spk
+        batch = len(self.outputs[self._source])
+        flat = [spk.flatten(1) for spk in layers.values()]
+        return torch.cat(flat, dim=1) if flat else torch.zeros(batch, 0)
+
+
+def layer_of(name: str) -> str:
+    """The layer that a node belongs to: ``l01`` of ``l01_3_count02``, or of ``l01.3_count02``."""
+    return name.replace(".", "_").split("_")[0]
+
+
+def flattened(graph: Any) -> tuple[dict[str, Any], list[Edge]]:
+    """Nodes and edges of a graph with its subgraphs put in place, named ``outer.inner``."""
+    nodes: dict[str, Any] = {}
+    enters: dict[str, list[str]] = {}
+    leaves: dict[str, list[str]] = {}
+    edges: list[Edge] = []
+    for name, node in graph.nodes.items():
+        if not hasattr(node, "nodes"):
+            nodes[name] = node
+            enters[name] = leaves[name] = [name]
+            continue
+        inner, wires = flattened(node)
+        source, sink = _only(inner, "Input"), _only(inner, "Output")
+        nodes |= {f"{name}.{k}": v for k, v in inner.items() if k not in (source, sink)}
+        enters[name] = [f"{name}.{b}" for a, b in wires if a == source]
+        leaves[name] = [f"{name}.{a}" for a, b in wires if b == sink]
+        edges += [(f"{name}.{a}", f"{name}.{b}") for a, b in wires if a != source and b != sink]
+    for a, b in graph.edges:
+        edges += [(leaf, entry) for leaf in leaves[a] for entry in enters[b]]
+    return nodes, edges
+
+
+def _only(nodes: dict[str, Any], kind: str) -> str:
+    found = [name for name, node in nodes.items() if type(node).__name__ == kind]
+    if len(found) != 1:
+        raise ValueError(f"a graph must have exactly one {kind} to be run here, got {len(found)}")
+    return found[0]
+
+
+def _execution_order(source: str, nodes: dict[str, Any], edges: list[Edge]) -> list[str]:
+    """Depth first from the input, last visited first: only edges that close a cycle go back."""
+    after: dict[str, list[str]] = {name: [] for name in nodes}
+    for a, b in edges:
+        after[a].append(b)
+    order: list[str] = []
+    seen = {source}
+    stack = [(source, iter(sorted(after[source])))]
+    while stack:
+        name, rest = stack[-1]
+        child = next((c for c in rest if c not in seen), None)
+        if child is None:
+            order.append(name)
+            stack.pop()
+        else:
+            seen.add(child)
+            stack.append((child, iter(sorted(after[child]))))
+    return order[::-1]
+
+
+def _key(name: str) -> str:
+    """A name that nn.ModuleDict takes."""
+    return name.replace(".", "/")

@@ -1,0 +1,59 @@
+"""NIR graphs in files, through nir's own HDF5 format."""
+
+from pathlib import Path
+from typing import Any
+
+from ipvae_snn.export.pieces import nir_module
+from ipvae_snn.files import whole_file
+
+
+def write(path: str | Path, graph: Any) -> None:
+    """Write a graph to one HDF5 file, whole or not at all; plain ``nir.read`` reads it.
+
+    Raises:
+        TypeError: ``graph`` is no ``nir.NIRGraph``.
+        ValueError: the folder does not exist, or metadata that HDF5 cannot hold.
+    """
+    nir = nir_module()
+    if not isinstance(graph, nir.NIRGraph):
+        raise TypeError(
+            f"graph must be a nir.NIRGraph, as to_nir makes, got {type(graph).__name__}"
+        )
+    with whole_file(path) as temporary:
+        try:
+            nir.write(temporary, graph)
+        except TypeError as error:
+            raise ValueError(
+                f"the graph cannot be written: {error} (metadata may hold text, numbers, arrays "
+                "with at least one dimension, and dictionaries of them)"
+            ) from error
+
+
+def read(path: str | Path) -> Any:
+    """The graph in a file; nothing in it is run.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: not a NIR file, damaged, or by a newer version of nir.
+    """
+    nir = nir_module()
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} is no file: expected one that write, or nir.write, wrote")
+    try:
+        return nir.read(path)
+    except Exception as error:  # a damaged file can fail anywhere in HDF5 or in nir
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise ValueError(
+            f"{path} cannot be read as a NIR graph{_version(path)}: {reason}"
+        ) from error
+
+
+def _version(path: Path) -> str:
+    """What the file says of the nir that wrote it, where that is not the one installed."""
+    nir = nir_module()
+    try:
+        written = nir.serialization.read_version(path)
+    except Exception:  # not that kind of file at all
+        return ""
+    return "" if written == nir.version else f" (written by nir {written}, {nir.version} is here)"

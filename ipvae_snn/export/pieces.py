@@ -1,0 +1,246 @@
+"""Neurons and layers as pieces of a NIR graph: pure translations, one piece per module.
+
+A piece is what a module becomes: nodes and edges, where signals enter and leave, and what the
+weights on either side have to absorb, because several toolchains ignore a neuron's resistance.
+"""
+
+import math
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ipvae_snn.extras import require_extra
+from ipvae_snn.neurons import IPVAENeuron
+
+Array = NDArray[np.float32]
+LEVELS = 8
+"""Thresholds per neuron in the exact form, that is the largest count it can emit."""
+
+
+@dataclass
+class Piece:
+    """What a module becomes.
+
+    Attributes:
+        nodes: by name, in the order of execution.
+        edges: between them.
+        entries, exits: nodes that the signal enters by, and leaves by as a sum.
+        gain: what the input has to be multiplied with before it enters.
+        bias: what is added to the input after that, ``None`` for nothing.
+        out_scale: what the output has to be multiplied with by whoever reads it.
+        shape: of the output, without batch.
+        metadata: of the layer, for reading it back.
+        notes: what was approximated.
+    """
+
+    nodes: dict[str, Any]
+    entries: tuple[str, ...]
+    exits: tuple[str, ...]
+    shape: tuple[int, ...]
+    edges: list[tuple[str, str]] = field(default_factory=list)
+    gain: float | Array = 1.0
+    bias: Array | None = None
+    out_scale: float = 1.0
+    metadata: dict[str, Any] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+    @classmethod
+    def single(cls, name: str, node: Any, shape: tuple[int, ...], **options: Any) -> "Piece":
+        """A piece of one node."""
+        return cls({name: node}, (name,), (name,), shape, **options)
+
+
+def nir_module() -> Any:
+    """The package nir, or an error that names its extra."""
+    return require_extra("nir", extra="nir")
+
+
+def array(values: Tensor | NDArray | float, shape: tuple[int, ...] | None = None) -> Array:
+    """float32 numpy values, spread over ``shape``: one value per neuron, no batch."""
+    if isinstance(values, Tensor):
+        values = values.detach().cpu().double().numpy()
+    values = np.asarray(values, dtype=np.float32)
+    return values.copy() if shape is None else np.broadcast_to(values, shape).copy()
+
+
+def state_arrays(module: Any) -> dict[str, NDArray]:
+    """A state dictionary as arrays that nir can write: it refuses those without dimensions."""
+    return {k: np.atleast_1d(v.detach().cpu().numpy()) for k, v in module.state_dict().items()}
+
+
+# -- the Poisson neuron ---------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Portable:
+    """How an iP-VAE neuron becomes an integrate-and-fire neuron; :func:`calibrate` chooses it.
+
+    v' = v + α (gain · (d − b) − zG + (self_return + 1) · diag(G) z),  z = spikes of v over
+    θ = α · threshold · diag(G), which reset v. Under subtract reset ``self_return = threshold − 1``
+    makes a spike cost exactly diag(G): the fixed point is that of the original.
+
+    Attributes:
+        reset: ``"subtract"``, integer spikes as in sinabs, or ``"zero"``, as NIR says.
+        gain: on the input. Spikes are so many times as frequent; the decoder divides by it.
+        threshold: in units of diag(G). Large enough, parallel updates do not overshoot.
+        self_return: what a spike gives back to its neuron, in units of diag(G).
+        decode: factor on the decoder.
+    """
+
+    reset: str = "subtract"
+    gain: float = 1.0
+    threshold: float = 2.0
+    self_return: float = 1.0
+    decode: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.reset not in ("zero", "subtract"):
+            raise ValueError(f"reset must be 'zero' or 'subtract', got {self.reset!r}")
+        for name in ("gain", "threshold"):
+            value = getattr(self, name)
+            if not (math.isfinite(value) and value > 0):
+                raise ValueError(f"{name} must be positive and finite, got {value!r}")
+
+    @classmethod
+    def default(cls, reset: str) -> "Portable":
+        """What does well on natural patches, where no data is at hand to choose by."""
+        return cls(reset) if reset != "zero" else cls("zero", 0.35, 1.0, 1.0)
+
+
+@dataclass(frozen=True)
+class Constants:
+    """What a neuron is made of, as float64 numpy values.
+
+    Attributes:
+        step: α. bias: b. mem_init: u_0. leak: of the membrane per timestep, α · leak.
+        gram: lateral_scale · G. clamp_loss: what the soft clamp of the step takes, log(1 + e^−c).
+    """
+
+    step: float
+    bias: NDArray
+    mem_init: NDArray
+    leak: float
+    gram: NDArray
+    clamp_loss: float
+
+    @classmethod
+    def of(cls, neuron: IPVAENeuron) -> "Constants":
+        step = float(neuron.log_step.detach().double().exp())
+        return cls(
+            step=step,
+            bias=neuron.log_bias.detach().cpu().double().exp().numpy(),
+            mem_init=neuron.mem_init.detach().cpu().double().numpy(),
+            leak=step * neuron.leak,
+            gram=neuron.lateral_scale * neuron.gram().detach().cpu().double().numpy(),
+            clamp_loss=math.log1p(math.exp(-neuron.clamp)),
+        )
+
+
+def exact_piece(neuron: IPVAENeuron, levels: int = LEVELS) -> Piece:
+    """I → Thresholds → Linear(−G) → I: the recursion of u itself, with rounded counts.
+
+    v = u − u_0 starts from 0. Threshold n lies at log(n − ½) − u_0 and adds the n-th spike, so
+    that their sum is round(e^u) up to ``levels``. No reset takes place: the diagonal of G
+    subtracts, in every toolchain alike. A leaky membrane is LI with τ = 1 / (α · leak) timesteps.
+    """
+    nir, c = nir_module(), Constants.of(neuron)
+    features = (neuron.features,)
+    tau = array(1 / c.leak, features) if c.leak else None
+    mem = nir.I(array(1, features)) if tau is None else nir.LI(tau, tau, array(0, features))
+    nodes = {"2_mem": mem}
+    counts = tuple(f"3_count{n:02d}" for n in range(1, levels + 1))
+    for n, name in enumerate(counts, 1):
+        nodes[name] = nir.Threshold(array(math.log(n - 0.5) - c.mem_init))
+    nodes["4_lateral"] = nir.Linear(array(-c.step * c.gram))
+    edges = [("2_mem", name) for name in counts] + [(name, "4_lateral") for name in counts]
+    return Piece(
+        nodes, ("2_mem",), counts, features,
+        edges=[*edges, ("4_lateral", "2_mem")],
+        gain=c.step,
+        bias=array(-c.step * c.bias - c.clamp_loss),
+        notes=(
+            f"emission: round(e^u), at most {levels}, in place of a Poisson draw",
+            f"clamps: left out, but for what the clamp of the step takes at rest, "
+            f"{c.clamp_loss:.2g} nats per timestep, which is in the bias",
+            *_dropped(neuron),
+        ),
+    )  # fmt: skip
+
+
+def portable_piece(neuron: IPVAENeuron, portable: Portable) -> Piece:
+    """IF with lateral Affine: what most toolchains import; see :class:`Portable`.
+
+    Raises:
+        ValueError: no lateral weights, so that there is nothing to set thresholds by.
+    """
+    nir, c = nir_module(), Constants.of(neuron)
+    features, diagonal = (neuron.features,), np.diag(c.gram).copy()
+    if not diagonal.max() > 0:
+        raise ValueError(
+            "the portable form takes thresholds from the diagonal of lateral_scale · G, which is "
+            "0 here: train the model first, or use form='exact'"
+        )
+    # A neuron without a feature never gets a current; a threshold of 0 would divide by it.
+    unit = np.where(diagonal > 1e-6 * diagonal.max(), diagonal, np.median(diagonal[diagonal > 0]))
+    threshold = array(c.step * portable.threshold * unit)
+    tau = 1 / c.leak if c.leak else 1.0
+    spike = (
+        nir.LIF(array(tau, features), array(1, features), array(0, features), threshold)
+        if c.leak
+        else nir.IF(array(1, features), threshold)
+    )
+    lateral = -c.gram + np.diag(diagonal + portable.self_return * unit)
+    return Piece(
+        {
+            "2_spike": spike,
+            "3_lateral": nir.Affine(array(tau * c.step * lateral), array(0, features)),
+        },
+        ("2_spike",), ("2_spike",), features,
+        edges=[("2_spike", "3_lateral"), ("3_lateral", "2_spike")],
+        gain=tau * c.step * portable.gain,
+        bias=array(-tau * c.step * portable.gain * c.bias),
+        out_scale=portable.decode / portable.gain,
+        notes=(
+            f"neuron: integrate-and-fire with {portable.reset} reset in place of e^u and a draw",
+            f"input gain {portable.gain:.3g}, thresholds {portable.threshold:.3g} and self-return "
+            f"{portable.self_return:.3g} times diag(G), decoder times {portable.decode:.3g}",
+            "clamps and the initial membrane: left out",
+            *_dropped(neuron),
+        ),
+    )  # fmt: skip
+
+
+def _dropped(neuron: IPVAENeuron) -> tuple[str, ...]:
+    return ("state_quant: left out",) if neuron.state_quant else ()
+
+
+# -- folding --------------------------------------------------------------------------------------
+
+
+def is_weight(piece: Piece) -> bool:
+    """Whether a piece is one node of weights, which can absorb scales and biases."""
+    nir = nir_module()
+    nodes = list(piece.nodes.values())
+    return len(nodes) == 1 and isinstance(nodes[0], (nir.Affine, nir.Conv2d))
+
+
+def fold(piece: Piece, before: float, gain: float | Array, bias: Array | None) -> None:
+    """Make the weights of ``piece`` take inputs ``before`` times as large, and put out
+    ``gain`` · output + ``bias``.
+
+    What the weights were at first, and the gain, stay in the node's metadata, bit for bit.
+    """
+    nir = nir_module()
+    (node,) = piece.nodes.values()
+    rows = np.asarray(gain, dtype=np.float64)
+    if isinstance(node, nir.Conv2d) and (rows.ndim or bias is not None):
+        raise ValueError("a convolution can absorb one scale for all its outputs, and no bias map")
+    was = node.metadata.get("unfolded", {"weight": node.weight, "bias": node.bias})
+    total = np.atleast_1d(rows * was.get("gain", 1.0))
+    weight = array((rows[:, None] if rows.ndim else rows) * node.weight * before)
+    shifted = array(rows * node.bias + (0 if bias is None else bias))
+    node.weight, node.bias = weight, shifted
+    node.metadata = {**node.metadata, "unfolded": {**was, "gain": total}}

@@ -1,0 +1,168 @@
+"""One timestep of each NIR node: the Euler step of its equation with dt = 1, in PyTorch.
+
+Two readings of a spiking neuron's reset exist among toolchains: ``"zero"``, as NIR writes it (one
+spike where v > θ, then v := v_reset), and ``"subtract"``, as sinabs has it (⌊v / θ⌋ spikes where
+v ≥ θ, each of which subtracts θ; the membrane of an IF stays above −θ).
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+RESETS = ("zero", "subtract")
+SPIKING = ("IF", "LIF", "CubaLIF", "Threshold")
+
+
+class Reading(nn.Module):
+    """A node with its arrays as buffers; ``step`` goes from a state to the next."""
+
+    def __init__(self, node: Any, reset: str) -> None:
+        super().__init__()
+        self.reset = reset
+        for name, value in vars(node).items():
+            if isinstance(value, np.ndarray) and value.dtype.kind == "f":
+                self.register_buffer(name, torch.from_numpy(value.astype(np.float32)))
+
+    def step(self, x: Tensor, state: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """Output and state, from the input (B, ...) and the state before, ``None`` at first."""
+        raise NotImplementedError
+
+    def _fire(self, v: Tensor, floor: bool = False) -> tuple[Tensor, Tensor]:
+        """Spikes and the membrane that they leave behind."""
+        threshold = self.v_threshold
+        if self.reset == "zero":
+            spk = (v > threshold).to(v)
+            return spk, torch.where(spk > 0, self.v_reset, v)
+        spk = (v > 0) * torch.div(v, threshold, rounding_mode="trunc")
+        v = v - spk * threshold
+        return spk, torch.maximum(v, -threshold) if floor else v
+
+
+class Plain(Reading):
+    """A node without a state."""
+
+    def __init__(self, node: Any, reset: str, function: Callable[[Any, Tensor], Tensor]) -> None:
+        super().__init__(node, reset)
+        self.node, self.function = node, function
+
+    def step(self, x: Tensor, state: Tensor | None) -> tuple[Tensor, None]:
+        return self.function(self, x), None
+
+
+class I(Reading):  # noqa: E742  # the name of the NIR node
+    """v' = v + r x."""
+
+    def step(self, x: Tensor, state: Tensor | None) -> tuple[Tensor, Tensor]:
+        v = (0 if state is None else state) + self.r * x
+        return v, v
+
+
+class LI(Reading):
+    """v' = v + (v_leak − v + r x) / τ."""
+
+    def step(self, x: Tensor, state: Tensor | None) -> tuple[Tensor, Tensor]:
+        v = torch.zeros_like(x) if state is None else state
+        v = v + (self.v_leak - v + self.r * x) / self.tau
+        return v, v
+
+
+class IF(Reading):
+    """v' = v + r x, then spikes."""
+
+    def step(self, x: Tensor, state: Tensor | None) -> tuple[Tensor, Tensor]:
+        v = torch.zeros_like(x) if state is None else state
+        return self._fire(v + self.r * x, floor=True)
+
+
+class LIF(Reading):
+    """v' = v + (v_leak − v + r x) / τ, then spikes."""
+
+    def step(self, x: Tensor, state: Tensor | None) -> tuple[Tensor, Tensor]:
+        v = torch.zeros_like(x) if state is None else state
+        return self._fire(v + (self.v_leak - v + self.r * x) / self.tau)
+
+
+class CubaLI(Reading):
+    """i' = i + (w_in x − i) / τ_syn, v' = v + (v_leak − v + r i') / τ_mem."""
+
+    def _integrate(self, x: Tensor, state: Tensor | None) -> tuple[Tensor, Tensor]:
+        i, v = (torch.zeros_like(x),) * 2 if state is None else state.unbind()
+        i = i + (self.w_in * x - i) / self.tau_syn
+        return i, v + (self.v_leak - v + self.r * i) / self.tau_mem
+
+    def step(self, x: Tensor, state: Tensor | None) -> tuple[Tensor, Tensor]:
+        i, v = self._integrate(x, state)
+        return v, torch.stack((i, v))
+
+
+class CubaLIF(CubaLI):
+    """CubaLI, then spikes."""
+
+    def step(self, x: Tensor, state: Tensor | None) -> tuple[Tensor, Tensor]:
+        i, v = self._integrate(x, state)
+        spk, v = self._fire(v)
+        return spk, torch.stack((i, v))
+
+
+def _convolve(self: Any, x: Tensor) -> Tensor:
+    node = self.node
+    apply = torch.conv1d if self.weight.ndim == 3 else torch.conv2d
+    return apply(
+        x, self.weight, self.bias, _sizes(node.stride), _sizes(node.padding),
+        _sizes(node.dilation), int(node.groups),
+    )  # fmt: skip
+
+
+def _pool(self: Any, x: Tensor) -> Tensor:
+    size, stride, padding = (
+        _sizes(v) for v in (self.node.kernel_size, self.node.stride, self.node.padding)
+    )
+    mean = torch.nn.functional.avg_pool2d(x, size, stride, padding)
+    return mean * float(np.prod(size)) if type(self.node).__name__ == "SumPool2d" else mean
+
+
+def _flatten(self: Any, x: Tensor) -> Tensor:
+    start, end = int(self.node.start_dim), int(self.node.end_dim)
+    return x.flatten(start + 1 if start >= 0 else start, end + 1 if end >= 0 else end)
+
+
+def _sizes(value: Any) -> Any:
+    """Strides and paddings, which files give back as arrays, numbers, text or bytes."""
+    if isinstance(value, (str, bytes)):
+        return value.decode() if isinstance(value, bytes) else value
+    values = np.asarray(value).reshape(-1).tolist()
+    return values[0] if len(values) == 1 else tuple(values)
+
+
+_PLAIN: dict[str, Callable[[Any, Tensor], Tensor]] = {
+    "Input": lambda self, x: x,
+    "Output": lambda self, x: x,
+    "Affine": lambda self, x: x @ self.weight.mT + self.bias,
+    "Linear": lambda self, x: x @ self.weight.mT,
+    "Scale": lambda self, x: x * self.scale,
+    "Threshold": lambda self, x: (x > self.threshold).to(x),
+    "Conv1d": _convolve,
+    "Conv2d": _convolve,
+    "SumPool2d": _pool,
+    "AvgPool2d": _pool,
+    "Flatten": _flatten,
+}
+_STATEFUL = {cls.__name__: cls for cls in (I, LI, IF, LIF, CubaLI, CubaLIF)}
+READABLE = (*_PLAIN, *_STATEFUL)
+
+
+def reading_of(node: Any, reset: str) -> Reading:
+    """The reading of a NIR node.
+
+    Raises:
+        ValueError: no such node can be read.
+    """
+    kind = type(node).__name__
+    if kind in _STATEFUL:
+        return _STATEFUL[kind](node, reset)
+    if kind in _PLAIN:
+        return Plain(node, reset, _PLAIN[kind])
+    raise ValueError(f"node of type {kind} cannot be run here: expected one of {READABLE}")

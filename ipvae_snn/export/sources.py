@@ -1,0 +1,160 @@
+"""What a fidelity report compares: anything that emits spikes timestep by timestep."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+from snntorch import SpikingNeuron
+from torch import Tensor, nn
+
+from ipvae_snn.export.network import GraphNetwork, flattened
+from ipvae_snn.export.nir_files import read
+from ipvae_snn.export.pieces import nir_module
+from ipvae_snn.model import IPVAE
+from ipvae_snn.seeding import seeded
+from ipvae_snn.states import reset as reset_states
+
+
+@runtime_checkable
+class Source(Protocol):
+    """A model, or what was made of one.
+
+    Attributes:
+        label: a short name for tables.
+        notes: what was approximated, a sentence each.
+    """
+
+    label: str
+    notes: tuple[str, ...]
+
+    def unroll(self, x: Tensor, num_steps: int, seed: int = 0) -> Iterator[Tensor]:
+        """Spike counts (B, K) of each timestep, float32, for inputs x (B, ...) from rest."""
+        ...
+
+    def decode(self, spk: Tensor) -> Tensor | None:
+        """Reconstruction (B, M) of counts (B, K); ``None`` for what reconstructs nothing."""
+        ...
+
+
+class ModelSource:
+    """The stochastic model itself."""
+
+    def __init__(self, model: IPVAE, label: str = "stochastic original", chunk: int = 16) -> None:
+        self.model, self.label, self.chunk = model, label, chunk
+        self.notes: tuple[str, ...] = ()
+
+    def unroll(self, x: Tensor, num_steps: int, seed: int = 0) -> Iterator[Tensor]:
+        model, state, training = self.model, None, self.model.training
+        weight = model.decoder.weight
+        x = x.to(weight)
+        spikes = []
+        try:
+            model.eval()
+            with torch.no_grad(), model.seeded(seed):
+                for start in range(0, num_steps, self.chunk):
+                    steps = min(self.chunk, num_steps - start)
+                    out = model.run(x, steps, record=("spk",), state=state)
+                    state = out.state
+                    spikes.append(out.spk.cpu().to(torch.int16))  # a generator must not hold a seed
+        finally:
+            model.train(training)
+        for chunk in spikes:
+            yield from chunk.float()
+
+    def decode(self, spk: Tensor) -> Tensor:
+        with torch.no_grad():
+            return self.model.decode(spk.to(self.model.decoder.weight)).cpu().float()
+
+
+class NetworkSource:
+    """A network of snnTorch's and our neurons, which is called once per timestep."""
+
+    def __init__(self, network: nn.Module, label: str = "original network") -> None:
+        self.network, self.label = network, label
+        self.notes: tuple[str, ...] = ()
+
+    def unroll(self, x: Tensor, num_steps: int, seed: int = 0) -> Iterator[Tensor]:
+        found: list[Tensor] = []
+        neurons = [m for m in self.network.modules() if isinstance(m, SpikingNeuron)]
+        handles = [
+            n.register_forward_hook(
+                lambda _, __, out: found.append(out if isinstance(out, Tensor) else out[0])
+            )
+            for n in neurons
+        ]
+        training, spikes = self.network.training, []
+        try:
+            self.network.eval()
+            reset_states(self.network)
+            with torch.no_grad(), seeded(seed, device=x.device):
+                for _ in range(num_steps):
+                    found.clear()
+                    self.network(x)
+                    spikes.append(torch.cat([spk.flatten(1) for spk in found], dim=1).float())
+        finally:
+            for handle in handles:
+                handle.remove()
+            reset_states(self.network)
+            self.network.train(training)
+        yield from spikes
+
+    def decode(self, spk: Tensor) -> None:
+        return None
+
+
+class GraphSource:
+    """A NIR graph, run by :class:`~ipvae_snn.export.GraphNetwork`."""
+
+    def __init__(self, graph: Any, reset: str | None = None, label: str | None = None) -> None:
+        form = graph.metadata.get("form", "foreign")
+        said = graph.metadata.get("reset")
+        self.reset = reset or ("subtract" if said == "subtract" else "zero")
+        kind = f"{form} graph" + ("" if form == "exact" else f", {self.reset} reset")
+        self.graph, self.label = graph, label or kind
+        self.notes: tuple[str, ...] = tuple(str(graph.metadata.get("notes", "")).splitlines())
+        self._weight = _readout(graph)
+
+    def unroll(self, x: Tensor, num_steps: int, seed: int = 0) -> Iterator[Tensor]:
+        network = GraphNetwork(self.graph, self.reset)
+        for spk, _ in network.unroll(x.cpu().float(), num_steps, seed):
+            yield spk
+
+    def decode(self, spk: Tensor) -> Tensor | None:
+        if self._weight is None or spk.shape[1] != self._weight.shape[1]:
+            return None
+        return spk @ self._weight.mT
+
+
+def as_source(item: Any) -> Source:
+    """Whatever can be compared: a model, a network, a graph or its file, or a :class:`Source`.
+
+    Raises:
+        TypeError: something else.
+    """
+    if isinstance(item, IPVAE):
+        return ModelSource(item)
+    if isinstance(item, (str, Path)):
+        item = read(item)
+    if isinstance(item, Source):
+        return item
+    if isinstance(item, nn.Module):
+        return NetworkSource(item)
+    if isinstance(item, nir_module().NIRGraph):
+        return GraphSource(item)
+    raise TypeError(
+        "expected an IPVAE, a network, a nir.NIRGraph or a file of one, or what to_fixed_point or "
+        f"to_xylo returned; got {type(item).__name__}"
+    )
+
+
+def _readout(graph: Any) -> Tensor | None:
+    """The linear weights in front of the output, where it reads spikes through weights alone."""
+    nodes, edges = flattened(graph)
+    kinds = {name: type(node).__name__ for name, node in nodes.items()}
+    last = [nodes[a] for a, b in edges if kinds.get(b) == "Output"]
+    if len(last) != 1 or type(last[0]).__name__ not in ("Affine", "Linear"):
+        return None
+    if getattr(last[0], "bias", None) is not None and last[0].bias.any():
+        return None
+    return torch.from_numpy(last[0].weight.astype("float32"))

@@ -1,0 +1,255 @@
+"""What cannot be exported or read says so in a sentence, and leaves no file behind."""
+
+import h5py
+import numpy as np
+import pytest
+import snntorch as snn
+import torch
+from torch import nn
+
+from ipvae_snn import IPVAE, IPVAENeuron, export
+
+nir = pytest.importorskip("nir", reason="the extra nir is not installed")
+
+
+@pytest.fixture
+def model():
+    torch.manual_seed(0)
+    return IPVAE(in_features=16, latents=8, init_std=0.4).eval()
+
+
+class Mine(nn.Module):
+    """A module that nobody knows."""
+
+
+def leaky(**options):
+    return snn.Leaky(0.9, init_hidden=True, **options)
+
+
+UNSUPPORTED = {
+    "Lapicque": (lambda: snn.Lapicque(0.9), "Lapicque has no translation"),
+    "Alpha": (lambda: snn.Alpha(0.9, 0.8), "Alpha has no translation"),
+    "BatchNorm1d": (lambda: nn.BatchNorm1d(8), "BatchNorm1d has no translation"),
+    "MaxPool2d": (lambda: nn.MaxPool2d(2), "MaxPool2d has no translation"),
+    "Mine": (Mine, r"Mine has no translation.*extra_map"),
+    "inhibition": (lambda: leaky(inhibition=True), "inhibition=True"),
+    "graded": (lambda: leaky(graded_spikes_factor=2.0), "graded_spikes_factor must be 1"),
+    "reset_delay": (lambda: leaky(reset_delay=False), "reset_delay=False"),
+    "state_quant": (lambda: leaky(state_quant=lambda mem: mem), "state_quant"),
+    "recurrent convolution": (
+        lambda: snn.RLeaky(0.9, conv2d_channels=1, kernel_size=3), "recurrent convolutions"
+    ),
+    "recurrent size": (lambda: snn.RLeaky(0.9, linear_features=9), r"shape \(9,\), got \(8,\)"),
+    "Linear size": (lambda: nn.Linear(7, 2), r"shape \(7,\), what comes before gives \(8,\)"),
+    "IPVAENeuron size": (lambda: IPVAENeuron(7), r"currents of shape \(7,\)"),
+    "Conv2d on vectors": (lambda: nn.Conv2d(1, 1, 3), r"shape \(1, H, W\), got \(8,\)"),
+    "AvgPool2d on vectors": (lambda: nn.AvgPool2d(2), r"\(C, H, W\)"),
+    "Flatten of the batch": (lambda: nn.Flatten(0), "start_dim=0"),
+}  # fmt: skip
+
+
+@pytest.mark.filterwarnings("ignore:Inhibition is an unstable feature")
+@pytest.mark.parametrize("name", UNSUPPORTED)
+def test_a_module_without_translation_is_named(name):
+    make, message = UNSUPPORTED[name]
+    network = nn.Sequential(nn.Linear(8, 8), nn.Sequential(make()))
+    with pytest.raises(ValueError, match=rf"module 1.0: .*{message}"):
+        export.to_nir(network)
+
+
+@pytest.mark.parametrize(
+    ("layer", "message"),
+    [
+        (nn.Conv2d(1, 1, 3, padding_mode="circular"), "padding_mode 'circular'"),
+        (nn.AvgPool2d(2, ceil_mode=True), "ceil_mode"),
+    ],
+)
+def test_settings_of_images_that_nir_lacks_are_named(layer, message):
+    with pytest.raises(ValueError, match=message):
+        export.to_nir(nn.Sequential(layer), input_shape=(1, 8, 8))
+
+
+def test_a_users_module_is_translated_by_extra_map():
+    class Twice(nn.Module):
+        def forward(self, x):
+            return 2 * x
+
+    def inner(module):
+        ends = {"i": nir.Input(np.array([8])), "o": nir.Output(np.array([8]))}
+        nodes = {**ends, "s": nir.Scale(np.full(8, 2, np.float32))}
+        return nir.NIRGraph(nodes, [("i", "s"), ("s", "o")])
+
+    network, x = nn.Sequential(Twice(), nn.Linear(8, 3)), torch.rand(2, 8)
+    for translate in (inner, lambda module: nir.Scale(np.full(8, 2, np.float32))):
+        graph = export.to_nir(network, extra_map={Twice: translate})
+        torch.testing.assert_close(export.from_nir(graph)(x), network(x).detach())
+    with pytest.raises(TypeError, match=r"extra_map\[Twice\] must return a nir node, got Linear"):
+        export.to_nir(network, input_shape=(8,), extra_map={Twice: lambda module: nn.Linear(8, 8)})
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"form": "best"}, ValueError, "form must be one of"),
+        ({"levels": 0}, ValueError, "levels must be at least 1"),
+        ({"form": "portable", "reset": "soft"}, ValueError, "reset must be 'zero' or 'subtract'"),
+    ],
+)
+def test_bad_options_are_refused(model, options, error, message):
+    with pytest.raises(error, match=message):
+        export.to_nir(model, **options)
+
+
+def test_what_is_no_network_or_has_no_known_input_is_refused(model):
+    with pytest.raises(TypeError, match=r"must be a torch nn\.Module, got list"):
+        export.to_nir([model])
+    with pytest.raises(ValueError, match="input_shape must be given"):
+        export.to_nir(nn.Sequential(nn.Conv2d(1, 1, 3)))
+    with pytest.raises(ValueError, match="no module that does anything"):
+        export.to_nir(nn.Sequential(), input_shape=(3,))
+    with torch.no_grad():
+        model.decoder.weight[0, 0] = torch.nan
+    with pytest.raises(ValueError, match=r"decoder\.weight holds values that are NaN"):
+        export.to_nir(model)
+
+
+def test_a_model_that_has_learned_nothing_has_no_thresholds():
+    with pytest.raises(ValueError, match="thresholds from the diagonal"):
+        export.to_nir(IPVAE(16, 8, init_std=0), "portable")
+    with pytest.raises(ValueError, match="threshold must be positive"):
+        export.Portable(threshold=0)
+
+
+# -- files ----------------------------------------------------------------------------------------
+
+
+def test_files_that_are_no_graphs_say_so(tmp_path, model):
+    good = tmp_path / "good.nir"
+    export.write(good, export.to_nir(model))
+    content = good.read_bytes()
+    for name, damage in {
+        "truncated": content[: len(content) // 2], "empty": b"", "text": b"hello",
+        "zeros": bytes(999),
+    }.items():  # fmt: skip
+        (tmp_path / name).write_bytes(damage)
+        with pytest.raises(ValueError, match="cannot be read as a NIR graph"):
+            export.from_nir(tmp_path / name)
+    with h5py.File(tmp_path / "foreign.h5", "w") as file:
+        file["data"] = np.zeros(3)
+    with pytest.raises(ValueError, match="cannot be read as a NIR graph"):
+        export.read(tmp_path / "foreign.h5")
+    with pytest.raises(FileNotFoundError, match="is no file"):
+        export.read(tmp_path / "nothing.nir")
+    with pytest.raises(TypeError, match=r"path or a nir\.NIRGraph, got int"):
+        export.from_nir(3)
+
+
+def test_a_file_of_a_newer_nir_names_both_versions(tmp_path, model):
+    path = tmp_path / "graph.nir"
+    export.write(path, export.to_nir(model))
+    with h5py.File(path, "r+") as file:
+        del file["version"], file["node/nodes/output/shape"]
+        file["version"] = "99.0"
+    with pytest.raises(ValueError, match=rf"written by nir 99\.0, {nir.version} is here"):
+        export.read(path)
+
+
+def test_a_newer_format_can_still_be_read_as_it_stands(model):
+    graph = export.to_nir(model)
+    graph.metadata["version"] = 99
+    with pytest.raises(ValueError, match=r"format version 99.*stochastic=False"):
+        export.from_nir(graph)
+    assert isinstance(export.from_nir(graph, stochastic=False), export.GraphNetwork)
+
+
+def test_weights_that_were_changed_after_the_export_are_noticed(model):
+    graph = export.to_nir(model)
+    graph.nodes["l01_4_lateral"].weight[2, 3] += 0.01
+    with pytest.raises(ValueError, match="weight of node l01_4_lateral is not what the metadata"):
+        export.from_nir(graph)
+    assert isinstance(export.from_nir(graph, stochastic=False), export.GraphNetwork)
+
+
+@pytest.mark.parametrize("key", ["config", "weights", "options", "form"])
+def test_damaged_metadata_is_named(model, key):
+    graph = export.to_nir(model)
+    del graph.metadata[key]
+    with pytest.raises(ValueError, match="metadata of the graph is damaged"):
+        export.from_nir(graph)
+
+
+def test_a_foreign_graph_is_no_stochastic_model():
+    graph = nir.NIRGraph.from_list(nir.Linear(np.eye(3, dtype=np.float32)))
+    assert isinstance(export.from_nir(graph), export.GraphNetwork)
+    with pytest.raises(ValueError, match="does not say that it was made from a stochastic model"):
+        export.from_nir(graph, stochastic=True)
+    delay = nir.NIRGraph.from_list(nir.Delay(np.ones(3, np.float32)))
+    with pytest.raises(ValueError, match="node of type Delay cannot be run here"):
+        export.from_nir(delay)
+
+
+def test_an_estimator_of_the_users_own_exports_the_graph_alone(model):
+    model.neuron.spike_grad = lambda mem: mem.exp().round()
+    graph = export.to_nir(model)
+    assert isinstance(export.from_nir(graph), export.GraphNetwork)
+    network = nn.Sequential(nn.Linear(16, 8), model.neuron)
+    assert isinstance(export.from_nir(export.to_nir(network)), export.GraphNetwork)
+
+
+def test_writing_is_whole_or_not_at_all(tmp_path, model):
+    graph = export.to_nir(model)
+    path = tmp_path / "graph.nir"
+    path.write_text("what was there")
+    graph.metadata["bad"] = None
+    with pytest.raises(ValueError, match="cannot be written"):
+        export.write(path, graph)
+    assert path.read_text() == "what was there"
+    assert [p.name for p in tmp_path.iterdir()] == ["graph.nir"]
+    with pytest.raises(TypeError, match=r"must be a nir\.NIRGraph"):
+        export.write(path, model)
+
+
+def test_a_network_of_a_graph_checks_its_input(model):
+    network = export.GraphNetwork(export.to_nir(model))
+    with pytest.raises(ValueError, match=r"x must have shape \(B, 16\)"):
+        network(torch.rand(2, 15))
+    with pytest.raises(ValueError, match="NaN"):
+        network(torch.full((2, 16), torch.nan))
+    with pytest.raises(ValueError, match="num_steps must be given"):
+        next(network.unroll(torch.rand(2, 16)))
+    with pytest.raises(ValueError, match="reset must be one of"):
+        export.GraphNetwork(export.to_nir(model), "soft")
+
+
+# -- toolchains and reports -----------------------------------------------------------------------
+
+
+def test_a_toolchain_that_is_missing_names_the_extra(model, monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "norse.torch", None)
+    with pytest.raises(ImportError, match=r"norse.*ipvae-snn\[toolchains\]"):
+        export.in_norse(export.to_nir(model, "portable"))
+
+
+def test_a_node_that_a_toolchain_does_not_import_is_named(model):
+    pytest.importorskip("sinabs", reason="sinabs is not installed (extra toolchains)")
+    with pytest.raises(
+        ValueError, match=r"sinabs does not import l01_2_mem \(I\).*form='portable'"
+    ):
+        export.in_sinabs(export.to_nir(model))
+
+
+def test_calibration_and_report_check_what_they_get(model):
+    x = torch.rand(5, 16)
+    with pytest.raises(TypeError, match="model must be an IPVAE"):
+        export.calibrate(nn.Linear(3, 3), x)
+    with pytest.raises(ValueError, match=r"data must have shape \(N, 16\)"):
+        export.calibrate(model, x[:, 1:])
+    with pytest.raises(ValueError, match="reset must be 'zero' or 'subtract'"):
+        export.calibrate(model, x, "soft")
+    with pytest.raises(TypeError, match="expected an IPVAE, a network"):
+        export.report(3, model, x)
+    with pytest.raises(ValueError, match="at least 2 samples"):
+        export.report(export.to_nir(model), model, x[:1])
+    other = IPVAE(in_features=16, latents=9)
+    with pytest.raises(ValueError, match="not of the same model"):
+        export.report(export.to_nir(other), model, x, num_steps=3)
