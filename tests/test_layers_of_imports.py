@@ -21,7 +21,7 @@ ALLOWED = {
     "seeding": {"checks"},
     "kernels": {"files", "functional"},
     "surrogate": {"checks", "kernels"},
-    "metrics": {"checks", "extras"},
+    "metrics": {"checks", "extras", "model", "neurons", "seeding", "states"},
     "plotting": set(),
     "data": {"checks", "extras"},
     "storage": {"files"},
@@ -46,20 +46,24 @@ ALLOWED = {
         "checks", "data", "evaluation", "figures", "files", "model", "seeding", "surrogate",
         "training", "version",
     },
+    "export": {
+        "base", "checks", "extras", "files", "functional", "metrics", "model", "neurons", "seeding",
+        "states", "surrogate", "version",
+    },
     "bench": {
         "checks", "files", "functional", "kernels", "model", "neurons", "plotting", "streaming",
         "version",
     },
     "cli": {
-        "bench", "checks", "data", "files", "functional", "kernels", "neurons", "runs",
-        "surrogate", "training", "version",
+        "bench", "checks", "data", "export", "files", "functional", "kernels", "model", "neurons",
+        "runs", "surrogate", "training", "version",
     },
     "__init__": {
         "evaluation", "functional", "model", "neurons", "states", "streaming", "surrogate",
         "training", "version",
     },
 }  # fmt: skip
-HEAVY = ("matplotlib", "sklearn", "skimage", "nir", "pandas", "scipy")
+HEAVY = ("matplotlib", "sklearn", "skimage", "nir", "norse", "sinabs", "pandas", "scipy")
 
 
 def room_of(path: Path) -> str:

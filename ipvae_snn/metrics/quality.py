@@ -1,4 +1,4 @@
-"""What a spiking code is measured by. Pure functions; samples first, pixels or neurons last."""
+"""How good a spiking code is. Pure functions; samples first, pixels or neurons last."""
 
 import math
 from collections.abc import Sequence

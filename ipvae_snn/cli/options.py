@@ -1,29 +1,18 @@
-"""The command ``ipvae-snn``: demo, train, evaluate."""
+"""The arguments of the command line, and its help."""
 
 import argparse
-import io
-import sys
-from collections.abc import Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from ipvae_snn import bench, data
-from ipvae_snn.checks import require_device, require_number, require_whole
-from ipvae_snn.files import require_free_folder
-from ipvae_snn.functional import MEM_FLOOR
+from ipvae_snn import data
+from ipvae_snn.cli.export import TARGETS
+from ipvae_snn.export.encode import FORMS
+from ipvae_snn.export.integer_network import EMISSIONS
+from ipvae_snn.export.pieces import LEVELS
+from ipvae_snn.export.reading import RESETS
 from ipvae_snn.kernels.job import PRECISIONS
-from ipvae_snn.neurons import CLAMP, CLAMP_MAX
-from ipvae_snn.runs import (
-    TRAIN_PATCHES,
-    RunConfig,
-    evaluate_run,
-    free_folder,
-    read_config,
-    train_run,
-)
+from ipvae_snn.neurons import CLAMP
 from ipvae_snn.surrogate import ESTIMATORS
 from ipvae_snn.training import TrainConfig
 from ipvae_snn.version import __version__
@@ -47,11 +36,20 @@ Writes bench.json and bench.png. Each time is measured beside the dense matrix p
 algorithm alone (the floor) and beside plain PyTorch, interleaved in one run: compare the ratios,
 not the times of different machines or runs.
 """
+EXPORT_HELP = """\
+nir          a graph of the Neuromorphic Intermediate Representation, in HDF5 (extra nir)
+xylo         int8 weights and integer states for the Xylo chip, in .npz
+fixed-point  integer weights, membranes and tables for chips with graded spikes, in .npz
+
+Ends with the fidelity table: the model and its exported form on the same data at the same steps.
+A file that exists is never overwritten.
+"""
 EXAMPLES = """\
 examples:
   ipvae-snn demo
   ipvae-snn train --data natural --out runs/natural --iterations 5000
   ipvae-snn train --data path/to/mnist.npz --out runs/mnist
+  ipvae-snn export runs/natural --to nir --form portable --out natural.nir
   ipvae-snn evaluate runs/mnist --data path/to/other_digits.npz --steps 1000
 """
 # What suits patches and what suits images as they are differs; both are short recipes for a CPU.
@@ -116,6 +114,42 @@ def parser() -> argparse.ArgumentParser:
     _evaluation_options(evaluate, "--steps")
     _common(evaluate)
 
+    export = _command(
+        commands, "export", "bring a run to a neuromorphic toolchain, and measure the cost",
+        EXPORT_HELP,
+    )  # fmt: skip
+    export.add_argument("run", type=Path, help="run folder of train or demo")
+    export.add_argument("--to", choices=TARGETS, required=True, help="what to write; see below")
+    export.add_argument("--out", type=Path, required=True, help="file to make")
+    graph = export.add_argument_group("nir")
+    graph.add_argument(
+        "--form", choices=FORMS, default="exact",
+        help="exact: no neuron resets; portable: integrate-and-fire (default: exact)",
+    )  # fmt: skip
+    graph.add_argument(
+        "--reset", choices=RESETS, default="subtract",
+        help="portable: the reset of the toolchain, zero as in norse, subtract as in sinabs",
+    )  # fmt: skip
+    graph.add_argument(
+        "--levels", type=int, default=LEVELS,
+        help=f"exact: largest count a neuron emits (default: {LEVELS})",
+    )  # fmt: skip
+    fixed = export.add_argument_group("fixed-point")
+    fixed.add_argument("--weight-bits", type=int, default=8, help="of weights (default: 8)")
+    fixed.add_argument("--state-bits", type=int, default=16, help="of membranes (default: 16)")
+    fixed.add_argument(
+        "--emission", choices=EMISSIONS, default="rounded",
+        help="spikes: rounded rates, or integer pseudo-random Poisson counts (default: rounded)",
+    )  # fmt: skip
+    compared = export.add_argument_group("what the fidelity is measured on")
+    compared.add_argument("--data", help="data set (default: what the run held out)")
+    compared.add_argument("--as", dest="treat", choices=data.TREATMENTS, help=argparse.SUPPRESS)
+    compared.add_argument("--data-dir", type=Path, help="where mnist lies")
+    compared.add_argument("--samples", type=int, default=100, help="samples (default: 100)")
+    compared.add_argument("--steps", type=int, default=256, help="timesteps (default: 256)")
+    export.add_argument("--seed", type=int, default=0, help="of all randomness (default: 0)")
+    export.add_argument("--quiet", action="store_true", help="no progress bars")
+
     bench = _command(
         commands, "bench", "measure how fast this machine runs the network", BENCH_HELP
     )
@@ -170,129 +204,3 @@ def _evaluation_options(command: argparse.ArgumentParser, steps_flag: str) -> No
 
 def _recipe_defaults() -> dict[str, Any]:
     return {f.name: f.default for f in fields(TrainConfig)}
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line; returns the exit status."""
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="replace")  # a terminal without R² still gets its table
-    arguments = parser().parse_args(argv)
-    try:
-        COMMANDS[arguments.command](arguments)
-    except (ValueError, TypeError, OSError, ImportError, ArithmeticError) as error:
-        print(f"ipvae-snn: {error}", file=sys.stderr)
-        return 1
-    except (RuntimeError, MemoryError) as error:  # torch says so when memory runs out
-        reason = (str(error) or type(error).__name__).splitlines()[0]
-        print(f"ipvae-snn: torch gave up: {reason}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("ipvae-snn: interrupted, nothing was written", file=sys.stderr)
-        return 130
-    return 0
-
-
-def _demo(arguments: argparse.Namespace) -> None:
-    out = arguments.out or free_folder(Path("runs") / "demo")
-    everything = parser().parse_args(["train", "--data", "natural", "--out", str(out)])
-    for name in ("seed", "device", "quiet"):
-        setattr(everything, name, getattr(arguments, name))
-    _train(everything)
-
-
-def _train(arguments: argparse.Namespace) -> None:
-    require_free_folder(arguments.out)
-    _run_config(arguments, "samples")  # options are refused before data is read
-    dataset = data.load(
-        arguments.data,
-        treat=arguments.treat,
-        data_dir=arguments.data_dir,
-        patches=(TRAIN_PATCHES, arguments.samples),
-        seed=arguments.seed,
-    )
-    print(f"data: {dataset.description}")
-    config = _run_config(arguments, dataset.kind)
-    train_run(arguments.out, dataset, config, progress=not arguments.quiet)
-
-
-def _resolved(source: str) -> str:
-    return str(Path(source).resolve()) if Path(source).exists() else source
-
-
-def _run_config(arguments: argparse.Namespace, kind: str) -> RunConfig:
-    chosen = ("steps", "beta", "iterations", "batch", "lr")
-    defaults = PATCH_DEFAULTS if kind == "patches" else SAMPLE_DEFAULTS
-    given = {n: getattr(arguments, n) for n in chosen if getattr(arguments, n) is not None}
-    return RunConfig(
-        data={
-            "source": str(arguments.data),
-            "treat": arguments.treat,
-            "data_dir": str(arguments.data_dir),
-        },
-        model={
-            "latents": require_whole(arguments.latents, "latents"),
-            "clamp": require_number(arguments.clamp, "clamp", MEM_FLOOR + 1, CLAMP_MAX),
-            "spike_grad": {"name": arguments.estimator},
-        },
-        training=TrainConfig(
-            **{**defaults, **given},
-            seed=arguments.seed,
-            device=str(require_device(arguments.device)),
-            precision=arguments.precision,
-            progress=not arguments.quiet,
-        ),
-        eval_steps=arguments.eval_steps,
-        eval_samples=arguments.samples,
-    )
-
-
-def _evaluate(arguments: argparse.Namespace) -> None:
-    if arguments.out is not None:
-        require_free_folder(arguments.out)
-    require_whole(arguments.eval_steps, "steps")
-    require_whole(arguments.samples, "samples", least=2)
-    trained = read_config(arguments.run)
-    # Of the data it learned from, a run may only see what was held out then.
-    same = _resolved(arguments.data) == _resolved(trained["data"]["source"])
-    dataset = data.load(
-        arguments.data,
-        treat=arguments.treat,
-        data_dir=arguments.data_dir,
-        patches=(0, arguments.samples),
-        seed=trained["training"]["seed"],
-        hold_out=same,
-    )
-    print(f"data: {dataset.description}")
-    name = Path(arguments.data).resolve().stem
-    evaluate_run(
-        arguments.run,
-        dataset,
-        arguments.out or free_folder(arguments.run / "evaluations" / name),
-        num_steps=arguments.eval_steps,
-        samples=arguments.samples,
-        seed=arguments.seed,
-        device=arguments.device,
-        progress=not arguments.quiet,
-    )
-
-
-def _bench(arguments: argparse.Namespace) -> None:
-    out = arguments.out or free_folder(Path("runs") / "bench")
-    require_free_folder(out)
-    if arguments.threads is not None:
-        torch.set_num_threads(require_whole(arguments.threads, "--threads"))
-    result = bench.measure(
-        device=arguments.device, quick=arguments.quick, precision=arguments.precision,
-        progress=not arguments.quiet,
-    )  # fmt: skip
-    print(bench.table(result))
-    bench.save(result, out)
-    print(f"bench.json and bench.png are in {out}")
-
-
-COMMANDS = {"demo": _demo, "train": _train, "evaluate": _evaluate, "bench": _bench}
-
-
-if __name__ == "__main__":
-    sys.exit(main())

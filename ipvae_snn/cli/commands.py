@@ -1,0 +1,130 @@
+"""What each command does with its arguments."""
+
+import argparse
+from pathlib import Path
+
+import torch
+
+from ipvae_snn import bench, data
+from ipvae_snn.checks import require_device, require_number, require_whole
+from ipvae_snn.cli.export import export_run
+from ipvae_snn.cli.options import PATCH_DEFAULTS, SAMPLE_DEFAULTS, parser
+from ipvae_snn.files import require_free_folder
+from ipvae_snn.functional import MEM_FLOOR
+from ipvae_snn.neurons import CLAMP_MAX
+from ipvae_snn.runs import (
+    TRAIN_PATCHES,
+    RunConfig,
+    evaluate_run,
+    free_folder,
+    read_config,
+    train_run,
+)
+from ipvae_snn.training import TrainConfig
+
+
+def _demo(arguments: argparse.Namespace) -> None:
+    out = arguments.out or free_folder(Path("runs") / "demo")
+    everything = parser().parse_args(["train", "--data", "natural", "--out", str(out)])
+    for name in ("seed", "device", "quiet"):
+        setattr(everything, name, getattr(arguments, name))
+    _train(everything)
+
+
+def _train(arguments: argparse.Namespace) -> None:
+    require_free_folder(arguments.out)
+    _run_config(arguments, "samples")  # options are refused before data is read
+    dataset = data.load(
+        arguments.data,
+        treat=arguments.treat,
+        data_dir=arguments.data_dir,
+        patches=(TRAIN_PATCHES, arguments.samples),
+        seed=arguments.seed,
+    )
+    print(f"data: {dataset.description}")
+    config = _run_config(arguments, dataset.kind)
+    train_run(arguments.out, dataset, config, progress=not arguments.quiet)
+
+
+def _resolved(source: str) -> str:
+    return str(Path(source).resolve()) if Path(source).exists() else source
+
+
+def _run_config(arguments: argparse.Namespace, kind: str) -> RunConfig:
+    chosen = ("steps", "beta", "iterations", "batch", "lr")
+    defaults = PATCH_DEFAULTS if kind == "patches" else SAMPLE_DEFAULTS
+    given = {n: getattr(arguments, n) for n in chosen if getattr(arguments, n) is not None}
+    return RunConfig(
+        data={
+            "source": str(arguments.data),
+            "treat": arguments.treat,
+            "data_dir": str(arguments.data_dir),
+        },
+        model={
+            "latents": require_whole(arguments.latents, "latents"),
+            "clamp": require_number(arguments.clamp, "clamp", MEM_FLOOR + 1, CLAMP_MAX),
+            "spike_grad": {"name": arguments.estimator},
+        },
+        training=TrainConfig(
+            **{**defaults, **given},
+            seed=arguments.seed,
+            device=str(require_device(arguments.device)),
+            precision=arguments.precision,
+            progress=not arguments.quiet,
+        ),
+        eval_steps=arguments.eval_steps,
+        eval_samples=arguments.samples,
+    )
+
+
+def _evaluate(arguments: argparse.Namespace) -> None:
+    if arguments.out is not None:
+        require_free_folder(arguments.out)
+    require_whole(arguments.eval_steps, "steps")
+    require_whole(arguments.samples, "samples", least=2)
+    trained = read_config(arguments.run)
+    # Of the data it learned from, a run may only see what was held out then.
+    same = _resolved(arguments.data) == _resolved(trained["data"]["source"])
+    dataset = data.load(
+        arguments.data,
+        treat=arguments.treat,
+        data_dir=arguments.data_dir,
+        patches=(0, arguments.samples),
+        seed=trained["training"]["seed"],
+        hold_out=same,
+    )
+    print(f"data: {dataset.description}")
+    name = Path(arguments.data).resolve().stem
+    evaluate_run(
+        arguments.run,
+        dataset,
+        arguments.out or free_folder(arguments.run / "evaluations" / name),
+        num_steps=arguments.eval_steps,
+        samples=arguments.samples,
+        seed=arguments.seed,
+        device=arguments.device,
+        progress=not arguments.quiet,
+    )
+
+
+def _bench(arguments: argparse.Namespace) -> None:
+    out = arguments.out or free_folder(Path("runs") / "bench")
+    require_free_folder(out)
+    if arguments.threads is not None:
+        torch.set_num_threads(require_whole(arguments.threads, "--threads"))
+    result = bench.measure(
+        device=arguments.device, quick=arguments.quick, precision=arguments.precision,
+        progress=not arguments.quiet,
+    )  # fmt: skip
+    print(bench.table(result))
+    bench.save(result, out)
+    print(f"bench.json and bench.png are in {out}")
+
+
+COMMANDS = {
+    "demo": _demo,
+    "train": _train,
+    "evaluate": _evaluate,
+    "export": export_run,
+    "bench": _bench,
+}

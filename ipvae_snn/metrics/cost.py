@@ -1,0 +1,244 @@
+"""What inference costs on an event-driven chip: the operations that spikes cause."""
+
+import math
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from copy import copy
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+
+from ipvae_snn.checks import require_finite, require_float, require_whole
+from ipvae_snn.metrics.tally import Meter, Tally, total, whole
+from ipvae_snn.model import IPVAE
+from ipvae_snn.seeding import seeded
+from ipvae_snn.states import reset
+
+COUNTS = ("spikes", "events", "synops", "macs", "updates", "dense")
+TITLES = ("synapses", "spikes", "events", "synops", "MACs", "updates", "dense MACs")
+
+
+@dataclass(frozen=True)
+class LayerCost:
+    """One layer's share per image: summed over timesteps, mean over samples."""
+
+    layer: str
+    synapses: float = 0.0
+    """Connections; of neurons, those among themselves."""
+    spikes: float = 0.0
+    """Spikes that the layer sends; a count of 3 is 3."""
+    events: float = 0.0
+    """Counts above 0 that it sends; a count of 3 is 1, what a chip with graded spikes sends."""
+    synops: float = 0.0
+    """Spikes times the synapses that they go through: incoming ones, of neurons their own."""
+    macs: float = 0.0
+    """Multiply-accumulates with input that is no spikes."""
+    updates: float = 0.0
+    """Membranes brought up to date."""
+    dense: float = 0.0
+    """MACs where every synapse is computed, spike or none."""
+
+
+@dataclass(frozen=True)
+class Synops:
+    """What :func:`synops` counted; ``print`` it for a table."""
+
+    rows: tuple[LayerCost, ...]
+    num_steps: int
+
+    @property
+    def per_image(self) -> LayerCost:
+        """All layers together: summed over timesteps, mean over samples."""
+        return LayerCost(
+            "per image", **{n: sum(getattr(r, n) for r in self.rows) for n in ("synapses", *COUNTS)}
+        )
+
+    @property
+    def per_timestep(self) -> LayerCost:
+        """All layers together: mean over timesteps and samples."""
+        summed = self.per_image
+        means = {name: getattr(summed, name) / self.num_steps for name in COUNTS}
+        return replace(summed, layer="per timestep", **means)
+
+    @property
+    def operations(self) -> float:
+        """Synops and MACs per image."""
+        return self.per_image.synops + self.per_image.macs
+
+    @property
+    def ratio(self) -> float:
+        """Operations over the MACs of the same network computed densely; NaN without synapses."""
+        dense = self.per_image.dense
+        return self.operations / dense if dense else math.nan
+
+    @property
+    def one_pass(self) -> float:
+        """MACs of the feed-forward layers computed densely, once, as a network without time does.
+
+        Of an IPVAE that is M·K + K·M, an autoencoder with one layer each way.
+        """
+        return sum(row.synapses for row in self.rows if not row.updates)
+
+    def table(self) -> str:
+        """A line per layer and two for all, then the comparison with dense networks."""
+        rows = (*self.rows, self.per_image, self.per_timestep)
+        width = max(len(row.layer) for row in rows)
+        lines = [" " * width + "".join(f"{title:>14}" for title in TITLES)]
+        for row in rows:
+            counts = (getattr(row, name) for name in ("synapses", *COUNTS))
+            lines.append(f"{row.layer:<{width}}" + "".join(f"{_shown(c):>14}" for c in counts))
+        lines.append(f"{_shown(self.operations)} synops and MACs per image are")
+        lines.append(f"  {self.ratio:.3f} × the same network computed densely at every timestep")
+        if self.one_pass:
+            lines.append(
+                f"  {self.operations / self.one_pass:.3f} × its feed-forward layers computed "
+                f"densely once ({_shown(self.one_pass)} MACs)"
+            )
+        return "\n".join(lines)
+
+    __str__ = table
+
+
+def _shown(count: float) -> str:
+    return "-" if not count else f"{count:,.{0 if count >= 100 else 1}f}"
+
+
+def synops(
+    network: nn.Module, x: Tensor, num_steps: int | None = None, *, seed: int | None = 0
+) -> Synops:
+    """Count what inference costs on an event-driven chip, layer by layer.
+
+    A *synaptic operation* (synop) is one spike arriving at one synapse: a weight is added, nothing
+    multiplied. With fan-out F, spikes s and timesteps T,
+
+        feed-forward   s_in · F   where all input is whole numbers (spikes), else
+                       one MAC (multiply-accumulate) per synapse and timestep
+        lateral        s · K      of an IPVAENeuron: a row of G, diagonal included, per spike
+        read-out       s · M      of an IPVAE: Φz at every timestep
+        membranes      K · T      updates
+
+    A constant input is a current, not spikes: its drive is made once, one MAC per synapse of the
+    first layers. Input that changes pays at every timestep: as spikes where it is whole numbers,
+    as MACs where it is not. Every spike sent counts, those of the last timestep too. On a chip
+    with graded spikes a count of 3 is one operation per synapse: of an IPVAE, events/spikes of the
+    synops given here. Convolutions count the synapses that are there, fewer at borders.
+
+    Args:
+        network: an :class:`~ipvae_snn.IPVAE`, or any module whose ``forward`` is one timestep and
+            whose neurons keep their states themselves (``init_hidden=True``). Counted are
+            ``nn.Linear``, ``nn.Conv1d`` to ``nn.Conv3d``, this package's and snnTorch's neurons
+            and their recurrent synapses. It starts from its initial state, in ``eval()`` mode;
+            afterwards state and mode are what they were.
+        x: with ``num_steps`` shape (B, ...), shown at every timestep; without, (T, B, ...).
+        num_steps: T.
+        seed: of the spikes; those of an IPVAE are those of ``run(x, num_steps, seed=seed)``.
+
+    Memory grows with T · B · K for an IPVAE.
+
+    Raises:
+        TypeError: ``network`` holds weights that this does not know how to count.
+        ValueError: wrong shapes, NaN, or a network in which no known layer was called.
+
+    Sources: the unit is Merolla et al. 2014 (TrueNorth) and Davies et al. 2018 (Loihi); counting
+    it in hooks of the network is the idea of sinabs' ``SynOpCounter``.
+
+    >>> cost = synops(IPVAE(16, 8), torch.rand(4, 16), num_steps=10)
+    >>> [row.layer for row in cost.rows], cost.rows[0].macs, cost.per_timestep.updates
+    (['drive', 'neuron', 'decoder'], 128.0, 8.0)
+    >>> cost.per_image.synops == cost.per_image.spikes * (8 + 16)
+    True
+    """
+    if not isinstance(network, nn.Module):
+        raise TypeError(f"network must be a torch.nn.Module, got {type(network).__name__}")
+    require_float(x, "x")
+    with torch.no_grad(), _left_as_it_was(network):
+        network.eval()
+        if isinstance(network, IPVAE):
+            return _of_model(network, x, num_steps, seed)
+        return _of_network(network, x, num_steps, seed)
+
+
+def _of_model(model: IPVAE, x: Tensor, num_steps: int | None, seed: int | None) -> Synops:
+    spk = model.run(x, num_steps, record=("spk",), seed=seed).spk
+    num_steps, batch, neurons = spk.shape
+    pixels, fan_out = model.in_features, neurons if model.neuron.lateral_scale else 0
+    drive = Tally("drive", synapses=pixels * neurons)
+    neuron = Tally("neuron", synapses=neurons * fan_out)
+    decoder = Tally("decoder", synapses=neurons * pixels)
+    of_spikes = x.ndim == 3 and whole(x)
+    drive.receive(total(x) * neurons, x.numel() * neurons, of_spikes)
+    neuron.receive(total(spk) * fan_out, spk.numel() * fan_out)
+    decoder.receive(total(spk) * pixels, spk.numel() * pixels)
+    neuron.send(spk)
+    neuron.updates = spk.numel()
+    tallies = [drive, neuron, decoder]
+    if of_spikes:
+        tallies.insert(0, Tally("input"))
+        tallies[0].send(x)
+    return Synops(tuple(_row(tally, batch) for tally in tallies), num_steps)
+
+
+def _of_network(network: nn.Module, x: Tensor, num_steps: int | None, seed: int | None) -> Synops:
+    constant = num_steps is not None
+    if x.ndim < (2 if constant else 3) or not x.numel():
+        raise ValueError(
+            "x must have shape (B, ...) with num_steps, or (T, B, ...) without, and not be empty, "
+            f"got {tuple(x.shape)}"
+        )
+    require_finite(x, "x")
+    frames = [x] * require_whole(num_steps, "num_steps") if constant else list(x)
+    batch = len(frames[0])
+    meter = Meter(network, batch, constant)
+    reset(network)
+    with _all_seeded(network, seed, x.device), meter.attached():
+        for frame in frames:
+            meter.next_timestep()
+            network(frame)
+    if not meter.tallies:
+        raise ValueError(
+            "no layer of the network was called that could be counted: its forward must call "
+            "nn.Linear, nn.Conv1d to nn.Conv3d or spiking neurons, one timestep per call"
+        )
+    tallies = list(meter.tallies.values())
+    if not constant and whole(x):
+        tallies.insert(0, Tally("input"))
+        tallies[0].send(x)
+    return Synops(tuple(_row(tally, batch) for tally in tallies), len(frames))
+
+
+def _row(tally: Tally, batch: int) -> LayerCost:
+    return LayerCost(
+        tally.layer,
+        synapses=tally.synapses,
+        spikes=tally.spikes / batch,
+        events=tally.events / batch,
+        synops=tally.arrived / batch if tally.of_spikes else 0.0,
+        macs=0.0 if tally.of_spikes else tally.dense / batch,
+        updates=tally.updates / batch,
+        dense=tally.dense / batch,
+    )
+
+
+@contextmanager
+def _all_seeded(network: nn.Module, seed: int | None, device: torch.device) -> Iterator[None]:
+    estimators = (getattr(module, "spike_grad", None) for module in network.modules())
+    own = dict.fromkeys(getattr(estimator, "generator", None) for estimator in estimators)
+    with ExitStack() as stack:
+        for number, generator in enumerate(filter(None, own)):
+            # From one seed, layers that have generators of their own would draw the same noise.
+            of_layer = None if seed is None else seed + 1 + number
+            stack.enter_context(seeded(of_layer, generator=generator))
+        stack.enter_context(seeded(seed, device=device))
+        yield
+
+
+@contextmanager
+def _left_as_it_was(network: nn.Module) -> Iterator[None]:
+    """Put back every attribute and buffer of every module: the states, whatever their names."""
+    kept = [(m, {**vars(m), "_buffers": copy(m._buffers)}) for m in network.modules()]
+    try:
+        yield
+    finally:
+        for module, attributes in kept:
+            module.__dict__ = attributes
