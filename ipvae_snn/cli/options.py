@@ -9,8 +9,7 @@ from ipvae_snn import data
 from ipvae_snn.cli.export import TARGETS
 from ipvae_snn.export.encode import FORMS
 from ipvae_snn.export.integer_network import EMISSIONS
-from ipvae_snn.export.pieces import LEVELS
-from ipvae_snn.export.reading import RESETS
+from ipvae_snn.export.pieces import LEVELS, RESETS
 from ipvae_snn.kernels.job import PRECISIONS
 from ipvae_snn.neurons import CLAMP
 from ipvae_snn.surrogate import ESTIMATORS

@@ -13,23 +13,37 @@ from ipvae_snn.export.calibration import calibrate
 from ipvae_snn.export.decode import from_nir
 from ipvae_snn.export.encode import to_nir
 from ipvae_snn.export.fidelity import Fidelity, FidelityRow, report
+from ipvae_snn.export.fixed_point import to_fixed_point
+from ipvae_snn.export.integer_network import FixedPoint
 from ipvae_snn.export.network import GraphNetwork
 from ipvae_snn.export.nir_files import read, write
 from ipvae_snn.export.pieces import Portable
+from ipvae_snn.export.sources import GraphSource, ModelSource, rounded_source
 from ipvae_snn.export.toolchains import InNorse as in_norse
 from ipvae_snn.export.toolchains import InSinabs as in_sinabs
+from ipvae_snn.export.toolchains import InXylosim as in_xylosim
+from ipvae_snn.export.xylo import to_xylo
+from ipvae_snn.export.xylo_network import XyloNetwork
 
 __all__ = [
     "Fidelity",
     "FidelityRow",
+    "FixedPoint",
     "GraphNetwork",
+    "GraphSource",
+    "ModelSource",
     "Portable",
+    "XyloNetwork",
     "calibrate",
     "from_nir",
     "in_norse",
     "in_sinabs",
+    "in_xylosim",
     "read",
     "report",
+    "rounded_source",
+    "to_fixed_point",
     "to_nir",
+    "to_xylo",
     "write",
 ]

@@ -12,15 +12,12 @@ from ipvae_snn import metrics
 from ipvae_snn.checks import require_finite, require_float, require_whole
 from ipvae_snn.export.encode import to_nir
 from ipvae_snn.export.network import GraphNetwork
-from ipvae_snn.export.pieces import Portable
+from ipvae_snn.export.pieces import Portable, require_reset
 from ipvae_snn.model import IPVAE
 
-GAINS = {
-    "subtract": (0.25, 0.35, 0.5, 0.7, 1.0),
-    "zero": (0.15, 0.2, 0.25, 0.3, 0.35, 0.4, 0.5, 0.7),
-}
-THRESHOLDS = {"subtract": (1.0, 1.5, 2.0, 3.0, 4.0, 8.0), "zero": (0.5, 1.0, 2.0)}
-RETURNS = (0.0, 0.5, 0.8, 0.9, 1.0)
+GAINS = {"subtract": (0.35, 0.5, 0.7, 1.0), "zero": (0.15, 0.25, 0.35, 0.5)}
+THRESHOLDS = {"subtract": (2.0, 4.0, 8.0, 16.0), "zero": (1.0, 16.0, 32.0)}
+RETURNS = {"subtract": (-1.0,), "zero": (0.0, 0.5, 1.0)}  # and the threshold on top
 SAME = 0.002  # of R²: the sparser of two such settings is taken
 LAST = 8  # timesteps that R² is averaged over
 
@@ -62,7 +59,7 @@ def calibrate(
     """
     if not isinstance(model, IPVAE):
         raise TypeError(f"model must be an IPVAE, got {type(model).__name__}")
-    Portable(reset)  # refuses an unknown reset
+    require_reset(reset)
     require_float(data, "data")
     if data.ndim != 2 or data.shape[1] != model.in_features or not len(data):
         raise ValueError(f"data must have shape (N, {model.in_features}), got {tuple(data.shape)}")
@@ -81,12 +78,8 @@ def calibrate(
 
 
 def _grid(reset: str) -> Iterator[Portable]:
-    for gain, threshold in itertools.product(GAINS[reset], THRESHOLDS[reset]):
-        if reset == "subtract":
-            yield Portable(reset, gain, threshold, threshold - 1)
-        else:
-            for returned in RETURNS:
-                yield Portable(reset, gain, threshold, returned * threshold)
+    for gain, threshold, more in itertools.product(GAINS[reset], THRESHOLDS[reset], RETURNS[reset]):
+        yield Portable(reset, gain, threshold, threshold + more)
 
 
 def _score(

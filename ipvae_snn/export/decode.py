@@ -88,7 +88,8 @@ def _model(graph: Any) -> IPVAE:
     weights = _tensors(said["weights"], model)
     model.to(weights["neuron.mem_init"].dtype).load_state_dict(weights)
     options = json.loads(said["options"])
-    options["portable"] = Portable(**options["portable"])
+    chosen = options.pop("portable")
+    options["portable"] = None if chosen is None else Portable(**chosen)
     _require_same(graph, to_nir(model, str(said["form"]), **options))
     return model.eval()
 
@@ -153,7 +154,7 @@ def _tag(node: Any) -> bool:
 
 def _neuron(tag: dict[str, Any]) -> IPVAENeuron:
     state, features = dict(tag["state"]), int(tag["features"])
-    settings = {name: float(value) for name, value in tag["settings"].items()}
+    settings: dict[str, Any] = {name: float(value) for name, value in tag["settings"].items()}
     estimator = {k: v.item() if hasattr(v, "item") else v for k, v in tag["estimator"].items()}
     spike_grad = surrogate.from_config(estimator)
     kind = str(tag["lateral"])
@@ -167,7 +168,7 @@ def _neuron(tag: dict[str, Any]) -> IPVAENeuron:
                 log_scale=None if scale is None else nn.Parameter(torch.from_numpy(scale.copy())),
             )  # fmt: skip
         else:
-            own = {"gram": torch.eye(features)} if kind == "FixedGram" else {}
+            own: dict[str, Any] = {"gram": torch.eye(features)} if kind == "FixedGram" else {}
             neuron = IPVAENeuron(
                 features, spike_grad=spike_grad, init_hidden=True, **own, **settings
             )

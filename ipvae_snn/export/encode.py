@@ -19,6 +19,7 @@ from ipvae_snn.export.pieces import (
     is_weight,
     nir_module,
     portable_piece,
+    require_reset,
     state_arrays,
 )
 from ipvae_snn.model import IPVAE
@@ -91,18 +92,20 @@ def to_nir(
     if not isinstance(network, nn.Module):
         raise TypeError(f"network must be a torch nn.Module, got {type(network).__name__}")
     levels = require_whole(levels, "levels")
-    portable = Portable.default(reset) if portable is None else portable
+    setting = require_reset(reset) if portable is None else portable
+    reset = reset if portable is None else portable.reset
     _require_finite(network)
     metadata: dict[str, Any] = {
         "format": FORMAT, "version": FORMAT_VERSION, "ipvae_snn": __version__,
         "form": form, "dt": 1.0, "link": "exp", "noise": "poisson",
-        "reset": "none" if form == "exact" else portable.reset,
+        "reset": "none" if form == "exact" else reset,
     }  # fmt: skip
     if isinstance(network, IPVAE):
         shape: tuple[int, ...] | None = (network.in_features,)
-        pieces = _model_pieces(network, form, levels, portable)
+        pieces = _model_pieces(network, form, levels, setting)
         metadata |= _model_metadata(network)
-        options = {"levels": levels, "portable": vars(portable), "nested": nested}
+        chosen = None if portable is None else vars(portable)
+        options = {"levels": levels, "reset": reset, "portable": chosen, "nested": nested}
         metadata["options"] = json.dumps(options)
     else:
         extra_map = extra_map or {}
@@ -113,7 +116,7 @@ def to_nir(
                 "does not tell it"
             )
         shape = tuple(require_whole(n, "input_shape") for n in shape)
-        pieces = pieces_of(network, shape, extra_map, form, levels, portable)
+        pieces = pieces_of(network, shape, extra_map, form, levels, setting)
         if not pieces:
             raise ValueError("the network has no module that does anything")
     pieces = _folded(pieces)
@@ -157,10 +160,10 @@ def _place(
     return [f"{name}_{e}" for e in piece.exits]
 
 
-def _model_pieces(model: IPVAE, form: str, levels: int, portable: Portable) -> list[Piece]:
+def _model_pieces(model: IPVAE, form: str, levels: int, setting: Portable | str) -> list[Piece]:
     """The neurons with their drive in front, and the decoder."""
     nir, neuron = nir_module(), model.neuron
-    layer = exact_piece(neuron, levels) if form == "exact" else portable_piece(neuron, portable)
+    layer = exact_piece(neuron, levels) if form == "exact" else portable_piece(neuron, setting)
     weight = model.decoder.weight.detach().double()
     scale = model.log_scale
     drive = F.drive_weight(weight, None if scale is None else scale.detach().double())
@@ -234,7 +237,7 @@ def _own_weight(piece: Piece, before: float, nir: Any) -> Piece:
     if len(shape) > 1:
         gain = array(np.asarray(piece.gain) * before, shape)
         return Piece.single("1_scale", nir.Scale(gain), shape)
-    weight = nir.Affine(array(np.eye(*shape)), array(0, shape))
+    weight = nir.Affine(array(np.eye(shape[0])), array(0, shape))
     own = Piece.single("1_weight", weight, shape)
     fold(own, before, piece.gain, piece.bias)
     return own

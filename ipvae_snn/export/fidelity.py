@@ -67,8 +67,13 @@ class Fidelity:
             rest = f"{row.zeros:>9.1%}{row.spikes:>9,.0f}{row.agreement:>9.3f}{row.same:>9.1%}"
             lines.append(f"{row.label:<{width}}{r2}{rest}")
         if notes:
+            said: dict[str, list[str]] = {}
             for row in self.rows:
-                lines += [f"{row.label}: {note}" for note in row.notes]
+                for note in row.notes:
+                    said.setdefault(note, []).append(row.label)
+            for note, labels in said.items():
+                of = "; ".join(labels) if len(labels) <= 2 else f"{len(labels)} forms"
+                lines.append(f"- {note} [{of}]")
         return "\n".join(lines)
 
     def __str__(self) -> str:
@@ -128,7 +133,7 @@ def report(
     sources = [as_source(item) for item in items]
     runs = [(original, seed, original.label), (original, seed + 1, "the same, other draws")]
     runs += [(source, seed, source.label) for source in sources]
-    target: tuple[Tensor, Tensor] | None = None
+    target: Tensor | None = None
     rows = []
     with tqdm(total=len(runs) * num_steps, disable=not progress, desc="comparing") as bar:
         for source, draws, label in runs:

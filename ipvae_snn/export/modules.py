@@ -29,7 +29,7 @@ def pieces_of(
     extra_map: ExtraMap,
     form: str,
     levels: int,
-    portable: Portable,
+    setting: Portable | str,
 ) -> list[Piece]:
     """The pieces of a network whose modules follow one another, for inputs of ``shape``.
 
@@ -39,7 +39,7 @@ def pieces_of(
     pieces: list[Piece] = []
     for name, module in _leaves(network, extra_map):
         try:
-            piece = _piece(module, shape, extra_map, form, levels, portable)
+            piece = _piece(module, shape, extra_map, form, levels, setting)
         except (ValueError, TypeError) as error:
             raise type(error)(f"module {name or 'at the top'}: {error}") from error
         if piece is not None:
@@ -74,19 +74,23 @@ def _leaves(network: nn.Module, extra_map: ExtraMap, name: str = "") -> list[tup
 
 
 def _piece(
-    module: nn.Module, shape: Shape, extra_map: ExtraMap, form: str, levels: int, portable: Portable
+    module: nn.Module,
+    shape: Shape,
+    extra_map: ExtraMap,
+    form: str,
+    levels: int,
+    setting: Portable | str,
 ) -> Piece | None:
     if type(module) in extra_map:
         return _users(extra_map[type(module)](module), module, shape)
     if isinstance(module, IPVAENeuron):
         _require_shape(shape, (module.features,), "currents")
-        piece = exact_piece(module, levels) if form == "exact" else portable_piece(module, portable)
+        piece = exact_piece(module, levels) if form == "exact" else portable_piece(module, setting)
         piece.metadata = neuron_metadata(module)
         return piece
     for kind, translate in _TRANSLATIONS.items():
         if isinstance(module, kind) and (type(module) is kind or kind not in SPIKING):
-            piece = translate(module, shape, form) if kind in SPIKING else translate(module, shape)
-            return piece
+            return translate(module, shape, form) if kind in SPIKING else translate(module, shape)
     raise ValueError(
         f"{type(module).__module__}.{type(module).__name__} has no translation to NIR: supported "
         f"are {', '.join(sorted(k.__name__ for k in _TRANSLATIONS))}, IPVAENeuron and "

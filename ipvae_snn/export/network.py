@@ -8,7 +8,8 @@ from torch import Tensor, nn
 
 from ipvae_snn.base import StatefulNeuron
 from ipvae_snn.checks import require_finite, require_float, require_whole
-from ipvae_snn.export.reading import RESETS, SPIKING, reading_of
+from ipvae_snn.export.pieces import require_reset
+from ipvae_snn.export.reading import SPIKING, reading_of
 from ipvae_snn.seeding import seeded
 
 Edge = tuple[str, str]
@@ -39,8 +40,7 @@ class GraphNetwork(nn.Module):
         self, graph: Any, reset: str = "zero", neurons: dict[str, StatefulNeuron] | None = None
     ) -> None:
         super().__init__()
-        if reset not in RESETS:
-            raise ValueError(f"reset must be one of {RESETS}, got {reset!r}")
+        require_reset(reset)
         nodes, edges = flattened(graph)
         neurons = neurons or {}
         self.graph, self.reset_kind = graph, reset

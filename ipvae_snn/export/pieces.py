@@ -12,10 +12,12 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ipvae_snn.checks import require_number
 from ipvae_snn.extras import require_extra
 from ipvae_snn.neurons import IPVAENeuron
 
 Array = NDArray[np.float32]
+RESETS = ("zero", "subtract")
 LEVELS = 8
 """Thresholds per neuron in the exact form, that is the largest count it can emit."""
 
@@ -80,12 +82,14 @@ class Portable:
 
     v' = v + α (gain · (d − b) − zG + (self_return + 1) · diag(G) z),  z = spikes of v over
     θ = α · threshold · diag(G), which reset v. Under subtract reset ``self_return = threshold − 1``
-    makes a spike cost exactly diag(G): the fixed point is that of the original.
+    makes a spike cost exactly diag(G): the fixed point is that of the original. Under zero reset it
+    has to give back what is lost above the threshold, too, about another diag(G).
 
     Attributes:
         reset: ``"subtract"``, integer spikes as in sinabs, or ``"zero"``, as NIR says.
         gain: on the input. Spikes are so many times as frequent; the decoder divides by it.
-        threshold: in units of diag(G). Large enough, parallel updates do not overshoot.
+        threshold: in units of diag(G). Neurons act all at once: where features overlap much, low
+            thresholds let them overshoot together and run away.
         self_return: what a spike gives back to its neuron, in units of diag(G).
         decode: factor on the decoder.
     """
@@ -97,17 +101,32 @@ class Portable:
     decode: float = 1.0
 
     def __post_init__(self) -> None:
-        if self.reset not in ("zero", "subtract"):
-            raise ValueError(f"reset must be 'zero' or 'subtract', got {self.reset!r}")
-        for name in ("gain", "threshold"):
-            value = getattr(self, name)
-            if not (math.isfinite(value) and value > 0):
-                raise ValueError(f"{name} must be positive and finite, got {value!r}")
+        require_reset(self.reset)
+        require_number(self.self_return, "self_return")
+        for name in ("gain", "threshold", "decode"):
+            require_number(getattr(self, name), name, least=1e-6)
 
     @classmethod
-    def default(cls, reset: str) -> "Portable":
-        """What does well on natural patches, where no data is at hand to choose by."""
-        return cls(reset) if reset != "zero" else cls("zero", 0.35, 1.0, 1.0)
+    def default(cls, reset: str, gram: NDArray) -> "Portable":
+        """What does well where no data is at hand to choose by.
+
+        Under subtract reset thresholds of half the largest eigenvalue of G, with its diagonal
+        brought to 1, cannot run away (the bound of Jacobi's iteration); under zero reset a neuron
+        gives one spike at most.
+        """
+        if require_reset(reset) == "zero":
+            return cls("zero", 0.35, 1.0, 1.5)
+        scale = np.sqrt(np.diag(gram))
+        largest = float(np.linalg.eigvalsh(gram / np.outer(scale, scale))[-1])
+        threshold = max(2.0, 0.5 * largest)
+        return cls(reset, 1.0, threshold, threshold - 1)
+
+
+def require_reset(reset: str) -> str:
+    """``reset``; ``ValueError`` unless it is one of those that toolchains have."""
+    if reset not in RESETS:
+        raise ValueError(f"reset must be one of {RESETS}, got {reset!r}")
+    return reset
 
 
 @dataclass(frozen=True)
@@ -170,8 +189,9 @@ def exact_piece(neuron: IPVAENeuron, levels: int = LEVELS) -> Piece:
     )  # fmt: skip
 
 
-def portable_piece(neuron: IPVAENeuron, portable: Portable) -> Piece:
-    """IF with lateral Affine: what most toolchains import; see :class:`Portable`.
+def portable_piece(neuron: IPVAENeuron, setting: Portable | str) -> Piece:
+    """IF with lateral Affine: what most toolchains import; see :class:`Portable`. In place of a
+    setting, a reset stands for its default.
 
     Raises:
         ValueError: no lateral weights, so that there is nothing to set thresholds by.
@@ -185,6 +205,10 @@ def portable_piece(neuron: IPVAENeuron, portable: Portable) -> Piece:
         )
     # A neuron without a feature never gets a current; a threshold of 0 would divide by it.
     unit = np.where(diagonal > 1e-6 * diagonal.max(), diagonal, np.median(diagonal[diagonal > 0]))
+    if isinstance(setting, str):
+        portable = Portable.default(setting, c.gram - np.diag(diagonal - unit))
+    else:
+        portable = setting
     threshold = array(c.step * portable.threshold * unit)
     tau = 1 / c.leak if c.leak else 1.0
     spike = (

@@ -12,12 +12,20 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-RESETS = ("zero", "subtract")
 SPIKING = ("IF", "LIF", "CubaLIF", "Threshold")
 
 
 class Reading(nn.Module):
     """A node with its arrays as buffers; ``step`` goes from a state to the next."""
+
+    r: Tensor
+    tau: Tensor
+    tau_mem: Tensor
+    tau_syn: Tensor
+    v_leak: Tensor
+    v_reset: Tensor
+    v_threshold: Tensor
+    w_in: Tensor
 
     def __init__(self, node: Any, reset: str) -> None:
         super().__init__()

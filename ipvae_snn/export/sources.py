@@ -1,5 +1,6 @@
 """What a fidelity report compares: anything that emits spikes timestep by timestep."""
 
+import copy
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -14,6 +15,7 @@ from ipvae_snn.export.pieces import nir_module
 from ipvae_snn.model import IPVAE
 from ipvae_snn.seeding import seeded
 from ipvae_snn.states import reset as reset_states
+from ipvae_snn.surrogate import rounded
 
 
 @runtime_checkable
@@ -65,6 +67,13 @@ class ModelSource:
     def decode(self, spk: Tensor) -> Tensor:
         with torch.no_grad():
             return self.model.decode(spk.to(self.model.decoder.weight)).cpu().float()
+
+
+def rounded_source(model: IPVAE) -> ModelSource:
+    """The model with z = round(e^u) for a draw, in floating point; the model stays as it is."""
+    model = copy.deepcopy(model)
+    model.neuron.spike_grad = rounded()
+    return ModelSource(model, "float, rounded")
 
 
 class NetworkSource:

@@ -10,6 +10,7 @@ from torch import Tensor
 from ipvae_snn.export.network import flattened
 from ipvae_snn.export.reading import SPIKING
 from ipvae_snn.export.sources import GraphSource
+from ipvae_snn.export.xylo_network import XyloNetwork
 from ipvae_snn.extras import require_extra
 
 
@@ -93,6 +94,28 @@ class InSinabs(InNorse):
 
     def _load(self, batch: int) -> Any:
         return self._module.from_nir(self.graph, batch_size=batch)
+
+
+class InXylosim:
+    """A Xylo network in xylosim, SynSense's bit-exact simulator of the chip.
+
+    Args:
+        network: what :func:`~ipvae_snn.export.to_xylo` made.
+
+    Raises:
+        ImportError: xylosim is not installed; the message names the extra ``toolchains``.
+    """
+
+    def __init__(self, network: XyloNetwork) -> None:
+        require_extra("xylosim.v2", extra="toolchains")
+        self.network, self.notes = network, network.notes
+        self.label = "Xylo, in xylosim"
+        self.decode = network.decode
+
+    def unroll(self, x: Tensor, num_steps: int, seed: int = 0) -> Iterator[Tensor]:
+        """Spike counts (B, K) of each timestep; ``seed`` is not used."""
+        spikes = self.network.simulate(x.cpu().float(), num_steps).spk
+        yield from torch.from_numpy(spikes).float()
 
 
 def _require_known(graph: Any, tool: str, known: tuple[str, ...]) -> None:
