@@ -9,6 +9,7 @@ from torch import nn
 import ipvae_snn
 from ipvae_snn import IPVAE, IPVAENeuron, TrainConfig, export, fit
 from ipvae_snn import functional as F
+from ipvae_snn.export.graphs.encode import FORMS
 from tests import nir_reading
 
 nir = pytest.importorskip("nir", reason="the extra nir is not installed")
@@ -130,7 +131,7 @@ def test_a_toolchain_equals_the_specification(model, through, tool, nested):
 
 
 @pytest.mark.parametrize("latents", [12, 40], ids=["full rank", "rank-deficient"])
-@pytest.mark.parametrize("form", export.encode.FORMS)
+@pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("nested", [False, True], ids=["flat", "nested"])
 def test_the_stochastic_model_comes_back_spike_by_spike(through, form, nested, latents):
     model = make_model(latents)
@@ -166,7 +167,7 @@ def stochastic_network():
 
 
 @pytest.mark.parametrize("nested", [False, True], ids=["flat", "nested"])
-@pytest.mark.parametrize("form", export.encode.FORMS)
+@pytest.mark.parametrize("form", FORMS)
 def test_stochastic_layers_of_a_network_come_back_spike_by_spike(through, form, nested):
     torch.manual_seed(0)
     network = stochastic_network()

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from ipvae_snn import IPVAE, functional, metrics, surrogate
-from ipvae_snn.export import integers
-from ipvae_snn.export.fixed_point import FixedPoint, to_fixed_point
+from ipvae_snn.export.fixed_point import arithmetic as integers
+from ipvae_snn.export.fixed_point.convert import FixedPoint, to_fixed_point
 
 
 def make(in_features=9, latents=14, init_std=0.4, **options):

@@ -6,10 +6,10 @@ import torch
 from torch import nn
 
 from ipvae_snn import IPVAE, TrainConfig, fit, metrics
-from ipvae_snn.export.xylo import to_xylo
-from ipvae_snn.export.xylo_chip import HIGH, LOW, XyloChip, XyloState
-from ipvae_snn.export.xylo_network import XyloNetwork
-from ipvae_snn.export.xylo_simulator import simulate
+from ipvae_snn.export.xylo.chip import HIGH, LOW, XyloChip, XyloState
+from ipvae_snn.export.xylo.convert import to_xylo
+from ipvae_snn.export.xylo.network import XyloNetwork
+from ipvae_snn.export.xylo.simulator import simulate
 
 PIXELS, LATENTS = 16, 24
 MODES = ("spikes", "bias")

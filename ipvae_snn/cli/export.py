@@ -69,7 +69,7 @@ def _fixed_point(model: IPVAE, known: Any, arguments: argparse.Namespace, out: P
         model, arguments.weight_bits, arguments.state_bits, emission=arguments.emission
     )
     fixed.save(out)
-    compared = [type(fixed).load(out)]
+    compared: list[Any] = [type(fixed).load(out)]
     if arguments.emission == "rounded":
         compared.insert(0, export.rounded_source(model))
     return compared

@@ -7,9 +7,9 @@ from typing import Any
 
 from ipvae_snn import data
 from ipvae_snn.cli.export import TARGETS
-from ipvae_snn.export.encode import FORMS
-from ipvae_snn.export.integer_network import EMISSIONS
-from ipvae_snn.export.pieces import LEVELS, RESETS
+from ipvae_snn.export.fixed_point.network import EMISSIONS
+from ipvae_snn.export.graphs.encode import FORMS
+from ipvae_snn.export.graphs.pieces import LEVELS, RESETS
 from ipvae_snn.kernels.job import PRECISIONS
 from ipvae_snn.neurons import CLAMP
 from ipvae_snn.surrogate import ESTIMATORS

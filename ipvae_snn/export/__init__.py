@@ -9,21 +9,21 @@
 =====================  ============================================================================
 """
 
-from ipvae_snn.export.calibration import calibrate
-from ipvae_snn.export.decode import from_nir
-from ipvae_snn.export.encode import to_nir
 from ipvae_snn.export.fidelity import Fidelity, FidelityRow, report
-from ipvae_snn.export.fixed_point import to_fixed_point
-from ipvae_snn.export.integer_network import FixedPoint
-from ipvae_snn.export.network import GraphNetwork
-from ipvae_snn.export.nir_files import read, write
-from ipvae_snn.export.pieces import Portable
+from ipvae_snn.export.fixed_point.convert import to_fixed_point
+from ipvae_snn.export.fixed_point.network import FixedPoint
+from ipvae_snn.export.graphs.calibration import calibrate
+from ipvae_snn.export.graphs.decode import from_nir
+from ipvae_snn.export.graphs.encode import to_nir
+from ipvae_snn.export.graphs.files import read, write
+from ipvae_snn.export.graphs.network import GraphNetwork
+from ipvae_snn.export.graphs.pieces import Portable
 from ipvae_snn.export.sources import GraphSource, ModelSource, rounded_source
 from ipvae_snn.export.toolchains import InNorse as in_norse
 from ipvae_snn.export.toolchains import InSinabs as in_sinabs
 from ipvae_snn.export.toolchains import InXylosim as in_xylosim
-from ipvae_snn.export.xylo import to_xylo
-from ipvae_snn.export.xylo_network import XyloNetwork
+from ipvae_snn.export.xylo.convert import to_xylo
+from ipvae_snn.export.xylo.network import XyloNetwork
 
 __all__ = [
     "Fidelity",

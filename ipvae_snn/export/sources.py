@@ -9,9 +9,9 @@ import torch
 from snntorch import SpikingNeuron
 from torch import Tensor, nn
 
-from ipvae_snn.export.network import GraphNetwork, flattened
-from ipvae_snn.export.nir_files import read
-from ipvae_snn.export.pieces import nir_module
+from ipvae_snn.export.graphs.files import read
+from ipvae_snn.export.graphs.network import GraphNetwork, flattened
+from ipvae_snn.export.graphs.pieces import nir_module
 from ipvae_snn.model import IPVAE
 from ipvae_snn.seeding import seeded
 from ipvae_snn.states import reset as reset_states

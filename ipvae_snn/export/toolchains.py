@@ -7,10 +7,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ipvae_snn.export.network import flattened
-from ipvae_snn.export.reading import SPIKING
+from ipvae_snn.export.graphs.network import flattened
+from ipvae_snn.export.graphs.reading import SPIKING
 from ipvae_snn.export.sources import GraphSource
-from ipvae_snn.export.xylo_network import XyloNetwork
+from ipvae_snn.export.xylo.network import XyloNetwork
 from ipvae_snn.extras import require_extra
 
 

@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ipvae_snn.checks import require_finite, require_float, require_whole
-from ipvae_snn.export.xylo_chip import HIGH, LOW, MOST_INPUT_SPIKES, XyloChip, XyloState
-from ipvae_snn.export.xylo_simulator import simulate
-from ipvae_snn.files import whole_file
+from ipvae_snn.export.npz_files import read_npz, write_npz
+from ipvae_snn.export.xylo.chip import HIGH, LOW, MOST_INPUT_SPIKES, XyloChip, XyloState
+from ipvae_snn.export.xylo.simulator import simulate
 
 FORMAT, FORMAT_VERSION = "ipvae_snn.XyloNetwork", 1
 
@@ -21,7 +21,7 @@ FORMAT, FORMAT_VERSION = "ipvae_snn.XyloNetwork", 1
 class XyloNetwork:
     """A network for the Xylo chip, and what its host does before and after.
 
-    Made by :func:`~ipvae_snn.export.xylo.to_xylo` or :meth:`load`.
+    Made by :func:`~ipvae_snn.export.xylo.convert.to_xylo` or :meth:`load`.
 
     Attributes:
         chip: what the chip is configured with.
@@ -126,8 +126,7 @@ class XyloNetwork:
         content = asdict(self)
         content |= content.pop("chip")
         content["notes"] = np.array(self.notes, dtype=np.str_)
-        with whole_file(path) as temporary, temporary.open("wb") as file:
-            np.savez_compressed(file, format=FORMAT, version=FORMAT_VERSION, **content)
+        write_npz(path, FORMAT, FORMAT_VERSION, content)
 
     @classmethod
     def load(cls, path: str | Path) -> "XyloNetwork":
@@ -137,21 +136,7 @@ class XyloNetwork:
             FileNotFoundError: no such file.
             ValueError: not such a file, damaged, or written by a newer version.
         """
-        path = Path(path)
-        if not path.is_file():
-            raise FileNotFoundError(f"{path} is no file: expected one that XyloNetwork.save wrote")
-        try:
-            with np.load(path, allow_pickle=False) as archive:
-                content = dict(archive)
-        except Exception as error:  # a damaged archive can fail anywhere inside the unpacking
-            raise ValueError(f"{path} cannot be read as .npz: {error}") from error
-        if str(content.get("format")) != FORMAT:
-            raise ValueError(f"{path} was not written by XyloNetwork.save")
-        if str(content.get("version")) != str(FORMAT_VERSION):
-            raise ValueError(
-                f"{path} has format version {content.get('version')}, this release reads version "
-                f"{FORMAT_VERSION}: update ipvae_snn"
-            )
+        content = read_npz(path, FORMAT, FORMAT_VERSION)
         try:
             return cls(
                 XyloChip(**{field.name: content[field.name] for field in fields(XyloChip)}),

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from ipvae_snn import functional as F
 from ipvae_snn.checks import require_number
-from ipvae_snn.export.xylo_chip import HIGH, MOST_INPUT_SPIKES, MOST_SPIKES, XyloChip
-from ipvae_snn.export.xylo_network import XyloNetwork, checked_inputs
+from ipvae_snn.export.xylo.chip import HIGH, MOST_INPUT_SPIKES, MOST_SPIKES, XyloChip
+from ipvae_snn.export.xylo.network import XyloNetwork, checked_inputs
 from ipvae_snn.model import IPVAE
 
 CHANNELS, FANOUT = 16, 64
@@ -65,7 +65,7 @@ def to_xylo(
             outputs below 0 are silent.
 
     Returns:
-        :class:`~ipvae_snn.export.xylo_network.XyloNetwork`; ``notes`` say what is approximated.
+        :class:`~ipvae_snn.export.xylo.network.XyloNetwork`; ``notes`` say what is approximated.
 
     Raises:
         TypeError: ``model`` is no IPVAE, ``readout`` no ``nn.Linear``, data not floating point.

@@ -8,8 +8,8 @@ from torch import Tensor, nn
 
 from ipvae_snn.base import StatefulNeuron
 from ipvae_snn.checks import require_finite, require_float, require_whole
-from ipvae_snn.export.pieces import require_reset
-from ipvae_snn.export.reading import SPIKING, reading_of
+from ipvae_snn.export.graphs.pieces import require_reset
+from ipvae_snn.export.graphs.reading import SPIKING, reading_of
 from ipvae_snn.seeding import seeded
 
 Edge = tuple[str, str]
@@ -20,7 +20,7 @@ class GraphNetwork(nn.Module):
 
     Nodes take the sum of what their edges bring. An edge that closes a cycle brings the output of
     the timestep before. A timestep is the unit of time (dt = 1); for the readings of a reset see
-    :mod:`ipvae_snn.export.reading`. Nested graphs are run as if they were flat.
+    :mod:`ipvae_snn.export.graphs.reading`. Nested graphs are run as if they were flat.
 
     Args:
         graph: a ``nir.NIRGraph``.

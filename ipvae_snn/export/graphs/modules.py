@@ -7,7 +7,7 @@ import numpy as np
 from torch import nn
 
 from ipvae_snn import surrogate
-from ipvae_snn.export.pieces import (
+from ipvae_snn.export.graphs.pieces import (
     Piece,
     Portable,
     array,
@@ -16,7 +16,7 @@ from ipvae_snn.export.pieces import (
     portable_piece,
     state_arrays,
 )
-from ipvae_snn.export.snntorch_neurons import SPIKING, spiking_piece
+from ipvae_snn.export.graphs.snntorch_neurons import SPIKING, spiking_piece
 from ipvae_snn.neurons import IPVAENeuron
 
 ExtraMap = Mapping[type, Callable[[Any], Any]]

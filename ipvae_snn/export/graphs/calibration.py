@@ -10,9 +10,9 @@ from tqdm.auto import tqdm
 
 from ipvae_snn import metrics
 from ipvae_snn.checks import require_finite, require_float, require_whole
-from ipvae_snn.export.encode import to_nir
-from ipvae_snn.export.network import GraphNetwork
-from ipvae_snn.export.pieces import Portable, require_reset
+from ipvae_snn.export.graphs.encode import to_nir
+from ipvae_snn.export.graphs.network import GraphNetwork
+from ipvae_snn.export.graphs.pieces import Portable, require_reset
 from ipvae_snn.model import IPVAE
 
 GAINS = {"subtract": (0.35, 0.5, 0.7, 1.0), "zero": (0.15, 0.25, 0.35, 0.5)}

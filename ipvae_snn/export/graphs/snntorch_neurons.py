@@ -6,7 +6,7 @@ import numpy as np
 import snntorch as snn
 from torch import nn
 
-from ipvae_snn.export.pieces import Array, Piece, array, nir_module
+from ipvae_snn.export.graphs.pieces import Array, Piece, array, nir_module
 
 NO_LEAK = 1e9  # timesteps; a neuron among leaky ones that does not leak
 Shape = tuple[int, ...]

@@ -8,8 +8,8 @@ from torch import nn
 
 from ipvae_snn import functional as F
 from ipvae_snn.checks import require_whole
-from ipvae_snn.export.modules import ExtraMap, first_shape, pieces_of
-from ipvae_snn.export.pieces import (
+from ipvae_snn.export.graphs.modules import ExtraMap, first_shape, pieces_of
+from ipvae_snn.export.graphs.pieces import (
     LEVELS,
     Piece,
     Portable,

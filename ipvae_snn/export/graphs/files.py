@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from ipvae_snn.export.pieces import nir_module
+from ipvae_snn.export.graphs.pieces import nir_module
 from ipvae_snn.files import whole_file
 
 

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ipvae_snn.export.xylo_chip import XyloChip, XyloState
+from ipvae_snn.export.xylo.chip import XyloChip, XyloState
 from ipvae_snn.extras import require_extra
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ipvae_snn.checks import require_finite, require_float, require_seed, require_whole
-from ipvae_snn.export.integers import (
+from ipvae_snn.export.fixed_point.arithmetic import (
     CLAMP_CELLS,
     LOG_CELLS,
     ExactProduct,
@@ -23,7 +23,7 @@ from ipvae_snn.export.integers import (
     shift,
     soft_clamp,
 )
-from ipvae_snn.files import whole_file
+from ipvae_snn.export.npz_files import read_npz, write_npz
 
 FORMAT, VERSION = "ipvae_snn.FixedPoint", 1
 EMISSIONS = ("rounded", "poisson")
@@ -31,7 +31,7 @@ EMISSIONS = ("rounded", "poisson")
 
 @dataclass(frozen=True, eq=False, repr=False)
 class FixedPoint:
-    """A model in integers, made by :func:`~ipvae_snn.export.fixed_point.to_fixed_point`.
+    """A model in integers, made by :func:`~ipvae_snn.export.fixed_point.convert.to_fixed_point`.
 
     Membranes, weights, spikes, tables, random words: in a timestep, nothing is a float. Numpy
     stands in for the chip, with the very same integers. :meth:`save` documents the fields.
@@ -41,7 +41,7 @@ class FixedPoint:
             bits.
 
     >>> from ipvae_snn import IPVAE
-    >>> from ipvae_snn.export.fixed_point import to_fixed_point
+    >>> from ipvae_snn.export.fixed_point.convert import to_fixed_point
     >>> fixed = to_fixed_point(IPVAE(16, 32), weight_bits=8, state_bits=16)
     >>> spk, mem = fixed.run(torch.randn(5, 16), num_steps=10)
     >>> spk.shape, spk.dtype
@@ -255,8 +255,7 @@ class FixedPoint:
         Spikes start at 0. Within the timestep no sum and no product leaves signed 32 bits.
         """
         content = {field.name: getattr(self, field.name) for field in fields(self)}
-        with whole_file(path) as temporary, temporary.open("wb") as file:
-            np.savez_compressed(file, format=FORMAT, version=VERSION, **content)
+        write_npz(path, FORMAT, VERSION, content)
 
     @classmethod
     def load(cls, path: str | Path) -> "FixedPoint":
@@ -266,22 +265,7 @@ class FixedPoint:
             FileNotFoundError: no such file.
             ValueError: not such a file, damaged, or written by a newer version.
         """
-        path = Path(path)
-        if not path.is_file():
-            raise FileNotFoundError(f"{path} is no file: expected one that FixedPoint.save wrote")
-        try:
-            with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
-                content = dict(archive)
-        except Exception as error:  # a damaged archive can fail anywhere inside zlib or numpy
-            raise ValueError(f"{path} cannot be read as a fixed-point model: {error}") from error
-        if str(content.pop("format", None)) != FORMAT:
-            raise ValueError(f"{path} was not written by FixedPoint.save")
-        version = content.pop("version", None)
-        if version != VERSION:
-            raise ValueError(
-                f"{path} has format version {version}, this release reads version {VERSION}: "
-                "update ipvae_snn"
-            )
+        content = read_npz(path, FORMAT, VERSION)
         try:
             notes = tuple(content.pop("notes").tolist())
             return cls(**{n: v if v.ndim else v.item() for n, v in content.items()}, notes=notes)

@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 from torch import nn
 
 from ipvae_snn import surrogate
-from ipvae_snn.export.encode import FORMAT, FORMAT_VERSION, to_nir
-from ipvae_snn.export.network import GraphNetwork, flattened, layer_of
-from ipvae_snn.export.nir_files import read
-from ipvae_snn.export.pieces import Portable, array, nir_module
+from ipvae_snn.export.graphs.encode import FORMAT, FORMAT_VERSION, to_nir
+from ipvae_snn.export.graphs.files import read
+from ipvae_snn.export.graphs.network import GraphNetwork, flattened, layer_of
+from ipvae_snn.export.graphs.pieces import Portable, array, nir_module
 from ipvae_snn.model import IPVAE
 from ipvae_snn.neurons import IPVAENeuron
 from ipvae_snn.seeding import seeded

@@ -1,0 +1,1 @@
+"""Inference in integers only, for chips with graded spikes."""

@@ -1,0 +1,1 @@
+"""NIR graphs: written from models and networks, run, calibrated, and read back."""

@@ -1,0 +1,41 @@
+"""Integer networks in .npz files: plain numbers and arrays, nothing that could run."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ipvae_snn.files import whole_file
+
+
+def write_npz(path: str | Path, kind: str, version: int, content: Mapping[str, Any]) -> None:
+    """Write numbers, texts and arrays to one file, whole or not at all."""
+    with whole_file(path) as temporary, temporary.open("wb") as file:
+        np.savez_compressed(file, format=kind, version=version, **content)
+
+
+def read_npz(path: str | Path, kind: str, version: int) -> dict[str, Any]:
+    """What :func:`write_npz` wrote, but for format and version; never runs code from it.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: not such a file, damaged, or written by a newer version.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} is no file: expected one that {kind}.save wrote")
+    try:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
+            content = dict(archive)
+    except Exception as error:  # a damaged archive can fail anywhere inside zlib or numpy
+        raise ValueError(f"{path} cannot be read as .npz: {error}") from error
+    if str(content.pop("format", None)) != kind:
+        raise ValueError(f"{path} was not written by {kind}.save")
+    found = content.pop("version", None)
+    if found != version:
+        raise ValueError(
+            f"{path} has format version {found}, this release reads version {version}: "
+            "update ipvae_snn"
+        )
+    return content

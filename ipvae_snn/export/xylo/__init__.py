@@ -1,0 +1,1 @@
+"""Networks for the Xylo chip."""
