@@ -24,7 +24,8 @@ def test_the_files_it_names_exist():
 
 
 def test_the_commands_it_gives_parse():
-    commands = re.findall(r"^ipvae-snn (train|evaluate|demo|export)(.*?)(?:#.*)?$", README, flags=re.M)
+    known = r"^ipvae-snn (train|evaluate|demo|export)(.*?)(?:#.*)?$"
+    commands = re.findall(known, README, flags=re.M)
     assert commands
     for name, rest in commands:
         cli.parser().parse_args([name, *rest.split()])

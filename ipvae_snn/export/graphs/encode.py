@@ -167,11 +167,8 @@ def _model_pieces(model: IPVAE, form: str, levels: int, setting: Portable | str)
     weight = model.decoder.weight.detach().double()
     scale = model.log_scale
     drive = F.drive_weight(weight, None if scale is None else scale.detach().double())
-    assert layer.bias is not None
-    bias = layer.bias
-    layer.nodes = {
-        "1_drive": nir.Affine(array(layer.gain * drive.mT), bias), **layer.nodes
-    }  # fmt: skip
+    first = nir.Affine(array(layer.gain * drive.mT), layer.bias)
+    layer.nodes = {"1_drive": first, **layer.nodes}
     layer.edges = [("1_drive", layer.entries[0]), *layer.edges]
     layer.entries, layer.gain, layer.bias = ("1_drive",), 1.0, None
     decoder = array(weight * layer.out_scale)
