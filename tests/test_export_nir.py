@@ -9,7 +9,7 @@ from torch import nn
 import ipvae_snn
 from ipvae_snn import IPVAE, IPVAENeuron, TrainConfig, export, fit
 from ipvae_snn import functional as F
-from ipvae_snn.export.graphs.encode import FORMS
+from ipvae_snn.export.graphs.poisson import FORMS
 from tests import nir_reading
 
 nir = pytest.importorskip("nir", reason="the extra nir is not installed")

@@ -4,20 +4,36 @@ import argparse
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from ipvae_snn import data, export
-from ipvae_snn.checks import require_whole
+from ipvae_snn.checks import require_seed, require_whole
+from ipvae_snn.files import whole_file
 from ipvae_snn.model import IPVAE
 from ipvae_snn.runs import open_run, pick
 
 CALIBRATION_SAMPLES = 100
-TARGETS = ("nir", "xylo", "fixed-point")
+TARGETS: dict[str, dict[str, Any]] = {
+    "nir": {"form": "exact", "reset": "subtract", "levels": export.LEVELS},
+    "xylo": {"gain": 1.0, "threshold": 2.5, "input_as": "spikes"},
+    "fixed-point": {
+        "weight_bits": 8,
+        "state_bits": 16,
+        "emission": "rounded",
+        "input_bits": 12,
+        "input_range": 8.0,
+    },
+}
+"""What can be written, and the options of each with their defaults."""
 
 
 def export_run(arguments: argparse.Namespace) -> None:
     """Write the model of a run in another form, and print the fidelity table."""
+    options = _options(arguments)
     out = _free_file(arguments.out)
     require_whole(arguments.samples, "samples", least=2)
     require_whole(arguments.steps, "steps")
+    seed, progress = require_seed(arguments.seed), not arguments.quiet
     model, config = open_run(arguments.run)
     trained = config["data"]
     dataset = data.load(
@@ -32,52 +48,69 @@ def export_run(arguments: argparse.Namespace) -> None:
             f"{arguments.run} takes inputs of {model.in_features} values, these have "
             f"{dataset.train.shape[1]}: give it data of the kind it was trained on (--data, --as)"
         )
-    seed, progress = arguments.seed, not arguments.quiet
     known = pick(dataset.train, CALIBRATION_SAMPLES, seed)
     x = pick(dataset.test, arguments.samples, seed)
     forms = {"nir": _nir, "xylo": _xylo, "fixed-point": _fixed_point}
-    compared = forms[arguments.to](model, known, arguments, out)
-    print(f"wrote {out}, {out.stat().st_size / 1e6:.1f} MB")
-    print(f"comparing on {dataset.description}")
-    print(export.report(compared, model, x, arguments.steps, seed=seed, progress=progress))
+    with whole_file(out) as part:  # a table that fails leaves no file behind
+        compared = forms[arguments.to](model, known, options, part, progress)
+        result = export.report(compared, model, x, arguments.steps, seed=seed, progress=progress)
+    print(f"wrote {out}, {out.stat().st_size / 1e6:.1f} MB; compared on {dataset.description}")
+    print(result)
 
 
-def _nir(model: IPVAE, known: Any, arguments: argparse.Namespace, out: Path) -> list[Any]:
-    portable = None
-    if arguments.form == "portable":
-        portable = export.calibrate(model, known, arguments.reset, progress=not arguments.quiet)
-    graph = export.to_nir(model, arguments.form, levels=arguments.levels, portable=portable)
-    export.write(out, graph)
-    compared = [export.read(out)]
-    if arguments.form == "portable":
-        run_in = export.in_norse if arguments.reset == "zero" else export.in_sinabs
+def _nir(
+    model: IPVAE, known: Tensor, options: dict[str, Any], part: Path, progress: bool
+) -> list[Any]:
+    form, reset, portable = options["form"], options["reset"], None
+    if form == "portable":
+        portable = export.calibrate(model, known, reset, progress=progress)
+    graph = export.to_nir(model, form, levels=options["levels"], portable=portable)
+    export.write(part, graph)
+    compared = [export.read(part)]
+    if form == "portable":
+        run_in = export.in_norse if reset == "zero" else export.in_sinabs
         try:
             compared.append(run_in(graph))
         except ImportError as error:
-            print(f"not run in the toolchain: {error}")
+            print(f"not run in the toolchain itself: {error}")
     return compared
 
 
-def _xylo(model: IPVAE, known: Any, arguments: argparse.Namespace, out: Path) -> list[Any]:
-    network = export.to_xylo(model, known)
-    network.save(out)
-    return [type(network).load(out)]
+def _xylo(
+    model: IPVAE, known: Tensor, options: dict[str, Any], part: Path, progress: bool
+) -> list[Any]:
+    export.to_xylo(model, known, **options).save(part)
+    return [export.XyloNetwork.load(part)]
 
 
-def _fixed_point(model: IPVAE, known: Any, arguments: argparse.Namespace, out: Path) -> list[Any]:
-    fixed = export.to_fixed_point(
-        model, arguments.weight_bits, arguments.state_bits, emission=arguments.emission
-    )
-    fixed.save(out)
-    compared: list[Any] = [type(fixed).load(out)]
-    if arguments.emission == "rounded":
+def _fixed_point(
+    model: IPVAE, known: Tensor, options: dict[str, Any], part: Path, progress: bool
+) -> list[Any]:
+    export.to_fixed_point(model, **options).save(part)
+    compared: list[Any] = [export.FixedPoint.load(part)]
+    if options["emission"] == "rounded":
         compared.insert(0, export.rounded_source(model))
     return compared
 
 
+def _options(arguments: argparse.Namespace) -> dict[str, Any]:
+    """The options of what is to be written; ``ValueError`` where one of another was given."""
+    for target, defaults in TARGETS.items():
+        given = [name for name in defaults if getattr(arguments, name) is not None]
+        if given and target != arguments.to:
+            raise ValueError(
+                f"--{given[0].replace('_', '-')} belongs to --to {target}, not to "
+                f"--to {arguments.to}: leave it out"
+            )
+    if arguments.to == "nir" and arguments.reset is not None and arguments.form != "portable":
+        raise ValueError("--reset belongs to --form portable: no neuron resets in the exact form")
+    chosen = {name: getattr(arguments, name) for name in TARGETS[arguments.to]}
+    return {n: TARGETS[arguments.to][n] if v is None else v for n, v in chosen.items()}
+
+
 def _free_file(path: Path) -> Path:
     """``path``, unless something is there: nothing is ever overwritten."""
-    if path.exists():
+    if path.exists() or path.is_symlink():
         raise ValueError(f"{path} exists already: name another file, or remove it first")
     if not path.resolve().parent.is_dir():
         raise ValueError(f"cannot write {path}: the folder {path.parent} does not exist")

@@ -8,8 +8,7 @@ from typing import Any
 from ipvae_snn import data
 from ipvae_snn.cli.export import TARGETS
 from ipvae_snn.export.fixed_point.network import EMISSIONS
-from ipvae_snn.export.graphs.encode import FORMS
-from ipvae_snn.export.graphs.pieces import LEVELS, RESETS
+from ipvae_snn.export.graphs.poisson import FORMS, RESETS
 from ipvae_snn.kernels.job import PRECISIONS
 from ipvae_snn.neurons import CLAMP
 from ipvae_snn.surrogate import ESTIMATORS
@@ -43,12 +42,31 @@ fixed-point  integer weights, membranes and tables for chips with graded spikes,
 Ends with the fidelity table: the model and its exported form on the same data at the same steps.
 A file that exists is never overwritten.
 """
+EXPORT_OPTIONS: dict[str, tuple[tuple[str, Any, str], ...]] = {
+    "nir": (
+        ("form", FORMS, "exact: no neuron resets; portable: integrate-and-fire, as tools import"),
+        ("reset", RESETS, "portable: that of the tool, zero for norse, subtract for sinabs"),
+        ("levels", int, "exact: largest count of a neuron"),
+    ),
+    "xylo": (
+        ("gain", float, "spikes per spike of the model"),
+        ("threshold", float, "in units of the diagonal of G"),
+        ("input_as", ("spikes", "bias"), "events on channels, or biases set for each input"),
+    ),
+    "fixed-point": (
+        ("weight_bits", int, "of weights"),
+        ("state_bits", int, "of membranes"),
+        ("emission", EMISSIONS, "spikes: rounded rates, or pseudo-random Poisson counts"),
+        ("input_bits", int, "of inputs"),
+        ("input_range", float, "inputs beyond ± this saturate; a power of two"),
+    ),
+}
 EXAMPLES = """\
 examples:
   ipvae-snn demo
   ipvae-snn train --data natural --out runs/natural --iterations 5000
   ipvae-snn train --data path/to/mnist.npz --out runs/mnist
-  ipvae-snn export runs/natural --to nir --form portable --out natural.nir
+  ipvae-snn export runs/natural --to nir --form portable --reset zero --out natural.nir
   ipvae-snn evaluate runs/mnist --data path/to/other_digits.npz --steps 1000
 """
 # What suits patches and what suits images as they are differs; both are short recipes for a CPU.
@@ -120,29 +138,18 @@ def parser() -> argparse.ArgumentParser:
     export.add_argument("run", type=Path, help="run folder of train or demo")
     export.add_argument("--to", choices=TARGETS, required=True, help="what to write; see below")
     export.add_argument("--out", type=Path, required=True, help="file to make")
-    graph = export.add_argument_group("nir")
-    graph.add_argument(
-        "--form", choices=FORMS, default="exact",
-        help="exact: no neuron resets; portable: integrate-and-fire (default: exact)",
-    )  # fmt: skip
-    graph.add_argument(
-        "--reset", choices=RESETS, default="subtract",
-        help="portable: the reset of the toolchain, zero as in norse, subtract as in sinabs",
-    )  # fmt: skip
-    graph.add_argument(
-        "--levels", type=int, default=LEVELS,
-        help=f"exact: largest count a neuron emits (default: {LEVELS})",
-    )  # fmt: skip
-    fixed = export.add_argument_group("fixed-point")
-    fixed.add_argument("--weight-bits", type=int, default=8, help="of weights (default: 8)")
-    fixed.add_argument("--state-bits", type=int, default=16, help="of membranes (default: 16)")
-    fixed.add_argument(
-        "--emission", choices=EMISSIONS, default="rounded",
-        help="spikes: rounded rates, or integer pseudo-random Poisson counts (default: rounded)",
-    )  # fmt: skip
+    for target, rows in EXPORT_OPTIONS.items():
+        group = export.add_argument_group(f"--to {target}")
+        for name, kind, text in rows:
+            default = TARGETS[target][name]
+            group.add_argument(
+                f"--{name.replace('_', '-')}",
+                **({"choices": kind} if isinstance(kind, tuple) else {"type": kind}),
+                help=f"{text} (default: {default})",
+            )
     compared = export.add_argument_group("what the fidelity is measured on")
     compared.add_argument("--data", help="data set (default: what the run held out)")
-    compared.add_argument("--as", dest="treat", choices=data.TREATMENTS, help=argparse.SUPPRESS)
+    compared.add_argument("--as", dest="treat", choices=data.TREATMENTS, help="see train --help")
     compared.add_argument("--data-dir", type=Path, help="where mnist lies")
     compared.add_argument("--samples", type=int, default=100, help="samples (default: 100)")
     compared.add_argument("--steps", type=int, default=256, help="timesteps (default: 256)")

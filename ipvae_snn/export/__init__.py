@@ -17,7 +17,7 @@ from ipvae_snn.export.graphs.decode import from_nir
 from ipvae_snn.export.graphs.encode import to_nir
 from ipvae_snn.export.graphs.files import read, write
 from ipvae_snn.export.graphs.network import GraphNetwork
-from ipvae_snn.export.graphs.pieces import Portable
+from ipvae_snn.export.graphs.poisson import LEVELS, Portable
 from ipvae_snn.export.sources import GraphSource, ModelSource, rounded_source
 from ipvae_snn.export.toolchains import InNorse as in_norse
 from ipvae_snn.export.toolchains import InSinabs as in_sinabs
@@ -26,6 +26,7 @@ from ipvae_snn.export.xylo.convert import to_xylo
 from ipvae_snn.export.xylo.network import XyloNetwork
 
 __all__ = [
+    "LEVELS",
     "Fidelity",
     "FidelityRow",
     "FixedPoint",

@@ -1,5 +1,6 @@
 """Integer networks in .npz files: plain numbers and arrays, nothing that could run."""
 
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -26,14 +27,17 @@ def read_npz(path: str | Path, kind: str, version: int) -> dict[str, Any]:
     if not path.is_file():
         raise FileNotFoundError(f"{path} is no file: expected one that {kind}.save wrote")
     try:
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
+        with zipfile.ZipFile(path), np.load(path, allow_pickle=False) as archive:
             content = dict(archive)
     except Exception as error:  # a damaged archive can fail anywhere inside zlib or numpy
-        raise ValueError(f"{path} cannot be read as .npz: {error}") from error
+        reason = "" if isinstance(error, ValueError) else f": {error}"
+        raise ValueError(
+            f"{path} cannot be read as an .npz file of numbers, as {kind}.save writes{reason}"
+        ) from error
     if str(content.pop("format", None)) != kind:
         raise ValueError(f"{path} was not written by {kind}.save")
     found = content.pop("version", None)
-    if found != version:
+    if not np.array_equal(found, version):
         raise ValueError(
             f"{path} has format version {found}, this release reads version {version}: "
             "update ipvae_snn"

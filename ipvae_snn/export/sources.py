@@ -10,7 +10,7 @@ from snntorch import SpikingNeuron
 from torch import Tensor, nn
 
 from ipvae_snn.export.graphs.files import read
-from ipvae_snn.export.graphs.network import GraphNetwork, flattened
+from ipvae_snn.export.graphs.network import GraphNetwork, flattened, require_graph
 from ipvae_snn.export.graphs.pieces import nir_module
 from ipvae_snn.model import IPVAE
 from ipvae_snn.seeding import seeded
@@ -58,7 +58,7 @@ class ModelSource:
                     steps = min(self.chunk, num_steps - start)
                     out = model.run(x, steps, record=("spk",), state=state)
                     state = out.state
-                    spikes.append(out.spk.cpu().to(torch.int16))  # a generator must not hold a seed
+                    spikes.append(out.spk.cpu())  # a generator must not hold a seed
         finally:
             model.train(training)
         for chunk in spikes:
@@ -71,6 +71,8 @@ class ModelSource:
 
 def rounded_source(model: IPVAE) -> ModelSource:
     """The model with z = round(e^u) for a draw, in floating point; the model stays as it is."""
+    if not isinstance(model, IPVAE):
+        raise TypeError(f"model must be an IPVAE, got {type(model).__name__}")
     model = copy.deepcopy(model)
     model.neuron.spike_grad = rounded()
     return ModelSource(model, "float, rounded")
@@ -116,6 +118,7 @@ class GraphSource:
     """A NIR graph, run by :class:`~ipvae_snn.export.GraphNetwork`."""
 
     def __init__(self, graph: Any, reset: str | None = None, label: str | None = None) -> None:
+        require_graph(graph)
         form = graph.metadata.get("form", "foreign")
         said = graph.metadata.get("reset")
         self.reset = reset or ("subtract" if said == "subtract" else "zero")

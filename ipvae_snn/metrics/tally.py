@@ -37,7 +37,8 @@ class Meter:
     """Forward hooks that tally what every layer of a network receives and sends."""
 
     def __init__(self, network: nn.Module, batch: int, constant: bool) -> None:
-        self.tallies: dict[nn.Module, Tally] = {}
+        self.tallies: dict[tuple[nn.Module, int], Tally] = {}
+        self.uses: dict[nn.Module, int] = {}
         self.batch, self.constant, self.timestep = batch, constant, 0
         self.fired = False
         self.names: dict[nn.Module, str] = {}
@@ -73,15 +74,19 @@ class Meter:
     def next_timestep(self) -> None:
         self.timestep += 1
         self.fired = False
+        self.uses.clear()
 
     def _tally_synapses(self, module: nn.Module, x: Tensor, *, of_spikes: bool) -> Tally:
+        use = self.uses[module]  # a layer may be called at several places of the network
         name = f"{self.names[module]} {type(module).__name__}".strip()
+        name += f" ({use})" if use > 1 else ""
         dense = _arriving(module, torch.ones_like(x))
-        tally = self.tallies.setdefault(module, Tally(name, round(dense / self.batch)))
+        tally = self.tallies.setdefault((module, use), Tally(name, round(dense / self.batch)))
         tally.receive(_arriving(module, x.abs()), dense, of_spikes)
         return tally
 
     def _received(self, layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        self.uses[layer] = self.uses.get(layer, 0) + 1
         current = self.constant and not self.fired  # what precedes all neurons never changes
         if current and self.timestep > 1:
             return
@@ -90,6 +95,7 @@ class Meter:
 
     def _sent(self, neuron: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
         self.fired = True
+        self.uses[neuron] = self.uses.get(neuron, 0) + 1
         spk: Tensor = output[0] if isinstance(output, tuple) else output
         tally = self._tally_synapses(neuron, spk, of_spikes=True)
         tally.send(spk)

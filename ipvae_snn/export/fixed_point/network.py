@@ -106,7 +106,13 @@ class FixedPoint:
         inhibition = (np.abs(lateral).sum(0) << self.lateral_shift) + np.abs(reset)
         acc = shift(drive, shifts) + (inhibition << self.spike_bits) + np.abs(bias)
         acc += shift(top * self.leak, self.leak_shift) + (2 * top << max(dropped, 0))
+        tables = (self.clamp_table, self.exp_table, self.log_table)
+        # The clamp takes 9 nats at most, where its table ends; a table of one entry has no cell.
+        most_of = (10 << self.acc_fraction, 2**31 - 1, 1 << self.rate_fraction)
         fits = {
+            "tables": len(self.clamp_table) > 1
+            and all(0 <= t.min() <= t.max() <= m for t, m in zip(tables, most_of, strict=True)),
+            "lateral weights of a neuron on itself": not np.diag(lateral).any(),
             "weights": most_weight < 1 << (self.weight_bits - 1),
             "membranes": -top <= mem_init.min() and mem_init.max() < top and dropped > 0,
             "sums": max(2 * drive.max(), acc.max()) < 2**31 and np.abs(shifts).max() <= 31,
@@ -198,9 +204,10 @@ class FixedPoint:
         ==================  ======================================================================
         weight_bits         w: |weights| ≤ 2^(w−1) − 1
         state_bits          s: membranes are signed s-bit integers
-        input_bits          inputs are signed integers of so many bits
+        input_bits          i: inputs are signed i-bit integers, −2^(i−1) to 2^(i−1) − 1
         spike_bits          p: counts are at most 2ᵖ − 1
-        input_fraction      fraction bits of inputs: x is shown as round(x · 2^input_fraction)
+        input_fraction      fraction bits of inputs: x is shown as round(x · 2^input_fraction), ties
+                            to even
         mem_fraction        F: fraction bits of membranes, in nats
         acc_fraction        A: fraction bits of the accumulator, in nats; 32 bits suffice for it
         rate_fraction       R: fraction bits of rates, in spikes per timestep

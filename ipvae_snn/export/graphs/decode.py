@@ -14,7 +14,8 @@ from ipvae_snn import surrogate
 from ipvae_snn.export.graphs.encode import FORMAT, FORMAT_VERSION, to_nir
 from ipvae_snn.export.graphs.files import read
 from ipvae_snn.export.graphs.network import GraphNetwork, flattened, layer_of
-from ipvae_snn.export.graphs.pieces import Portable, array, nir_module
+from ipvae_snn.export.graphs.pieces import array, nir_module
+from ipvae_snn.export.graphs.poisson import Portable
 from ipvae_snn.model import IPVAE
 from ipvae_snn.neurons import IPVAENeuron
 from ipvae_snn.seeding import seeded
@@ -183,11 +184,11 @@ def _unfolded(node: Any, feeds_neuron: bool) -> Any:
     """Weights as the network had them, bit for bit; but for the gain that a LIF asked for."""
     was = {name: np.asarray(value) for name, value in node.metadata["unfolded"].items()}
     node = copy.copy(node)
+    gain = was["gain"]
     if "scale" in was:
-        node.scale = was["scale"]
+        node.scale = array(was["scale"] * gain)
         return node
     node.weight, node.bias = was["weight"], was["bias"]
-    gain = was["gain"]
     if not feeds_neuron and (gain != 1).any():
         rows = gain.reshape(-1, *(1,) * (node.weight.ndim - 1))
         node.weight, node.bias = array(rows * node.weight), array(gain * node.bias)

@@ -8,25 +8,15 @@ from torch import nn
 
 from ipvae_snn import functional as F
 from ipvae_snn.checks import require_whole
+from ipvae_snn.export.graphs.folding import folded
 from ipvae_snn.export.graphs.modules import ExtraMap, first_shape, pieces_of
-from ipvae_snn.export.graphs.pieces import (
-    LEVELS,
-    Piece,
-    Portable,
-    array,
-    exact_piece,
-    fold,
-    is_weight,
-    nir_module,
-    portable_piece,
-    require_reset,
-    state_arrays,
-)
+from ipvae_snn.export.graphs.pieces import Piece, array, nir_module, state_arrays
+from ipvae_snn.export.graphs.poisson import LEVELS, Portable, Style, ipvae_piece
 from ipvae_snn.model import IPVAE
+from ipvae_snn.neurons import IPVAENeuron
 from ipvae_snn.version import __version__
 
 FORMAT, FORMAT_VERSION = "ipvae_snn.export", 1
-FORMS = ("exact", "portable")
 
 
 def to_nir(
@@ -34,7 +24,7 @@ def to_nir(
     form: str = "exact",
     *,
     levels: int = LEVELS,
-    reset: str = "subtract",
+    reset: str | None = None,
     portable: Portable | None = None,
     nested: bool = False,
     input_shape: tuple[int, ...] | None = None,
@@ -87,41 +77,25 @@ def to_nir(
     ['l01_1_drive', 'l01_2_mem', 'l01_3_count01', 'l01_4_lateral', 'l02_1_weight']
     """
     nir = nir_module()
-    if form not in FORMS:
-        raise ValueError(f"form must be one of {FORMS}, got {form!r}")
     if not isinstance(network, nn.Module):
         raise TypeError(f"network must be a torch nn.Module, got {type(network).__name__}")
-    levels = require_whole(levels, "levels")
-    setting = require_reset(reset) if portable is None else portable
-    reset = reset if portable is None else portable.reset
+    if portable is not None and not isinstance(portable, Portable):
+        raise TypeError(f"portable must be what calibrate returns, got {type(portable).__name__}")
+    if reset is None:
+        reset = "subtract" if portable is None else portable.reset
+    style = Style(form, levels, reset, portable)
     _require_finite(network)
-    metadata: dict[str, Any] = {
-        "format": FORMAT, "version": FORMAT_VERSION, "ipvae_snn": __version__,
-        "form": form, "dt": 1.0, "link": "exp", "noise": "poisson",
-        "reset": "none" if form == "exact" else reset,
-    }  # fmt: skip
     if isinstance(network, IPVAE):
-        shape: tuple[int, ...] | None = (network.in_features,)
-        pieces = _model_pieces(network, form, levels, setting)
-        metadata |= _model_metadata(network)
-        chosen = None if portable is None else vars(portable)
-        options = {"levels": levels, "reset": reset, "portable": chosen, "nested": nested}
-        metadata["options"] = json.dumps(options)
+        shape: tuple[int, ...] = (network.in_features,)
+        pieces = _model_pieces(network, style)
+        metadata = _model_metadata(network, style, nested)
     else:
-        extra_map = extra_map or {}
-        shape = input_shape or first_shape(network, extra_map)
-        if shape is None:
-            raise ValueError(
-                "input_shape must be given, without batch, such as (1, 28, 28): the first module "
-                "does not tell it"
-            )
-        shape = tuple(require_whole(n, "input_shape") for n in shape)
-        pieces = pieces_of(network, shape, extra_map, form, levels, setting)
+        shape = _input_shape(network, input_shape, extra_map or {})
+        pieces = pieces_of(network, shape, extra_map or {}, style)
         if not pieces:
             raise ValueError("the network has no module that does anything")
-    pieces = _folded(pieces)
-    notes = [note for piece in pieces for note in piece.notes]
-    metadata["notes"] = "\n".join(dict.fromkeys(notes))
+        metadata = {}
+    pieces = folded(pieces)
     nodes: dict[str, Any] = {"input": nir.Input(np.array(shape))}
     edges: list[tuple[str, str]] = []
     sources = ["input"]
@@ -129,7 +103,34 @@ def to_nir(
         sources = _place(f"l{number:02d}", piece, nested, nodes, edges, sources)
     nodes["output"] = nir.Output(np.array(pieces[-1].shape))
     edges += [(source, "output") for source in sources]
+    notes = [note for piece in pieces for note in piece.notes]
+    stochastic = any(isinstance(module, IPVAENeuron) for module in network.modules())
+    metadata |= {
+        "format": FORMAT, "version": FORMAT_VERSION, "ipvae_snn": __version__, "form": form,
+        "dt": 1.0, "reset": _reset_of(pieces, style), "notes": "\n".join(dict.fromkeys(notes)),
+        **({"link": "exp", "noise": "poisson"} if stochastic else {}),
+    }  # fmt: skip
     return nir.NIRGraph(nodes, edges, metadata=metadata)
+
+
+def _input_shape(
+    network: nn.Module, given: tuple[int, ...] | None, extra_map: ExtraMap
+) -> tuple[int, ...]:
+    shape = given or first_shape(network, extra_map)
+    if shape is None:
+        raise ValueError(
+            "input_shape must be given, without batch, such as (1, 28, 28): the first module "
+            "does not tell it"
+        )
+    return tuple(require_whole(n, "input_shape") for n in shape)
+
+
+def _reset_of(pieces: list[Piece], style: Style) -> str:
+    """The reset by which the graph is to be read: ``"none"`` where no neuron resets."""
+    kinds = {type(node).__name__ for piece in pieces for node in piece.nodes.values()}
+    if not kinds & {"IF", "LIF", "CubaLIF"}:
+        return "none"
+    return style.reset if style.form == "portable" else "zero"
 
 
 def _place(
@@ -144,10 +145,13 @@ def _place(
     nir = nir_module()
     if nested and len(piece.nodes) > 1:
         shape = next(iter(piece.nodes.values())).input_type["input"]
-        inner = {"0_input": nir.Input(shape), **piece.nodes}
-        inner["9_output"] = nir.Output(np.array(piece.shape))
-        wires = [("0_input", e) for e in piece.entries] + piece.edges
-        wires += [(e, "9_output") for e in piece.exits]
+        # Names of all nodes lie between "input" and "output", the only ones that nir itself knows.
+        inner = {"input": nir.Input(shape)}
+        inner |= {f"{name}_{local}": node for local, node in piece.nodes.items()}
+        inner["output"] = nir.Output(np.array(piece.shape))
+        wires = [("input", f"{name}_{e}") for e in piece.entries]
+        wires += [(f"{name}_{a}", f"{name}_{b}") for a, b in piece.edges]
+        wires += [(f"{name}_{e}", "output") for e in piece.exits]
         nodes[name] = nir.NIRGraph(inner, wires, metadata=piece.metadata)
         edges += [(source, name) for source in sources]
         return [name]
@@ -160,10 +164,9 @@ def _place(
     return [f"{name}_{e}" for e in piece.exits]
 
 
-def _model_pieces(model: IPVAE, form: str, levels: int, setting: Portable | str) -> list[Piece]:
+def _model_pieces(model: IPVAE, style: Style) -> list[Piece]:
     """The neurons with their drive in front, and the decoder."""
-    nir, neuron = nir_module(), model.neuron
-    layer = exact_piece(neuron, levels) if form == "exact" else portable_piece(neuron, setting)
+    nir, layer = nir_module(), ipvae_piece(model.neuron, style)
     weight = model.decoder.weight.detach().double()
     scale = model.log_scale
     drive = F.drive_weight(weight, None if scale is None else scale.detach().double())
@@ -174,70 +177,27 @@ def _model_pieces(model: IPVAE, form: str, levels: int, setting: Portable | str)
     decoder = array(weight * layer.out_scale)
     node = (
         nir.Linear(decoder)
-        if form == "exact"
+        if style.form == "exact"
         else nir.Affine(decoder, np.zeros(model.in_features, dtype=np.float32))
     )
     layer.out_scale = 1.0
-    return [layer, Piece.single("1_weight", node, (model.in_features,))]
+    return [layer, Piece.single("1_weight", node, (model.in_features,), linear=True)]
 
 
-def _model_metadata(model: IPVAE) -> dict[str, Any]:
+def _model_metadata(model: IPVAE, style: Style, nested: bool) -> dict[str, Any]:
     """What makes the stochastic model again, in plain data; nothing for a user's own estimator."""
     try:
         config = model.config()
     except TypeError:
         return {}
-    return {"kind": "IPVAE", "config": json.dumps(config), "weights": state_arrays(model)}
-
-
-def _folded(pieces: list[Piece]) -> list[Piece]:
-    """Scales and biases between neurons and weights go into the weights; where there are none
-    beside a neuron, weights of their own are put in."""
-    nir = nir_module()
-    done: list[Piece] = []
-    before = 1.0
-    for piece in pieces:
-        plain = np.ndim(piece.gain) == 0 and piece.gain == 1 and piece.bias is None
-        if not plain:
-            target = _weight_behind(done, flat=np.ndim(piece.gain) > 0 or piece.bias is not None)
-            if target is not None:
-                fold(target, 1.0, piece.gain, piece.bias)
-            else:
-                done.append(_own_weight(piece, before, nir))
-                before = 1.0
-        if is_weight(piece) and before != 1:
-            fold(piece, before, 1.0, None)
-            before = 1.0
-        before *= piece.out_scale
-        done.append(piece)
-    if before != 1:
-        shape = done[-1].shape
-        node = nir.Scale(array(before, shape), metadata={"unfolded": {"scale": array(1, shape)}})
-        done.append(Piece.single("1_scale", node, shape))
-    return done
-
-
-def _weight_behind(done: list[Piece], flat: bool) -> Piece | None:
-    """The weights that feed the next piece, through pooling and flattening if they may."""
-    for piece in reversed(done):
-        if is_weight(piece):
-            conv = len(next(iter(piece.nodes.values())).weight.shape) == 4
-            return None if flat and (conv or piece is not done[-1]) else piece
-        if not {"1_flatten", "1_pool"} & set(piece.nodes):
-            return None
-    return None
-
-
-def _own_weight(piece: Piece, before: float, nir: Any) -> Piece:
-    """Weights in front of neurons that have none: they do nothing but scale and shift."""
-    shape = piece.shape
-    if len(shape) > 1:
-        gain = array(np.asarray(piece.gain) * before, shape)
-        return Piece.single("1_scale", nir.Scale(gain), shape)
-    weight = nir.Affine(array(np.eye(shape[0])), array(0, shape))
-    own = Piece.single("1_weight", weight, shape)
-    fold(own, before, piece.gain, piece.bias)
-    return own
+    chosen = None if style.portable is None else vars(style.portable)
+    options = {"levels": style.levels, "reset": style.reset, "portable": chosen, "nested": nested}
+    return {
+        "kind": "IPVAE",
+        "config": json.dumps(config),
+        "options": json.dumps(options),
+        "weights": state_arrays(model),
+    }
 
 
 def _require_finite(network: nn.Module) -> None:

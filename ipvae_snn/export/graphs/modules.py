@@ -1,5 +1,6 @@
 """What each module of a network becomes: PyTorch's layers, snnTorch's neurons, and ours."""
 
+import copy
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -7,15 +8,8 @@ import numpy as np
 from torch import nn
 
 from ipvae_snn import surrogate
-from ipvae_snn.export.graphs.pieces import (
-    Piece,
-    Portable,
-    array,
-    exact_piece,
-    nir_module,
-    portable_piece,
-    state_arrays,
-)
+from ipvae_snn.export.graphs.pieces import Array, Piece, array, nir_module, state_arrays
+from ipvae_snn.export.graphs.poisson import Style, ipvae_piece
 from ipvae_snn.export.graphs.snntorch_neurons import SPIKING, spiking_piece
 from ipvae_snn.neurons import IPVAENeuron
 
@@ -23,14 +17,7 @@ ExtraMap = Mapping[type, Callable[[Any], Any]]
 Shape = tuple[int, ...]
 
 
-def pieces_of(
-    network: nn.Module,
-    shape: Shape,
-    extra_map: ExtraMap,
-    form: str,
-    levels: int,
-    setting: Portable | str,
-) -> list[Piece]:
+def pieces_of(network: nn.Module, shape: Shape, extra_map: ExtraMap, style: Style) -> list[Piece]:
     """The pieces of a network whose modules follow one another, for inputs of ``shape``.
 
     Raises:
@@ -39,7 +26,7 @@ def pieces_of(
     pieces: list[Piece] = []
     for name, module in _leaves(network, extra_map):
         try:
-            piece = _piece(module, shape, extra_map, form, levels, setting)
+            piece = _piece(module, shape, extra_map, style)
         except (ValueError, TypeError) as error:
             raise type(error)(f"module {name or 'at the top'}: {error}") from error
         if piece is not None:
@@ -73,24 +60,17 @@ def _leaves(network: nn.Module, extra_map: ExtraMap, name: str = "") -> list[tup
     return [(name, network)]
 
 
-def _piece(
-    module: nn.Module,
-    shape: Shape,
-    extra_map: ExtraMap,
-    form: str,
-    levels: int,
-    setting: Portable | str,
-) -> Piece | None:
+def _piece(module: nn.Module, shape: Shape, extra_map: ExtraMap, style: Style) -> Piece | None:
     if type(module) in extra_map:
         return _users(extra_map[type(module)](module), module, shape)
     if isinstance(module, IPVAENeuron):
         _require_shape(shape, (module.features,), "currents")
-        piece = exact_piece(module, levels) if form == "exact" else portable_piece(module, setting)
+        piece = ipvae_piece(module, style)
         piece.metadata = neuron_metadata(module)
         return piece
     for kind, translate in _TRANSLATIONS.items():
         if isinstance(module, kind) and (type(module) is kind or kind not in SPIKING):
-            return translate(module, shape, form) if kind in SPIKING else translate(module, shape)
+            return translate(module, shape, style)
     raise ValueError(
         f"{type(module).__module__}.{type(module).__name__} has no translation to NIR: supported "
         f"are {', '.join(sorted(k.__name__ for k in _TRANSLATIONS))}, IPVAENeuron and "
@@ -125,8 +105,8 @@ def _require_shape(shape: Shape, expected: Shape, what: str) -> None:
 
 
 def _users(node: Any, module: nn.Module, shape: Shape) -> Piece:
-    nir = nir_module()
-    name = type(module).__name__
+    nir, name = nir_module(), type(module).__name__
+    node = copy.deepcopy(node)  # what is folded in must not reach the user's own
     if not isinstance(node, nir.ir.NIRNode):
         raise TypeError(f"extra_map[{name}] must return a nir node, got {type(node).__name__}")
     if isinstance(node, nir.NIRGraph):
@@ -148,7 +128,7 @@ def _users(node: Any, module: nn.Module, shape: Shape) -> Piece:
 # -- layers ---------------------------------------------------------------------------------------
 
 
-def _linear(module: nn.Linear, shape: Shape) -> Piece:
+def _linear(module: nn.Linear, shape: Shape, style: Style) -> Piece:
     nir = nir_module()
     _require_shape(shape, (module.in_features,), "inputs")
     weight = array(module.weight)
@@ -156,40 +136,58 @@ def _linear(module: nn.Linear, shape: Shape) -> Piece:
         node = nir.Affine(weight, np.zeros(len(weight), dtype=np.float32))
     else:
         node = nir.Affine(weight, array(module.bias))
-    return Piece.single("1_weight", node, (module.out_features,))
+    return Piece.single("1_weight", node, (module.out_features,), linear=True)
 
 
-def _conv2d(module: nn.Conv2d, shape: Shape) -> Piece:
-    nir = nir_module()
+def _conv2d(module: nn.Conv2d, shape: Shape, style: Style) -> Piece:
     if len(shape) != 3 or shape[0] != module.in_channels:
         raise ValueError(f"it takes inputs of shape ({module.in_channels}, H, W), got {shape}")
     if module.padding_mode != "zeros":
         raise ValueError(f"padding_mode {module.padding_mode!r} does not exist in NIR: use 'zeros'")
     bias = np.zeros(module.out_channels, dtype=np.float32)
     padding = module.padding
-    node = nir.Conv2d(
-        input_shape=shape[1:],
-        weight=array(module.weight),
-        stride=module.stride,
-        padding=padding if isinstance(padding, str) else tuple(padding),
-        dilation=module.dilation,
-        groups=module.groups,
-        bias=bias if module.bias is None else array(module.bias),
-    )
-    return Piece.single("1_weight", node, tuple(int(n) for n in node.output_type["output"]))
+    return _convolution(
+        _ungrouped(array(module.weight), module.groups),
+        bias if module.bias is None else array(module.bias),
+        shape, module.stride, padding if isinstance(padding, str) else tuple(padding),
+        module.dilation,
+    )  # fmt: skip
 
 
-def _flatten(module: nn.Flatten, shape: Shape) -> Piece:
+def _convolution(
+    weight: Array, bias: Array, shape: Shape, stride: Any, padding: Any, dilation: Any = (1, 1)
+) -> Piece:
+    nir = nir_module()
+    node = nir.Conv2d(shape[1:], weight, stride, padding, dilation, 1, bias)
+    out = tuple(int(n) for n in node.output_type["output"])
+    return Piece.single("1_weight", node, out, linear=True)
+
+
+def _ungrouped(weight: Array, groups: int) -> Array:
+    """The same convolution in one group: nir takes the wrong input for several."""
+    blocks = np.split(weight, groups)
+    out, into = len(weight) // groups, weight.shape[1]
+    dense = np.zeros((len(weight), into * groups, *weight.shape[2:]), dtype=np.float32)
+    for n, block in enumerate(blocks):
+        dense[n * out : (n + 1) * out, n * into : (n + 1) * into] = block
+    return dense
+
+
+def _flatten(module: nn.Flatten, shape: Shape, style: Style) -> Piece:
     nir = nir_module()
     if module.start_dim == 0:
         raise ValueError("it flattens the batch too (start_dim=0), which NIR does not have")
-    start = module.start_dim - 1 if module.start_dim > 0 else module.start_dim
-    end = module.end_dim - 1 if module.end_dim > 0 else module.end_dim
+    # Counted from the end, dimensions are the same with a batch in front and without: norse takes
+    # others literally and flattens the batch.
+    start, end = (
+        dim - 1 - len(shape) if dim > 0 else dim for dim in (module.start_dim, module.end_dim)
+    )
     node = nir.Flatten(input_type={"input": np.array(shape)}, start_dim=start, end_dim=end)
-    return Piece.single("1_flatten", node, tuple(int(n) for n in node.output_type["output"]))
+    out = tuple(int(n) for n in node.output_type["output"])
+    return Piece.single("1_flatten", node, out, linear=True)
 
 
-def _avg_pool(module: nn.AvgPool2d, shape: Shape) -> Piece:
+def _avg_pool(module: nn.AvgPool2d, shape: Shape, style: Style) -> Piece:
     nir = nir_module()
     if len(shape) != 3:
         raise ValueError(f"it takes inputs of shape (C, H, W), got {shape}")
@@ -203,13 +201,16 @@ def _avg_pool(module: nn.AvgPool2d, shape: Shape) -> Piece:
         or (any(padding) and not module.count_include_pad)
     ):
         raise ValueError("ceil_mode, divisor_override and count_include_pad=False are not in NIR")
+    if style.form == "portable":  # hardly a toolchain imports AvgPool2d
+        mean = np.full((shape[0], 1, *size), 1 / np.prod(size), dtype=np.float32)
+        return _convolution(_ungrouped(mean, shape[0]), array(0, shape[:1]), shape, stride, padding)
     node = nir.AvgPool2d(np.array(size), np.array(stride), np.array(padding))
     sides = zip(shape[1:], size, stride, padding, strict=True)
     out = (shape[0], *((n + 2 * p - k) // s + 1 for n, k, s, p in sides))
-    return Piece.single("1_pool", node, out)
+    return Piece.single("1_pool", node, out, linear=True)
 
 
-def _nothing(module: nn.Module, shape: Shape) -> None:
+def _nothing(module: nn.Module, shape: Shape, style: Style) -> None:
     """Dropout and Identity do nothing in inference."""
 
 

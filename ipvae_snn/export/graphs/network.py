@@ -8,7 +8,8 @@ from torch import Tensor, nn
 
 from ipvae_snn.base import StatefulNeuron
 from ipvae_snn.checks import require_finite, require_float, require_whole
-from ipvae_snn.export.graphs.pieces import require_reset
+from ipvae_snn.export.graphs.pieces import nir_module
+from ipvae_snn.export.graphs.poisson import require_reset
 from ipvae_snn.export.graphs.reading import SPIKING, reading_of
 from ipvae_snn.seeding import seeded
 
@@ -16,7 +17,7 @@ Edge = tuple[str, str]
 
 
 class GraphNetwork(nn.Module):
-    """The network that a NIR graph describes; ``network(x)`` is one timestep.
+    """The network that a NIR graph describes; ``network(x)`` is one timestep, in float32.
 
     Nodes take the sum of what their edges bring. An edge that closes a cycle brings the output of
     the timestep before. A timestep is the unit of time (dt = 1); for the readings of a reset see
@@ -40,6 +41,7 @@ class GraphNetwork(nn.Module):
         self, graph: Any, reset: str = "zero", neurons: dict[str, StatefulNeuron] | None = None
     ) -> None:
         super().__init__()
+        require_graph(graph)
         require_reset(reset)
         nodes, edges = flattened(graph)
         neurons = neurons or {}
@@ -82,6 +84,7 @@ class GraphNetwork(nn.Module):
             expected = ", ".join(map(str, ("B", *self.input_shape)))
             raise ValueError(f"x must have shape ({expected}), got {tuple(x.shape)}")
         require_finite(x, "x")
+        x = x.float()
         outputs: dict[str, Tensor] = {}
         for name in self._order:
             given = [x] if name == self._source else []
@@ -96,8 +99,8 @@ class GraphNetwork(nn.Module):
                 total = total + value
             part: Any = self.parts[_key(name)]
             if isinstance(part, StatefulNeuron):
-                spk = part(total)
-                outputs[name] = spk if isinstance(spk, Tensor) else spk[0]
+                spk = part(total.to(part.mem_init))
+                outputs[name] = (spk if isinstance(spk, Tensor) else spk[0]).to(total)
             else:
                 outputs[name], self._states[name] = part.step(total, self._states.get(name))
         self.outputs = outputs
@@ -141,6 +144,12 @@ class GraphNetwork(nn.Module):
         batch = len(self.outputs[self._source])
         flat = [spk.flatten(1) for spk in layers.values()]
         return torch.cat(flat, dim=1) if flat else torch.zeros(batch, 0)
+
+
+def require_graph(graph: Any) -> None:
+    """Raise ``TypeError`` unless ``graph`` is a ``nir.NIRGraph``."""
+    if not isinstance(graph, nir_module().NIRGraph):
+        raise TypeError(f"graph must be a nir.NIRGraph, got {type(graph).__name__}")
 
 
 def layer_of(name: str) -> str:

@@ -7,6 +7,7 @@ import snntorch as snn
 from torch import nn
 
 from ipvae_snn.export.graphs.pieces import Array, Piece, array, nir_module
+from ipvae_snn.export.graphs.poisson import Style
 
 NO_LEAK = 1e9  # timesteps; a neuron among leaky ones that does not leak
 Shape = tuple[int, ...]
@@ -19,16 +20,16 @@ def _tau(decay: Any, shape: Shape) -> Array:
     return array(1 / np.maximum(1 - kept, 1 / NO_LEAK))
 
 
-def spiking_piece(module: Any, shape: Shape, form: str) -> Piece:
+def spiking_piece(module: Any, shape: Shape, style: Style) -> Piece:
     """snnTorch's leaky neurons, with synapses and recurrent weights where they have them."""
     _refuse(module)
-    whole = form == "portable" or module.reset_mechanism == "zero"
-    piece = (_one_neuron if whole else _reset_free)(module, shape)
+    whole = style.form == "portable" or module.reset_mechanism == "zero"
+    piece = _one_neuron(module, shape, style) if whole else _reset_free(module, shape)
     if isinstance(module, snn.RLeaky):
         entry, out = piece.entries[0], piece.exits[0]
         weights, bias = _recurrent(module, shape)
         rows = np.asarray(piece.gain).reshape(-1, 1) if weights.ndim == 2 else piece.gain
-        piece.nodes["5_recurrent"] = _as_node(array(rows * weights), shape, form)
+        piece.nodes["5_recurrent"] = _as_node(array(rows * weights), shape, style)
         piece.edges += [(out, "5_recurrent"), ("5_recurrent", entry)]
         piece.bias = None if bias is None else array(np.asarray(piece.gain) * bias)
     return piece
@@ -48,7 +49,7 @@ def _reset_free(module: Any, shape: Shape) -> Piece:
     return Piece(nodes, (next(iter(nodes)),), ("3_spk",), shape, edges=edges)
 
 
-def _one_neuron(module: Any, shape: Shape) -> Piece:
+def _one_neuron(module: Any, shape: Shape, style: Style) -> Piece:
     """IF, LIF or CubaLIF, whose reset is the toolchain's."""
     nir, name, reset = nir_module(), type(module).__name__, module.reset_mechanism
     threshold, tau, zero = array(module.threshold, shape), _tau(module.beta, shape), array(0, shape)
@@ -61,12 +62,14 @@ def _one_neuron(module: Any, shape: Shape) -> Piece:
     else:  # r = 1, as toolchains that ignore r read it: the weights before take τ
         node = nir.LIF(tau, array(1, shape), zero, threshold)
         gain = float(tau.flat[0]) if np.ptp(tau) == 0 else tau
-    notes: tuple[str, ...] = ()
-    if reset != "zero":
-        notes = (f"{name}: its reset {reset!r} becomes the one of the toolchain",)
-    elif not isinstance(module, snn.Leaky):
-        notes = (f"{name}: with reset 'zero' it is deaf for a timestep after a spike, NIR is not",)
-    return Piece.single("1_spike", node, shape, gain=gain, notes=notes)
+    notes = []
+    if style.form == "portable" and reset != style.reset:
+        notes.append(f"{name}: its reset {reset!r} becomes {style.reset!r}")
+    elif reset == "subtract":
+        notes.append(f"{name}: it subtracts a timestep after the spike, toolchains at once")
+    if reset == "zero" and not isinstance(module, snn.Leaky):
+        notes.append(f"{name}: with reset 'zero' it is deaf for a timestep after a spike")
+    return Piece.single("1_spike", node, shape, gain=gain, notes=tuple(notes))
 
 
 def _integrator(decay: Any, shape: Shape) -> Any:
@@ -89,11 +92,11 @@ def _recurrent(module: snn.RLeaky, shape: Shape) -> tuple[Array, Array | None]:
     return array(recurrent.weight), None if recurrent.bias is None else array(recurrent.bias)
 
 
-def _as_node(weights: Array, shape: Shape, form: str) -> Any:
+def _as_node(weights: Array, shape: Shape, style: Style) -> Any:
     nir = nir_module()
     if weights.ndim == 2 and len(shape) == 1:
         return nir.Affine(weights, array(0, shape))
-    if form == "exact" or len(shape) > 1:
+    if style.form == "exact" or len(shape) > 1:
         return nir.Scale(weights)
     return nir.Affine(np.diag(weights).copy(), array(0, shape))  # few toolchains import Scale
 

@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from ipvae_snn import functional as F
-from ipvae_snn.checks import require_number
-from ipvae_snn.export.xylo.chip import HIGH, MOST_INPUT_SPIKES, MOST_SPIKES, XyloChip
+from ipvae_snn.checks import require_finite, require_number
+from ipvae_snn.export.xylo.chip import HIGH, LOW, MOST_INPUT_SPIKES, MOST_SPIKES, XyloChip
 from ipvae_snn.export.xylo.network import XyloNetwork, checked_inputs
 from ipvae_snn.model import IPVAE
 
@@ -82,8 +82,8 @@ def to_xylo(
     peak, signed = float(np.abs(values).max()), bool(values.min() < 0)
     if not peak:
         raise ValueError("data must not be all zeros: its range becomes that of the input")
-    gain = require_number(gain, "gain", least=1e-3)
-    reach = require_number(threshold, "threshold", least=1.5)
+    gain = require_number(gain, "gain", least=1e-3, most=1e3)
+    reach = require_number(threshold, "threshold", least=1.5, most=1e3)
     if input_as not in ("spikes", "bias"):
         raise ValueError(f"input_as must be 'spikes' or 'bias', got {input_as!r}")
 
@@ -102,6 +102,13 @@ def to_xylo(
         spikes_per_unit = _spikes_per_unit(float(np.abs(drive).max()), peak)
         on = drive / spikes_per_unit
         into = _Rounded(np.stack([on, -on], axis=1).reshape(-1, len(unit)) if signed else on)
+    bias = -_array(model.neuron.log_bias.exp()) * per_nat
+    if into.shift > 8 or np.abs(bias).max() > HIGH:
+        raise ValueError(
+            f"input of up to {peak:.3g} with gain {gain:.3g} drives membranes beyond 16 bits: "
+            "scale data to about [-1, 1] or to unit variance, train the model on such data, or "
+            "lower gain"
+        )
     none = np.zeros(0, np.int64)
     fanout = int((lateral.weights != 0).sum(axis=1).max())
     net = XyloNetwork(
@@ -114,7 +121,7 @@ def to_xylo(
             weight_shift_out=0,
             threshold=theta.astype(np.int64),
             threshold_out=none,
-            bias=np.rint(-_array(model.neuron.log_bias.exp()) * per_nat).astype(np.int64),
+            bias=np.rint(bias).astype(np.int64),
             bias_out=none,
             dash_mem=np.full(len(unit), KEEP),
             dash_mem_out=none,
@@ -146,7 +153,7 @@ def _spikes_per_unit(largest: float, peak: float) -> float:
 def _input_note(into: "_Rounded", spikes_per_unit: float, pixels: int) -> str:
     channels = len(into.weights)
     if not channels:
-        return "input: a bias per neuron, configured for each input"
+        return "input: a bias per neuron, configured for each input, which saturates at 16 bits"
     return (
         f"input: {pixels} values need {channels} channels"
         + (f", the chip has {CHANNELS}: simulated only" if channels > CHANNELS else "")
@@ -178,6 +185,10 @@ def _with_readout(net: XyloNetwork, readout: nn.Linear, data: Tensor, gain: floa
     features, outputs = len(net.chip.threshold), readout.out_features
     if readout.in_features != features:
         raise ValueError(f"readout must take {features} counts, got {readout.in_features}")
+    if not outputs:
+        raise ValueError("readout must have at least one output")
+    for name, values in readout.state_dict().items():
+        require_finite(values, f"readout.{name}")
     weight = _array(readout.weight).T / gain
     bias = np.zeros(outputs) if readout.bias is None else _array(readout.bias)
     spk = list(net.unroll(data[:READOUT_SAMPLES], READOUT_STEPS))[READOUT_STEPS // 2 :]
@@ -194,7 +205,7 @@ def _with_readout(net: XyloNetwork, readout: nn.Linear, data: Tensor, gain: floa
         weights_out=out.weights,
         weight_shift_out=out.shift,
         threshold_out=np.full(outputs, max(round(top * scale), 1)),
-        bias_out=np.rint(bias * scale).astype(np.int64),
+        bias_out=np.rint(bias * scale).clip(LOW, HIGH).astype(np.int64),
         dash_mem_out=np.full(outputs, KEEP),
         dash_syn_out=np.full(outputs, PASS),
     )
@@ -209,6 +220,10 @@ def _array(tensor: Tensor) -> NDArray:
 def _check_model(model: IPVAE) -> None:
     if not isinstance(model, IPVAE):
         raise TypeError(f"to_xylo converts an IPVAE, got {type(model).__name__}")
+    for name, values in model.state_dict().items():
+        require_finite(values, name)
+        if bool((values.abs() > 1e6).any()):
+            raise ValueError(f"{name} holds {float(values.abs().max()):.3g}: train the model first")
     if model.neuron.leak:
         raise ValueError(
             f"the leak of {model.neuron.leak:g} pulls log rates to mem_init, which the chip's "

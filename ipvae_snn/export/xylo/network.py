@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ipvae_snn.checks import require_finite, require_float, require_whole
+from ipvae_snn.checks import require_finite, require_float, require_number, require_whole
 from ipvae_snn.export.npz_files import read_npz, write_npz
 from ipvae_snn.export.xylo.chip import HIGH, LOW, MOST_INPUT_SPIKES, XyloChip, XyloState
 from ipvae_snn.export.xylo.simulator import simulate
@@ -47,6 +47,11 @@ class XyloNetwork:
                 f"weight and drive must have shape (M, {features}), got {self.weight.shape} and "
                 f"{self.drive.shape}"
             )
+        for name in ("weight", "drive"):
+            values = getattr(self, name)
+            if values.dtype.kind != "f" or not np.isfinite(values).all():
+                raise ValueError(f"{name} must hold finite numbers")
+        require_number(self.spikes_per_unit, "spikes_per_unit", least=0)
         channels = (pixels, 2 * pixels) if self.spikes_per_unit else (0,)
         if len(self.chip.weights_in) not in channels:
             raise ValueError(
@@ -97,8 +102,8 @@ class XyloNetwork:
         """
         amount = self._amount(x)
         counts = (_spikes_at(amount, t) for t in range(require_whole(num_steps, "num_steps")))
-        for state in self.chip.steps(counts, self.bias(x)):
-            yield torch.from_numpy(state.spk.astype(np.float32))
+        states = self.chip.steps(counts, self.bias(x))
+        return (torch.from_numpy(state.spk.astype(np.float32)) for state in states)
 
     def run(self, x: Tensor, num_steps: int) -> XyloState:
         """All states and spikes of all timesteps, integers of shape (T, B, ·)."""
