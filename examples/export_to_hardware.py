@@ -44,7 +44,7 @@ def model_and_data(run: Path | None, source: str | None, iterations: int) -> tup
 
 def forms(model: IPVAE, known: Tensor) -> list[Any]:
     """Every form of the model that can be run here."""
-    made: list[Any] = [export.rounded_source(model), export.to_nir(model, levels=16)]
+    made: list[Any] = [export.rounded_source(model), export.to_nir(model)]
     for reset, run_in in (("zero", export.in_norse), ("subtract", export.in_sinabs)):
         portable = export.calibrate(model, known, reset)
         graph = export.to_nir(model, "portable", portable=portable)
