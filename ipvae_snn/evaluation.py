@@ -8,6 +8,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from ipvae_snn import metrics
+from ipvae_snn.baselines import Baseline
 from ipvae_snn.checks import require_float, require_whole
 from ipvae_snn.model import IPVAE
 
@@ -57,7 +58,7 @@ class Evaluation:
 
 
 def evaluate(
-    model: IPVAE,
+    model: IPVAE | Baseline,
     x: Tensor,
     num_steps: int = 1000,
     *,
@@ -71,7 +72,7 @@ def evaluate(
     Memory does not grow with ``num_steps`` or the number of samples.
 
     Args:
-        model: left in the mode it had.
+        model: an :class:`IPVAE`, or one of :mod:`ipvae_snn.baselines`; left in the mode it had.
         x: held-out samples, shape (N, M), N ≥ 2.
         num_steps: T.
         batch: samples at a time; spikes depend on it, as on the seed.
@@ -123,13 +124,15 @@ class _Tally:
         self.spk_sum = torch.zeros(num_steps, latents, **options)
         self.spk_square = torch.zeros_like(self.spk_sum)
 
-    def add(self, model: IPVAE, x: Tensor, start: int, spk: Tensor, mem: Tensor) -> None:
+    def add(self, model: IPVAE | Baseline, x: Tensor, start: int, spk: Tensor, mem: Tensor) -> None:
         for t, (z, u) in enumerate(zip(spk, mem, strict=True), start):
             x_hat = model.decode(z)
             self.sums["r2"][t] += metrics.r2_per_sample(x, x_hat).sum()
-            self.sums["r2_map"][t] += metrics.r2_per_sample(x, model.decode(u.exp())).sum()
+            mean = u.exp() if isinstance(model, IPVAE) else model.mean_code(u)
+            self.sums["r2_map"][t] += metrics.r2_per_sample(x, model.decode(mean)).sum()
             self.sums["mse"][t] += metrics.mse(x, x_hat) * len(x)
             self.sums["zeros"][t] += metrics.zeros(z) * len(x)
+            z = z.abs()  # codes of baselines may be negative: sparsity is of magnitudes
             if z.shape[1] > 1:  # a single neuron is no population: 0
                 self.sums["population_sparsity"][t] += metrics.population_sparsity(z) * len(x)
             self.spk_sum[t] += z.sum(0)

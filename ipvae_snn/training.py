@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +12,7 @@ from tqdm.auto import tqdm
 
 from ipvae_snn import functional as F
 from ipvae_snn import metrics
+from ipvae_snn.baselines import Baseline
 from ipvae_snn.checks import (
     require_device,
     require_finite,
@@ -118,12 +120,16 @@ def warmup_cosine(iteration: int, iterations: int, warmup: float, floor: float) 
     return floor + (1 - floor) * (1 + math.cos(math.pi * progress)) / 2
 
 
-def fit(model: IPVAE, data: Tensor, config: TrainConfig | None = None) -> list[dict[str, float]]:
+def fit(
+    model: IPVAE | Baseline, data: Tensor, config: TrainConfig | None = None
+) -> list[dict[str, float]]:
     """Train ``model`` on ``data`` in place.
 
     Args:
-        model: moved to ``config.device``, and left in ``eval()`` mode with its final clamp; a
-            relaxed estimator keeps the temperature it ended with.
+        model: an :class:`IPVAE`, or one of :mod:`ipvae_snn.baselines`; moved to ``config.device``,
+            and left in ``eval()`` mode. An IPVAE has its final clamp again, and a relaxed estimator
+            keeps the temperature it ended with. Baselines have neither: their history has no
+            ``clamp``.
         data: samples, shape (N, M), floating point.
         config: the recipe; default :class:`TrainConfig`.
 
@@ -158,11 +164,10 @@ def fit(model: IPVAE, data: Tensor, config: TrainConfig | None = None) -> list[d
     optimizer = torch.optim.Adamax(
         model.parameters(), lr=config.lr, weight_decay=config.weight_decay
     )
-    final_clamp, usual, history = model.neuron.clamp, model.precision, []
-    model.precision = config.precision
+    history: list[dict[str, float]] = []
     bar = tqdm(total=config.iterations, disable=not config.progress, desc="training", unit="it")
     try:
-        with model.seeded(config.seed), bar:
+        with model.seeded(config.seed), _as_it_was(model, config) as final_clamp, bar:
             batches = _batches(len(data), config.batch, config.seed, device)
             for iteration in range(config.iterations):
                 schedule = _apply_schedules(model, optimizer, config, iteration, final_clamp)
@@ -175,9 +180,21 @@ def fit(model: IPVAE, data: Tensor, config: TrainConfig | None = None) -> list[d
                     history.append({"iteration": iteration + 1, **row})
                     bar.set_postfix({k: f"{row[k]:.3g}" for k in ("loss", "r2", "zeros")})
     finally:
-        model.neuron.clamp, model.precision = final_clamp, usual
         model.eval()
     return history
+
+
+@contextmanager
+def _as_it_was(model: IPVAE | Baseline, config: TrainConfig) -> Iterator[float]:
+    """The final clamp; clamp and precision are the model's own again after the block."""
+    if not isinstance(model, IPVAE):
+        yield math.inf
+        return
+    clamp, usual, model.precision = model.neuron.clamp, model.precision, config.precision
+    try:
+        yield clamp
+    finally:
+        model.neuron.clamp, model.precision = clamp, usual
 
 
 def _batches(count: int, batch: int, seed: int, device: torch.device) -> Iterator[Tensor]:
@@ -192,7 +209,7 @@ def _batches(count: int, batch: int, seed: int, device: torch.device) -> Iterato
 
 
 def _apply_schedules(
-    model: IPVAE,
+    model: IPVAE | Baseline,
     optimizer: torch.optim.Optimizer,
     config: TrainConfig,
     iteration: int,
@@ -200,14 +217,14 @@ def _apply_schedules(
 ) -> dict[str, float]:
     total = config.iterations
     warming = iteration < config.warmup * total
-    model.neuron.clamp = linear_ramp(
-        iteration, min(config.clamp_start, final_clamp), final_clamp, config.clamp_ramp * total
-    )
-    spike_grad = model.neuron.spike_grad
-    if isinstance(spike_grad, Relaxed):
-        spike_grad.temp = linear_ramp(
-            iteration, config.temp_start, config.temp_end, config.temp_ramp * total
-        )
+    if isinstance(model, IPVAE):
+        start = min(config.clamp_start, final_clamp)
+        model.neuron.clamp = linear_ramp(iteration, start, final_clamp, config.clamp_ramp * total)
+        spike_grad = model.neuron.spike_grad
+        if isinstance(spike_grad, Relaxed):
+            spike_grad.temp = linear_ramp(
+                iteration, config.temp_start, config.temp_end, config.temp_ramp * total
+            )
     lr = config.lr * warmup_cosine(
         iteration, total, config.warmup * total, floor=config.lr_end / config.lr
     )
@@ -215,14 +232,14 @@ def _apply_schedules(
         group["lr"] = lr
     return {
         "beta": linear_ramp(iteration, config.beta_start, config.beta, config.beta_ramp * total),
-        "clamp": model.neuron.clamp,
+        **({"clamp": model.neuron.clamp} if isinstance(model, IPVAE) else {}),
         "lr": lr,
         "grad_clip": config.grad_clip * (3 if warming else 1),
     }
 
 
 def _train_step(
-    model: IPVAE,
+    model: IPVAE | Baseline,
     optimizer: torch.optim.Optimizer,
     x: Tensor,
     config: TrainConfig,
@@ -251,7 +268,7 @@ def _train_step(
 
 
 def _history_row(
-    model: IPVAE, x: Tensor, step: dict[str, Any], schedule: dict[str, float]
+    model: IPVAE | Baseline, x: Tensor, step: dict[str, Any], schedule: dict[str, float]
 ) -> dict[str, float]:
     spk = step["state"].spk.detach()
     with torch.no_grad():

@@ -35,12 +35,13 @@ ALLOWED = {
         "base", "checks", "functional", "kernels", "lateral", "neurons", "records", "seeding",
         "storage", "surrogate", "unroll",
     },
+    "baselines": {"base", "checks", "functional", "records", "seeding"},
     "streaming": {
         "base", "checks", "functional", "kernels", "lateral", "model", "neurons", "surrogate",
         "unroll",
     },
-    "training": {"checks", "functional", "kernels", "metrics", "model", "surrogate"},
-    "evaluation": {"checks", "metrics", "model"},
+    "training": {"baselines", "checks", "functional", "kernels", "metrics", "model", "surrogate"},
+    "evaluation": {"baselines", "checks", "metrics", "model"},
     "figures": {"evaluation", "model", "plotting"},
     "runs": {
         "checks", "data", "evaluation", "figures", "files", "model", "seeding", "surrogate",

@@ -1,0 +1,73 @@
+"""LCA: sparse coding by locally competing neurons, the strongest peer that does not spike."""
+
+import torch
+from torch import Tensor
+
+from ipvae_snn import functional as F
+from ipvae_snn.base import State
+from ipvae_snn.baselines.base import Baseline
+from ipvae_snn.checks import require_number
+
+
+class LCA(Baseline):
+    r"""Locally competitive algorithm: min ½‖x − Φa‖² + λ‖a‖₁ over a, columns of Φ of norm 1.
+
+    .. math::
+        u_t &= u_{t−1} + rate · (Φ^T x − u_{t−1} − (G − 1) a_{t−1}) \\
+        a_t &= sign(u_t) · max(|u_t| − λ, 0)
+
+    with the same Gram competition as an IPVAE. Its fixed points are those of the lasso. Φ learns
+    by the gradient of the energy at the a that was reached, so that no gradient flows through
+    time. The price λ‖a‖₁ stands where other models have a KL: train with ``beta = beta_start = 1``.
+
+    Args:
+        in_features, latents: M and K.
+        sparsity: λ > 0, the threshold.
+        rate: dt / τ in (0, 1].
+        nonnegative: a ≥ 0, as rates are.
+
+    Source: Rozell, Johnson, Baraniuk & Olshausen, Neural Computation 20 (2008).
+
+    >>> model = LCA(in_features=16, latents=32, sparsity=0.2)
+    >>> model.run(torch.rand(5, 16), num_steps=50, record=("spk",), every=50).spk.shape
+    torch.Size([1, 5, 32])
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        latents: int,
+        *,
+        sparsity: float = 0.1,
+        rate: float = 0.1,
+        nonnegative: bool = False,
+    ) -> None:
+        super().__init__(in_features, latents, init_std=1.0, learn_scale=False)
+        self.sparsity = require_number(sparsity, "sparsity", least=1e-12)
+        self.rate = require_number(rate, "rate", least=1e-6, most=1)
+        self.nonnegative = nonnegative
+
+    @property
+    def weight(self) -> Tensor:
+        """Φ with columns of norm 1, shape (M, K)."""
+        return self.decoder.weight / self.decoder.weight.norm(dim=0).clamp(min=1e-12)
+
+    def shared(self) -> Tensor:
+        with torch.no_grad():
+            return F.gram(self.weight)
+
+    def start(self, x: Tensor) -> State:
+        zero = x.new_zeros(len(x), self.latents)
+        return State(zero, zero)
+
+    def advance(self, x: Tensor, state: State, shared: Tensor) -> tuple[State, Tensor]:
+        with torch.no_grad():
+            competition = state.spk @ shared - state.spk
+            mem = state.mem + self.rate * (x @ self.weight - state.mem - competition)
+            code = self.mean_code(mem)
+        return State(code, mem), self.sparsity * code.abs().sum(-1)
+
+    def mean_code(self, mem: Tensor) -> Tensor:
+        """a = what of u lies beyond the threshold."""
+        above = (mem.abs() - self.sparsity).clamp(min=0)
+        return above * (mem > 0) if self.nonnegative else above * mem.sign()
