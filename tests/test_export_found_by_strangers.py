@@ -274,9 +274,57 @@ def test_the_command_leaves_nothing_behind_that_failed_and_ignores_no_option(tmp
         (["--to", "nir", "--weight-bits", "3"], "--weight-bits belongs to --to fixed-point"),
         (["--to", "fixed-point", "--form", "exact"], "--form belongs to --to nir"),
         (["--to", "nir", "--reset", "zero"], "--reset belongs to --form portable"),
+        (
+            ["--to", "nir", "--form", "portable", "--levels", "3"],
+            "--levels belongs to --form exact",
+        ),
     ):
         assert main([*command, *options]) == 1
         assert message in capsys.readouterr().err
         assert not out.exists()
     assert main([*command, "--to", "fixed-point", "--input-bits", "8"]) == 0
     assert export.FixedPoint.load(out).input_bits == 8
+
+
+@pytest.mark.parametrize("nested", [False, True], ids=["flat", "nested"])
+@pytest.mark.parametrize("form", ["exact", "portable"])
+def test_a_recurrent_bias_stays_where_poisson_neurons_come_back(form, nested):
+    torch.manual_seed(0)
+    mechanism = "zero" if form == "portable" else "subtract"
+    recurrent = snn.RLeaky(
+        0.8, linear_features=8, threshold=0.3, reset_mechanism=mechanism, init_hidden=True
+    )
+    with torch.no_grad():
+        recurrent.recurrent.bias.fill_(0.5)
+    network = nn.Sequential(nn.Linear(6, 8), recurrent, nn.Linear(8, 8), poisson(8))
+    graph = export.to_nir(network, form, nested=nested)
+    x = torch.rand(4, 6)
+    graphs = (export.from_nir(graph), export.from_nir(graph, stochastic=False))
+    first = []
+    for back in graphs:
+        layers = [spk[:, :8] for spk, _ in back.unroll(x, STEPS, seed=0)]
+        first.append(torch.stack(layers))
+    assert first[0].sum() > 0
+    assert torch.equal(*first)
+
+
+@pytest.mark.parametrize("name", ["clamp_table", "exp_table", "log_table"])
+def test_tables_that_are_no_tables_of_their_functions_are_refused(tmp_path, name):
+    path = tmp_path / "fixed.npz"
+    export.to_fixed_point(IPVAE(16, 8)).save(path)
+    content = dict(np.load(path))
+    np.savez(path, **{**content, name: content[name][::-1]})
+    with pytest.raises(ValueError, match="tables do not fit"):
+        export.FixedPoint.load(path)
+
+
+def test_a_network_in_double_precision_is_compared_on_single_samples():
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Linear(6, 8), poisson(8), nn.Linear(8, 2)).double()
+    row = export.report(export.to_nir(network), network, torch.rand(3, 6), num_steps=5).rows[0]
+    assert row.same == 1
+
+
+def test_a_model_that_has_learned_nothing_is_named_as_such():
+    with pytest.raises(ValueError, match="train the model first"):
+        export.to_xylo(IPVAE(16, 8, init_std=1e-4), torch.rand(20, 16))

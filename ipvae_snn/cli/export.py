@@ -102,8 +102,10 @@ def _options(arguments: argparse.Namespace) -> dict[str, Any]:
                 f"--{given[0].replace('_', '-')} belongs to --to {target}, not to "
                 f"--to {arguments.to}: leave it out"
             )
-    if arguments.to == "nir" and arguments.reset is not None and arguments.form != "portable":
-        raise ValueError("--reset belongs to --form portable: no neuron resets in the exact form")
+    if arguments.to == "nir":
+        other, form = ("levels", "exact") if arguments.form == "portable" else ("reset", "portable")
+        if getattr(arguments, other) is not None:
+            raise ValueError(f"--{other} belongs to --form {form}: leave it out")
     chosen = {name: getattr(arguments, name) for name in TARGETS[arguments.to]}
     return {n: TARGETS[arguments.to][n] if v is None else v for n, v in chosen.items()}
 

@@ -95,6 +95,8 @@ class NetworkSource:
             for n in neurons
         ]
         training, spikes = self.network.training, []
+        like = next(self.network.parameters(), x)
+        x = x.to(like)
         try:
             self.network.eval()
             reset_states(self.network)

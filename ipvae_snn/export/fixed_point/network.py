@@ -19,6 +19,7 @@ from ipvae_snn.export.fixed_point.arithmetic import (
     dither,
     exp_cell,
     interpolate,
+    log_table,
     poisson,
     shift,
     soft_clamp,
@@ -106,12 +107,15 @@ class FixedPoint:
         inhibition = (np.abs(lateral).sum(0) << self.lateral_shift) + np.abs(reset)
         acc = shift(drive, shifts) + (inhibition << self.spike_bits) + np.abs(bias)
         acc += shift(top * self.leak, self.leak_shift) + (2 * top << max(dropped, 0))
-        tables = (self.clamp_table, self.exp_table, self.log_table)
-        # The clamp takes 9 nats at most, where its table ends; a table of one entry has no cell.
-        most_of = (10 << self.acc_fraction, 2**31 - 1, 1 << self.rate_fraction)
+        # No function read from a table falls, the clamp's rises by at most what is put in, and the
+        # products of its interpolation are the largest there are.
+        clamps, rates = (np.diff(t.astype(np.int64)) for t in (self.clamp_table, self.exp_table))
         fits = {
-            "tables": len(self.clamp_table) > 1
-            and all(0 <= t.min() <= t.max() <= m for t, m in zip(tables, most_of, strict=True)),
+            "tables": len(clamps) > 0
+            and min(self.clamp_table[0], self.exp_table[0], clamps.min(), rates.min()) >= 0
+            and clamps.max() <= (1 << (self.acc_fraction - CLAMP_CELLS)) + 1
+            and int(rates.max()) << exp_cell(self.mem_fraction) < 2**31
+            and np.array_equal(self.log_table, log_table(self.rate_fraction)),
             "lateral weights of a neuron on itself": not np.diag(lateral).any(),
             "weights": most_weight < 1 << (self.weight_bits - 1),
             "membranes": -top <= mem_init.min() and mem_init.max() < top and dropped > 0,

@@ -181,15 +181,15 @@ def _neuron(tag: dict[str, Any]) -> IPVAENeuron:
 
 
 def _unfolded(node: Any, feeds_neuron: bool) -> Any:
-    """Weights as the network had them, bit for bit; but for the gain that a LIF asked for."""
+    """Weights as the network had them, bit for bit; but for what a neuron asked for that stays as
+    the graph has it."""
     was = {name: np.asarray(value) for name, value in node.metadata["unfolded"].items()}
-    node = copy.copy(node)
-    gain = was["gain"]
+    node, gain = copy.copy(node), was["gain"]
     if "scale" in was:
         node.scale = array(was["scale"] * gain)
         return node
     node.weight, node.bias = was["weight"], was["bias"]
-    if not feeds_neuron and (gain != 1).any():
+    if not feeds_neuron and ((gain != 1).any() or was["shift"].any()):
         rows = gain.reshape(-1, *(1,) * (node.weight.ndim - 1))
-        node.weight, node.bias = array(rows * node.weight), array(gain * node.bias)
+        node.weight, node.bias = array(rows * node.weight), array(gain * node.bias + was["shift"])
     return node

@@ -65,7 +65,7 @@ def fold(piece: Piece, before: float, gain: float | Array, bias: Array | None) -
     """Make the weights of ``piece`` take inputs ``before`` times as large, and put out
     ``gain`` · output + ``bias``.
 
-    What the weights were at first, and the gain, stay in the node's metadata, bit for bit.
+    What the weights were at first, and the gain and the bias since, stay in the node's metadata.
     """
     nir = nir_module()
     (node,) = piece.nodes.values()
@@ -80,7 +80,8 @@ def fold(piece: Piece, before: float, gain: float | Array, bias: Array | None) -
         raise ValueError("a convolution can absorb one scale for all its outputs, and no bias map")
     was = node.metadata.get("unfolded", {"weight": node.weight, "bias": node.bias})
     total = np.atleast_1d(rows * was.get("gain", 1.0))
+    shift = array(rows * was.get("shift", 0) + (0 if bias is None else bias), node.bias.shape)
     weight = array((rows[:, None] if rows.ndim else rows) * node.weight * before)
     shifted = array(rows * node.bias + (0 if bias is None else bias))
     node.weight, node.bias = weight, shifted
-    node.metadata = {**node.metadata, "unfolded": {**was, "gain": total}}
+    node.metadata = {**node.metadata, "unfolded": {**was, "gain": total, "shift": shift}}

@@ -103,7 +103,12 @@ def to_xylo(
         on = drive / spikes_per_unit
         into = _Rounded(np.stack([on, -on], axis=1).reshape(-1, len(unit)) if signed else on)
     bias = -_array(model.neuron.log_bias.exp()) * per_nat
-    if into.shift > 8 or np.abs(bias).max() > HIGH:
+    if np.abs(bias).max() > HIGH:
+        raise ValueError(
+            f"tonic inhibition is up to {np.abs(bias / theta).max():.3g} thresholds of a neuron "
+            "per timestep: its features are too weak to fire, train the model first"
+        )
+    if into.shift > 8:
         raise ValueError(
             f"input of up to {peak:.3g} with gain {gain:.3g} drives membranes beyond 16 bits: "
             "scale data to about [-1, 1] or to unit variance, train the model on such data, or "
