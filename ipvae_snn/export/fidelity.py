@@ -11,10 +11,8 @@ from tqdm.auto import tqdm
 
 from ipvae_snn import metrics
 from ipvae_snn.checks import require_finite, require_float, require_seed, require_whole
+from ipvae_snn.export.graphs.network import RUNAWAY
 from ipvae_snn.export.sources import Source, as_source
-
-RUNAWAY = 1e5
-"""Spikes of a neuron in a timestep that no working model gives."""
 
 
 @dataclass(frozen=True)
@@ -144,39 +142,35 @@ def report(
     rows = []
     with tqdm(total=len(runs) * num_steps, disable=not progress, desc="comparing") as bar:
         for source, draws, label in runs:
-            result = _run(source, data, num_steps, window, draws, bar)
-            target = result.counts if target is None else target
-            rows.append(_row(source, label, data, result, target))
+            counts = _run(source, data, num_steps, draws, bar)
+            target = counts if target is None else target
+            rows.append(_row(source, label, data, counts, target, window))
     return Fidelity(tuple(rows), num_steps, window, len(data))
 
 
-@dataclass
-class _Result:
-    counts: Tensor  # (T, B, K), whole numbers
-    window: int
-
-
-def _run(source: Source, x: Tensor, steps: int, window: int, seed: int, bar: Any) -> _Result:
+def _run(source: Source, x: Tensor, num_steps: int, seed: int, bar: Any) -> Tensor:
+    """Counts of all timesteps, (T, B, K)."""
     counts = []
-    for spk in source.unroll(x, steps, seed):
+    for spk in source.unroll(x, num_steps, seed):
         counts.append(spk.detach().cpu().float())
         bar.update()
-    return _Result(torch.stack(counts), window)
+    return torch.stack(counts)
 
 
-def _row(source: Source, label: str, x: Tensor, result: _Result, target: Tensor) -> FidelityRow:
-    counts = result.counts
+def _row(
+    source: Source, label: str, x: Tensor, counts: Tensor, target: Tensor, window: int
+) -> FidelityRow:
     if counts.shape != target.shape:
         raise ValueError(
             f"{label} has spikes of shape {tuple(counts.shape)} (T, B, K), the original "
             f"{tuple(target.shape)}: they are not of the same model"
         )
     x = x.detach().cpu().float()
-    last = counts[-result.window :]
+    last = counts[-window:]
     shown = [source.decode(spk) for spk in last]
-    decoded = source.decode(last.mean(0))
     found = [float(metrics.r2(x, x_hat)) for x_hat in shown if x_hat is not None]
-    mean, mean_target = last.mean(0), target[-result.window :].mean(0)
+    mean, mean_target = last.mean(0), target[-window:].mean(0)
+    decoded = source.decode(mean)
     return FidelityRow(
         label=label,
         r2=float(np.mean(found)) if found else None,

@@ -10,8 +10,8 @@ from snntorch import SpikingNeuron
 from torch import Tensor, nn
 
 from ipvae_snn.export.graphs.files import read
-from ipvae_snn.export.graphs.network import GraphNetwork, flattened, require_graph
-from ipvae_snn.export.graphs.pieces import nir_module
+from ipvae_snn.export.graphs.network import GraphNetwork, flattened, reset_of
+from ipvae_snn.export.graphs.pieces import nir_module, require_graph
 from ipvae_snn.model import IPVAE
 from ipvae_snn.seeding import seeded
 from ipvae_snn.states import reset as reset_states
@@ -122,8 +122,7 @@ class GraphSource:
     def __init__(self, graph: Any, reset: str | None = None, label: str | None = None) -> None:
         require_graph(graph)
         form = graph.metadata.get("form", "foreign")
-        said = graph.metadata.get("reset")
-        self.reset = reset or ("subtract" if said == "subtract" else "zero")
+        self.reset = reset or reset_of(graph)
         kind = f"{form} graph" + ("" if form == "exact" else f", {self.reset} reset")
         self.graph, self.label = graph, label or kind
         self.notes: tuple[str, ...] = tuple(str(graph.metadata.get("notes", "")).splitlines())

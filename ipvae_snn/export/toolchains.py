@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ipvae_snn.export.graphs.network import flattened, require_graph
+from ipvae_snn.export.graphs.network import flattened
+from ipvae_snn.export.graphs.pieces import require_graph
 from ipvae_snn.export.graphs.reading import SPIKING
 from ipvae_snn.export.sources import GraphSource
 from ipvae_snn.export.xylo.network import XyloNetwork

@@ -11,7 +11,7 @@ from tqdm.auto import tqdm
 from ipvae_snn import metrics
 from ipvae_snn.checks import require_finite, require_float, require_whole
 from ipvae_snn.export.graphs.encode import to_nir
-from ipvae_snn.export.graphs.network import GraphNetwork
+from ipvae_snn.export.graphs.network import RUNAWAY, GraphNetwork
 from ipvae_snn.export.graphs.poisson import Constants, Portable, require_reset
 from ipvae_snn.model import IPVAE
 
@@ -132,7 +132,7 @@ def _score(model: IPVAE, x: Tensor, setting: Portable, num_steps: int) -> _Score
     network = GraphNetwork(to_nir(model, "portable", portable=setting), setting.reset)
     shown, spikes = [], 0.0
     for t, (spk, out) in enumerate(network.unroll(x, num_steps)):
-        if not float(spk.max()) < 1e5:
+        if not float(spk.max()) < RUNAWAY:
             return _Score()
         if t >= num_steps // 2:
             shown.append(out)

@@ -13,7 +13,7 @@ from torch import nn
 from ipvae_snn import surrogate
 from ipvae_snn.export.graphs.encode import FORMAT, FORMAT_VERSION, to_nir
 from ipvae_snn.export.graphs.files import read
-from ipvae_snn.export.graphs.network import GraphNetwork, flattened, layer_of
+from ipvae_snn.export.graphs.network import GraphNetwork, flattened, layer_of, reset_of
 from ipvae_snn.export.graphs.pieces import array, nir_module
 from ipvae_snn.export.graphs.poisson import Portable
 from ipvae_snn.model import IPVAE
@@ -62,8 +62,7 @@ def from_nir(
             f"the graph has format version {said.get('version')}, this release reads version "
             f"{FORMAT_VERSION}: update ipvae_snn, or pass stochastic=False to read it as it stands"
         )
-    if reset is None:
-        reset = "subtract" if ours and said.get("reset") == "subtract" else "zero"
+    reset = reset or (reset_of(graph) if ours else "zero")
     neurons: dict[str, IPVAENeuron] = {}
     if ours and stochastic is not False:
         try:
@@ -133,14 +132,10 @@ def _with_neurons(graph: Any) -> tuple[Any, dict[str, IPVAENeuron]]:
     names = {name: layer_of(name) if layer_of(name) in tags else name for name in nodes}
     kept: dict[str, Any] = {}
     for name, node in nodes.items():
-        kept.setdefault(
-            names[name],
-            nir.Scale(np.ones(neurons[names[name]].features, "f4"))
-            if names[name] in neurons
-            else node,
-        )
-    wires = dict.fromkeys((names[a], names[b]) for a, b in edges)
-    wires = {(a, b): None for a, b in wires if a != b}
+        neuron = neurons.get(names[name])
+        stands_for = node if neuron is None else nir.Scale(array(1, (neuron.features,)))
+        kept.setdefault(names[name], stands_for)
+    wires = dict.fromkeys((names[a], names[b]) for a, b in edges if names[a] != names[b])
     feeds = {a for a, b in wires if b in neurons}
     kept = {
         name: _unfolded(node, name in feeds) if "unfolded" in node.metadata else node

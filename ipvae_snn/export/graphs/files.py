@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from ipvae_snn.export.graphs.pieces import nir_module
+from ipvae_snn.export.graphs.pieces import nir_module, require_graph
 from ipvae_snn.files import whole_file
 
 
@@ -15,10 +15,7 @@ def write(path: str | Path, graph: Any) -> None:
         ValueError: the folder does not exist, or metadata that HDF5 cannot hold.
     """
     nir = nir_module()
-    if not isinstance(graph, nir.NIRGraph):
-        raise TypeError(
-            f"graph must be a nir.NIRGraph, as to_nir makes, got {type(graph).__name__}"
-        )
+    require_graph(graph)
     with whole_file(path) as temporary:
         try:
             nir.write(temporary, graph)

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from ipvae_snn.export.graphs.pieces import Array, Piece, array, is_weight, nir_module
+from ipvae_snn.export.graphs.pieces import Array, Piece, Shape, array, is_weight, nir_module
 
 
 def folded(pieces: list[Piece]) -> list[Piece]:
@@ -34,7 +34,7 @@ def folded(pieces: list[Piece]) -> list[Piece]:
     return done
 
 
-def own_weight(shape: tuple[int, ...], over_images: bool) -> Piece:
+def own_weight(shape: Shape, over_images: bool) -> Piece:
     """Weights that change nothing, to be folded into.
 
     Toolchains import Affine and Conv2d, but hardly Scale, which is left where a scale per pixel is

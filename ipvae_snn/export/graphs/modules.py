@@ -8,13 +8,12 @@ import numpy as np
 from torch import nn
 
 from ipvae_snn import surrogate
-from ipvae_snn.export.graphs.pieces import Array, Piece, array, nir_module, state_arrays
+from ipvae_snn.export.graphs.pieces import Array, Piece, Shape, array, nir_module, state_arrays
 from ipvae_snn.export.graphs.poisson import Style, ipvae_piece
 from ipvae_snn.export.graphs.snntorch_neurons import SPIKING, spiking_piece
 from ipvae_snn.neurons import IPVAENeuron
 
 ExtraMap = Mapping[type, Callable[[Any], Any]]
-Shape = tuple[int, ...]
 
 
 def pieces_of(network: nn.Module, shape: Shape, extra_map: ExtraMap, style: Style) -> list[Piece]:
@@ -100,7 +99,7 @@ def neuron_metadata(neuron: IPVAENeuron) -> dict[str, Any]:
 
 
 def _require_shape(shape: Shape, expected: Shape, what: str) -> None:
-    if shape[-len(expected) :] != expected or len(shape) != len(expected):
+    if shape != expected:
         raise ValueError(f"it takes {what} of shape {expected}, what comes before gives {shape}")
 
 

@@ -8,12 +8,14 @@ from torch import Tensor, nn
 
 from ipvae_snn.base import StatefulNeuron
 from ipvae_snn.checks import require_finite, require_float, require_whole
-from ipvae_snn.export.graphs.pieces import nir_module
+from ipvae_snn.export.graphs.pieces import require_graph
 from ipvae_snn.export.graphs.poisson import require_reset
 from ipvae_snn.export.graphs.reading import SPIKING, reading_of
 from ipvae_snn.seeding import seeded
 
 Edge = tuple[str, str]
+RUNAWAY = 1e5
+"""Spikes of a neuron in a timestep that no working model gives."""
 
 
 class GraphNetwork(nn.Module):
@@ -45,7 +47,6 @@ class GraphNetwork(nn.Module):
         require_reset(reset)
         nodes, edges = flattened(graph)
         neurons = neurons or {}
-        self.graph, self.reset_kind = graph, reset
         self._source, self._sink = (_only(nodes, kind) for kind in ("Input", "Output"))
         self._order = _execution_order(self._source, nodes, edges)
         place = {name: n for n, name in enumerate(self._order)}
@@ -146,10 +147,9 @@ class GraphNetwork(nn.Module):
         return torch.cat(flat, dim=1) if flat else torch.zeros(batch, 0)
 
 
-def require_graph(graph: Any) -> None:
-    """Raise ``TypeError`` unless ``graph`` is a ``nir.NIRGraph``."""
-    if not isinstance(graph, nir_module().NIRGraph):
-        raise TypeError(f"graph must be a nir.NIRGraph, got {type(graph).__name__}")
+def reset_of(graph: Any) -> str:
+    """The reset by which a graph is to be read: what it was made for, or ``"zero"``, as NIR says."""
+    return "subtract" if graph.metadata.get("reset") == "subtract" else "zero"
 
 
 def layer_of(name: str) -> str:

@@ -14,6 +14,7 @@ from torch import Tensor
 from ipvae_snn.extras import require_extra
 
 Array = NDArray[np.float32]
+Shape = tuple[int, ...]
 
 
 @dataclass
@@ -36,7 +37,7 @@ class Piece:
     nodes: dict[str, Any]
     entries: tuple[str, ...]
     exits: tuple[str, ...]
-    shape: tuple[int, ...]
+    shape: Shape
     edges: list[tuple[str, str]] = field(default_factory=list)
     gain: float | Array = 1.0
     bias: Array | None = None
@@ -46,7 +47,7 @@ class Piece:
     notes: tuple[str, ...] = ()
 
     @classmethod
-    def single(cls, name: str, node: Any, shape: tuple[int, ...], **options: Any) -> "Piece":
+    def single(cls, name: str, node: Any, shape: Shape, **options: Any) -> "Piece":
         """A piece of one node."""
         return cls({name: node}, (name,), (name,), shape, **options)
 
@@ -56,7 +57,13 @@ def nir_module() -> Any:
     return require_extra("nir", extra="nir")
 
 
-def array(values: Tensor | NDArray | float, shape: tuple[int, ...] | None = None) -> Array:
+def require_graph(graph: Any) -> None:
+    """Raise ``TypeError`` unless ``graph`` is a ``nir.NIRGraph``."""
+    if not isinstance(graph, nir_module().NIRGraph):
+        raise TypeError(f"graph must be a nir.NIRGraph, got {type(graph).__name__}")
+
+
+def array(values: Tensor | NDArray | float, shape: Shape | None = None) -> Array:
     """float32 numpy values, spread over ``shape``: one value per neuron, no batch."""
     if isinstance(values, Tensor):
         values = values.detach().cpu().double().numpy()

@@ -6,11 +6,10 @@ import numpy as np
 import snntorch as snn
 from torch import nn
 
-from ipvae_snn.export.graphs.pieces import Array, Piece, array, nir_module
+from ipvae_snn.export.graphs.pieces import Array, Piece, Shape, array, nir_module
 from ipvae_snn.export.graphs.poisson import Style
 
 NO_LEAK = 1e9  # timesteps; a neuron among leaky ones that does not leak
-Shape = tuple[int, ...]
 SPIKING = (snn.Leaky, snn.Synaptic, snn.RLeaky)
 
 
