@@ -69,6 +69,37 @@ def require_fitting(tensor: Tensor, name: str, like: Tensor) -> None:
         )
 
 
+def require_input(x: Any, num_steps: Any, like: Tensor) -> int:
+    """The number of timesteps of a run, or an error.
+
+    Args:
+        x: (B, M), shown at every timestep, or (T, B, M), one frame per timestep.
+        num_steps: T; may be ``None`` for changing input.
+        like: weights of shape (M, ...), whose device and dtype x has to suit.
+
+    Raises:
+        TypeError, ValueError: x of another kind or shape, not finite, or another T than it has.
+    """
+    require_float(x, "x")
+    pixels = len(like)
+    if x.ndim not in (2, 3) or x.shape[-1] != pixels or 0 in x.shape:
+        raise ValueError(
+            f"x must have shape (B, {pixels}), or (T, B, {pixels}) for changing input, and not be "
+            f"empty; got {tuple(x.shape)}"
+        )
+    if num_steps is None and x.ndim == 2:
+        raise ValueError("num_steps must be given for constant input x of shape (B, M)")
+    steps = x.shape[0] if num_steps is None else require_whole(num_steps, "num_steps")
+    if x.ndim == 3 and steps != x.shape[0]:
+        raise ValueError(
+            f"x changes over {x.shape[0]} timesteps but num_steps is {steps}: leave num_steps "
+            "out, or give x the shape (B, M)"
+        )
+    require_fitting(x, "x", like=like)
+    require_finite(x, "x")
+    return int(steps)
+
+
 def require_whole(value: Any, name: str, least: int = 1) -> int:
     """Raise ``TypeError`` or ``ValueError`` unless ``value`` is an integer ≥ ``least``."""
     if isinstance(value, bool) or not isinstance(value, numbers.Integral):

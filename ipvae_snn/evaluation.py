@@ -128,8 +128,8 @@ class _Tally:
         for t, (z, u) in enumerate(zip(spk, mem, strict=True), start):
             x_hat = model.decode(z)
             self.sums["r2"][t] += metrics.r2_per_sample(x, x_hat).sum()
-            mean = u.exp() if isinstance(model, IPVAE) else model.mean_code(u)
-            self.sums["r2_map"][t] += metrics.r2_per_sample(x, model.decode(mean)).sum()
+            x_hat_mean = model.decode(model.mean_code(u))
+            self.sums["r2_map"][t] += metrics.r2_per_sample(x, x_hat_mean).sum()
             self.sums["mse"][t] += metrics.mse(x, x_hat) * len(x)
             self.sums["zeros"][t] += metrics.zeros(z) * len(x)
             z = z.abs()  # codes of baselines may be negative: sparsity is of magnitudes

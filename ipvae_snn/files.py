@@ -16,8 +16,7 @@ def whole_file(path: str | Path) -> Iterator[Path]:
         ValueError: the folder of ``path`` does not exist.
     """
     path = Path(path)
-    if not path.parent.is_dir():
-        raise ValueError(f"cannot write {path}: the folder {path.parent} does not exist")
+    _require_folder_of(path)
     if path.is_dir():
         raise ValueError(f"cannot write {path}: it is a folder")
     handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
@@ -57,6 +56,27 @@ def whole_folder(path: str | Path) -> Iterator[Path]:
         with suppress(OSError):
             for parent in missing:
                 parent.rmdir()
+
+
+def require_file(path: str | Path, writer: str) -> Path:
+    """The path of a file; ``FileNotFoundError`` that names its ``writer`` if there is none."""
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} is no file: expected one that {writer} wrote")
+    return path
+
+
+def require_free_file(path: str | Path) -> None:
+    """Raise ``ValueError`` if anything is at ``path``, or the folder it is to lie in is missing."""
+    path = Path(path)
+    if path.exists() or path.is_symlink():
+        raise ValueError(f"{path} exists already: name another file, or remove it first")
+    _require_folder_of(path)
+
+
+def _require_folder_of(path: Path) -> None:
+    if not path.parent.is_dir():
+        raise ValueError(f"cannot write {path}: the folder {path.parent} does not exist")
 
 
 def require_free_folder(path: str | Path) -> None:

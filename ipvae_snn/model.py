@@ -16,6 +16,7 @@ from ipvae_snn.checks import (
     require_finite,
     require_fitting,
     require_float,
+    require_input,
     require_number,
     require_whole,
 )
@@ -144,6 +145,10 @@ class IPVAE(nn.Module):
         require_fitting(spk, "spk", like=self.decoder.weight)
         return self.decoder(spk.to(self.decoder.weight.dtype))
 
+    def mean_code(self, mem: Tensor) -> Tensor:
+        """Expected counts of a membrane: the rates e^u, shape (..., K)."""
+        return mem.exp()
+
     def seeded(self, seed: int | None) -> AbstractContextManager[None]:
         """A block whose spikes depend on ``seed`` alone (:func:`ipvae_snn.seeding.seeded`).
 
@@ -183,7 +188,7 @@ class IPVAE(nn.Module):
             TypeError: x is no floating tensor, or of another dtype than the weights.
             ValueError: wrong shapes, NaN or infinity in x, no steps, unknown names in ``record``.
         """
-        num_steps = self._check_input(x, num_steps)
+        num_steps = require_input(x, num_steps, like=self.decoder.weight)
         require_whole(every, "every")
         fields = check_fields(record)
         state = self._check_state(state, x)
@@ -220,25 +225,6 @@ class IPVAE(nn.Module):
         beta = require_number(beta, "beta", least=0)
         out = self.run(x, num_steps, record=("nll", "kl"))
         return F.free_energy(out.nll, out.kl, beta, self.in_features)
-
-    def _check_input(self, x: Tensor, num_steps: int | None) -> int:
-        require_float(x, "x")
-        if x.ndim not in (2, 3) or x.shape[-1] != self.in_features or 0 in x.shape:
-            raise ValueError(
-                f"x must have shape (B, {self.in_features}), or (T, B, {self.in_features}) for "
-                f"changing input, and not be empty; got {tuple(x.shape)}"
-            )
-        if num_steps is None and x.ndim == 2:
-            raise ValueError("num_steps must be given for constant input x of shape (B, M)")
-        steps = x.shape[0] if num_steps is None else require_whole(num_steps, "num_steps")
-        if x.ndim == 3 and steps != x.shape[0]:
-            raise ValueError(
-                f"x changes over {x.shape[0]} timesteps but num_steps is {steps}: leave num_steps "
-                "out, or give x the shape (B, M)"
-            )
-        require_fitting(x, "x", like=self.decoder.weight)
-        require_finite(x, "x")
-        return steps
 
     def _check_state(self, state: State | None, x: Tensor) -> State:
         shape = (x.shape[-2], self.latents)

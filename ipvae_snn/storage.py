@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ipvae_snn.files import whole_file
+from ipvae_snn.files import require_file, whole_file
 
 FORMAT, FORMAT_VERSION = "ipvae_snn.IPVAE", 1
 Weights = dict[str, Tensor]
@@ -26,9 +26,7 @@ def read_model(path: str | Path, device: torch.device | str) -> tuple[dict[str, 
         FileNotFoundError: no such file.
         ValueError: not such a file, damaged, or written by a newer version.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"{path} is no file: expected one that IPVAE.save wrote")
+    path = require_file(path, "IPVAE.save")
     try:
         content = torch.load(path, map_location=device, weights_only=True)
     except Exception as error:  # a damaged file can fail anywhere inside the unpickler

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from ipvae_snn import functional as F
 from ipvae_snn.base import State
-from ipvae_snn.checks import require_finite, require_float, require_number, require_whole
+from ipvae_snn.checks import require_input, require_number, require_whole
 from ipvae_snn.records import RECORDABLE, check_fields, make_run
 from ipvae_snn.seeding import seeded
 
@@ -104,7 +104,8 @@ class Baseline(nn.Module):
             TypeError, ValueError: x is no finite floating tensor (B, M) or (T, B, M), or an option
                 is out of range.
         """
-        steps, fields = self._check(x, num_steps), check_fields(record)
+        fields = check_fields(record)
+        steps = require_input(x, num_steps, like=self.decoder.weight)
         require_whole(every, "every")
         kept: dict[str, list[Tensor]] = {name: [] for name in fields}
         with self.seeded(seed):
@@ -122,18 +123,3 @@ class Baseline(nn.Module):
         empty = torch.empty(0)
         stacked = {n: torch.stack(v) if v else empty for n, v in kept.items()}
         return make_run(stacked, state)
-
-    def _check(self, x: Tensor, num_steps: int | None) -> int:
-        require_float(x, "x")
-        if x.ndim not in (2, 3) or x.shape[-1] != self.in_features or 0 in x.shape:
-            raise ValueError(
-                f"x must have shape (B, {self.in_features}) or (T, B, {self.in_features}) and not "
-                f"be empty, got {tuple(x.shape)}"
-            )
-        require_finite(x, "x")
-        if num_steps is None and x.ndim == 2:
-            raise ValueError("num_steps must be given for constant input x of shape (B, M)")
-        steps = len(x) if num_steps is None else require_whole(num_steps, "num_steps")
-        if x.ndim == 3 and steps != len(x):
-            raise ValueError(f"x changes over {len(x)} timesteps but num_steps is {steps}")
-        return steps

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from ipvae_snn import data, export
 from ipvae_snn.checks import require_seed, require_whole
-from ipvae_snn.files import whole_file
+from ipvae_snn.files import require_free_file, whole_file
 from ipvae_snn.model import IPVAE
 from ipvae_snn.runs import open_run, pick
 
@@ -30,7 +30,8 @@ TARGETS: dict[str, dict[str, Any]] = {
 def export_run(arguments: argparse.Namespace) -> None:
     """Write the model of a run in another form, and print the fidelity table."""
     options = _options(arguments)
-    out = _free_file(arguments.out)
+    out = arguments.out
+    require_free_file(out)
     require_whole(arguments.samples, "samples", least=2)
     require_whole(arguments.steps, "steps")
     seed, progress = require_seed(arguments.seed), not arguments.quiet
@@ -108,12 +109,3 @@ def _options(arguments: argparse.Namespace) -> dict[str, Any]:
             raise ValueError(f"--{other} belongs to --form {form}: leave it out")
     chosen = {name: getattr(arguments, name) for name in TARGETS[arguments.to]}
     return {n: TARGETS[arguments.to][n] if v is None else v for n, v in chosen.items()}
-
-
-def _free_file(path: Path) -> Path:
-    """``path``, unless something is there: nothing is ever overwritten."""
-    if path.exists() or path.is_symlink():
-        raise ValueError(f"{path} exists already: name another file, or remove it first")
-    if not path.resolve().parent.is_dir():
-        raise ValueError(f"cannot write {path}: the folder {path.parent} does not exist")
-    return path

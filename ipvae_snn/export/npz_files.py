@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from ipvae_snn.files import whole_file
+from ipvae_snn.files import require_file, whole_file
 
 
 def write_npz(path: str | Path, kind: str, version: int, content: Mapping[str, Any]) -> None:
@@ -23,9 +23,7 @@ def read_npz(path: str | Path, kind: str, version: int) -> dict[str, Any]:
         FileNotFoundError: no such file.
         ValueError: not such a file, damaged, or written by a newer version.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"{path} is no file: expected one that {kind}.save wrote")
+    path = require_file(path, f"{kind}.save")
     try:
         with zipfile.ZipFile(path), np.load(path, allow_pickle=False) as archive:
             content = dict(archive)

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from ipvae_snn.export.graphs.pieces import nir_module, require_graph
-from ipvae_snn.files import whole_file
+from ipvae_snn.files import require_file, whole_file
 
 
 def write(path: str | Path, graph: Any) -> None:
@@ -34,9 +34,7 @@ def read(path: str | Path) -> Any:
         ValueError: not a NIR file, damaged, or by a newer version of nir.
     """
     nir = nir_module()
-    path = Path(path)
-    if not path.is_file():
-        raise FileNotFoundError(f"{path} is no file: expected one that write, or nir.write, wrote")
+    path = require_file(path, "write, or nir.write,")
     try:
         return nir.read(path)
     except Exception as error:  # a damaged file can fail anywhere in HDF5 or in nir

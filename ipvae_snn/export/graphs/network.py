@@ -148,7 +148,7 @@ class GraphNetwork(nn.Module):
 
 
 def reset_of(graph: Any) -> str:
-    """The reset by which a graph is to be read: what it was made for, or ``"zero"``, as NIR says."""
+    """How a graph is to be read: with the reset it was made for, or ``"zero"``, as NIR says."""
     return "subtract" if graph.metadata.get("reset") == "subtract" else "zero"
 
 
