@@ -64,7 +64,9 @@ def peak_bytes(piece: Work, device: torch.device) -> int:
     level = top = 0
     for event in sorted(recorded, key=lambda e: e.start_ns()):
         if event.name() == "[memory]":
-            level += event.nbytes()
+            # Of what was there before, the profiler knows some sizes from an earlier profile: that
+            # it goes is no room for what comes.
+            level = max(level + event.nbytes(), 0)
             top = max(top, level)
     return top
 
