@@ -7,8 +7,15 @@ from torch.distributions import Normal, kl_divergence
 from ipvae_snn import TrainConfig, evaluate, fit
 from ipvae_snn import functional as F
 from ipvae_snn.base import State
-from ipvae_snn.baselines import IGVAE, LCA
-from ipvae_snn.baselines.gaussian import gaussian_kl
+from ipvae_snn.baselines import (
+    IGVAE,
+    LCA,
+    GaussianVAE,
+    IterativeAmortisedVAE,
+    PoissonVAE,
+    SemiAmortisedVAE,
+)
+from ipvae_snn.baselines.gaussian_code import gaussian_kl
 
 M, K, B = 12, 20, 5
 
@@ -34,6 +41,11 @@ BASELINES = {
     "iG-relu": lambda: IGVAE(M, K, relu=True),
     "LCA": lambda: LCA(M, K),
     "LCA, nonnegative": lambda: LCA(M, K, nonnegative=True),
+    "VAE": lambda: GaussianVAE(M, K, encoder="mlp", width=32),
+    "VAE, relu": lambda: GaussianVAE(M, K, encoder="linear", relu=True),
+    "P-VAE": lambda: PoissonVAE(M, K, encoder="conv", width=32, image_shape=(3, 4)),
+    "iterative-amortised": lambda: IterativeAmortisedVAE(M, K, width=32),
+    "semi-amortised": lambda: SemiAmortisedVAE(M, K, width=32),
 }
 
 
@@ -41,16 +53,18 @@ BASELINES = {
 def test_a_baseline_is_trained_and_evaluated_as_the_ipvae_is(name):
     torch.manual_seed(0)
     model, x = BASELINES[name](), samples()
+    one_pass = isinstance(model, GaussianVAE | PoissonVAE)  # steps are draws of one posterior
     config = TrainConfig(
-        iterations=80, batch=20, steps=12, lr=1e-2, beta=1.0, beta_start=1.0, weight_decay=0.0,
-        log_every=10, progress=False,
+        iterations=400 if one_pass else 80, batch=20, steps=12, lr=1e-2, beta=1.0, beta_start=1.0,
+        weight_decay=0.0, log_every=10, progress=False,
     )  # fmt: skip
     history = fit(model, x, config)
     assert history[-1]["loss"] < 0.8 * history[0]["loss"]
     assert "clamp" not in history[0]
     result = evaluate(model, samples(), num_steps=40)
-    assert result.at(40)["r2"] > 0.3
-    assert result.at(40)["r2"] > result.at(1)["r2"]
+    assert result.at(40)["r2"] > (0.1 if isinstance(model, PoissonVAE) else 0.3)
+    if not one_pass:
+        assert result.at(40)["r2"] > result.at(1)["r2"]
     assert result.parameters == sum(p.numel() for p in model.parameters())
 
 
@@ -75,14 +89,14 @@ def test_a_gaussian_step_is_natural_gradient_descent(igvae):
     model, x = igvae, samples(B).double()
     parts = 0.4 * torch.randn(3, B, K, dtype=torch.float64)
     mean, log_std, noise = (part.requires_grad_() for part in parts.unbind())
-    code = model._code(mean + log_std.exp() * noise)
+    code = model.code(mean + log_std.exp() * noise)
     nll = F.gaussian_nll(x - model.decode(code), model.log_scale).sum()
     by_mean, by_log_std = torch.autograd.grad(nll, (mean, log_std), retain_graph=True)
     state = State(code, torch.cat([mean, log_std, noise], -1))
     with torch.no_grad():
         model.log_bias.fill_(-60)
         model.log_step.copy_(torch.tensor([1e-4, 2e-4]).log())  # where bounds are straight lines
-        after, kl = model.advance(x, state, model.shared())
+        after, kl = model.advance(model.sense(x), state, model.shared())
     new_mean, new_log_std, _ = after.mem.tensor_split(3, -1)
     std = log_std.exp()
 
@@ -111,7 +125,7 @@ def test_the_mean_code_is_the_mean_of_draws(igvae):
     with torch.no_grad():
         if igvae.log_gain is not None:
             igvae.log_gain.uniform_(-0.5, 0.5)
-        code = igvae._code(mean + log_std.exp() * draws)
+        code = igvae.code(mean + log_std.exp() * draws)
         error = (code.mean(0) - igvae.mean_code(mem)[0]).abs()
         assert (error < 5 * code.std(0) / 200_000**0.5 + 1e-12).all()
 

@@ -35,7 +35,7 @@ ALLOWED = {
         "base", "checks", "functional", "kernels", "lateral", "neurons", "records", "seeding",
         "storage", "surrogate", "unroll",
     },
-    "baselines": {"base", "checks", "functional", "records", "seeding"},
+    "baselines": {"base", "checks", "functional", "records", "seeding", "surrogate"},
     "streaming": {
         "base", "checks", "functional", "kernels", "lateral", "model", "neurons", "surrogate",
         "unroll",

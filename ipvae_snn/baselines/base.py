@@ -18,8 +18,9 @@ class Baseline(nn.Module):
     """A model of the kind that :class:`~ipvae_snn.IPVAE` is compared with: x ≈ Φ z.
 
     What :func:`~ipvae_snn.fit` and :func:`~ipvae_snn.evaluate` ask of a model, for subclasses that
-    say how a timestep goes: :meth:`start`, :meth:`advance` and :meth:`mean_code`. As in an IPVAE,
-    ``spk`` is the code z of a timestep, here of real numbers, and ``mem`` what it was drawn from.
+    say how a timestep goes: :meth:`sense`, :meth:`start`, :meth:`advance` and :meth:`mean_code`.
+    As in an IPVAE, ``spk`` is the code z of a timestep, here of real numbers, and ``mem`` what it
+    was drawn from.
 
     Args:
         in_features: M, length of an input.
@@ -44,11 +45,15 @@ class Baseline(nn.Module):
 
     # -- what a subclass says -----------------------------------------------------------------
 
-    def start(self, x: Tensor) -> State:
-        """The state before any inference, for inputs (B, M)."""
+    def sense(self, x: Tensor) -> Tensor:
+        """What inference needs of a frame (B, M), made once for all timesteps that show it."""
+        return x
+
+    def start(self, sensed: Tensor) -> State:
+        """The state before any inference."""
         raise NotImplementedError
 
-    def advance(self, x: Tensor, state: State, shared: Any) -> tuple[State, Tensor]:
+    def advance(self, sensed: Tensor, state: State, shared: Any) -> tuple[State, Tensor]:
         """The next state, and the cost of having gone there, (B,): a KL, in nats."""
         raise NotImplementedError
 
@@ -109,11 +114,14 @@ class Baseline(nn.Module):
         require_whole(every, "every")
         kept: dict[str, list[Tensor]] = {name: [] for name in fields}
         with self.seeded(seed):
-            shared = self.shared()
-            state = self.start(x if x.ndim == 2 else x[0]) if state is None else state
+            shared, frame = self.shared(), x if x.ndim == 2 else x[0]
+            sensed = self.sense(frame)
+            state = self.start(sensed) if state is None else state
             for t in range(1, steps + 1):
-                frame = x if x.ndim == 2 else x[t - 1]
-                state, kl = self.advance(frame, state, shared)
+                if x.ndim == 3 and t > 1:
+                    frame = x[t - 1]
+                    sensed = self.sense(frame)
+                state, kl = self.advance(sensed, state, shared)
                 values = {"spk": state.spk, "mem": state.mem, "kl": kl}
                 if "nll" in fields:
                     residual = frame - self.decode(state.spk)

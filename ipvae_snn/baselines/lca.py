@@ -56,14 +56,18 @@ class LCA(Baseline):
         with torch.no_grad():
             return F.gram(self.weight)
 
-    def start(self, x: Tensor) -> State:
-        zero = x.new_zeros(len(x), self.latents)
+    def sense(self, x: Tensor) -> Tensor:
+        with torch.no_grad():
+            return x @ self.weight
+
+    def start(self, sensed: Tensor) -> State:
+        zero = torch.zeros_like(sensed)
         return State(zero, zero)
 
-    def advance(self, x: Tensor, state: State, shared: Tensor) -> tuple[State, Tensor]:
+    def advance(self, sensed: Tensor, state: State, shared: Tensor) -> tuple[State, Tensor]:
         with torch.no_grad():
             competition = state.spk @ shared - state.spk
-            mem = state.mem + self.rate * (x @ self.weight - state.mem - competition)
+            mem = state.mem + self.rate * (sensed - state.mem - competition)
             code = self.mean_code(mem)
         return State(code, mem), self.sparsity * code.abs().sum(-1)
 

@@ -1,0 +1,165 @@
+"""Between amortised and iterative inference: networks that refine, and guesses that are refined."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ipvae_snn import functional as F
+from ipvae_snn.base import State
+from ipvae_snn.baselines.encoders import make_encoder
+from ipvae_snn.baselines.gaussian_code import (
+    LOG_STD_BOUND,
+    GaussianBaseline,
+    bound,
+    standard_kl,
+)
+from ipvae_snn.checks import require_number
+
+MEAN_LIMIT, LOG_STD_LIMIT = 30.0, 3.0
+LARGEST_GRADIENT = 5.0
+
+
+class _Refined(GaussianBaseline):
+    """``mem`` is (μ, ξ, ε), ε the noise of the draw whose gradient the next timestep sees."""
+
+    def shared(self) -> Tensor:
+        return F.gram(self.weight, self.log_scale)
+
+    def draw(self, mean: Tensor, log_std: Tensor) -> tuple[State, Tensor]:
+        """The state of a fresh draw, and KL(q ‖ N(0, 1)), (B,)."""
+        noise = torch.randn_like(mean)
+        code = self.code(mean + log_std.exp() * noise)
+        return State(code, torch.cat([mean, log_std, noise], -1)), standard_kl(mean, log_std)
+
+    def gradient(self, drive: Tensor, state: State, gram: Tensor) -> tuple[Tensor, Tensor]:
+        """(∂NLL/∂μ, ∂NLL/∂ξ) at the last draw: −(d − zG) and that times ε s."""
+        mean, log_std, noise = state.mem.tensor_split(3, -1)
+        spread = noise * log_std.exp()
+        by_mean = -self.through_code(drive - state.spk @ gram, mean + spread)
+        return by_mean, by_mean * spread
+
+
+class IterativeAmortisedVAE(_Refined):
+    r"""A network that sees the input, its guess and the gradient, and gives a better guess.
+
+    .. math::
+        (m, n, g, h) &= network(x, μ_{t−1}, ξ_{t−1}, norm(∇_μ NLL), norm(∇_ξ NLL)) \\
+        μ_t &= σ(g) μ_{t−1} + (1 − σ(g)) m, \quad ξ_t = σ(h) ξ_{t−1} + (1 − σ(h)) n
+
+    and z ~ N(μ_t, e^{2ξ_t}), prior N(0, 1), starting from the prior. What the network sees is taken
+    as given: no gradient flows from one refinement to the one before, so that every one of them is
+    trained to better the guess it was handed. The KL is the whole one at every timestep.
+
+    Args:
+        in_features, latents, init_std, relu: as in :class:`GaussianBaseline`.
+        width: of the two hidden layers.
+
+    Source: Marino, Yue & Mandt, Iterative Amortized Inference, ICML 2018 (gradient encoding with
+    the data, normalised inputs, gated updates), with a linear decoder.
+
+    >>> model = IterativeAmortisedVAE(in_features=16, latents=8, width=32)
+    >>> model.run(torch.rand(5, 16), num_steps=4, record="kl").kl.shape
+    torch.Size([4, 5])
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        latents: int,
+        *,
+        width: int = 512,
+        relu: bool = False,
+        init_std: float = 1e-2,
+    ) -> None:
+        super().__init__(in_features, latents, relu=relu, init_std=init_std)
+        self.norms = nn.ModuleList(nn.LayerNorm(latents) for _ in range(2))
+        seen = in_features + 4 * latents
+        self.network = make_encoder("mlp", seen, 4 * latents, width=width)
+
+    def sense(self, x: Tensor) -> Tensor:
+        """x and the drive d."""
+        return torch.cat([x, F.drive(x, self.weight, self.log_scale)], -1)
+
+    def start(self, sensed: Tensor) -> State:
+        zero = sensed.new_zeros(len(sensed), 3 * self.latents)
+        return State(self.code(zero[:, : self.latents]), zero)
+
+    def advance(self, sensed: Tensor, state: State, shared: Tensor) -> tuple[State, Tensor]:
+        x, drive = sensed.split([self.in_features, self.latents], -1)
+        state = State(*(part.detach() for part in state))
+        gradients = self.gradient(drive.detach(), state, shared.detach())
+        normed = (norm(g) for norm, g in zip(self.norms, gradients, strict=True))
+        guess = state.mem[:, : 2 * self.latents]
+        better, gate = self.network(torch.cat([x, guess, *normed], -1)).tensor_split(2, -1)
+        mean, log_std = guess.lerp(better, torch.sigmoid(-gate)).tensor_split(2, -1)
+        return self.draw(mean, bound(log_std, LOG_STD_BOUND))
+
+
+class SemiAmortisedVAE(_Refined):
+    r"""An encoder's guess, refined by gradient steps on the free energy, through which it learns.
+
+    .. math::
+        (μ_0, ξ_0) = encoder(x), \quad
+        (μ, ξ)_t = (μ, ξ)_{t−1} − step · clip_5(∇_{μ, ξ} [NLL + β KL])
+
+    z ~ N(μ_t, e^{2ξ_t}), prior N(0, 1). Each sample's gradient is clipped to norm 5; the step
+    sizes of μ and ξ are learned. The first timestep is the encoder's guess itself.
+
+    Args:
+        in_features, latents, init_std, relu: as in :class:`GaussianBaseline`.
+        encoder, width, image_shape: as in :class:`~ipvae_snn.baselines.GaussianVAE`.
+        beta: β of the gradient steps: what the model is trained with.
+        step: initial step size.
+
+    Source: Kim, Wiseman, Miller, Sontag & Rush, Semi-Amortized Variational Autoencoders, ICML 2018.
+    There the loss is that of the last step; here, as in all models of this package, the mean over
+    all of them.
+
+    >>> model = SemiAmortisedVAE(in_features=16, latents=8, encoder="linear")
+    >>> model.run(torch.rand(5, 16), num_steps=4, record="kl").kl.shape
+    torch.Size([4, 5])
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        latents: int,
+        *,
+        encoder: str = "mlp",
+        beta: float = 1.0,
+        step: float = 0.01,
+        relu: bool = False,
+        init_std: float = 1e-2,
+        **encoder_options: Any,
+    ) -> None:
+        super().__init__(in_features, latents, relu=relu, init_std=init_std)
+        self.encoder = make_encoder(encoder, in_features, 2 * latents, **encoder_options)
+        self.beta = require_number(beta, "beta", least=0)
+        self.log_step = nn.Parameter(torch.full((2,), step).log())
+
+    def sense(self, x: Tensor) -> Tensor:
+        """The encoder's (μ, ξ), and the drive d."""
+        mean, log_std = self.encoder(x).tensor_split(2, -1)
+        drive = F.drive(x, self.weight, self.log_scale)
+        return torch.cat([mean, bound(log_std, LOG_STD_BOUND), drive], -1)
+
+    def start(self, sensed: Tensor) -> State:
+        """Nothing yet, said by an empty ``mem``: the first timestep draws from the guess."""
+        guess = sensed[:, : self.latents]
+        return State(self.code(guess), guess[:, :0])
+
+    def advance(self, sensed: Tensor, state: State, shared: Tensor) -> tuple[State, Tensor]:
+        if not state.mem.shape[-1]:
+            return self.draw(*sensed[:, : 2 * self.latents].tensor_split(2, -1))
+        mean, log_std, _ = state.mem.tensor_split(3, -1)
+        by_mean, by_log_std = self.gradient(sensed[:, 2 * self.latents :], state, shared)
+        by_mean = by_mean + self.beta * mean
+        by_log_std = by_log_std + self.beta * torch.expm1(2 * log_std)
+        norm = torch.cat([by_mean, by_log_std], -1).norm(dim=-1, keepdim=True)
+        scale = (LARGEST_GRADIENT / norm.clamp(min=1e-12)).clamp(max=1)
+        of_mean, of_log_std = self.log_step.exp()
+        return self.draw(
+            bound(mean - of_mean * scale * by_mean, MEAN_LIMIT),
+            bound(log_std - of_log_std * scale * by_log_std, LOG_STD_LIMIT),
+        )
