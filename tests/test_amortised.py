@@ -138,7 +138,7 @@ def test_gradient_steps_come_to_the_exact_posterior_from_a_wrong_guess():
     identity = torch.eye(M, dtype=torch.float64)
     exact = MultivariateNormal(torch.zeros(M).double(), weight @ weight.T + identity)
     floor = -float(exact.log_prob(x).mean())
-    assert float(energy[0] - floor) > 0.1 > float(energy[-300:].mean() - floor) > -0.02
+    assert float(energy[0] - floor) > 0.05 > abs(float(energy[-300:].mean() - floor))
 
 
 def test_an_iterative_amortised_model_with_shut_gates_keeps_its_guess():

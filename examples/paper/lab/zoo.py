@@ -1,0 +1,137 @@
+"""The models by name, and the recipe each is trained with on each data set."""
+
+import hashlib
+import json
+from collections.abc import Callable
+from dataclasses import asdict, fields
+from typing import Any
+
+import torch
+from torch import nn
+
+from ipvae_snn import IPVAE, TrainConfig, baselines, fit
+from ipvae_snn.files import whole_file
+
+from lab.bench import Lab
+from lab.sets import load
+
+Make = Callable[..., nn.Module]
+
+
+def _encoding(cls: Make, kind: str, **fixed: Any) -> Make:
+    def make(pixels: int, latents: int, shape: tuple[int, int], **options: Any) -> nn.Module:
+        return cls(pixels, latents, encoder=kind, image_shape=shape, **fixed, **options)
+
+    return make
+
+
+def _plain(cls: Make, **fixed: Any) -> Make:
+    def make(pixels: int, latents: int, shape: tuple[int, int], **options: Any) -> nn.Module:
+        return cls(pixels, latents, **fixed, **options)
+
+    return make
+
+
+FAMILIES: dict[str, Make] = {
+    "iP": _plain(IPVAE),
+    "iG": _plain(baselines.IGVAE),
+    "iG-relu": _plain(baselines.IGVAE, relu=True),
+    "LCA": _plain(baselines.LCA),
+    "P-linear": _encoding(baselines.PoissonVAE, "linear"),
+    "P-mlp": _encoding(baselines.PoissonVAE, "mlp"),
+    "P-conv": _encoding(baselines.PoissonVAE, "conv"),
+    "G-linear": _encoding(baselines.GaussianVAE, "linear"),
+    "G-mlp": _encoding(baselines.GaussianVAE, "mlp"),
+    "G-conv": _encoding(baselines.GaussianVAE, "conv"),
+    "G-relu-conv": _encoding(baselines.GaussianVAE, "conv", relu=True),
+    "ia": _plain(baselines.IterativeAmortisedVAE),
+    "sa": _encoding(baselines.SemiAmortisedVAE, "mlp"),
+}
+
+# On top of these: RECIPES. Encoders take small steps; LCA's price has no β and no ramp, and its
+# features have norm 1 by themselves.
+_ENCODER = {"steps": 1, "beta": 1.0, "lr": 2e-3, "iterations": 8000, "beta_ramp": 0.3}
+_LCA = {
+    "steps": 40, "beta": 1.0, "beta_start": 1.0, "weight_decay": 0.0, "lr": 1e-2,
+    "iterations": 1500,
+}  # fmt: skip
+_HYBRID = {"steps": 8, "beta": 1.0, "lr": 2e-3, "iterations": 2000, "beta_ramp": 0.3}
+BASIC: dict[str, dict[str, Any]] = {
+    "LCA": _LCA,
+    **{name: _ENCODER for name in FAMILIES if name[:2] in ("P-", "G-")},
+    "ia": _HYBRID,
+    "sa": _HYBRID,
+}
+RECIPES: dict[str, dict[str, dict[str, Any]]] = {
+    "patches": {
+        "iP": {"iterations": 8000, "lr": 1e-2, "batch": 100, "beta": 24.0},
+        "iG": {"iterations": 2000, "lr": 5e-3, "batch": 100, "beta": 8.0},
+        "iG-relu": {"iterations": 2000, "lr": 5e-3, "batch": 100, "beta": 8.0},
+        "LCA": {"sparsity": 0.5, "batch": 100},
+        "": {"batch": 100},
+    },
+    "mnist": {
+        "iP": {"iterations": 8000, "steps": 16, "lr": 1e-2, "batch": 100, "beta": 4.0},
+        "iG": {"iterations": 2000, "lr": 5e-3, "batch": 100, "beta": 16.0},
+        "iG-relu": {"iterations": 2000, "lr": 5e-3, "batch": 100, "beta": 16.0},
+        "LCA": {"sparsity": 0.2, "batch": 100, "nonnegative": True},
+        "": {"batch": 100},
+    },
+    "speech": {
+        "iP": {"iterations": 3000, "lr": 5e-3, "batch": 50, "beta": 8.0},
+        "iG": {"iterations": 1500, "lr": 5e-3, "batch": 50, "beta": 8.0},
+        "iG-relu": {"iterations": 1500, "lr": 5e-3, "batch": 50, "beta": 8.0},
+        "LCA": {"sparsity": 0.5, "batch": 50, "nonnegative": True},
+        "": {"batch": 50},
+    },
+}  # fmt: skip
+_OF_TRAINING = {f.name for f in fields(TrainConfig)}
+
+
+def settings(lab: Lab, data: str, name: str, **changes: Any) -> dict[str, Any]:
+    """Everything that a trained model depends on: its options and its training."""
+    recipes = RECIPES[data]
+    given = {**BASIC.get(name, {}), **recipes[""], **recipes.get(name, {}), **changes}
+    given.setdefault("grad_clip", 300.0 if data == "patches" else 3000.0)
+    if lab.quick:
+        given.update(iterations=6, batch=10, steps=min(given.get("steps", 16), 4))
+        given["latents"] = min(given.get("latents", 512), 24)
+        if "width" in given:
+            given["width"] = min(given["width"], 32)
+    training = TrainConfig(
+        device=lab.device, progress=not lab.quick,
+        **{k: v for k, v in given.items() if k in _OF_TRAINING},
+    )  # fmt: skip
+    options = {k: v for k, v in given.items() if k not in _OF_TRAINING}
+    options.setdefault("latents", 512)
+    if name == "sa":
+        options["beta"] = training.beta
+    return {"data": data, "model": name, "options": options, "training": training}
+
+
+def trained(lab: Lab, data: str, name: str, seed: int = 0, **changes: Any) -> nn.Module:
+    """A model of ``FAMILIES``, trained by its recipe with some ``changes``, or read from the cache.
+
+    Args:
+        data: name of the data set.
+        name: of the model.
+        seed: of the initial weights, the batches and the spikes.
+        changes: fields of ``TrainConfig``, or options of the model.
+    """
+    wanted = settings(lab, data, name, seed=seed, **changes)
+    samples, options, training = load(lab, data), wanted["options"], wanted["training"]
+    torch.manual_seed(seed)
+    model = FAMILIES[name](samples.train.shape[1], shape=samples.shape, **options)
+    described = {**wanted, "training": asdict(training), "options": repr(options)}
+    described["training"].pop("progress")
+    key = hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()[:12]
+    path = lab.cache / "models" / f"{data}-{name}-{key}.pt"
+    if path.is_file():
+        model.load_state_dict(torch.load(path, map_location=lab.device, weights_only=True))
+        return model.to(lab.device).eval()
+    print(f"training {name} on {data} {changes or ''}", flush=True)
+    fit(model, samples.train, training)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with whole_file(path) as temporary:
+        torch.save(model.state_dict(), temporary)
+    return model
