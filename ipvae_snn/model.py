@@ -121,6 +121,11 @@ class IPVAE(nn.Module):
         return self._lateral.decoder
 
     @property
+    def weight(self) -> Tensor:
+        """Φ, shape (M, K)."""
+        return self.decoder.weight
+
+    @property
     def log_scale(self) -> Tensor | None:
         """log σ per pixel as inference uses it, shape (M,)."""
         return self._lateral.bounded_log_scale()

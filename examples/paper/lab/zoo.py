@@ -65,8 +65,8 @@ BASIC: dict[str, dict[str, Any]] = {
 RECIPES: dict[str, dict[str, dict[str, Any]]] = {
     "patches": {
         "iP": {"iterations": 8000, "lr": 1e-2, "batch": 100, "beta": 24.0},
-        "iG": {"iterations": 2000, "lr": 5e-3, "batch": 100, "beta": 8.0},
-        "iG-relu": {"iterations": 2000, "lr": 5e-3, "batch": 100, "beta": 8.0},
+        "iG": {"iterations": 1500, "lr": 5e-3, "batch": 100, "beta": 8.0},
+        "iG-relu": {"iterations": 1500, "lr": 5e-3, "batch": 100, "beta": 8.0},
         "LCA": {"sparsity": 0.5, "batch": 100},
         "": {"batch": 100},
     },
