@@ -1,0 +1,151 @@
+"""The MNIST table: R², error, zeros, probe accuracy and parameters of all models.
+
+Each model is trained on the 60,000 training images and run on held-out ones; iterative models for
+1,000 timesteps, far past their training, hybrids and amortised models for as many steps as they
+were trained with. The probe is scikit-learn's logistic regression, with its defaults, on E[z] of
+all training images, scored on all test images; a second one, named as such, sees √E[z], which
+evens out the noise of counts.
+
+    python examples/paper/mnist_table.py --data path/to/data
+"""
+
+import warnings
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from ipvae_snn import metrics
+from ipvae_snn.extras import require_extra
+
+from lab import LABELS, Lab, codes, evaluated, figure, finish, load, parse, trained
+from lab.pictures import COLOURS
+
+MODELS = (
+    "iP", "iG", "iG-relu", "LCA", "sa", "ia", "P-conv", "P-mlp", "P-linear", "G-conv", "G-mlp",
+    "G-linear", "G-relu-conv",
+)  # fmt: skip
+PUBLISHED = {  # R², 1000 · MSE / pixels, zeros, accuracy, parameters: arXiv 2410.19315
+    "iP": (0.9510, 4.386, 0.844, 0.9646, 403_217),
+    "iG": (0.9136, 7.626, 0.0, 0.9273, 403_730),
+    "iG-relu": (0.9055, 8.451, 0.785, 0.9574, 404_242),
+    "P-conv": (0.7133, 25.48, 0.838, 0.9789, 6.79e6),
+    "G-conv": (0.8406, 14.40, 0.0, 0.9575, 6.93e6),
+    "G-relu-conv": (0.8089, 17.13, 0.500, 0.9541, 6.93e6),
+}
+
+
+def measure(lab: Lab, name: str, seed: int) -> dict[str, Any]:
+    model, samples = trained(lab, "mnist", name, seed), load(lab, "mnist")
+    steps, probed = run_length(lab, name)
+    found = evaluated(lab, model, samples.test, steps, samples=2000)
+    train, test = (codes(lab, model, x, probed) for x in (samples.train, samples.test))
+    labels = (samples.train_labels, samples.test_labels)
+    assert labels[0] is not None
+    assert labels[1] is not None
+    return {
+        **found,
+        "probe": probe(train, labels[0], test, labels[1]),
+        "probe_root": probe(root(train), labels[0], root(test), labels[1]),
+        "eval_steps": steps,
+        "probe_step": probed,
+    }
+
+
+def run_length(lab: Lab, name: str) -> tuple[int, int]:
+    """Timesteps of the evaluation, and of the codes that the probe sees."""
+    if name[:2] in ("P-", "G-"):
+        return 2, 1
+    if name in ("ia", "sa"):
+        return lab.few(8, 4), lab.few(8, 4)
+    return lab.few(1000, 20), lab.few(128, 10)
+
+
+def probe(train: Tensor, train_labels: Tensor, test: Tensor, test_labels: Tensor) -> float:
+    exceptions = require_extra("sklearn.exceptions", extra="data")
+    with warnings.catch_warnings():  # with its defaults it stops after 100 iterations
+        warnings.simplefilter("ignore", exceptions.ConvergenceWarning)
+        return metrics.probe_accuracy(train, train_labels, test, test_labels)
+
+
+def root(code: Tensor) -> Tensor:
+    return code.sign() * code.abs().sqrt()
+
+
+def main() -> None:
+    lab = parse(__file__, __doc__)
+    found = {
+        name: [
+            lab.cell(f"{name}-seed{s}", lambda n=name, s=s: measure(lab, n, s))
+            for s in range(lab.seeds if name == "iP" else 1)
+        ]
+        for name in MODELS
+    }
+    lab.save({"measured": found, "published": PUBLISHED})
+    draw_table(lab, found)
+    draw_pictures(lab)
+    report(found)
+
+
+def draw_table(lab: Lab, found: dict[str, Any]) -> None:
+    with figure(lab, 1, 2, size=(9.2, 3.8)) as axes:
+        for ax, key, label in (
+            (axes[0, 0], "mse_per_dim", "1,000 · MSE / pixels"),
+            (axes[0, 1], "probe", "probe accuracy"),
+        ):
+            for name, runs in found.items():
+                for run in runs:
+                    value = run["last"][key] if key in run["last"] else run[key]
+                    zeros = run["last"]["zeros"]
+                    ax.plot(zeros, value, "o", color=COLOURS[name], ms=6)
+                near = {"xytext": (4, 4), "textcoords": "offset points", "fontsize": 7}
+                ax.annotate(LABELS[name], (zeros, value), color=COLOURS[name], **near)
+            column = 1 if key == "mse_per_dim" else 3
+            for name, row in PUBLISHED.items():
+                ax.plot(row[2], row[column], "o", mfc="none", color=COLOURS[name], ms=6, alpha=0.6)
+            ax.set_xlim(-0.05, 1.1)
+            finish(ax, x="portion of zeros", y=label, legend=None)
+        axes[0, 0].set_yscale("log")
+        axes[0, 0].set_title("filled: here; open: published", fontsize=9, loc="left")
+
+
+@torch.no_grad()
+def draw_pictures(lab: Lab) -> None:
+    """Digits, their reconstructions by every model, and the error of each picture."""
+    samples = load(lab, "mnist")
+    x, (height, width) = samples.test[:10].to(lab.device), samples.shape
+    names = MODELS[:7]
+    rows = [("shown", x)]
+    for name in names:
+        model: nn.Module = trained(lab, "mnist", name)
+        out = model.run(x, run_length(lab, name)[0], record=(), seed=0)
+        rows.append((LABELS[name], model.decode(out.state.spk)))
+    with figure(lab, len(rows), 1, name="digits", size=(6.2, 0.62 * len(rows) + 0.2)) as axes:
+        for ax, (label, images) in zip(axes[:, 0], rows, strict=True):
+            strip = images.cpu().reshape(-1, height, width).numpy()
+            ax.imshow(np.concatenate(list(strip), 1), cmap="gray", vmin=0, vmax=1)
+            ax.set_ylabel(label, rotation=0, ha="right", va="center", fontsize=8)
+            ax.set_xticks([])
+            ax.set_yticks([])
+
+
+def report(found: dict[str, Any]) -> None:
+    print(f"{'':<22}{'R²':>7}{'MSE':>8}{'zeros':>7}{'probe':>8}{'√ probe':>9}{'parameters':>12}")
+    for name, runs in found.items():
+        for run in runs:
+            last = run["last"]
+            print(
+                f"{LABELS[name]:<22}{last['r2']:7.4f}{last['mse_per_dim']:8.3f}{last['zeros']:7.3f}"
+                f"{run['probe']:8.2%}{run['probe_root']:9.2%}{run['parameters']:12,}"
+            )
+        if name in PUBLISHED:
+            r2, mse, zeros, accuracy, count = PUBLISHED[name]
+            print(
+                f"{'  published':<22}{r2:7.4f}{mse:8.3f}{zeros:7.3f}{accuracy:8.2%}{'':9}"
+                f"{int(count):12,}"
+            )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,72 @@
+"""Parameter efficiency: error against the number of parameters, iP-VAE and models with networks.
+
+Natural patches. The iP-VAE has its dictionary and little else: 0.13 million parameters with 512
+neurons, fewer with fewer. Hybrids and amortised models of 512 latents have networks of growing
+width, up to about 40 million parameters. A step of the largest costs seconds, so that they train
+for fewer iterations; the number is in the result, with the seconds that the training took.
+
+    python examples/paper/parameter_efficiency.py --data path/to/data
+"""
+
+from typing import Any
+
+from lab import LABELS, Lab, evaluated, figure, finish, load, parse, trained
+from lab.pictures import style
+
+# The width of hidden layers and the iterations; None: the recipe's own.
+SIZES: dict[str, list[dict[str, Any]]] = {
+    "iP": [
+        *({"latents": k, "iterations": 3000} for k in (32, 64, 128, 256)),
+        {},
+    ],
+    "ia": [{"width": 64}, {"width": 256}, {}, {"width": 1500, "iterations": 600}],
+    "sa": [
+        {"width": 64}, {"width": 256}, {}, {"width": 2048, "iterations": 1000},
+        {"width": 5600, "iterations": 300, "batch": 50},
+    ],
+    "P-mlp": [{"width": 64}, {}, {"width": 2048, "iterations": 2000}],
+    "G-mlp": [{"width": 64}, {}, {"width": 2048, "iterations": 2000}],
+}  # fmt: skip
+ONE_PASS = ("P-mlp", "G-mlp")
+
+
+def measure(lab: Lab, name: str, changes: dict[str, Any]) -> dict[str, Any]:
+    model = trained(lab, "patches", name, **changes)
+    steps = 2 if name in ONE_PASS else lab.few(256, 10)
+    return evaluated(lab, model, load(lab, "patches").test, steps)
+
+
+def main() -> None:
+    lab = parse(__file__, __doc__)
+    found = {
+        name: [
+            {**changes, **lab.cell(f"{name}-{n}", lambda m=name, c=changes: measure(lab, m, c))}
+            for n, changes in enumerate(sizes)
+        ]
+        for name, sizes in SIZES.items()
+    }
+    lab.save({"found": found})
+    with figure(lab, 1, 2, size=(9, 3.6)) as axes:
+        for ax, key, label in (
+            (axes[0, 0], "mse_per_dim", "1,000 · MSE / pixels"),
+            (axes[0, 1], "rate_distortion_distance", "rate–distortion distance"),
+        ):
+            for name, runs in found.items():
+                counts = [run["parameters"] for run in runs]
+                ax.plot(counts, [r["last"][key] for r in runs], marker="o", ms=4, **style(name))
+            ax.set_xscale("log")
+            finish(ax, x="parameters", y=label, legend=None)
+        axes[0, 1].legend(frameon=False, fontsize=8)
+    print(f"{'':<22}{'parameters':>12}{'R²':>8}{'rates':>8}{'MSE':>9}{'zeros':>8}{'distance':>10}")
+    for name, runs in found.items():
+        for run in runs:
+            last = run["last"]
+            print(
+                f"{LABELS[name]:<22}{run['parameters']:12,}{last['r2']:8.3f}{last['r2_map']:8.3f}"
+                f"{last['mse_per_dim']:9.2f}{last['zeros']:8.3f}"
+                f"{last['rate_distortion_distance']:10.3f}"
+            )
+
+
+if __name__ == "__main__":
+    main()
