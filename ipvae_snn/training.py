@@ -40,6 +40,9 @@ class TrainConfig:
         iterations: optimizer steps.
         batch: samples per step.
         steps: T, timesteps per sample.
+        burn_in: first timesteps whose NLL does not count, in 0 … T − 1. While a run still looks for
+            its answer its error is large, and a σ that must cover it is too large for what comes
+            after: leaving these steps out teaches a finer code.
         lr: peak learning rate of Adamax.
         lr_end: learning rate at the end of the cosine.
         warmup: fraction of the iterations over which the learning rate rises.
@@ -63,6 +66,7 @@ class TrainConfig:
     iterations: int = 1200
     batch: int = 50
     steps: int = 16
+    burn_in: int = 0
     lr: float = 2e-2
     lr_end: float = 1e-5
     warmup: float = 0.005
@@ -85,6 +89,9 @@ class TrainConfig:
     def __post_init__(self) -> None:
         for name in ("iterations", "batch", "steps", "log_every"):
             require_whole(getattr(self, name), name)
+        require_whole(self.burn_in, "burn_in", least=0)
+        if self.burn_in >= self.steps:
+            raise ValueError(f"burn_in must be below steps = {self.steps}, got {self.burn_in}")
         require_seed(self.seed)
         if self.precision not in PRECISIONS:
             raise ValueError(f"precision must be one of {PRECISIONS}, got {self.precision!r}")
@@ -249,7 +256,9 @@ def _train_step(
         out = model.run(x, config.steps, record=("nll", "kl"))
     except ValueError as error:  # x was found sound before: the weights no longer are
         raise FloatingPointError(f"training diverged, {error}; {ADVICE}") from error
-    loss = F.free_energy(out.nll, out.kl, schedule["beta"], model.in_features)
+    counted = torch.zeros_like(out.nll)
+    counted[config.burn_in :] = config.steps / (config.steps - config.burn_in)
+    loss = F.free_energy(counted * out.nll, out.kl, schedule["beta"], model.in_features)
     optimizer.zero_grad(set_to_none=True)
     loss.backward()
     norm = torch.nn.utils.clip_grad_norm_(model.parameters(), schedule["grad_clip"])

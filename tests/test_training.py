@@ -126,13 +126,28 @@ def test_bad_data_leaves_the_model_alone(data, error):
     "option",
     [
         {"iterations": 0}, {"batch": -1}, {"steps": 2.5}, {"lr": 0.0}, {"beta": math.nan},
-        {"warmup": 2.0}, {"seed": -1}, {"grad_clip": math.inf},
+        {"warmup": 2.0}, {"seed": -1}, {"grad_clip": math.inf}, {"burn_in": -1}, {"burn_in": 16},
     ],
     ids=str,
 )  # fmt: skip
 def test_bad_recipes(option):
     with pytest.raises((ValueError, TypeError), match=next(iter(option))):
         TrainConfig(**option)
+
+
+def test_the_error_of_a_burn_in_does_not_count_and_its_kl_does():
+    x = planted()
+    config = TrainConfig(**{**QUICK, "iterations": 1, "beta": 3.0, "burn_in": 3, "beta_ramp": 0.0})
+    model = IPVAE(20, 8)
+    weights = copy.deepcopy(model.state_dict())
+    row = fit(model, x, config)[0]
+    model.load_state_dict(weights)
+    model.neuron.clamp = config.clamp_start
+    with model.seeded(config.seed):
+        first = torch.randperm(len(x), generator=torch.Generator().manual_seed(config.seed))[:20]
+        out = model.train().run(x[first], 4, record=("nll", "kl"))
+    expected = (out.nll[3:].mean() + 3.0 * out.kl.mean()) * 256 / 20
+    assert row["loss"] == pytest.approx(float(expected.detach()), rel=1e-5)
 
 
 def test_divergence_stops_with_advice_before_the_weights_are_touched():

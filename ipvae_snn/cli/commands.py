@@ -51,7 +51,7 @@ def _resolved(source: str) -> str:
 
 
 def _run_config(arguments: argparse.Namespace, kind: str) -> RunConfig:
-    chosen = ("steps", "beta", "iterations", "batch", "lr")
+    chosen = ("steps", "burn_in", "beta", "iterations", "batch", "lr")
     defaults = PATCH_DEFAULTS if kind == "patches" else SAMPLE_DEFAULTS
     given = {n: getattr(arguments, n) for n in chosen if getattr(arguments, n) is not None}
     return RunConfig(

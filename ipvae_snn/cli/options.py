@@ -107,6 +107,7 @@ def parser() -> argparse.ArgumentParser:
     recipe = train.add_argument_group("recipe (defaults in brackets: patches / samples)")
     for name, kind, text in (
         ("steps", int, "timesteps T per sample"),
+        ("burn_in", int, "first timesteps whose error does not count"),
         ("beta", float, "final weight of the KL"),
         ("iterations", int, "optimizer steps"),
         ("batch", int, "samples per step"),
@@ -114,8 +115,9 @@ def parser() -> argparse.ArgumentParser:
     ):
         shown = [{**_recipe_defaults(), **part}[name] for part in (PATCH_DEFAULTS, SAMPLE_DEFAULTS)]
         recipe.add_argument(
-            f"--{name}", type=kind, default=None, help=f"{text} [{shown[0]:g} / {shown[1]:g}]"
-        )
+            f"--{name.replace('_', '-')}", type=kind, default=None,
+            help=f"{text} [{shown[0]:g} / {shown[1]:g}]",
+        )  # fmt: skip
     _precision(train)
     _common(train)
     _evaluation_options(train, "--eval-steps")

@@ -122,8 +122,9 @@ def trained(lab: Lab, data: str, name: str, seed: int = 0, **changes: Any) -> nn
     samples, options, training = load(lab, data), wanted["options"], wanted["training"]
     torch.manual_seed(seed)
     model = FAMILIES[name](samples.train.shape[1], shape=samples.shape, **options)
-    described = {**wanted, "training": asdict(training), "options": repr(options)}
-    described["training"].pop("progress")
+    usual = asdict(TrainConfig())
+    changed = {k: v for k, v in asdict(training).items() if v != usual[k] and k != "progress"}
+    described = {**wanted, "training": changed, "options": repr(options)}
     key = hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()[:12]
     path = lab.cache / "models" / f"{data}-{name}-{key}.pt"
     if path.is_file():
