@@ -1,137 +1,204 @@
 """Against the truth: how far inference is from exact posteriors, in nats, and through what.
 
-Problems small enough to enumerate: x = Φz + σ·noise drawn from the model, with Φ, σ and the prior
-Poisson(e^{u₀}) known; features have norm 1 and all overlap by the same cosine. KL(q ‖ p(z | x)) is
-q's free energy, a closed form, plus the enumerated log p(x). It is measured of
+Problems small enough to enumerate: x = Φz + σ·noise is drawn from the model, Φ, σ and the prior
+Poisson(e^{u₀}) are known; features have norm 1, and each overlaps all others by the same cosine.
+KL(q ‖ p(z | x)), a free energy in closed form plus the enumerated log p(x), is measured of
 
-- the best independent law of any shape that was found: the price of independence;
-- the best independent Poisson: the floor; what it adds is the price of variance = mean;
-- the iP-VAE's rates as steps go on, momentary ones and averages over the last half of the steps.
-  "published" has no leak, and learned α, b and u₀ by the published loss with β = T. "exact": leak 1
-  and b = G_kk/2 make the step the natural gradient of the whole ELBO, at rest at the floor alone;
-- the P-VAE, whose encoder alone learned, on the ELBO: the floor plus the amortisation gap;
-- the prior.
+- the best independent law of any shape: the price of independence;
+- the best independent Poisson: the floor. What it adds is the price of variance = mean;
+- the iP-VAE: its rates of each step, and averages of rates. "published" has no leak, and learned
+  α, b and u₀ by the published loss. "exact" has leak 1 and b = G_kk/2, which make the step the
+  natural gradient of the whole ELBO: its one point of rest, but for noise, is the floor. A kick is
+  α·G_kk, the nats that a spike takes from its own neuron;
+- the P-VAE, whose encoder alone learned, on the ELBO: the floor plus the amortisation gap.
 
-Data are drawn here, nothing is read from ``--data``. Five minutes of one core.
+Data are drawn here, nothing is read from ``--data``. Five minutes on one core.
 
     python examples/paper/exact_posterior.py --data path/to/data
 """
 
 import math
-from typing import NamedTuple
+from itertools import pairwise
+from typing import Any
 
+import numpy as np
 import torch
-from torch import Tensor
+from matplotlib.axes import Axes
+from torch import nn
 
-from ipvae_snn import functional as F
+from ipvae_snn import IPVAE, TrainConfig, baselines, fit
 
-from lab import Lab
+from lab import COLOURS, Lab, figure, finish, parse
+from lab.enumeration import PIXELS, Problem
+from lab.measure import thinned
 
 GRID = [(k, overlap, 0.5) for k in (2, 4, 6) for overlap in (0.0, 0.5, 0.9)]
 PROBLEMS = [*GRID, (4, 0.5, 1.0), (4, 0.5, 0.25)]  # K, overlap, σ
-SHOWN = (4, 0.5, 0.5)
-PIXELS, MOST = 8, 200  # no count comes near the latter
-LEFT_OUT = 1e-10  # posterior mass per neuron that enumeration may leave out
-RULES = {  # leak, bias / G_kk, α; the clamp at 5 would be a bias of its own, (1 + λ) e⁻⁵ / α
-    "exact 0.2": (1.0, 0.5, 0.2), "exact 0.05": (1.0, 0.5, 0.05), "exact 0.02": (1.0, 0.5, 0.02),
-    "leak only": (1.0, 0.0, 0.02), "bias only": (0.0, 0.5, 0.02), "neither": (0.0, 0.0, 0.02),
+RULES = {  # leak, b / G_kk, kick
+    "exact 0.5": (1.0, 0.5, 0.5), "exact 0.2": (1.0, 0.5, 0.2), "exact 0.05": (1.0, 0.5, 0.05),
+    "leak alone": (1.0, 0.0, 0.05), "bias alone": (0.0, 0.5, 0.05), "neither": (0.0, 0.0, 0.05),
 }  # fmt: skip
+STYLES = {  # label, colour, line over steps, marker
+    "published": ("iP, published", COLOURS["iG"], "-", "v"),
+    "exact 0.5": ("iP, exact, kick 0.5", "#A6CEE3", "-", ""),
+    "exact 0.2": ("iP, exact, kick 0.2", "#56A4D0", "-", ""),
+    "exact 0.05": ("iP, exact, kick 0.05", COLOURS["iP"], "-", "o"),
+    "exact 0.2, averaged": ("kick 0.2, rates averaged", "#000000", "--", ""),
+    "P-linear": ("P-VAE, linear", COLOURS["P-linear"], "", "s"),
+    "P-mlp": ("P-VAE, MLP", COLOURS["P-mlp"], "", "D"),
+    "prior": ("prior", "", "", ""),
+    "floor": ("floor: best Poisson", "", "", ""),
+    "independent": ("best independent", "", "", ""),
+}
+Rows = list[dict[str, Any]]
 
 
-class Problem(NamedTuple):
-    """What is known, the samples (B, M) to infer and their d and G, and samples to learn from."""
-
-    weight: Tensor
-    log_scale: Tensor
-    mem_init: Tensor
-    x: Tensor
-    drive: Tensor
-    gram: Tensor
-    train: Tensor
+def ruled(p: Problem, leak: float, bias: float, kick: float, **options: Any) -> nn.Module:
+    """An iP-VAE that learns nothing; a clamp at 5 would act as a bias, (1 + λ) e⁻⁵ / α."""
+    own = float(p.gram[0, 0])
+    model = p.told(IPVAE(PIXELS, len(p.gram), leak=leak, step=kick / own, clamp=16.0, **options))
+    with torch.no_grad():
+        model.neuron.log_bias.fill_(math.log(max(bias * own, 1e-6)))  # a neuron has no bias 0
+    return model
 
 
-class Truth(NamedTuple):
-    """log p(x), (B,), moments of the posterior, and a bound on the mass that was left out."""
-
-    evidence: Tensor
-    mean: Tensor
-    covariance: Tensor
-    left_out: float
-
-
-def pose(lab: Lab, latents: int, overlap: float, noise: float, seed: int) -> Problem:
-    g = torch.Generator().manual_seed(seed)
-    real = {"dtype": torch.float64, "generator": g}
-    cosines = (1 - overlap) * torch.eye(latents, dtype=torch.float64) + overlap
-    basis = torch.linalg.qr(torch.randn(PIXELS, PIXELS, **real))[0][:, :latents]
-    weight = basis @ torch.linalg.cholesky(cosines).mT
-    mem_init = 1.5 * torch.rand(latents, **real) - 1.5
-    count = lab.few(20_000, 200)
-    z = torch.poisson(mem_init.exp().expand(count, -1), generator=g)
-    x = z @ weight.mT + noise * torch.randn(count, PIXELS, **real)
-    log_scale = torch.full((PIXELS,), math.log(noise), dtype=torch.float64)
-    x, train = x.split([lab.few(200, 20), count - lab.few(200, 20)])
-    drive, gram = F.drive(x, weight, log_scale), F.gram(weight, log_scale)
-    return Problem(weight, log_scale, mem_init, x, drive, gram, train)
+def learned(lab: Lab, p: Problem, seed: int, encoder: str = "") -> nn.Module:
+    """A P-VAE with that encoder, or else the published iP-VAE."""
+    torch.manual_seed(seed)
+    if encoder:
+        width = {"width": 64} if encoder == "mlp" else {}
+        model = p.told(baselines.PoissonVAE(PIXELS, len(p.gram), encoder=encoder, **width))
+        recipe = {"iterations": lab.few(2000, 6), "steps": 1, "beta": 1.0, "lr": 5e-3, "batch": 200}
+    else:
+        model = p.told(IPVAE(PIXELS, len(p.gram), step=0.2 / float(p.gram[0, 0])))
+        model.neuron.mem_init.requires_grad_()
+        recipe = {"iterations": lab.few(600, 6), "steps": 16, "beta": 16.0, "batch": 100}
+    recipe |= {"beta_ramp": 0.2, "weight_decay": 0.0, "grad_clip": 3000.0, "progress": False}
+    fit(model, p.train, TrainConfig(seed=seed, **recipe))
+    return model
 
 
-def own_terms(p: Problem) -> tuple[Tensor, Tensor]:
-    """Counts n, and what of log p(z, x) a count says alone, (B, K, MOST), up to constants."""
-    n = torch.arange(MOST, dtype=torch.float64)
-    alone = n * (p.drive + p.mem_init)[..., None] - torch.lgamma(n + 1)
-    return n, alone - 0.5 * p.gram.diagonal()[:, None] * n.square()
+def measure(lab: Lab, latents: int, overlap: float, noise: float, seed: int) -> dict[str, Any]:
+    counts, steps = {"train": lab.few(20_000, 200), "test": lab.few(200, 20)}, lab.few(1000, 40)
+    p = Problem(latents, overlap, noise, seed, **counts)
+    models = {name: ruled(p, *terms) for name, terms in RULES.items()}
+    models["without spikes"] = ruled(p, *RULES["exact 0.05"], spike_grad=torch.exp)
+    models["published"] = learned(lab, p, seed)
+    encoders = {f"P-{kind}": learned(lab, p, seed, kind) for kind in ("linear", "mlp")}
+    with torch.no_grad():
+        independent, alone = p.best_independent(lab.few(300, 9))
+        kl, curves, ends = {"independent": independent}, {}, thinned(list(range(1, steps + 1)), 1.1)
+        mems = {"floor": p.best_poisson(), "prior": p.mem_init.expand(len(p.x), -1)}
+        mems |= {name: model.run(p.x, 1).mem[0] for name, model in encoders.items()}
+        for name, model in models.items():
+            mem = model.run(p.x, steps, record=("mem",), seed=seed).mem
+            means = torch.stack([mem[end // 2 : end].exp().mean(0).log() for end in ends])
+            each, averaged = p.kl(mem), f"{name}, averaged"
+            mems[averaged], kl[name] = means[-1], each[steps // 2 :].mean(0)
+            curves[name] = [float(each[a:b].mean()) for a, b in pairwise([0, *ends])]
+            curves[averaged] = p.kl(means).mean(1).tolist()
+        kl |= {name: p.kl(mem) for name, mem in mems.items()}
+    variance = p.covariance.diagonal(dim1=1, dim2=2)
+    spread, pairs = variance.mean(0).sqrt(), latents * (latents - 1)
+    correlation = (p.covariance.mean(0) / spread.outer(spread)).sum() - latents
+    return {
+        "K": latents, "overlap": overlap, "noise": noise, "seed": seed, "left_out": p.left_out,
+        "kl": {name: float(values.mean()) for name, values in kl.items()},
+        "error": {n: float((v - kl["floor"]).std()) / len(v) ** 0.5 for n, v in kl.items()},
+        "counts": {name: float(mem.exp().sum() / p.mean.sum()) for name, mem in mems.items()},
+        "posterior": {
+            "Fano factor": float(variance.sum() / p.mean.sum()),
+            "Fano factor, apart": alone,
+            "correlation": float(correlation) / pairs,
+        },
+        "steps": ends, "curves": curves,
+    }  # fmt: skip
 
 
-def solve(p: Problem) -> Truth:
-    """By enumeration, of as many counts of each neuron as its posterior can reach.
-
-    As all G ≥ 0, others can only lower the ratio of p(n + 1) to p(n), which ``own_terms`` gives: a
-    bound of the tail that holds whatever they do.
-    """
-    n, alone = own_terms(p)
-    ceiling = (alone - alone.cummax(-1).values).exp()
-    tail = ceiling.flip(-1).cumsum(-1).flip(-1)  # of a count of n or more
-    values = (tail > LEFT_OUT).sum(-1)
-    left_out = tail.gather(-1, values[..., None]).sum((-1, -2)).max()
-    found = []
-    for drive, top in zip(p.drive, values.tolist(), strict=True):
-        z = torch.cartesian_prod(*(n[:t] for t in top))
-        log = z @ (drive + p.mem_init) - 0.5 * ((z @ p.gram) * z).sum(-1) - (z + 1).lgamma().sum(-1)
-        law = log.softmax(0)
-        mean = law @ z
-        found.append((log.logsumexp(0), mean, (z.mT * law) @ z - torch.outer(mean, mean)))
-    evidence, mean, covariance = (torch.stack(part) for part in zip(*found, strict=True))
-    constant = p.mem_init.exp().sum() + F.nll_constant(PIXELS, p.log_scale)
-    energy = 0.5 * F.input_energy(p.x, p.log_scale)
-    return Truth(evidence - constant - energy, mean, covariance, float(left_out))
+def mean(rows: Rows, name: str, part: str = "kl") -> float:
+    return round(float(np.mean([row[part][name] for row in rows])), 6) + 0.0  # no −0
 
 
-def free_energy(p: Problem, mem: Tensor) -> Tensor:
-    """E_q[NLL] + KL(q ‖ prior) of independent Poisson(e^mem): exact, with half of λ·G_kk for the
-    variance of the counts."""
-    rate = mem.exp()
-    energy, constant = F.input_energy(p.x, p.log_scale), F.nll_constant(PIXELS, p.log_scale)
-    nll = F.gaussian_nll_gram(rate, rate @ p.gram, p.drive, energy, constant)
-    return nll + 0.5 * rate @ p.gram.diagonal() + F.poisson_kl(mem, p.mem_init).sum(-1)
+def draw_steps(ax: Axes, rows: Rows) -> None:
+    levels = []
+    for name, (label, colour, line, _) in STYLES.items():
+        if line:
+            curve = np.mean([row["curves"][name] for row in rows], 0)
+            ax.loglog(rows[0]["steps"], curve, line, color=colour, label=label)
+        else:
+            levels.append((mean(rows, name), label))
+    at = 0.0
+    for level, label in sorted(levels):
+        ax.axhline(level, color="#808080", lw=1, ls=":")
+        at = max(1.25 * at, level)  # labels keep their distance
+        ax.text(1.01, at, label, transform=ax.get_yaxis_transform(), fontsize=7, va="center")
+    ax.set_ylim(top=25 * level)
+    title = "(a) inference, K {K}, overlap {overlap:g}, σ {noise:g}".format(**rows[0])
+    finish(ax, x="step", y="KL (nats)", title=title, legend="upper right")
 
 
-def best_poisson(p: Problem) -> Tensor:
-    """Minimises the free energy, which is convex in the rates: there is one minimum."""
-    mem = p.mem_init.repeat(len(p.x), 1).requires_grad_()
-    search = torch.optim.LBFGS(
-        [mem], max_iter=2000, history_size=50, tolerance_grad=1e-9, tolerance_change=1e-14,
-        line_search_fn="strong_wolfe",
-    )  # fmt: skip
+def draw_prices(ax: Axes, groups: list[Rows]) -> None:
+    at, shift = np.arange(len(groups)), -0.3
+    for name, colour, label in (
+        ("floor", "#DDDDDD", "price of variance = mean"),
+        ("independent", "#999999", "price of independence"),
+    ):
+        ax.bar(at, [mean(rows, name) for rows in groups], color=colour, label=label)
+    for name, (label, colour, _, marker) in STYLES.items():
+        if marker:
+            level = [mean(rows, name) for rows in groups]
+            errors = [[row["error"][name] for row in rows] for rows in groups]
+            error = np.linalg.norm(errors, axis=1) / len(errors[0])
+            ax.errorbar(at + shift, level, error, fmt=marker, color=colour, ms=4, label=label)
+            shift += 0.2
+    ax.set_ylim(0, 1.5 * ax.get_ylim()[1])
+    ax.set_xticks(at, ["{overlap:g}\n{K}".format(**rows[0]) for rows in groups])
+    title = "(b) after inference, σ {noise:g}".format(**groups[0][0])
+    finish(ax, x="overlap / K", y="KL (nats)", title=title, legend="upper left")
 
-    def closure() -> Tensor:
-        search.zero_grad()
-        total = free_energy(p, mem).sum()
-        total.backward()
-        return total
 
-    search.step(closure)
-    return mem.detach()
+def draw_posteriors(ax: Axes, groups: list[Rows]) -> None:
+    for part, name, label, colour, marker in (
+        ("counts", "floor", "expected counts, floor / truth", "#000000", "D"),
+        ("posterior", "Fano factor", "Fano factor of a count", "#0072B2", "o"),
+        ("posterior", "Fano factor, apart", "of the best independent law", "#0072B2", "_"),
+        ("posterior", "correlation", "correlation of two counts", "#D55E00", "s"),
+    ):
+        height = [mean(rows, name, part) for rows in groups]
+        ax.plot(height, marker, color=colour, ms=5, label=label)
+    for level, label in ((1, "Poisson"), (0, "independent")):
+        ax.axhline(level, color="#808080", lw=1, ls=":")
+        ax.text(1.01, level, label, transform=ax.get_yaxis_transform(), fontsize=7, va="center")
+    ax.set_ylim(-0.9, 1.9)
+    ticks = ["{overlap:g}\n{K}\n{noise:g}".format(**rows[0]) for rows in groups]
+    ax.set_xticks(range(len(groups)), ticks, fontsize=7)
+    finish(ax, x="overlap / K / σ", y="ratio", title="(c) true posteriors", legend="upper left")
 
 
-def best_independent(p: Problem, evidence_of: Tensor, mean: Tensor, sweeps: int) -> Tensor:
-    raise NotImplementedError
+def main() -> None:
+    lab = parse(__file__, __doc__)
+    groups = [
+        [
+            lab.cell(
+                "K{}-overlap{:g}-noise{:g}-seed{}".format(*problem, seed),
+                lambda given=(*problem, seed): measure(lab, *given),
+            )
+            for seed in range(lab.seeds)
+        ]
+        for problem in (PROBLEMS[:3:2] if lab.quick else PROBLEMS)
+    ]
+    lab.save({"rows": [row for group in groups for row in group]})
+    grid = [group for group in groups if group[0]["noise"] == 0.5]
+    with figure(lab, 1, 3, size=(13.0, 4.0)) as axes:
+        draw_steps(axes[0, 0], grid[len(grid) // 2])
+        draw_prices(axes[0, 1], grid)
+        draw_posteriors(axes[0, 2], groups)
+    for part in ("kl", "counts", "posterior"):
+        titles = ["{K}, {overlap:g}, {noise:g}".format(**group[0]) for group in groups]
+        print(f"{part:30}" + "".join(f"{title:>14}" for title in titles))
+        for name in groups[0][0][part]:
+            print(f"{name:30}" + "".join(f"{mean(g, name, part):14.3f}" for g in groups))
+
+
+if __name__ == "__main__":
+    main()

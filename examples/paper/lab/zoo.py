@@ -51,7 +51,7 @@ FAMILIES: dict[str, Make] = {
 # On top of these: RECIPES. Encoders take small steps; LCA's price has no β and no ramp, and its
 # features have norm 1 by themselves.
 _ENCODER = {"steps": 1, "beta": 1.0, "lr": 2e-3, "iterations": 8000, "beta_ramp": 0.3}
-_CONV = {**_ENCODER, "iterations": 2500}
+_CONV = {**_ENCODER, "iterations": 1500}
 _LCA = {
     "steps": 40, "beta": 1.0, "beta_start": 1.0, "weight_decay": 0.0, "lr": 1e-2,
     "iterations": 1500,
@@ -77,8 +77,8 @@ RECIPES: dict[str, dict[str, dict[str, Any]]] = {
     },
     "mnist": {
         "iP": {**_MNIST, "iterations": 12000, "lr": 2e-3},
-        "iG": {**_MNIST, "iterations": 1500, "lr": 5e-3},
-        "iG-relu": {**_MNIST, "iterations": 1500, "lr": 5e-3},
+        "iG": {**_MNIST, "iterations": 1000, "lr": 5e-3},
+        "iG-relu": {**_MNIST, "iterations": 1000, "lr": 5e-3},
         "LCA": {"sparsity": 0.2, "nonnegative": True, "beta": 1.0},
         "": {"batch": 100, "beta": 0.5},  # what 16 is to the iterative models in 32 steps
     },

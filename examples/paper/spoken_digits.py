@@ -1,0 +1,201 @@
+"""Another modality: spoken digits as spectrograms, and whether counts suit continuous data.
+
+On clips held out by the official indices, for each model: R² from one draw ("spikes") and from the
+expected code ("rates"), MSE per dim, zeros, lifetime sparsity, and the accuracy of a linear probe
+for the digit on expected codes, beside the same probe on raw pixels. R² on training clips tells
+how much is learned by heart. ``--seeds`` seeds for the iP-VAE, one for the others.
+
+The Poisson assumption, on speech, MNIST and natural patches: the error of spikes is the error of
+rates plus what the draws add, Σ_k ‖Φ_k‖² λ_k in closed form. Is the residual N(0, σ²), independent
+between pixels, alike for all samples and intensities? Are trains of counts Poisson in windows?
+
+    python examples/paper/spoken_digits.py --data path/to/data
+"""
+
+import warnings
+from typing import Any
+
+import torch
+from sklearn.exceptions import ConvergenceWarning
+from torch import Tensor
+
+from ipvae_snn import metrics, plotting
+from ipvae_snn.runs import pick
+from ipvae_snn.surrogate import rounded
+
+from lab import COLOURS, LABELS, Lab, codes, figure, finish, load, parse, trained
+
+# Timesteps of inference: iterative models until they have settled, hybrids as they were trained.
+STEPS = {
+    "iP": 256, "iG": 256, "iG-relu": 256, "LCA": 256, "P-conv": 1, "G-conv": 1, "ia": 8, "sa": 8,
+}  # fmt: skip
+DATA = {"speech": "#0072B2", "mnist": "#E69F00", "patches": "#009E73"}
+WINDOWS = (1, 2, 4, 8, 16, 32)
+
+
+def probe(train: Tensor, train_labels: Tensor, test: Tensor, test_labels: Tensor) -> float:
+    with warnings.catch_warnings():  # the defaults stop after 100 iterations, converged or not
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        return metrics.probe_accuracy(train, train_labels, test, test_labels)
+
+
+def measure(lab: Lab, name: str, seed: int) -> dict[str, Any]:
+    """Reconstruction, sparsity and probe of one model."""
+    samples, model = load(lab, "speech"), trained(lab, "speech", name, seed).requires_grad_(False)
+    steps = min(STEPS[name], lab.few(256, 4))
+    row = {"model": name, "seed": seed, "steps": steps}
+    for part in ("test", "train"):
+        x = pick(getattr(samples, part), 300, seed=0).to(lab.device)
+        out = model.run(x, steps, record=("spk", "mem"), every=steps, seed=seed)
+        code, x_hat = out.spk[-1], model.decode(out.spk[-1])
+        row[part] = {
+            "r2": float(metrics.r2(x, x_hat)),
+            "r2_rates": float(metrics.r2(x, model.decode(model.mean_code(out.mem[-1])))),
+            "mse_per_dim": float(metrics.mse_per_dim(x, x_hat)),
+            "zeros": float(metrics.zeros(code)),
+            "lifetime": float(metrics.lifetime_sparsity(code.abs())),
+        }
+    train, test = (codes(lab, model, x, steps) for x in (samples.train, samples.test))
+    accuracy = probe(train, samples.train_labels, test, samples.test_labels)
+    return {**row, "accuracy": accuracy}
+
+
+def noise(lab: Lab, data: str) -> dict[str, Any]:
+    """How the error of a settled iP-VAE splits, what its residual is like, how regular it fires."""
+    model, samples = trained(lab, data, "iP").requires_grad_(False), load(lab, data)
+    x, steps = pick(samples.test, lab.few(200, 20), seed=0).to(lab.device), lab.few(256, 8)
+    settled = model.run(x, steps, record=(), seed=1).state
+    out = model.run(x, lab.few(128, 64), record=("spk", "mem"), state=settled, seed=2)
+    spk, rate, sigma = out.spk[-1], out.mem[-1].exp(), model.log_scale.exp()
+    drawn = rate @ model.decoder.weight.square().T  # variance of Φz given the rates, per pixel
+    of_spikes, of_rates = x - model.decode(spk), x - model.decode(rate)
+    total = (x - x.mean(-1, keepdim=True)).square().sum(-1).clamp(min=1e-6)
+    predicted = of_rates.square() + drawn
+    by_pixel = x - of_rates, of_spikes.square(), drawn, sigma.square()
+    parts = torch.stack(torch.broadcast_tensors(*by_pixel)).flatten(1)
+    tenths = parts[0].argsort().tensor_split(10)  # of the pixels, from those decoded darkest
+    model.neuron.spike_grad = rounded()  # the same code without the noise of draws
+    graded = model.run(x, steps, record=()).state.spk
+    return {
+        "r2": float(metrics.r2(x, model.decode(spk))),
+        "r2_time_average": float(metrics.r2(x, model.decode(out.spk.mean(0)))),
+        "r2_rounded": float(metrics.r2(x, model.decode(graded))),
+        "zeros_rounded": float(metrics.zeros(graded)),
+        "misfit": float((of_rates.square().sum(-1) / total).mean()),
+        "sampling": float((drawn.sum(-1) / total).mean()),
+        "measured_over_predicted": float(of_spikes.square().sum() / predicted.sum()),
+        "residual": shape_of(of_spikes / sigma, samples.shape),
+        "residual_of_rates": shape_of(of_rates / sigma, samples.shape),
+        "fano": fano(out.spk, out.mem),
+        "intensity": [parts[:, t].mean(1).tolist() for t in tenths],
+    }
+
+
+def shape_of(residual: Tensor, shape: tuple[int, int]) -> dict[str, Any]:
+    """Of a residual in units of σ; if the model is right: 1, 0, 1, 0 and a bell."""
+    square, centred = residual.square(), residual - residual.mean()
+    rows = residual.reshape(-1, *shape)
+    pairs = (rows[:, 1:] * rows[:, :-1]).mean() + (rows[..., 1:] * rows[..., :-1]).mean()
+    return {
+        "std": float(centred.std()),
+        "excess_kurtosis": float(centred.pow(4).mean() / centred.var().square() - 3),
+        "spread_over_samples": float(square.mean(-1).std() / (2 / len(residual.T)) ** 0.5),
+        "correlation_of_neighbours": float(pairs / 2 / square.mean()),
+        "density": (torch.histc(residual, 60, -6, 6) / (residual.numel() * 0.2)).tolist(),
+    }
+
+
+def fano(spk: Tensor, mem: Tensor) -> list[float]:
+    """Variance over mean of counts in windows; not 1 where spikes move the membrane in between."""
+    active, factors = mem.exp().mean(0) > 0.1, []
+    for length in WINDOWS:
+        counts = spk.unflatten(0, (-1, length)).sum(1)[:, active]
+        factors.append(float(counts.var(0).sum() / counts.mean(0).sum().clamp(min=1e-6)))
+    return factors
+
+
+def draw_models(lab: Lab, rows: list[dict[str, Any]], raw: float) -> None:
+    samples = load(lab, "speech")
+    x = pick(samples.test, 4, seed=0).to(lab.device)
+
+    def upright(images: Tensor) -> Tensor:  # in the data, low bands come first
+        return images.cpu().reshape(-1, *samples.shape).flip(1)
+
+    models = {name: trained(lab, "speech", name).requires_grad_(False) for name in STEPS}
+    spk = {n: m.run(x, lab.few(STEPS[n], 1), seed=0).state.spk for n, m in models.items()}
+    shown = {n: upright(m.decode(spk[n])).flatten(1) for n, m in models.items()}
+    weight = models["iP"].decoder.weight.T
+    strongest = upright(weight[weight.square().sum(1).argsort(descending=True)[:36]])
+    with figure(lab, 2, 2, size=(11, 5.6)) as ((examples, features), (quality, accuracy)):
+        x = upright(x).flatten(1)
+        plotting.reconstructions(x, shown, samples.shape, scale="unit", ax=examples)
+        plotting.mosaic(strongest, columns=9, ax=features)
+        features.set_title("strongest features of the iP-VAE", fontsize=10, loc="left")
+        for row in rows:
+            name, test = row["model"], row["test"]
+            ends, label = [test["r2"], test["r2_rates"]], None if row["seed"] else name
+            point = {"c": COLOURS[name], "marker": "o"}
+            quality.plot([test["zeros"]] * 2, ends, **point, markevery=[0], lw=1, label=label)
+            quality.plot(test["zeros"], ends[1], **point, mfc="white")
+            accuracy.plot(name, row["accuracy"], **point)
+        accuracy.axhline(raw, color="#808080", ls=":", lw=1.2, label="on raw pixels")
+        finish(quality, x="portion of zeros", y="R²", title="draws (filled), expected (open)")
+        finish(accuracy, x="", y="accuracy", title="linear probe for the digit")
+
+
+def draw_noise(lab: Lab, rows: list[dict[str, Any]], tests: dict[str, Any]) -> None:
+    split = {f"iP, {data}": (t["misfit"], t["sampling"]) for data, t in tests.items()}
+    for name, test in ((row["model"], row["test"]) for row in rows if row["model"] != "iP"):
+        split[f"{name}, speech"] = 1 - test["r2_rates"], test["r2_rates"] - test["r2"]
+    speech, blue, sky, red, black = tests["speech"], "#0072B2", "#56B4E9", "#D55E00", "#000000"
+    with figure(lab, 1, 4, name="poisson", size=(14, 3.4)) as ((error, bell, regular, by_level),):
+        names, left, right = list(split), *zip(*split.values(), strict=True)
+        error.barh(names, left, color="#808080")
+        error.barh(names, right, left=left, color=sky)
+        error.invert_yaxis()
+        z = torch.linspace(-5.9, 5.9, 60)
+        bell.semilogy(z, speech["residual"]["density"], c=blue, label="of spikes")
+        bell.semilogy(z, speech["residual_of_rates"]["density"], c=red, label="of rates")
+        bell.semilogy(z, torch.exp(-z.square() / 2) / 2.507, ":", c=black, label="N(0, 1)")
+        bell.set(xlim=(-6, 6), ylim=(1e-5, 10))
+        for data, colour in DATA.items():
+            regular.semilogx(WINDOWS, tests[data]["fano"], "o-", base=2, c=colour, label=data)
+        regular.axhline(1, color=black, ls=":", lw=1)
+        level, residual, drawn, assumed = zip(*speech["intensity"], strict=True)
+        by_level.plot(level, residual, "o-", c=blue, label="residual of spikes")
+        by_level.plot(level, drawn, "o-", c=sky, label="of it, by draws")
+        by_level.plot(level, assumed, c=black, label="σ², as assumed")
+        finish(
+            error, x="error / variance", y="", title="error: mean (grey) + draw (blue)", legend=None
+        )
+        finish(bell, x="residual / σ", y="density", title="residual, speech", legend="upper right")
+        finish(regular, x="window (timesteps)", y="Fano factor", title="counts in time")
+        finish(by_level, x="decoded intensity", y="variance", title="by intensity, speech")
+
+
+def main() -> None:
+    lab, rows = parse(__file__, __doc__), []
+    for n in STEPS:
+        for s in range(lab.seeds if n == "iP" else 1):
+            rows.append(lab.cell(f"{n}-{s}", lambda n=n, s=s: measure(lab, n, s)))
+    d = load(lab, "speech")
+    raw = lab.cell("raw", lambda: probe(d.train, d.train_labels, d.test, d.test_labels))
+    tests = {data: lab.cell(f"noise-{data}", lambda d=data: noise(lab, d)) for data in DATA}
+    lab.save({"models": rows, "accuracy_of_raw_pixels": raw, "poisson": tests})
+    draw_models(lab, rows, raw)
+    draw_noise(lab, rows, tests)
+    keys = ("r2", "r2_rates", "mse_per_dim", "zeros", "lifetime")
+    print(f"{'':<20}" + "".join(f"{key:>12}" for key in (*keys, "train r2", "accuracy")))
+    for row in rows:
+        values = [*(row["test"][key] for key in keys), row["train"]["r2"], row["accuracy"]]
+        print(f"{LABELS[row['model']]:<20}" + "".join(f"{value:12.3f}" for value in values))
+    print(f"{'raw pixels':<20}{raw:84.3f}")
+    for data, t in tests.items():
+        values = t["misfit"], t["sampling"], t["residual"]["excess_kurtosis"], t["fano"][-1]
+        print(
+            f"iP, {data}: error of rates, of draws; kurtosis, Fano", *(f"{v:.3f}" for v in values)
+        )
+
+
+if __name__ == "__main__":
+    main()
