@@ -47,6 +47,9 @@ class IPVAE(nn.Module):
         kl_form: ``"exact"``, or ``"published"`` to reproduce published numbers
             (:func:`~ipvae_snn.functional.poisson_kl`).
         init_std: standard deviation of the initial Φ. The published 1e-4 works, and starts slower.
+        learn_scale: learn log σ per pixel; otherwise σ = 1. A learned σ weighs pixels that are
+            nearly always alike most, which is best for the likelihood and not for the squared
+            error. With σ = 1, β is the smaller the smaller the error is to be.
 
     Raises:
         TypeError, ValueError: an option is out of range, named in the message.
@@ -77,6 +80,7 @@ class IPVAE(nn.Module):
         learn_mem_init: bool = True,
         kl_form: str = "exact",
         init_std: float = 1e-2,
+        learn_scale: bool = True,
     ) -> None:
         super().__init__()
         require_whole(in_features, "in_features")
@@ -98,7 +102,7 @@ class IPVAE(nn.Module):
         self.precision = "float32"
         self.neuron = IPVAENeuron(
             decoder,
-            log_scale=nn.Parameter(torch.zeros(in_features)),
+            log_scale=nn.Parameter(torch.zeros(in_features)) if learn_scale else None,
             spike_grad=spike_grad,
             **self._options,
         )
@@ -127,7 +131,7 @@ class IPVAE(nn.Module):
 
     @property
     def log_scale(self) -> Tensor | None:
-        """log σ per pixel as inference uses it, shape (M,)."""
+        """log σ per pixel as inference uses it, shape (M,); ``None`` where σ = 1."""
         return self._lateral.bounded_log_scale()
 
     @property
@@ -259,6 +263,7 @@ class IPVAE(nn.Module):
             "in_features": self.in_features,
             "latents": self.latents,
             "kl_form": self.kl_form,
+            "learn_scale": self.log_scale is not None,
             "spike_grad": surrogate.to_config(self.neuron.spike_grad),
             **self._options,
             **{name: getattr(self.neuron, name) for name in ("clamp", "leak", "lateral_scale")},

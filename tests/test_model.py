@@ -282,3 +282,21 @@ def test_bad_options(options, error, says):
 def test_decode_refuses_the_wrong_size(model):
     with pytest.raises(ValueError, match=r"\(\.\.\., 7\)"):
         model.decode(torch.zeros(3, 12))
+
+
+def test_without_a_learned_scale_sigma_is_one(tmp_path):
+    fixed, learned = IPVAE(16, 8, learn_scale=False), IPVAE(16, 8)
+    learned.load_state_dict(fixed.state_dict(), strict=False)  # its log σ starts at 0
+    x = torch.rand(5, 16)
+    assert fixed.log_scale is None
+    assert sum(p.numel() for p in learned.parameters()) == 16 + sum(
+        p.numel() for p in fixed.parameters()
+    )
+    mine, other = fixed.run(x, 10, seed=0), learned.run(x, 10, seed=0)
+    assert torch.equal(mine.spk, other.spk)
+    torch.testing.assert_close(mine.nll, other.nll)
+    fixed.loss(x, 4).backward()
+    fixed.save(tmp_path / "model.pt")
+    again = IPVAE.load(tmp_path / "model.pt")
+    assert again.log_scale is None
+    assert torch.equal(again.run(x, 10, seed=0).spk, mine.spk)

@@ -76,7 +76,11 @@ RECIPES: dict[str, dict[str, dict[str, Any]]] = {
         "": {"batch": 100},
     },
     "mnist": {
-        "iP": {**_MNIST, "iterations": 12000, "lr": 2e-3},
+        # With σ = 1, β is the price of a nat in units of squared error.
+        "iP": {
+            **_MNIST, "learn_scale": False, "step": 0.5, "beta": 0.01, "beta_start": 0.0,
+            "lr": 5e-3, "iterations": 24_000,
+        },
         "iG": {**_MNIST, "iterations": 1000, "lr": 5e-3},
         "iG-relu": {**_MNIST, "iterations": 1000, "lr": 5e-3},
         "LCA": {"sparsity": 0.2, "nonnegative": True, "beta": 1.0},
