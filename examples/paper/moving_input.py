@@ -119,19 +119,20 @@ def over_time(lab: Lab) -> dict[str, list[float]]:
 def draw(lab: Lab, rows: dict, before: list[float], course: dict) -> None:
     with figure(lab, 2, 3, size=(12.5, 7)) as axes:
         (turn, rates, lag), (jitter, peers, time) = axes
-        lines = (
+        panels = (
             (turn, "turning", "error"), (rates, "turning", "error_rates"), (lag, "turning", "lag"),
             (jitter, "jitter", "error"),
         )  # fmt: skip
         for (way, dash), (steps, colour) in product(WAYS.items(), PER_FRAME.items()):
-            key, style = f"{way}, {steps}", {"color": colour, "ls": dash}
-            for ax, motion, what in lines:
-                values = [found[key][what] for found in rows["iP"][motion]]
+            key, line = f"{way}, {steps}", {"color": colour, "ls": dash}
+            for ax, motion, what in panels:
+                values = np.array([found[key][what] for found in rows["iP"][motion]], dtype=float)
+                bars = [found[key]["standard_error"] for found in rows["iP"][motion]]
+                style = {"yerr": bars if what == "error" else None, "marker": "o", "ms": 3}
                 if what != "lag" or way == "carried":  # without a state, nothing comes late
-                    values = [np.nan if value is None else value for value in values]
-                    ax.plot(values, marker="o", ms=3, label=key, **style)
+                    ax.errorbar(range(len(values)), values, label=key, **style, **line)
             if key in course:
-                time.plot(range(1, FRAMES + 1), course[key], **style)
+                time.plot(range(1, FRAMES + 1), course[key], **line)
         time.axvspan(STILL + 1, FRAMES - STILL, color="#808080", alpha=0.15, lw=0)
         for name, key in (("iP", "carried, 1"), ("iP", "reset, 8"), ("iG", "carried, 1"),
                           ("iG", "reset, 8"), ("P-mlp", "reset, 1")):  # fmt: skip
@@ -140,7 +141,7 @@ def draw(lab: Lab, rows: dict, before: list[float], course: dict) -> None:
             dash = "-" if "carried" in key else "--"
             peers.plot(values, color=COLOURS[name], ls=dash, marker="o", ms=3, label=label)
         peers.plot(before, ":", color="#000000", label="the frame before")
-        for ax, motion in ((peers, "turning"), *(line[:2] for line in lines)):
+        for ax, motion in ((peers, "turning"), *(panel[:2] for panel in panels)):
             ax.set_xticks(range(len(SPEEDS[motion])), SPEEDS[motion])
         turns, error = "degrees per frame", "1000 · MSE per pixel"
         finish(turn, x=turns, y=error, title="turning: from spikes", legend=None)
@@ -158,14 +159,15 @@ def draw(lab: Lab, rows: dict, before: list[float], course: dict) -> None:
 def strip(lab: Lab) -> None:
     """Every third frame of one digit, over what the models make of it."""
     x, shape, shown = video(lab, "turning", 10), load(lab, "mnist").shape, slice(0, 30, 3)
-    model, tiles = trained(lab, "mnist", "iP"), {"input": x[ONSET:, 0]}
+    model, tiles = trained(lab, "mnist", "iP"), {"input": x[ONSET:, 3]}
     for way, steps in (("carried", 1), ("reset", 1), ("reset", 8)):
         spk, mean = follow(model, x, way, steps, ONSET)
-        tiles[f"{way}, {steps}: spikes"] = model.decode(spk[:, -1, 0])
-        tiles[f"{way}, {steps}: rates"] = model.decode(mean[:, 0])
-    with torch.no_grad(), figure(lab, name="frames", size=(7.5, 4.6)) as axes:
+        tiles[f"{way}, {steps}: spikes"] = model.decode(spk[:, -1, 3])
+        tiles[f"{way}, {steps}: rates"] = model.decode(mean[:, 3])
+    with torch.no_grad(), figure(lab, name="frames", size=(7.5, 4.4)) as axes:
         images = torch.cat([row[shown] for row in tiles.values()]).cpu().reshape(-1, *shape)
         ax = mosaic(images.clamp(0, 1), columns=10, scale="unit", ax=axes[0, 0])
+        ax.set_xlim(left=-2.2 * shape[1])  # for the labels
         for row, label in enumerate(tiles):
             ax.text(-2, (row + 0.5) * (shape[0] + 1), label, ha="right", va="center", fontsize=9)
 
@@ -176,8 +178,7 @@ def main() -> None:
     rows: dict[str, Any] = {name: {motion: [] for motion in SPEEDS} for name in MODELS}
     for name, (motion, speeds) in product(MODELS, SPEEDS.items()):
         for v in speeds:
-            key = f"{name}-{motion}-{v}"
-            found = lab.cell(key, lambda n=name, m=motion, v=v: measure(lab, n, m, v))
+            found = lab.cell(f"{name}-{motion}-{v}", lambda a=(name, motion, v): measure(lab, *a))
             rows[name][motion].append(found)
     course = lab.cell("over-time", lambda: over_time(lab))
     lab.save({"speeds": SPEEDS, "models": rows, "frame before": before, "over time": course})
@@ -185,8 +186,8 @@ def main() -> None:
     strip(lab)
     columns = [("carried, 1", k) for k in ("error", "error_rates", "spikes", "lag")]
     columns += [(key, k) for key in ("reset, 1", "reset, 8") for k in ("error_rates", "spikes")]
-    print("iP-VAE; error: 1000 · MSE per pixel")
-    print(f"{'':<14}", *(f"{key + ' ' + k.replace('error_', ''):>18}" for key, k in columns))
+    names = (f"{key + ' ' + k.replace('error_', ''):>18}" for key, k in columns)
+    print(f"{'1000 · MSE':<14}", *names)
     for motion, speeds in SPEEDS.items():
         for speed, found in zip(speeds, rows["iP"][motion], strict=True):
             values = (found[key][k] for key, k in columns)

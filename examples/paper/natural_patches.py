@@ -6,14 +6,22 @@ last step, over β and T, over λ for LCA, over β for the amortised models; and
 read out in two other ways, named as such: spikes rounded from rates instead of drawn, and R² from
 the rates themselves, beside the zeros of the spikes.
 
+Two more points have two numbers set after learning, on training patches: of the iP-VAE more tonic
+inhibition, b + δ, and weaker inhibition by spikes, `lateral_scale` (a threshold, and the gain that
+makes up for what it takes from active neurons); of LCA its λ and a gain of the decoder.
+
     python examples/paper/natural_patches.py --data path/to/data
 """
 
+from itertools import product
 from typing import Any
 
 import numpy as np
+import torch
+from torch import Tensor
 
-from ipvae_snn import plotting, surrogate
+from ipvae_snn import metrics, plotting, surrogate
+from ipvae_snn.runs import pick
 
 from lab import LABELS, Lab, evaluated, figure, finish, load, parse, trained
 from lab.pictures import style
@@ -65,11 +73,58 @@ def main() -> None:
         for name, settings in SWEEPS.items()
     }
     rounded = lab.cell("iP-rounded", lambda: measure(lab, "iP", rounded=True))
-    lab.save({"full": full, "sweeps": sweeps, "rounded": rounded})
+    tuned = {
+        "iP": lab.cell("iP-tuned", lambda: tuned_inhibition(lab)),
+        "LCA": lab.cell("LCA-tuned", lambda: tuned_gain(lab)),
+    }
+    lab.save({"full": full, "sweeps": sweeps, "rounded": rounded, "tuned": tuned})
     draw_convergence(lab, full)
-    draw_rate_distortion(lab, full, sweeps, rounded)
+    draw_rate_distortion(lab, full, sweeps, rounded, tuned)
     draw_dictionaries(lab)
-    report(full, sweeps, rounded)
+    report(full, sweeps, rounded, tuned)
+
+
+def tuned_inhibition(lab: Lab) -> dict[str, Any]:
+    """The iP-VAE of the lightest β with more tonic inhibition, and less by spikes."""
+    model, samples = trained(lab, "patches", "iP", **SWEEPS["iP"][0][1]), load(lab, "patches")
+    bias, neuron = model.neuron.log_bias.detach().exp(), model.neuron
+
+    def set_to(more: float, scale: float) -> None:
+        neuron.log_bias.data.copy_((bias + more).log())
+        neuron.lateral_scale = scale
+
+    def distance(more: float, scale: float) -> float:
+        set_to(more, scale)
+        found = evaluated(lab, model, samples.train, lab.few(200, 5), samples=200)
+        return found["last"]["rate_distortion_distance"]
+
+    grid = product((0.2, 0.3, 0.4, 0.5), (0.5, 0.6, 0.7, 0.85, 1.0))
+    chosen = min(grid, key=lambda terms: distance(*terms))
+    set_to(*chosen)
+    found = evaluated(lab, model, samples.test, lab.few(1000, 20))
+    return {"more_bias": chosen[0], "lateral_scale": chosen[1], **found}
+
+
+def tuned_gain(lab: Lab) -> dict[str, Any]:
+    """LCA of the best λ with the best gain of its decoder, which undoes its shrinkage."""
+    samples, steps = load(lab, "patches"), lab.few(300, 5)
+    models = {
+        (setting, gain): (trained(lab, "patches", "LCA", **changes), gain)
+        for (setting, changes), gain in product(SWEEPS["LCA"], (1.0, 1.1, 1.2, 1.3))
+    }
+
+    def score(key: tuple[str, float], x: Tensor) -> dict[str, float]:
+        model, gain = models[key]
+        x = pick(x, lab.few(500, 20), seed=0)
+        with torch.no_grad():
+            code = model.run(x, steps, record=()).state.spk
+            r2 = float(metrics.r2(x, gain * model.decode(code)))
+        zeros = float(metrics.zeros(code))
+        distance = metrics.rate_distortion_distance(r2, zeros)
+        return {"r2": r2, "zeros": zeros, "rate_distortion_distance": distance}
+
+    best = min(models, key=lambda key: score(key, samples.train)["rate_distortion_distance"])
+    return {"setting": best[0], "gain": best[1], "last": score(best, samples.test)}
 
 
 def draw_convergence(lab: Lab, full: dict[str, Any]) -> None:
@@ -90,7 +145,11 @@ def draw_convergence(lab: Lab, full: dict[str, Any]) -> None:
 
 
 def draw_rate_distortion(
-    lab: Lab, full: dict[str, Any], sweeps: dict[str, Any], rounded: dict[str, Any]
+    lab: Lab,
+    full: dict[str, Any],
+    sweeps: dict[str, Any],
+    rounded: dict[str, Any],
+    tuned: dict[str, Any],
 ) -> None:
     with figure(lab, name="rate_distortion", size=(6.4, 4.4)) as axes:
         ax = axes[0, 0]
@@ -108,6 +167,11 @@ def draw_rate_distortion(
             (best, "r2_map", "D", "iP-VAE, R² from rates, zeros of spikes"),
         ):
             ax.plot(row["zeros"], row[key], marker, mfc="none", color="#0072B2", label=label)
+        for name, run in tuned.items():
+            point, label = run["last"], f"{LABELS[name]}, tuned"
+            ax.plot(
+                point["zeros"], point["r2"], "*", ms=11, color=style(name)["color"], label=label
+            )
         iG = full["iG"][0]["last"]
         ax.plot(iG["zeros"], iG["r2"], "o", ms=4.5, color=style("iG")["color"], label=LABELS["iG"])
         for radius in (0.2, 0.3, 0.4, 0.6):
@@ -123,7 +187,7 @@ def _circle(ax: Any, radius: float) -> None:
     angle = np.linspace(np.pi, 1.5 * np.pi, 60)
     across, up = 1 + radius * np.cos(angle), 1 + radius * np.sin(angle)
     ax.plot(across, up, color="#808080", ls=":", lw=0.8)
-    ax.annotate(f"{radius:g}", (across[22], up[22]), fontsize=7, color="#606060")
+    ax.annotate(f"{radius:g}", (across[4], up[4]), fontsize=7, color="#606060", ha="right")
 
 
 def draw_dictionaries(lab: Lab) -> None:
@@ -139,7 +203,9 @@ def draw_dictionaries(lab: Lab) -> None:
             ax.set_title(LABELS[name], fontsize=10)
 
 
-def report(full: dict[str, Any], sweeps: dict[str, Any], rounded: dict[str, Any]) -> None:
+def report(
+    full: dict[str, Any], sweeps: dict[str, Any], rounded: dict[str, Any], tuned: dict[str, Any]
+) -> None:
     print(
         f"{'':<24}{'R²':>7}{'rates':>7}{'zeros':>7}{'lifet.':>7}{'popul.':>7}{'dist.':>7}{'conv.':>6}"
     )
@@ -155,6 +221,12 @@ def report(full: dict[str, Any], sweeps: dict[str, Any], rounded: dict[str, Any]
             )
         )  # fmt: skip
         print(f"{label:<24}{numbers}{run['convergence_step'] or '-':>6}")
+    for name, run in tuned.items():
+        last = run["last"]
+        print(
+            f"{LABELS[name] + ', tuned':<24}{last['r2']:7.3f}{'':7}{last['zeros']:7.3f}{'':14}"
+            f"{last['rate_distortion_distance']:7.3f}"
+        )
 
 
 if __name__ == "__main__":

@@ -42,7 +42,9 @@ class LCA(Baseline):
         rate: float = 0.1,
         nonnegative: bool = False,
     ) -> None:
-        super().__init__(in_features, latents, init_std=1.0, learn_scale=False)
+        super().__init__(
+            in_features, latents, init_std=float(in_features) ** -0.5, learn_scale=False
+        )
         self.sparsity = require_number(sparsity, "sparsity", least=1e-12)
         self.rate = require_number(rate, "rate", least=1e-6, most=1)
         self.nonnegative = nonnegative

@@ -53,7 +53,7 @@ FAMILIES: dict[str, Make] = {
 _ENCODER = {"steps": 1, "beta": 1.0, "lr": 2e-3, "iterations": 8000, "beta_ramp": 0.3}
 _CONV = {**_ENCODER, "iterations": 1500}
 _LCA = {
-    "steps": 40, "beta": 1.0, "beta_start": 1.0, "weight_decay": 0.0, "lr": 1e-2,
+    "steps": 40, "beta": 1.0, "beta_start": 1.0, "weight_decay": 0.0, "lr": 3e-3,
     "iterations": 1500,
 }  # fmt: skip
 _HYBRID = {"steps": 8, "beta": 1.0, "lr": 2e-3, "iterations": 2000, "beta_ramp": 0.3}
