@@ -22,7 +22,7 @@ from ipvae_snn.checks import (
 )
 from ipvae_snn.kernels.job import PRECISIONS
 from ipvae_snn.lateral import SharedDecoder
-from ipvae_snn.neurons import CLAMP, STEP, IPVAENeuron
+from ipvae_snn.neurons import BIAS, CLAMP, STEP, IPVAENeuron
 from ipvae_snn.records import RECORDABLE, check_fields, make_run
 from ipvae_snn.seeding import seeded
 from ipvae_snn.storage import read_model, write_model
@@ -42,7 +42,7 @@ class IPVAE(nn.Module):
         in_features: M, length of an input, such as the pixels of a patch.
         latents: K, number of neurons.
         spike_grad: estimator, default ``surrogate.midpoint()``.
-        clamp, step, leak, lateral_scale, learn_step, learn_bias, learn_mem_init: see
+        clamp, step, bias, leak, lateral_scale, learn_step, learn_bias, learn_mem_init: see
             :class:`~ipvae_snn.neurons.IPVAENeuron`.
         kl_form: ``"exact"``, or ``"published"`` to reproduce published numbers
             (:func:`~ipvae_snn.functional.poisson_kl`).
@@ -73,6 +73,7 @@ class IPVAE(nn.Module):
         spike_grad: Callable[[Tensor], Tensor] | None = None,
         clamp: float = CLAMP,
         step: float = STEP,
+        bias: float = BIAS,
         leak: float = 0.0,
         lateral_scale: float = 1.0,
         learn_step: bool = True,
@@ -92,6 +93,7 @@ class IPVAE(nn.Module):
         self._options: dict[str, Any] = {
             "clamp": clamp,
             "step": step,
+            "bias": require_number(bias, "bias", least=1e-6),
             "leak": leak,
             "lateral_scale": lateral_scale,
             "learn_step": learn_step,

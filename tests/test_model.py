@@ -300,3 +300,13 @@ def test_without_a_learned_scale_sigma_is_one(tmp_path):
     again = IPVAE.load(tmp_path / "model.pt")
     assert again.log_scale is None
     assert torch.equal(again.run(x, 10, seed=0).spk, mine.spk)
+
+
+def test_the_bias_is_given_and_kept(tmp_path):
+    model = IPVAE(16, 8, bias=0.02, learn_bias=False)
+    torch.testing.assert_close(model.neuron.log_bias.exp(), torch.full((8,), 0.02))
+    assert "neuron.log_bias" not in dict(model.named_parameters())
+    model.save(tmp_path / "model.pt")
+    assert torch.equal(IPVAE.load(tmp_path / "model.pt").neuron.log_bias, model.neuron.log_bias)
+    with pytest.raises(ValueError, match="bias"):
+        IPVAE(16, 8, bias=0.0)

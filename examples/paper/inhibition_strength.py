@@ -1,6 +1,6 @@
 """Inhibition strength: what lateral inhibition does, from none to twice what inference asks for.
 
-One trained iP-VAE of natural patches, with `lateral_scale` from 0 to 2 at inference: the factor on
+A trained iP-VAE of natural patches, with `lateral_scale` from 0 to 2 at inference: the factor on
 the whole inhibition by spikes, of others and of oneself. Measured at step 256 on held-out patches:
 R² from spikes and from rates, zeros, the largest membrane, and how much the rates still swing over
 the last 64 steps.
@@ -45,29 +45,32 @@ def measure(lab: Lab, model: nn.Module, scale: float) -> dict[str, float]:
 
 def main() -> None:
     lab = parse(__file__, __doc__)
-    model = trained(lab, "patches", "iP")
-    rows = [lab.cell(f"scale-{s:g}", lambda s=s: measure(lab, model, s)) for s in SCALES]
-    lab.save({"model": LABELS["iP"], "rows": rows})
-    scales = [row["lateral_scale"] for row in rows]
+    found = []
+    for seed in range(lab.seeds):
+        model = trained(lab, "patches", "iP", seed)
+        found.append(
+            [lab.cell(f"{seed}-{s:g}", lambda m=model, s=s: measure(lab, m, s)) for s in SCALES]
+        )
+    lab.save({"model": LABELS["iP"], "by_seed": found})
     with figure(lab, 1, 3, size=(9.6, 3.0)) as axes:
         quality, sparsity, stability = axes[0]
-        for key, label, colour in (
-            ("r2", "from spikes", "#0072B2"),
-            ("r2_rates", "from rates", "#D55E00"),
-        ):
-            quality.plot(
-                scales, [max(row[key], -0.5) for row in rows], "o-", color=colour, label=label
-            )
-        sparsity.plot(scales, [row["zeros"] for row in rows], "o-", color="#009E73")
-        stability.plot(scales, [row["swing"] for row in rows], "o-", color="#CC79A7")
+        drawn = (
+            (quality, "r2", "from spikes", "#0072B2"), (quality, "r2_rates", "from rates", "#D55E00"),
+            (sparsity, "zeros", "", "#009E73"), (stability, "swing", "", "#CC79A7"),
+        )  # fmt: skip
+        for ax, key, label, colour in drawn:
+            for seed, rows in enumerate(found):
+                name = label if not seed else None
+                ax.plot(SCALES, [row[key] for row in rows], "o-", ms=4, color=colour, label=name)
         for ax in axes[0]:
             ax.axvline(1, color="#808080", ls=":", lw=1)
+        quality.set_ylim(-0.5, 1.02)
         scale = "lateral scale (1: inference)"
-        finish(quality, x=scale, y="R² (cut at −0.5)", title="reconstruction")
+        finish(quality, x=scale, y="R²", title="reconstruction")
         finish(sparsity, x=scale, y="portion of zeros", title="sparsity", legend=None)
         finish(stability, x=scale, y="std / mean of active rates", title="swing", legend=None)
     print(f"{'scale':>6}{'R²':>8}{'rates':>8}{'zeros':>8}{'spikes':>8}{'max mem':>9}{'swing':>7}")
-    for r in rows:
+    for r in (row for rows in found for row in rows):
         print(
             f"{r['lateral_scale']:6g}{r['r2']:8.3f}{r['r2_rates']:8.3f}{r['zeros']:8.3f}"
             f"{r['spikes']:8.1f}{r['largest_mem']:9.2f}{r['swing']:7.2f}"

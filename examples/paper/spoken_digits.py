@@ -192,9 +192,7 @@ def main() -> None:
     print(f"{'raw pixels':<20}{raw:84.3f}")
     for data, t in tests.items():
         values = t["misfit"], t["sampling"], t["residual"]["excess_kurtosis"], t["fano"][-1]
-        print(
-            f"iP, {data}: error of rates, of draws; kurtosis, Fano", *(f"{v:.3f}" for v in values)
-        )
+        print(f"iP, {data}: error of means, draws; kurtosis; Fano:", *(f"{v:.3f}" for v in values))
 
 
 if __name__ == "__main__":

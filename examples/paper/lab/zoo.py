@@ -78,7 +78,9 @@ RECIPES: dict[str, dict[str, dict[str, Any]]] = {
     "mnist": {
         # With σ = 1, β is the price of a nat in units of squared error.
         "iP": {
+            # b is a threshold, as λ is LCA's; weaker inhibition makes up for what it takes.
             **_MNIST, "learn_scale": False, "step": 0.5, "beta": 0.01, "beta_start": 0.0,
+            "bias": 0.02, "learn_bias": False, "lateral_scale": 0.75,
             "lr": 5e-3, "iterations": 24_000,
         },
         "iG": {**_MNIST, "iterations": 1000, "lr": 5e-3},
