@@ -55,7 +55,8 @@ def main() -> None:
     with figure(lab, 1, 3, size=(9.6, 3.0)) as axes:
         quality, sparsity, stability = axes[0]
         drawn = (
-            (quality, "r2", "from spikes", "#0072B2"), (quality, "r2_rates", "from rates", "#D55E00"),
+            (quality, "r2", "from spikes", "#0072B2"),
+            (quality, "r2_rates", "from rates", "#D55E00"),
             (sparsity, "zeros", "", "#009E73"), (stability, "swing", "", "#CC79A7"),
         )  # fmt: skip
         for ax, key, label, colour in drawn:
