@@ -179,7 +179,7 @@ def draw_rate_distortion(
         ax.set_xlim(-0.03, 1.02)
         ax.set_ylim(0.3, 1.01)
         finish(ax, x="portion of zeros", y="R²", title="rate and distortion at step 1,000")
-        ax.legend(frameon=False, fontsize=8, loc="lower left")
+        ax.legend(frameon=False, fontsize=8, loc="lower left", bbox_to_anchor=(0.08, 0))
 
 
 def _circle(ax: Any, radius: float) -> None:

@@ -66,13 +66,14 @@ def noise(lab: Lab, data: str) -> dict[str, Any]:
     x, steps = pick(samples.test, lab.few(200, 20), seed=0).to(lab.device), lab.few(256, 8)
     settled = model.run(x, steps, record=(), seed=1).state
     out = model.run(x, lab.few(128, 64), record=("spk", "mem"), state=settled, seed=2)
-    spk, rate, sigma = out.spk[-1], out.mem[-1].exp(), model.log_scale.exp()
+    spk, rate = out.spk[-1], out.mem[-1].exp()
+    sigma = x.new_ones(1) if model.log_scale is None else model.log_scale.exp()
     drawn = rate @ model.decoder.weight.square().T  # variance of Φz given the rates, per pixel
     of_spikes, of_rates = x - model.decode(spk), x - model.decode(rate)
     total = (x - x.mean(-1, keepdim=True)).square().sum(-1).clamp(min=1e-6)
-    predicted = of_rates.square() + drawn
-    by_pixel = x - of_rates, of_spikes.square(), drawn, sigma.square()
-    parts = torch.stack(torch.broadcast_tensors(*by_pixel)).flatten(1)
+    square, predicted = of_spikes.square(), of_rates.square() + drawn
+    by_pixel = torch.broadcast_tensors(x - of_rates, square, drawn, sigma.square())
+    parts = torch.stack(by_pixel).flatten(1)
     tenths = parts[0].argsort().tensor_split(10)  # of the pixels, from those decoded darkest
     model.neuron.spike_grad = rounded()  # the same code without the noise of draws
     graded = model.run(x, steps, record=()).state.spk
@@ -80,12 +81,12 @@ def noise(lab: Lab, data: str) -> dict[str, Any]:
         "r2": float(metrics.r2(x, model.decode(spk))),
         "r2_time_average": float(metrics.r2(x, model.decode(out.spk.mean(0)))),
         "r2_rounded": float(metrics.r2(x, model.decode(graded))),
-        "zeros_rounded": float(metrics.zeros(graded)),
         "misfit": float((of_rates.square().sum(-1) / total).mean()),
         "sampling": float((drawn.sum(-1) / total).mean()),
-        "measured_over_predicted": float(of_spikes.square().sum() / predicted.sum()),
+        "measured_over_predicted": float(square.sum() / predicted.sum()),
         "residual": shape_of(of_spikes / sigma, samples.shape),
         "residual_of_rates": shape_of(of_rates / sigma, samples.shape),
+        "sigma_learned": model.log_scale is not None,
         "fano": fano(out.spk, out.mem),
         "intensity": [parts[:, t].mean(1).tolist() for t in tenths],
     }
@@ -93,15 +94,15 @@ def noise(lab: Lab, data: str) -> dict[str, Any]:
 
 def shape_of(residual: Tensor, shape: tuple[int, int]) -> dict[str, Any]:
     """Of a residual in units of σ; if the model is right: 1, 0, 1, 0 and a bell."""
-    square, centred = residual.square(), residual - residual.mean()
-    rows = residual.reshape(-1, *shape)
+    standard = (residual - residual.mean()) / residual.std()
+    rows, by_sample = standard.reshape(-1, *shape), standard.square().mean(-1)
     pairs = (rows[:, 1:] * rows[:, :-1]).mean() + (rows[..., 1:] * rows[..., :-1]).mean()
     return {
-        "std": float(centred.std()),
-        "excess_kurtosis": float(centred.pow(4).mean() / centred.var().square() - 3),
-        "spread_over_samples": float(square.mean(-1).std() / (2 / len(residual.T)) ** 0.5),
-        "correlation_of_neighbours": float(pairs / 2 / square.mean()),
-        "density": (torch.histc(residual, 60, -6, 6) / (residual.numel() * 0.2)).tolist(),
+        "std": float(residual.std()),
+        "excess_kurtosis": float(standard.pow(4).mean() - 3),
+        "spread_over_samples": float(by_sample.std() / (2 / len(residual.T)) ** 0.5),
+        "correlation_of_neighbours": float(pairs / 2),
+        "density": (torch.histc(standard, 60, -6, 6) / (residual.numel() * 0.2)).tolist(),
     }
 
 
@@ -164,11 +165,10 @@ def draw_noise(lab: Lab, rows: list[dict[str, Any]], tests: dict[str, Any]) -> N
         level, residual, drawn, assumed = zip(*speech["intensity"], strict=True)
         by_level.plot(level, residual, "o-", c=blue, label="residual of spikes")
         by_level.plot(level, drawn, "o-", c=sky, label="of it, by draws")
-        by_level.plot(level, assumed, c=black, label="σ², as assumed")
-        finish(
-            error, x="error / variance", y="", title="error: mean (grey) + draw (blue)", legend=None
-        )
-        finish(bell, x="residual / σ", y="density", title="residual, speech", legend="upper right")
+        if speech["sigma_learned"]:
+            by_level.plot(level, assumed, c=black, label="σ², as assumed")
+        finish(error, x="error / variance", y="", title="mean (grey) + draw (blue)", legend=None)
+        finish(bell, x="residual / std", y="density", title="residual, speech", legend="upper left")
         finish(regular, x="window (timesteps)", y="Fano factor", title="counts in time")
         finish(by_level, x="decoded intensity", y="variance", title="by intensity, speech")
 
