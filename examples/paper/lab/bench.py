@@ -3,6 +3,7 @@
 import argparse
 import json
 import platform
+import re
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -70,8 +71,10 @@ class Lab:
 
 
 def write_json(path: Path, content: Any) -> None:
+    text = json.dumps(_short(content), indent=1, allow_nan=False)
+    text = re.sub(r"\[[^][{}]*\]", lambda row: " ".join(row[0].split()), text)  # a list, a line
     with whole_file(path) as temporary:
-        temporary.write_text(json.dumps(_short(content), indent=1, allow_nan=False) + "\n")
+        temporary.write_text(text + "\n")
 
 
 def _short(content: Any) -> Any:
