@@ -67,6 +67,10 @@ BASIC: dict[str, dict[str, Any]] = {
 _MNIST = {
     "steps": 32, "burn_in": 16, "batch": 50, "beta": 16.0, "beta_ramp": 0.3, "weight_decay": 0.0,
 }  # fmt: skip
+_SPEECH = {
+    "steps": 16, "burn_in": 8, "batch": 50, "beta": 8.0, "beta_ramp": 0.3, "weight_decay": 0.0,
+    "lr": 5e-3,
+}  # fmt: skip
 RECIPES: dict[str, dict[str, dict[str, Any]]] = {
     "patches": {
         "iP": {"iterations": 8000, "lr": 1e-2, "batch": 100, "beta": 24.0},
@@ -89,10 +93,14 @@ RECIPES: dict[str, dict[str, dict[str, Any]]] = {
         "": {"batch": 100, "beta": 0.5},  # what 16 is to the iterative models in 32 steps
     },
     "speech": {
-        "iP": {"iterations": 3000, "lr": 5e-3, "batch": 50, "beta": 8.0},
-        "iG": {"iterations": 1500, "lr": 5e-3, "batch": 50, "beta": 8.0},
-        "iG-relu": {"iterations": 1500, "lr": 5e-3, "batch": 50, "beta": 8.0},
-        "LCA": {"sparsity": 0.5, "batch": 50, "nonnegative": True},
+        "iP": {**_SPEECH, "steps": 32, "burn_in": 16, "beta": 32.0, "iterations": 1500},
+        "iG": {**_SPEECH, "lr": 2e-3, "iterations": 700},
+        "iG-relu": {**_SPEECH, "iterations": 700},
+        "LCA": {"sparsity": 0.1, "nonnegative": True, "steps": 20, "iterations": 400},
+        "P-conv": {"lr": 5e-3, "weight_decay": 0.0, "iterations": 1200},
+        "G-conv": {"iterations": 1200},
+        "ia": {"iterations": 600},
+        "sa": {"lr": 5e-3, "iterations": 1000},
         "": {"batch": 50},
     },
 }  # fmt: skip
