@@ -9,17 +9,13 @@ evens out the noise of counts.
     python examples/paper/mnist_table.py --data path/to/data
 """
 
-import warnings
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ipvae_snn import metrics
-from ipvae_snn.extras import require_extra
-
-from lab import LABELS, Lab, codes, evaluated, figure, finish, load, parse, trained
+from lab import LABELS, Lab, codes, evaluated, figure, finish, load, parse, probe, trained
 from lab.pictures import COLOURS
 
 MODELS = (
@@ -60,13 +56,6 @@ def run_length(lab: Lab, name: str) -> tuple[int, int]:
     if name in ("ia", "sa"):
         return lab.few(8, 4), lab.few(8, 4)
     return lab.few(1000, 20), lab.few(128, 10)
-
-
-def probe(train: Tensor, train_labels: Tensor, test: Tensor, test_labels: Tensor) -> float:
-    exceptions = require_extra("sklearn.exceptions", extra="data")
-    with warnings.catch_warnings():  # with its defaults it stops after 100 iterations
-        warnings.simplefilter("ignore", exceptions.ConvergenceWarning)
-        return metrics.probe_accuracy(train, train_labels, test, test_labels)
 
 
 def root(code: Tensor) -> Tensor:

@@ -12,18 +12,16 @@ between pixels, alike for all samples and intensities? Are trains of counts Pois
     python examples/paper/spoken_digits.py --data path/to/data
 """
 
-import warnings
 from typing import Any
 
 import torch
-from sklearn.exceptions import ConvergenceWarning
 from torch import Tensor
 
 from ipvae_snn import metrics, plotting
 from ipvae_snn.runs import pick
 from ipvae_snn.surrogate import rounded
 
-from lab import COLOURS, LABELS, Lab, codes, figure, finish, load, parse, trained
+from lab import COLOURS, LABELS, Lab, codes, figure, finish, load, parse, probe, trained
 
 # Timesteps of inference: iterative models until they have settled, hybrids as they were trained.
 STEPS = {
@@ -31,12 +29,6 @@ STEPS = {
 }  # fmt: skip
 DATA = {"speech": "#0072B2", "mnist": "#E69F00", "patches": "#009E73"}
 WINDOWS = (1, 2, 4, 8, 16, 32)
-
-
-def probe(train: Tensor, train_labels: Tensor, test: Tensor, test_labels: Tensor) -> float:
-    with warnings.catch_warnings():  # the defaults stop after 100 iterations, converged or not
-        warnings.simplefilter("ignore", ConvergenceWarning)
-        return metrics.probe_accuracy(train, train_labels, test, test_labels)
 
 
 def measure(lab: Lab, name: str, seed: int) -> dict[str, Any]:
@@ -108,7 +100,8 @@ def shape_of(residual: Tensor, shape: tuple[int, int]) -> dict[str, Any]:
 
 def fano(spk: Tensor, mem: Tensor) -> list[float]:
     """Variance over mean of counts in windows; not 1 where spikes move the membrane in between."""
-    active, factors = mem.exp().mean(0) > 0.1, []
+    rate, factors = mem.exp().mean(0), []
+    active = rate > min(0.1, 0.5 * float(rate.max()))
     for length in WINDOWS:
         counts = spk.unflatten(0, (-1, length)).sum(1)[:, active]
         factors.append(float(counts.var(0).sum() / counts.mean(0).sum().clamp(min=1e-6)))

@@ -1,7 +1,7 @@
 """What the experiments share: options, data sets, models with their recipes, cells, pictures."""
 
 from lab.bench import Lab, parse
-from lab.measure import codes, evaluated, parameters
+from lab.measure import codes, evaluated, probe
 from lab.pictures import COLOURS, LABELS, figure, finish
 from lab.sets import Samples, load
 from lab.zoo import FAMILIES, trained
@@ -17,7 +17,7 @@ __all__ = [
     "figure",
     "finish",
     "load",
-    "parameters",
     "parse",
+    "probe",
     "trained",
 ]

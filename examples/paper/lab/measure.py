@@ -1,18 +1,16 @@
 """What is measured of a trained model."""
 
+import warnings
 from typing import Any
 
 import torch
+from sklearn.exceptions import ConvergenceWarning
 from torch import Tensor, nn
 
-from ipvae_snn import evaluate
+from ipvae_snn import evaluate, metrics
 from ipvae_snn.runs import pick
 
 from lab.bench import Lab
-
-
-def parameters(model: nn.Module) -> int:
-    return sum(p.numel() for p in model.parameters())
 
 
 def evaluated(
@@ -39,6 +37,13 @@ def thinned(curve: list[Any], each: float = 1.05) -> list[Any]:
             kept.append(value)
             wanted = max(t + 1, t * each)
     return kept
+
+
+def probe(train: Tensor, train_labels: Tensor, test: Tensor, test_labels: Tensor) -> float:
+    """:func:`ipvae_snn.metrics.probe_accuracy`, without a word on its 100 iterations."""
+    with warnings.catch_warnings():  # its defaults stop there, converged or not
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        return metrics.probe_accuracy(train, train_labels, test, test_labels)
 
 
 def codes(
