@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from lab import LABELS, Lab, codes, evaluated, figure, finish, load, parse, probe, trained
 from lab.pictures import COLOURS
+from lab.zoo import ONE_PASS
 
 MODELS = (
     "iP", "iG", "iG-relu", "LCA", "sa", "ia", "P-conv", "P-mlp", "P-linear", "G-conv", "G-mlp",
@@ -51,7 +52,7 @@ def measure(lab: Lab, name: str, seed: int) -> dict[str, Any]:
 
 def run_length(lab: Lab, name: str) -> tuple[int, int]:
     """Timesteps of the evaluation, and of the codes that the probe sees."""
-    if name[:2] in ("P-", "G-"):
+    if name in ONE_PASS:
         return 2, 1
     if name in ("ia", "sa"):
         return lab.few(8, 4), lab.few(8, 4)
@@ -65,10 +66,7 @@ def root(code: Tensor) -> Tensor:
 def main() -> None:
     lab = parse(__file__, __doc__)
     found = {
-        name: [
-            lab.cell(f"{name}-seed{s}", lambda n=name, s=s: measure(lab, n, s))
-            for s in range(lab.seeds if name == "iP" else 1)
-        ]
+        name: lab.by_seed(name, lambda seed, n=name: measure(lab, n, seed), several=name == "iP")
         for name in MODELS
     }
     lab.save({"measured": found, "published": PUBLISHED})
@@ -101,7 +99,7 @@ def draw_table(lab: Lab, found: dict[str, Any]) -> None:
 
 @torch.no_grad()
 def draw_pictures(lab: Lab) -> None:
-    """Digits, their reconstructions by every model, and the error of each picture."""
+    """Digits, and their reconstructions by some models."""
     samples = load(lab, "mnist")
     x, (height, width) = samples.test[:10].to(lab.device), samples.shape
     names = MODELS[:7]

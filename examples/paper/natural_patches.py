@@ -53,10 +53,7 @@ def measure(
 def main() -> None:
     lab = parse(__file__, __doc__)
     full = {
-        name: [
-            lab.cell(f"{name}-seed{s}", lambda n=name, s=s: measure(lab, n, s))
-            for s in range(lab.seeds if name == "iP" else 1)
-        ]
+        name: lab.by_seed(name, lambda seed, n=name: measure(lab, n, seed), several=name == "iP")
         for name in ITERATIVE
     }
     sweeps = {
@@ -108,23 +105,26 @@ def tuned_inhibition(lab: Lab) -> dict[str, Any]:
 def tuned_gain(lab: Lab) -> dict[str, Any]:
     """LCA of the best λ with the best gain of its decoder, which undoes its shrinkage."""
     samples, steps = load(lab, "patches"), lab.few(300, 5)
-    models = {
-        (setting, gain): (trained(lab, "patches", "LCA", **changes), gain)
-        for (setting, changes), gain in product(SWEEPS["LCA"], (1.0, 1.1, 1.2, 1.3))
-    }
 
-    def score(key: tuple[str, float], x: Tensor) -> dict[str, float]:
-        model, gain = models[key]
-        x = pick(x, lab.few(500, 20), seed=0)
-        with torch.no_grad():
-            code = model.run(x, steps, record=()).state.spk
-            r2 = float(metrics.r2(x, gain * model.decode(code)))
-        zeros = float(metrics.zeros(code))
-        distance = metrics.rate_distortion_distance(r2, zeros)
-        return {"r2": r2, "zeros": zeros, "rate_distortion_distance": distance}
+    @torch.no_grad()
+    def scores(changes: dict[str, Any], x: Tensor) -> dict[float, dict[str, float]]:
+        """By gain."""
+        model, x = trained(lab, "patches", "LCA", **changes), pick(x, lab.few(500, 20), seed=0)
+        code = model.run(x, steps, record=()).state.spk
+        zeros, x_hat, found = float(metrics.zeros(code)), model.decode(code), {}
+        for gain in (1.0, 1.1, 1.2, 1.3):
+            r2 = float(metrics.r2(x, gain * x_hat))
+            distance = metrics.rate_distortion_distance(r2, zeros)
+            found[gain] = {"r2": r2, "zeros": zeros, "rate_distortion_distance": distance}
+        return found
 
-    best = min(models, key=lambda key: score(key, samples.train)["rate_distortion_distance"])
-    return {"setting": best[0], "gain": best[1], "last": score(best, samples.test)}
+    _, setting, gain = min(
+        (last["rate_distortion_distance"], setting, gain)
+        for setting, changes in SWEEPS["LCA"]
+        for gain, last in scores(changes, samples.train).items()
+    )
+    last = scores(dict(SWEEPS["LCA"])[setting], samples.test)[gain]
+    return {"setting": setting, "gain": gain, "last": last}
 
 
 def draw_convergence(lab: Lab, full: dict[str, Any]) -> None:
@@ -155,7 +155,6 @@ def draw_rate_distortion(
         ax = axes[0, 0]
         for name in ("iP", "LCA", "iG-relu", "P-conv", "G-conv"):
             rows = [row["last"] for row in sweeps[name]] + [r["last"] for r in full.get(name, [])]
-            rows.sort(key=lambda row: row["zeros"])
             look = style(name)
             ax.plot(
                 [row["zeros"] for row in rows], [row["r2"] for row in rows],

@@ -21,9 +21,9 @@ from ipvae_snn.runs import pick
 from lab import LABELS, Lab, evaluated, figure, finish, load, parse, trained
 from lab.pictures import style
 from lab.sets import rotated
+from lab.zoo import ONE_PASS
 
 MODELS = ("iP", "iG", "iG-relu", "LCA", "sa", "ia", "P-conv", "G-conv")
-ONE_PASS = ("P-conv", "G-conv")
 ANGLES = (15, 30, 60, 90, 120, 150, 180)
 
 

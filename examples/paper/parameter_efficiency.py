@@ -12,8 +12,9 @@ from typing import Any
 
 from lab import LABELS, Lab, evaluated, figure, finish, load, parse, trained
 from lab.pictures import style
+from lab.zoo import ONE_PASS
 
-# The width of hidden layers and the iterations; None: the recipe's own.
+# What differs from the recipe.
 SIZES: dict[str, list[dict[str, Any]]] = {
     "iP": [
         *({"latents": k, "iterations": 3000} for k in (32, 64, 128, 256)),
@@ -27,7 +28,6 @@ SIZES: dict[str, list[dict[str, Any]]] = {
     "P-mlp": [{"width": 64}, {}, {"width": 2048, "iterations": 2000}],
     "G-mlp": [{"width": 64}, {}, {"width": 2048, "iterations": 2000}],
 }  # fmt: skip
-ONE_PASS = ("P-mlp", "G-mlp")
 
 
 def measure(lab: Lab, name: str, changes: dict[str, Any]) -> dict[str, Any]:

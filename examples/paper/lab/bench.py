@@ -55,6 +55,13 @@ class Lab:
         write_json(path, value)
         return json.loads(path.read_text())
 
+    def by_seed(self, name: str, make: Callable[[int], Any], several: bool) -> list[Any]:
+        """A cell for each seed, where there are to be several; otherwise for seed 0 alone."""
+        return [
+            self.cell(f"{name}-seed{seed}", lambda seed=seed: make(seed))
+            for seed in range(self.seeds if several else 1)
+        ]
+
     def save(self, result: dict[str, Any]) -> None:
         """Write the whole result, and where it was computed, to ``<out>/<name>.json``."""
         where = {

@@ -47,6 +47,8 @@ FAMILIES: dict[str, Make] = {
     "ia": _plain(baselines.IterativeAmortisedVAE),
     "sa": _encoding(baselines.SemiAmortisedVAE, "mlp"),
 }
+ONE_PASS = tuple(name for name in FAMILIES if name[:2] in ("P-", "G-"))
+"""Amortised models: their timesteps are draws from one posterior."""
 
 # On top of these: RECIPES. Encoders take small steps; LCA's price has no β and no ramp, and its
 # features have norm 1 by themselves.
@@ -59,7 +61,7 @@ _LCA = {
 _HYBRID = {"steps": 8, "beta": 1.0, "lr": 2e-3, "iterations": 2000, "beta_ramp": 0.3}
 BASIC: dict[str, dict[str, Any]] = {
     "LCA": _LCA,
-    **{name: _ENCODER for name in FAMILIES if name[:2] in ("P-", "G-")},
+    **{name: _ENCODER for name in ONE_PASS},
     **{name: _CONV for name in FAMILIES if name.endswith("conv")},
     "ia": _HYBRID,
     "sa": _HYBRID,
@@ -151,7 +153,8 @@ def trained(lab: Lab, data: str, name: str, seed: int = 0, **changes: Any) -> nn
         model.load_state_dict(torch.load(path, map_location=lab.device, weights_only=True))
         return model.to(lab.device).eval()
     print(f"training {name} on {data} {changes or ''}", flush=True)
-    fit(model, samples.train, training)
+    with torch.enable_grad():  # whoever asks may only want to look
+        fit(model, samples.train, training)
     path.parent.mkdir(parents=True, exist_ok=True)
     with whole_file(path) as temporary:
         torch.save(model.state_dict(), temporary)
