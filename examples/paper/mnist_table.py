@@ -6,9 +6,14 @@ were trained with. The probe is scikit-learn's logistic regression, with its def
 all training images, scored on all test images; a second one, named as such, sees √E[z], which
 evens out the noise of counts.
 
+*Tuned* is the iP-VAE with three numbers set after learning, on training images: tonic inhibition,
+inhibition by spikes, and finer counts, c small spikes where one was. Of a few settings it is the
+one with the smallest error at 85% zeros or more.
+
     python examples/paper/mnist_table.py --data path/to/data
 """
 
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -17,11 +22,12 @@ from torch import Tensor, nn
 
 from lab import LABELS, Lab, codes, evaluated, figure, finish, load, parse, probe, trained
 from lab.pictures import COLOURS
+from lab.retold import best_terms, retold
 from lab.zoo import ONE_PASS
 
 MODELS = (
-    "iP", "iG", "iG-relu", "LCA", "sa", "ia", "P-conv", "P-mlp", "P-linear", "G-conv", "G-mlp",
-    "G-linear", "G-relu-conv",
+    "iP", "iP-tuned", "iG", "iG-relu", "LCA", "sa", "ia", "P-conv", "P-mlp", "P-linear", "G-conv",
+    "G-mlp", "G-linear", "G-relu-conv",
 )  # fmt: skip
 PUBLISHED = {  # R², 1000 · MSE / pixels, zeros, accuracy, parameters: arXiv 2410.19315
     "iP": (0.9510, 4.386, 0.844, 0.9646, 403_217),
@@ -34,7 +40,15 @@ PUBLISHED = {  # R², 1000 · MSE / pixels, zeros, accuracy, parameters: arXiv 2
 
 
 def measure(lab: Lab, name: str, seed: int) -> dict[str, Any]:
-    model, samples = trained(lab, "mnist", name, seed), load(lab, "mnist")
+    chosen: dict[str, float] = {}
+    if name == "iP-tuned":
+        grid = product((-0.006, -0.004, -0.002, 0.0), (0.85, 0.9), (1.0, 2.0, 3.0))
+        terms = best_terms(lab, "mnist", seed, grid, sparse_error)
+        model: nn.Module = retold(lab, "mnist", seed, terms)
+        chosen = dict(zip(("more_bias", "lateral_scale", "fineness"), terms, strict=True))
+    else:
+        model = trained(lab, "mnist", name, seed)
+    samples = load(lab, "mnist")
     steps, probed = run_length(lab, name)
     found = evaluated(lab, model, samples.test, steps, samples=2000)
     train, test = (codes(lab, model, x, probed) for x in (samples.train, samples.test))
@@ -43,11 +57,17 @@ def measure(lab: Lab, name: str, seed: int) -> dict[str, Any]:
     assert labels[1] is not None
     return {
         **found,
+        **chosen,
         "probe": probe(train, labels[0], test, labels[1]),
         "probe_root": probe(root(train), labels[0], root(test), labels[1]),
         "eval_steps": steps,
         "probe_step": probed,
     }
+
+
+def sparse_error(last: dict[str, float]) -> float:
+    """The error, of codes with 85% zeros or more; others come after all of those."""
+    return last["mse"] + 1e6 * max(0.85 - last["zeros"], 0)
 
 
 def run_length(lab: Lab, name: str) -> tuple[int, int]:
@@ -66,7 +86,9 @@ def root(code: Tensor) -> Tensor:
 def main() -> None:
     lab = parse(__file__, __doc__)
     found = {
-        name: lab.by_seed(name, lambda seed, n=name: measure(lab, n, seed), several=name == "iP")
+        name: lab.by_seed(
+            name, lambda seed, n=name: measure(lab, n, seed), several=name[:2] == "iP"
+        )
         for name in MODELS
     }
     lab.save({"measured": found, "published": PUBLISHED})
@@ -102,10 +124,9 @@ def draw_pictures(lab: Lab) -> None:
     """Digits, and their reconstructions by some models."""
     samples = load(lab, "mnist")
     x, (height, width) = samples.test[:10].to(lab.device), samples.shape
-    names = MODELS[:7]
     rows = [("shown", x)]
-    for name in names:
-        model: nn.Module = trained(lab, "mnist", name)
+    for name in ("iP", *MODELS[2:8]):
+        model = trained(lab, "mnist", name)
         out = model.run(x, run_length(lab, name)[0], record=(), seed=0)
         rows.append((LABELS[name], model.decode(out.state.spk)))
     with figure(lab, len(rows), 1, name="digits", size=(6.2, 0.62 * len(rows) + 0.2)) as axes:

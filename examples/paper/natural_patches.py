@@ -14,19 +14,19 @@ LCA: its λ and a gain of the decoder.
     python examples/paper/natural_patches.py --data path/to/data
 """
 
-import math
 from itertools import product
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ipvae_snn import metrics, plotting, surrogate
 from ipvae_snn.runs import pick
 
 from lab import LABELS, Lab, evaluated, figure, finish, load, parse, trained
 from lab.pictures import style
+from lab.retold import best_terms, retold
 
 ITERATIVE = ("iP", "iG", "iG-relu")
 # A sweep trains less than the models it is drawn beside, so that the whole takes an hour.
@@ -88,34 +88,11 @@ def main() -> None:
 
 def tuned_inhibition(lab: Lab) -> dict[str, Any]:
     """The iP-VAE with more tonic inhibition, less by spikes, and finer counts."""
-    samples = load(lab, "patches")
-
-    def distance(terms: tuple[float, float, float]) -> float:
-        x, steps = samples.train, lab.few(200, 5)
-        found = evaluated(lab, retold(lab, *terms), x, steps, samples=200)
-        return found["last"]["rate_distortion_distance"]
-
-    chosen = min(product((0.2, 0.3, 0.4, 0.5), (0.6, 0.7, 0.8, 0.9), (1.0, 2.0, 4.0)), key=distance)
-    found = evaluated(lab, retold(lab, *chosen), samples.test, lab.few(1000, 20))
+    grid = product((0.2, 0.3, 0.4, 0.5), (0.6, 0.7, 0.8, 0.9), (1.0, 2.0, 4.0))
+    chosen = best_terms(lab, "patches", 0, grid, lambda last: last["rate_distortion_distance"])
+    model = retold(lab, "patches", 0, chosen)
+    found = evaluated(lab, model, load(lab, "patches").test, lab.few(1000, 20))
     return dict(zip(("more_bias", "lateral_scale", "fineness"), chosen, strict=True)) | found
-
-
-@torch.no_grad()
-def retold(lab: Lab, more_bias: float, lateral_scale: float, fineness: float) -> nn.Module:
-    """The trained iP-VAE, after a change of its inhibition and of what a spike is worth.
-
-    With Φ/c, b/c, α·c and u₀ + log c every step of a membrane is what it was, and c spikes say what
-    one said, with 1/√c of the noise.
-    """
-    model = trained(lab, "patches", "iP")
-    neuron, shift = model.neuron, math.log(fineness)
-    model.weight.div_(fineness)
-    neuron.log_bias.copy_((neuron.log_bias.exp() + more_bias).log() - shift)
-    neuron.log_step.add_(shift)
-    neuron.mem_init.add_(shift)
-    neuron.lateral_scale = lateral_scale
-    neuron.clamp = 10.0  # the usual one is smooth, and begins to bend at 50 spikes
-    return model
 
 
 def tuned_gain(lab: Lab) -> dict[str, Any]:
