@@ -44,7 +44,7 @@ def best_terms(
     lab: Lab, data: str, seed: int, terms: Iterable[Terms], score: Callable[[dict[str, Any]], float]
 ) -> Terms:
     """Those with the lowest score of their metrics, on samples that the model was trained with."""
-    x, steps = load(lab, data).train, lab.few(200, 5)
+    x, steps = load(lab, data).train, lab.few(600, 5)
 
     def scored(chosen: Terms) -> float:
         model = retold(lab, data, seed, chosen)
