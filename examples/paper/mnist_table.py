@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from lab import LABELS, Lab, codes, evaluated, figure, finish, load, parse, probe, trained
-from lab.pictures import COLOURS
+from lab.pictures import COLOURS, plain_log
 from lab.retold import best_terms, retold
 from lab.zoo import ONE_PASS
 
@@ -116,6 +116,7 @@ def draw_table(lab: Lab, found: dict[str, Any]) -> None:
             ax.set_xlim(-0.05, 1.1)
             finish(ax, x="portion of zeros", y=label, legend=None)
         axes[0, 0].set_yscale("log")
+        plain_log(axes[0, 0].yaxis)
         axes[0, 0].set_title("filled: here; open: published", fontsize=9, loc="left")
 
 

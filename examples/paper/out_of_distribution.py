@@ -19,7 +19,7 @@ from torch import Tensor
 from ipvae_snn.runs import pick
 
 from lab import LABELS, Lab, evaluated, figure, finish, load, parse, trained
-from lab.pictures import style
+from lab.pictures import plain_log, style
 from lab.sets import rotated
 from lab.zoo import ONE_PASS
 
@@ -103,6 +103,7 @@ def draw_curves(lab: Lab, found: dict[str, Any]) -> None:
                     ax.plot(run["steps"], per_dim, **look)
             ax.set_xscale("log")
             ax.set_yscale("log")
+            plain_log(ax.yaxis)
             finish(ax, x="timestep", y="1,000 · MSE / pixels", title=label, legend=None)
         for ax in list(axes.flat)[len(shown) :]:
             ax.set_axis_off()
@@ -121,6 +122,7 @@ def draw_angles(lab: Lab, found: dict[str, Any]) -> None:
             ax.plot((0, *ANGLES), errors, marker="o", ms=3, **style(name))
         ax.set_xticks((0, *ANGLES[1:]))
         ax.set_yscale("log")
+        plain_log(ax.yaxis)
         finish(ax, x="turned by (degrees)", y="1,000 · MSE / pixels, last step", legend=None)
         ax.legend(frameon=False, fontsize=7, loc="upper left", bbox_to_anchor=(1, 1))
 

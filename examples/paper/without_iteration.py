@@ -158,10 +158,8 @@ def draw(lab: Lab, rows: dict[str, list[Curve]], starts: dict[str, list[Curve]])
             ax.set_xscale("log", base=10 if ax is price else 2)
             if ax is not energy:
                 ax.set_ylim(1e-5 if ax is gain else 0, 1)
-        finish(
-            quality, x=step, y="R²", title="T timesteps (dots), and encoders", legend="upper center",
-            columns=2,
-        )  # fmt: skip
+        title = "T timesteps (dots), and encoders"
+        finish(quality, x=step, y="R²", title=title, legend="upper center", columns=2)
         finish(gain, x=step, y="R² gained per timestep", title="what a timestep buys", columns=2)
         finish(distance, x=step, y="distance", title="rate and distortion", legend=None)
         finish(price, x="spikes per patch so far", y="R²", title="what spikes buy")

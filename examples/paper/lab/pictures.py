@@ -6,7 +6,9 @@ from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator
 
 from lab.bench import Lab
 
@@ -44,6 +46,13 @@ def figure(
     path = lab.out / f"{lab.name}{'_' + name if name else ''}.png"
     drawn.savefig(path, dpi=130)
     print(f"picture: {path}")
+
+
+def plain_log(axis: Axis) -> None:
+    """Numbers as they are spoken, on a logarithmic axis of two decades or so."""
+    axis.set_major_formatter("{x:g}")
+    axis.set_minor_locator(LogLocator(subs=(2, 5)))
+    axis.set_minor_formatter("{x:g}")
 
 
 def finish(
