@@ -88,7 +88,7 @@ def main() -> None:
 
 def tuned_inhibition(lab: Lab) -> dict[str, Any]:
     """The iP-VAE with more tonic inhibition, less by spikes, and finer counts."""
-    grid = product((0.2, 0.3, 0.4, 0.5), (0.6, 0.7, 0.8, 0.9), (1.0, 2.0, 4.0))
+    grid = product((0.3, 0.4, 0.5), (0.7, 0.8, 0.9), (1.0, 2.0, 4.0))
     chosen = best_terms(lab, "patches", 0, grid, lambda last: last["rate_distortion_distance"])
     model = retold(lab, "patches", 0, chosen)
     found = evaluated(lab, model, load(lab, "patches").test, lab.few(1000, 20))
