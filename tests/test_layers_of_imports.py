@@ -22,7 +22,7 @@ ALLOWED = {
     "kernels": {"files", "functional"},
     "surrogate": {"checks", "kernels"},
     "metrics": {"checks", "extras", "model", "neurons", "seeding", "states"},
-    "plotting": set(),
+    "plotting": {"files"},
     "data": {"checks", "extras"},
     "storage": {"files"},
     "states": set(),
@@ -30,6 +30,8 @@ ALLOWED = {
     "records": {"base"},
     "lateral": {"checks", "functional"},
     "neurons": {"base", "checks", "functional", "lateral", "surrogate"},
+    "recorder": {"base", "checks"},
+    "currents": {"checks", "neurons"},
     "unroll": {"base", "checks", "functional", "kernels", "neurons", "surrogate"},
     "model": {
         "base", "checks", "functional", "kernels", "lateral", "neurons", "records", "seeding",
@@ -60,8 +62,8 @@ ALLOWED = {
         "runs", "surrogate", "training", "version",
     },
     "__init__": {
-        "evaluation", "functional", "model", "neurons", "states", "streaming", "surrogate",
-        "training", "version",
+        "evaluation", "functional", "model", "neurons", "recorder", "states", "streaming",
+        "surrogate", "training", "version",
     },
 }  # fmt: skip
 HEAVY = ("matplotlib", "sklearn", "skimage", "nir", "norse", "sinabs", "pandas", "scipy")
