@@ -75,7 +75,7 @@ def spike_triggered(spk: Tensor, signal: Tensor, *, before: int = 0, after: int 
             f"spk must have shape (T,) or (T, B) and signal begin with it, got "
             f"{tuple(spk.shape)} and {tuple(signal.shape)}"
         )
-    length = len(spk)
+    spk, signal, length = spk.detach(), signal.detach(), len(spk)
     kept = spk[before : max(length - after, 0)].flatten()
     if not len(kept) or not float(kept.sum()):
         raise ValueError(

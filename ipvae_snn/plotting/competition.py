@@ -7,7 +7,7 @@ from matplotlib.axes import Axes
 from matplotlib.patches import Circle
 from numpy.typing import NDArray
 
-from ipvae_snn.plotting.frame import BLUE, ORANGE, array, axes, indices, ink, is_dark
+from ipvae_snn.plotting.frame import BLUE, ORANGE, array, axes, diverging, indices, ink
 
 
 def gram(matrix: Any, *, order: Any = None, ax: Axes | None = None) -> Axes:
@@ -26,17 +26,12 @@ def gram(matrix: Any, *, order: Any = None, ax: Axes | None = None) -> Axes:
     off = weights[~np.eye(len(weights), dtype=bool)]
     # The diagonal is larger than all else: colours follow the rest.
     peak = float(np.quantile(np.abs(off), 0.995)) if off.size else float(np.abs(weights).max())
-    colours = "PuOr_r" if not is_dark(ax) else "managua"
-    from matplotlib import colormaps
-
-    shown = ax.imshow(
-        weights, cmap=colours if colours in colormaps else "PuOr_r", vmin=-(peak or 1.0),
-        vmax=peak or 1.0, interpolation="nearest",
-    )  # fmt: skip
+    peak = peak or 1.0
+    shown = ax.imshow(weights, cmap=diverging(ax), vmin=-peak, vmax=peak, interpolation="nearest")
     figure = ax.get_figure()
     assert figure is not None
-    bar = figure.colorbar(shown, ax=ax, shrink=0.85, extend="max")
-    bar.set_label("inhibition (nats per spike)", color=ink(ax))
+    bar = figure.colorbar(shown, ax=ax, shrink=0.85, extend="both")
+    bar.set_label("inhibition, or below zero excitation (nats per spike)", color=ink(ax))
     bar.ax.tick_params(colors=ink(ax))
     ax.set_xlabel("neuron that is inhibited")
     ax.set_ylabel("neuron that spikes")
@@ -87,8 +82,8 @@ def competition(
             lw=0.3 + 5 * abs(strength), solid_capstyle="butt",
         )  # fmt: skip
         ax.text(
-            *(place * 0.56), f"{row[other]:.2g}", fontsize="x-small", color=ink(ax), ha="center",
-            va="center", zorder=2,
+            *(place * 0.56), f"{row[other]:.2g}".replace("-", "−"), fontsize="x-small",
+            color=ink(ax), ha="center", va="center", zorder=2,
             bbox={"facecolor": ax.get_facecolor(), "edgecolor": "none", "pad": 0.8},
         )  # fmt: skip
     for index, place in ((centre, np.zeros(2)), *zip(chosen, places, strict=True)):
@@ -113,8 +108,11 @@ def _node(ax: Axes, index: int, place: NDArray, half: float, features: NDArray |
     top = max(float(np.abs(tile).max()), 1e-12)
     left, right, bottom, up = (place[0] - half, place[0] + half, place[1] - half, place[1] + half)
     ax.imshow(tile, cmap="gray", vmin=-top, vmax=top, extent=(left, right, bottom, up), zorder=3)
-    ax.text(place[0], bottom - 0.02, str(index), ha="center", va="top", fontsize="x-small",
-            color=ink(ax), zorder=4)  # fmt: skip
+    above = place[1] > 0.01  # on the side that no line comes from
+    ax.text(
+        place[0], up + 0.02 if above else bottom - 0.02, str(index), ha="center", color=ink(ax),
+        va="bottom" if above else "top", fontsize="x-small", zorder=4,
+    )  # fmt: skip
 
 
 def _features(weight: Any, shape: tuple[int, int] | None, count: int) -> NDArray | None:

@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.ticker import FuncFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
 from ipvae_snn.plotting.frame import BLUE, GREEN, GREY, ORANGE, PALETTE, array, axes, ink, legend
 
@@ -119,7 +119,9 @@ def spectra(curves: Mapping[str, Any], *, ax: Axes | None = None) -> Axes:
         ax.plot(at[:, 0], at[:, 1], color=colour, ls=dash, lw=1.8, label=label)
     ax.set_xscale("log")
     ax.set_yscale("log")
-    ax.xaxis.set_major_formatter(FuncFormatter(lambda f, _: f"{f:g}"))
+    ax.xaxis.set_major_locator(LogLocator(base=2))
+    ax.xaxis.set_minor_locator(NullLocator())
+    ax.xaxis.set_major_formatter(FuncFormatter(lambda f, _: f"{f:.2g}"))
     ax.set_xlabel("cycles per pixel")
     ax.set_ylabel("power")
     ax.grid(alpha=0.25)

@@ -66,6 +66,22 @@ def ink(ax: Axes) -> str:
     return "#D8DEE4" if is_dark(ax) else "#202428"
 
 
+def distinct(count: int, ax: Axes) -> list[Any]:
+    """So many colours for lines: the palette, or where it is too short, shades of viridis."""
+    if count <= len(PALETTE):
+        return list(PALETTE[:count])
+    low, high = (0.25, 1.0) if is_dark(ax) else (0.0, 0.9)
+    return list(plt.get_cmap("viridis")(np.linspace(low, high, count)))
+
+
+def diverging(ax: Axes) -> Colormap:
+    """From blue through the ground of the Axes to orange."""
+    ground = DARK_GROUND if is_dark(ax) else "#FFFFFF"
+    ends = ("#7CC7F2", "#FF9D57") if is_dark(ax) else ("#003F66", "#7F3300")
+    colours = [ends[0], BLUE, ground, ORANGE, ends[1]]
+    return LinearSegmentedColormap.from_list("diverging", colours)
+
+
 def magnitudes(ax: Axes) -> Colormap:
     """Colours from little to much, the little ones still seen on this ground."""
     colours = plt.get_cmap("viridis")(np.linspace(0.25, 1.0, 256))

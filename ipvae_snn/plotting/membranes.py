@@ -4,7 +4,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from matplotlib import pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter
 
@@ -18,9 +17,9 @@ from ipvae_snn.plotting.frame import (
     array,
     axes,
     beside,
+    distinct,
     indices,
     ink,
-    is_dark,
 )
 
 PART_COLOURS = {
@@ -44,9 +43,7 @@ def membranes(
     shown = indices(chosen, traces.shape[1], "neurons")
     ax = axes(ax, (8, 3.5))
     time = np.arange(len(traces)) + first_step
-    low, high = (0.25, 1.0) if is_dark(ax) else (0.0, 0.9)
-    palette = plt.get_cmap("viridis")(np.linspace(low, high, len(shown)))
-    for index, colour in zip(shown, palette, strict=True):
+    for index, colour in zip(shown, distinct(len(shown), ax), strict=True):
         ax.plot(time, traces[:, index], color=colour, lw=1.2, label=str(index))
     ax.set_xlabel("timestep")
     ax.set_ylabel("membrane (nats)")

@@ -89,31 +89,43 @@ def _draw_dots(z: NDArray, dots: str, ax: Axes, first_step: int) -> Axes:
     time, row = np.nonzero(z)
     values = z[time, row]
     top = int(np.ceil(values.max())) if values.size else 1
-    shades = LogNorm(vmin=1, vmax=max(top, 2))
+    shades, by_size = LogNorm(vmin=1, vmax=max(top, 2)), dots != "colour"
+    cell = _cell(ax, z.shape)
     drawn = ax.scatter(
         time + first_step, row, c=values, cmap=magnitudes(ax), norm=shades, linewidths=0,
-        s=_dot_size(values, top) if dots != "colour" else np.full(values.size, 12.0),
+        s=_dot_size(values, top, cell, by_size),
     )  # fmt: skip
     if dots == "size":  # the count stays in the array, the colour is one
         drawn.set_cmap(type(drawn.get_cmap()).from_list("ink", [ink(ax)] * 2))
     ax.set_xlim(first_step - 1, first_step + len(z))
     ax.set_ylim(-1, z.shape[1])
     ax.set_xlabel("timestep")
-    _count_legend(ax, drawn, top, by_size=dots != "colour")
+    _count_legend(ax, drawn, top, cell, by_size)
     return ax
 
 
-def _dot_size(count: NDArray | int, top: int) -> NDArray:
-    """Area in points², growing evenly from a single spike to the largest count."""
-    return 4 + 56 * (np.asarray(count, dtype=float) - 1) / max(top - 1, 6)
+def _cell(ax: Axes, shape: tuple[int, ...]) -> float:
+    """The room of one dot in points: the shorter side of its rectangle, 2.5 to 7."""
+    figure = ax.get_figure(root=True)
+    assert figure is not None
+    place = ax.get_position()
+    width, height = 72 * figure.get_size_inches() * (place.width, place.height)
+    return float(np.clip(min(width / (shape[0] + 1), height / (shape[1] + 1)), 2.5, 7.0))
 
 
-def _count_legend(ax: Axes, dots: PathCollection, top: int, by_size: bool) -> None:
+def _dot_size(count: NDArray | int, top: int, cell: float, by_size: bool) -> NDArray:
+    """Area in points²; by size, growing evenly from a single spike to the largest count."""
+    least, most = (0.6 * cell) ** 2, (2.0 * cell) ** 2
+    share = (np.asarray(count, dtype=float) - 1) / max(top - 1, 6)
+    return least + (most - least) * (share if by_size else np.full_like(share, 0.2))
+
+
+def _count_legend(ax: Axes, dots: PathCollection, top: int, cell: float, by_size: bool) -> None:
     shown = sorted({1, 2, max(1, round(top / 2)), top} & set(range(1, top + 1)))
     handles = []
     for n in shown:
         colour = dots.to_rgba(np.array(n))
-        size = _dot_size(n, top) if by_size else 12.0
+        size = _dot_size(n, top, cell, by_size)
         handles.append(ax.scatter([], [], s=size, color=colour, label=str(n)))
     beside(ax, handles=handles, title="spikes")
 
