@@ -109,11 +109,11 @@ def _shown(neuron: IPVAENeuron, out: Outcome, fields: tuple[str, ...], every: in
     assert out.spk is not None
     assert out.mem is not None
     neuron.observed(State(out.spk, out.mem))
-    asked = {
-        name: getattr(out, name)[every - 1 :: every] if name in fields else None
-        for name in State._fields
-    }
-    return replace(out, **asked)
+    spk, mem = (
+        part[every - 1 :: every] if name in fields else None
+        for name, part in (("spk", out.spk), ("mem", out.mem))
+    )
+    return replace(out, spk=spk, mem=mem)
 
 
 def _stepwise(neuron: IPVAENeuron, job: Job) -> Outcome:

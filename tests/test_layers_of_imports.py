@@ -59,8 +59,8 @@ ALLOWED = {
         "version",
     },
     "cli": {
-        "bench", "checks", "data", "export", "files", "functional", "kernels", "model", "neurons",
-        "runs", "surrogate", "training", "version",
+        "bench", "checks", "data", "diagnostics", "export", "files", "functional", "kernels",
+        "model", "neurons", "runs", "surrogate", "training", "version",
     },
     "__init__": {
         "evaluation", "functional", "model", "neurons", "recorder", "states", "streaming",

@@ -1,11 +1,13 @@
 """What each command does with its arguments."""
 
 import argparse
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 
-from ipvae_snn import bench, data
+from ipvae_snn import bench, data, diagnostics
 from ipvae_snn.checks import require_device, require_number, require_whole
 from ipvae_snn.cli.export import export_run
 from ipvae_snn.cli.options import PATCH_DEFAULTS, SAMPLE_DEFAULTS, parser
@@ -17,6 +19,8 @@ from ipvae_snn.runs import (
     RunConfig,
     evaluate_run,
     free_folder,
+    open_run,
+    pick,
     read_config,
     train_run,
 )
@@ -82,18 +86,7 @@ def _evaluate(arguments: argparse.Namespace) -> None:
         require_free_folder(arguments.out)
     require_whole(arguments.eval_steps, "steps")
     require_whole(arguments.samples, "samples", least=2)
-    trained = read_config(arguments.run)
-    # Of the data it learned from, a run may only see what was held out then.
-    same = _resolved(arguments.data) == _resolved(trained["data"]["source"])
-    dataset = data.load(
-        arguments.data,
-        treat=arguments.treat,
-        data_dir=arguments.data_dir,
-        patches=(0, arguments.samples),
-        seed=trained["training"]["seed"],
-        hold_out=same,
-    )
-    print(f"data: {dataset.description}")
+    dataset = _unseen(arguments, read_config(arguments.run))
     name = Path(arguments.data).resolve().stem
     evaluate_run(
         arguments.run,
@@ -105,6 +98,40 @@ def _evaluate(arguments: argparse.Namespace) -> None:
         device=arguments.device,
         progress=not arguments.quiet,
     )
+
+
+def _unseen(arguments: argparse.Namespace, trained: dict[str, Any]) -> data.Dataset:
+    """The data that was asked for, and of the data a run learned from only what was held out."""
+    known = trained["data"]
+    source = arguments.data or known["source"]
+    same = _resolved(source) == _resolved(known["source"])
+    treat, data_dir = arguments.treat, arguments.data_dir
+    if arguments.data is None:  # as it was when the run was trained
+        treat, data_dir = known.get("treat", treat), known.get("data_dir", data_dir)
+    dataset = data.load(
+        source,
+        treat=treat,
+        data_dir=data_dir,
+        patches=(0, arguments.samples),
+        seed=trained["training"]["seed"],
+        hold_out=same,
+    )
+    print(f"data: {dataset.description}")
+    return dataset
+
+
+def _check(arguments: argparse.Namespace) -> int:
+    require_whole(arguments.eval_steps, "steps", least=diagnostics.FEWEST_STEPS)
+    require_whole(arguments.samples, "samples", least=2)
+    model, trained = open_run(arguments.run, arguments.device)
+    dataset = _unseen(arguments, trained)
+    x = pick(dataset.test, arguments.samples, arguments.seed).to(arguments.device)
+    report = diagnostics.check(
+        model, x, shape=dataset.shape, num_steps=arguments.eval_steps, samples=len(x),
+        seed=arguments.seed,
+    )  # fmt: skip
+    print(report)
+    return int(not report.healthy)
 
 
 def _bench(arguments: argparse.Namespace) -> None:
@@ -121,10 +148,11 @@ def _bench(arguments: argparse.Namespace) -> None:
     print(f"bench.json and bench.png are in {out}")
 
 
-COMMANDS = {
+COMMANDS: dict[str, Callable[[argparse.Namespace], int | None]] = {
     "demo": _demo,
     "train": _train,
     "evaluate": _evaluate,
+    "check": _check,
     "export": export_run,
     "bench": _bench,
 }

@@ -24,10 +24,12 @@ EXPLAINS: dict[str, tuple[str, ...]] = {
         "smoothing", "poisson",
     ),
     "clamp": ("free energy", "lifetime sparsity", "active neurons", "hyperactive", "smoothing"),
-    "convergence": (
-        "active neurons", "lifetime sparsity", "smoothing", "silent neurons", "free energy",
+    "free energy": (
+        "convergence", "active neurons", "lifetime sparsity", "smoothing", "hyperactive",
     ),
-    "free energy": ("active neurons", "lifetime sparsity", "smoothing", "hyperactive"),
+    "convergence": (
+        "active neurons", "lifetime sparsity", "smoothing", "silent neurons",
+    ),
     "active neurons": ("lifetime sparsity", "hyperactive"),
     "lifetime sparsity": ("silent neurons", "hyperactive"),
     "poisson": (), "hyperactive": (), "silent neurons": (), "duplicates": (), "smoothing": (),
@@ -99,7 +101,7 @@ def check(
     seen = observe(model, data[:samples], num_steps, seed)
     found = [
         signatures.silence(seen), signatures.membranes(seen), signatures.oscillation(seen),
-        signatures.clamp(seen), signatures.convergence(seen), signatures.free_energy(seen),
+        signatures.clamp(seen), signatures.free_energy(seen), signatures.convergence(seen),
         signatures.active_neurons(seen), signatures.lifetime_sparsity(seen),
         signatures.poisson(seen), signatures.hyperactive(seen), signatures.silent_neurons(seen),
         signatures.duplicates(seen), signatures.smoothing(seen, shape), signatures.gradient(seen),

@@ -17,13 +17,15 @@ class Observation:
     """A run of N samples for T timesteps; *settled* means its second half.
 
     Attributes:
-        free_energy, r2, top: F_t, R² and the highest membrane at each timestep, means over
-            samples, shape (T,).
+        free_energy, r2, top: F_t, R² of the rates, and the highest membrane at each timestep,
+            means over samples, shape (T,).
         dispersion: Σ (z − λ)² / Σ λ of settled counts; 1 for a Poisson law.
         expected: Σ λ of settled counts.
+        swing: change of the rates from one settled timestep to the next, relative to the rates,
+            root mean square.
         turning: correlation of one change of the rates with the next, settled; −1 where they
             go up and down by turns.
-        clamped: share of the settled spikes that were given within half a nat of the clamp.
+        clamped: share of the settled spikes that were given within one nat of the clamp.
         active: mean share of neurons that spike at a settled timestep.
         counts: mean settled counts, shape (N, K).
         weight: Φ, shape (M, K).
@@ -36,6 +38,7 @@ class Observation:
     top: Tensor
     dispersion: float
     expected: float
+    swing: float
     turning: float
     clamped: float
     active: float
@@ -61,9 +64,11 @@ def observe(model: IPVAE, x: Tensor, num_steps: int, seed: int) -> Observation:
 
 def _run(model: IPVAE, x: Tensor, num_steps: int) -> dict:  # type: ignore[type-arg]
     curves: dict[str, list[Tensor]] = {"free_energy": [], "r2": [], "top": []}
-    sums = dict.fromkeys(("off", "expected", "spikes", "clamped", "active", "turn", "change"), 0.0)
+    sums = dict.fromkeys(
+        ("off", "expected", "power", "spikes", "clamped", "active", "turn", "change"), 0.0
+    )
     counts = torch.zeros(len(x), model.latents, device=x.device)
-    state, done, settled, high = None, 0, num_steps // 2, model.neuron.clamp - 0.5
+    state, done, settled, high = None, 0, num_steps // 2, model.neuron.clamp - 1.0
     last: list[Tensor] = []  # of rates
     while done < num_steps:
         steps = min(CHUNK, num_steps - done)
@@ -72,7 +77,7 @@ def _run(model: IPVAE, x: Tensor, num_steps: int) -> dict:  # type: ignore[type-
             spk, mem = out.spk[t], out.mem[t]
             rate = mem.exp()
             curves["free_energy"].append((out.nll[t] + out.kl[t]).mean())
-            curves["r2"].append(metrics.r2(x, model.decode(spk)))
+            curves["r2"].append(metrics.r2(x, model.decode(rate)))
             curves["top"].append(mem.amax(1).mean())
             if done + t >= settled:
                 counts += spk
@@ -85,6 +90,7 @@ def _run(model: IPVAE, x: Tensor, num_steps: int) -> dict:  # type: ignore[type-
                     before, now = last[1] - last[0], rate - last[1]
                     sums["turn"] += float((before * now).sum())
                     sums["change"] += float((before.square() + now.square()).sum() / 2)
+                    sums["power"] += float(rate.square().sum())
                 last = [*last[-1:], rate]
         state, done = out.state, done + steps
     length = num_steps - settled
@@ -93,6 +99,7 @@ def _run(model: IPVAE, x: Tensor, num_steps: int) -> dict:  # type: ignore[type-
         **{name: torch.stack(values).cpu() for name, values in curves.items()},
         "dispersion": sums["off"] / max(sums["expected"], 1e-12),
         "expected": sums["expected"],
+        "swing": (sums["change"] / max(sums["power"], 1e-12)) ** 0.5,
         "turning": sums["turn"] / max(sums["change"], 1e-12),
         "clamped": sums["clamped"] / max(sums["spikes"], 1.0),
         "active": sums["active"] / length,

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from matplotlib import animation
 from matplotlib.axes import Axes
+from matplotlib.collections import PathCollection
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
@@ -28,7 +29,7 @@ def animate(
     x: Any = None,
     neurons: Any = None,
     every: int = 1,
-    fps: float = 12,
+    fps: int = 12,
     dark: bool = False,
     dpi: int = 100,
 ) -> Path:
@@ -91,12 +92,13 @@ class _Film:
         rows = indices(most if neurons is None else neurons, self.spk.shape[1], "neurons")
         self.figure = Figure(figsize=(9, 4), layout="constrained")
         grid = self.figure.add_gridspec(2, 3, width_ratios=(1, 2.4, 0.01))
-        self.shown = shown
         self.pictures = []
-        stills = [("input", shown), ("reconstruction", self.images)]
-        stills = [(title, frames) for title, frames in stills if frames is not None]
-        peak = max(float(np.abs(frames).max()) for _, frames in stills[:1])
-        low = 0.0 if min(float(frames.min()) for _, frames in stills[:1]) >= 0 else -peak
+        stills = [("reconstruction", self.images)]
+        if shown is not None:
+            stills.insert(0, ("input", shown))
+        first = stills[0][1]  # grey levels go by what was shown
+        peak = float(np.abs(first).max())
+        low = 0.0 if float(first.min()) >= 0 else -peak
         for row, (title, frames) in enumerate(stills):
             place = grid[row, 0] if len(stills) > 1 else grid[:, 0]
             ax = self.figure.add_subplot(place)
@@ -117,7 +119,9 @@ class _Film:
                 drawn.remove()
         dots.set_xlim(0.5, len(self.spk) + 0.5)
         traces.set_xlim(0.5, len(self.spk) + 0.5)
-        self._points = dots.collections[0]
+        points = dots.collections[0]
+        assert isinstance(points, PathCollection)
+        self._points = points
         self._offsets = np.asarray(self._points.get_offsets())
         self._sizes = self._points.get_sizes().copy()
         self._lines = [(line, np.array(line.get_ydata())) for line in traces.lines]

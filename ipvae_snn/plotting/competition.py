@@ -82,7 +82,7 @@ def competition(
             lw=0.3 + 5 * abs(strength), solid_capstyle="butt",
         )  # fmt: skip
         ax.text(
-            *(place * 0.56), f"{row[other]:.2g}".replace("-", "−"), fontsize="x-small",
+            0.56 * place[0], 0.56 * place[1], f"{row[other]:.2g}".replace("-", "−"), fontsize="x-small",
             color=ink(ax), ha="center", va="center", zorder=2,
             bbox={"facecolor": ax.get_facecolor(), "edgecolor": "none", "pad": 0.8},
         )  # fmt: skip

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.collections import PathCollection
-from matplotlib.colors import LogNorm
+from matplotlib.colors import ListedColormap, LogNorm
 from numpy.typing import NDArray
 
 from ipvae_snn.plotting.frame import (
@@ -77,7 +77,9 @@ def trials(
     )
     for block in range(1, len(shown)):
         ax.axhline(block * count - 0.5, color=GREY, lw=0.6)
-    ax.set_yticks([(block + 0.5) * count - 0.5 for block in range(len(shown))], shown)
+    ax.set_yticks(
+        [(block + 0.5) * count - 0.5 for block in range(len(shown))], [str(k) for k in shown]
+    )
     ax.tick_params(axis="y", length=0)
     ax.set_ylabel(f"neuron, {count} trials each")
     return ax
@@ -96,7 +98,7 @@ def _draw_dots(z: NDArray, dots: str, ax: Axes, first_step: int) -> Axes:
         s=_dot_size(values, top, cell, by_size),
     )  # fmt: skip
     if dots == "size":  # the count stays in the array, the colour is one
-        drawn.set_cmap(type(drawn.get_cmap()).from_list("ink", [ink(ax)] * 2))
+        drawn.set_cmap(ListedColormap([ink(ax)]))
     ax.set_xlim(first_step - 1, first_step + len(z))
     ax.set_ylim(-1, z.shape[1])
     ax.set_xlabel("timestep")
