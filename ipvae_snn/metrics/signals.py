@@ -1,5 +1,7 @@
 """Statistics of what is recorded: spectra of images, and averages around spikes."""
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -33,7 +35,7 @@ def radial_spectrum(images: Tensor, shape: tuple[int, int]) -> Tensor:
     taper = torch.outer(*(torch.hann_window(side, dtype=torch.float64) for side in shape))
     taper = taper.to(images.device)
     power = torch.fft.fft2(pictures * taper).abs().square().mean(0) / taper.square().sum()
-    options = {"device": images.device, "dtype": torch.float64}
+    options: Any = {"device": images.device, "dtype": torch.float64}
     down = torch.fft.fftfreq(height, **options)[:, None]
     across = torch.fft.fftfreq(width, **options)[None]
     rings = (torch.hypot(down, across) * min(shape)).round().long().flatten()

@@ -81,9 +81,10 @@ def competition(
             [0, place[0]], [0, place[1]], color=ORANGE if strength > 0 else BLUE, zorder=1,
             lw=0.3 + 5 * abs(strength), solid_capstyle="butt",
         )  # fmt: skip
+        number = f"{row[other]:.2g}".replace("-", "−")
         ax.text(
-            0.56 * place[0], 0.56 * place[1], f"{row[other]:.2g}".replace("-", "−"), fontsize="x-small",
-            color=ink(ax), ha="center", va="center", zorder=2,
+            0.56 * place[0], 0.56 * place[1], number, fontsize="x-small", color=ink(ax),
+            ha="center", va="center", zorder=2,
             bbox={"facecolor": ax.get_facecolor(), "edgecolor": "none", "pad": 0.8},
         )  # fmt: skip
     for index, place in ((centre, np.zeros(2)), *zip(chosen, places, strict=True)):

@@ -5,7 +5,7 @@ from typing import Any
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.colors import Colormap, LinearSegmentedColormap, to_rgb
+from matplotlib.colors import Colormap, LinearSegmentedColormap, to_rgba
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from torch import Tensor
@@ -53,11 +53,10 @@ def darken(ax: Axes) -> Axes:
 
 def is_dark(ax: Axes) -> bool:
     """Whether the ground of these Axes is nearer to black than to white."""
-    face = ax.get_facecolor()
     figure = ax.get_figure()
-    if face[3] == 0 and figure is not None:
-        face = figure.get_facecolor()
-    red, green, blue = to_rgb(face)
+    red, green, blue, opaque = to_rgba(ax.get_facecolor())
+    if not opaque and figure is not None:
+        red, green, blue, _ = to_rgba(figure.get_facecolor())
     return 0.299 * red + 0.587 * green + 0.114 * blue < 0.5
 
 
