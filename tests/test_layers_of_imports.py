@@ -44,6 +44,7 @@ ALLOWED = {
     },
     "training": {"baselines", "checks", "functional", "kernels", "metrics", "model", "surrogate"},
     "evaluation": {"baselines", "checks", "metrics", "model"},
+    "sound": {"checks", "files"},
     "diagnostics": {"checks", "functional", "metrics", "model"},
     "figures": {"evaluation", "model", "plotting"},
     "runs": {
