@@ -46,6 +46,7 @@ ALLOWED = {
     "evaluation": {"baselines", "checks", "metrics", "model"},
     "sound": {"checks", "files"},
     "diagnostics": {"checks", "functional", "metrics", "model"},
+    "report": {"checks", "diagnostics", "files", "metrics", "model", "version"},
     "figures": {"evaluation", "model", "plotting"},
     "runs": {
         "checks", "data", "evaluation", "figures", "files", "model", "seeding", "surrogate",
@@ -61,7 +62,7 @@ ALLOWED = {
     },
     "cli": {
         "bench", "checks", "data", "diagnostics", "export", "files", "functional", "kernels",
-        "model", "neurons", "runs", "surrogate", "training", "version",
+        "model", "neurons", "report", "runs", "surrogate", "training", "version",
     },
     "__init__": {
         "evaluation", "functional", "model", "neurons", "recorder", "states", "streaming",

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from ipvae_snn import bench, data, diagnostics
 from ipvae_snn.checks import require_device, require_number, require_whole
@@ -14,6 +15,7 @@ from ipvae_snn.cli.options import PATCH_DEFAULTS, SAMPLE_DEFAULTS, parser
 from ipvae_snn.files import require_free_folder
 from ipvae_snn.functional import MEM_FLOOR
 from ipvae_snn.neurons import CLAMP_MAX
+from ipvae_snn.report import write_report
 from ipvae_snn.runs import (
     TRAIN_PATCHES,
     RunConfig,
@@ -124,14 +126,35 @@ def _check(arguments: argparse.Namespace) -> int:
     require_whole(arguments.eval_steps, "steps", least=diagnostics.FEWEST_STEPS)
     require_whole(arguments.samples, "samples", least=2)
     model, trained = open_run(arguments.run, arguments.device)
-    dataset = _unseen(arguments, trained)
-    x = pick(dataset.test, arguments.samples, arguments.seed).to(arguments.device)
+    x = _held_out(arguments, trained)
     report = diagnostics.check(
-        model, x, shape=dataset.shape, num_steps=arguments.eval_steps, samples=len(x),
-        seed=arguments.seed,
+        model, x, shape=tuple(trained["sample_shape"]), num_steps=arguments.eval_steps,
+        samples=len(x), seed=arguments.seed,
     )  # fmt: skip
     print(report)
     return int(not report.healthy)
+
+
+def _report(arguments: argparse.Namespace) -> None:
+    require_whole(arguments.eval_steps, "steps")
+    require_whole(arguments.samples, "samples", least=2)
+    model, trained = open_run(arguments.run, arguments.device)
+    x = _held_out(arguments, trained)
+    steps, seed = arguments.eval_steps, arguments.seed
+    path = write_report(arguments.run, model, x, trained, num_steps=steps, seed=seed)
+    print(f"report: {path}, {path.stat().st_size / 1e6:.1f} MB")
+
+
+def _held_out(arguments: argparse.Namespace, trained: dict[str, Any]) -> Tensor:
+    """Samples of :func:`_unseen` that a run's model takes."""
+    dataset, shape = _unseen(arguments, trained), tuple(trained["sample_shape"])
+    if dataset.shape != shape or dataset.kind != trained["sample_kind"]:
+        raise ValueError(
+            f"{arguments.run} was trained on {trained['sample_kind']} of {shape[0]}×{shape[1]} "
+            f"values, these are {dataset.kind} of {dataset.shape[0]}×{dataset.shape[1]}: give it "
+            "data of the same kind and size (see --as)"
+        )
+    return pick(dataset.test, arguments.samples, arguments.seed).to(arguments.device)
 
 
 def _bench(arguments: argparse.Namespace) -> None:
@@ -153,6 +176,7 @@ COMMANDS: dict[str, Callable[[argparse.Namespace], int | None]] = {
     "train": _train,
     "evaluate": _evaluate,
     "check": _check,
+    "report": _report,
     "export": export_run,
     "bench": _bench,
 }

@@ -38,6 +38,11 @@ CHECK_HELP = """\
 Each finding has a figure, a verdict and, where it is not healthy, advice; one that another explains
 says which. Ends with exit status 1 if there is a problem.
 """
+REPORT_HELP = """\
+Writes RUN/report.html: summary, findings, pictures, and a few samples to step through timestep by
+timestep. It holds all it shows, opens from disk, and asks the network for nothing. An older report
+is replaced.
+"""
 EXPORT_HELP = """\
 nir          a graph of the Neuromorphic Intermediate Representation, in HDF5 (extra nir)
 xylo         int8 weights and integer states for the Xylo chip, in .npz
@@ -72,6 +77,7 @@ examples:
   ipvae-snn train --data path/to/mnist.npz --out runs/mnist
   ipvae-snn export runs/natural --to nir --form portable --reset zero --out natural.nir
   ipvae-snn check runs/natural
+  ipvae-snn report runs/natural
   ipvae-snn evaluate runs/mnist --data path/to/other_digits.npz --steps 1000
 """
 # What suits patches and what suits images as they are differs; both are short recipes for a CPU.
@@ -138,14 +144,16 @@ def parser() -> argparse.ArgumentParser:
     _evaluation_options(evaluate, "--steps")
     _common(evaluate)
 
-    check = _command(
-        commands, "check", "look for the signatures of a model that went wrong", CHECK_HELP
-    )
-    check.add_argument("run", type=Path, help="run folder of train or demo")
-    check.add_argument("--data", help="data set (default: what the run held out)")
-    _data_options(check)
-    _evaluation_options(check, "--steps", steps=200, samples=200)
-    _common(check)
+    for name, text, epilog, steps in (
+        ("check", "look for the signatures of a model that went wrong", CHECK_HELP, 200),
+        ("report", "write a run as one page to look at", REPORT_HELP, 120),
+    ):
+        look = _command(commands, name, text, epilog)
+        look.add_argument("run", type=Path, help="run folder of train or demo")
+        look.add_argument("--data", help="data set (default: what the run held out)")
+        _data_options(look)
+        _evaluation_options(look, "--steps", steps=steps, samples=200)
+        _common(look)
 
     export = _command(
         commands, "export", "bring a run to a neuromorphic toolchain, and measure the cost",
