@@ -21,7 +21,7 @@ from ipvae_snn import IPVAE, Recorder, data, metrics, plotting
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--run", type=Path, help="run folder of a model of square patches")
-    parser.add_argument("--steps", type=int, default=100, help="timesteps of the film")
+    parser.add_argument("--steps", type=int, default=60, help="timesteps of the film")
     parser.add_argument("--quick", action="store_true", help="seconds, for a first look")
     parser.add_argument("--out", type=Path, default=Path("look_inside.png"))
     arguments = parser.parse_args()

@@ -144,7 +144,7 @@ class _Film:
             line.set_ydata(np.where(np.arange(len(values)) <= t, values, np.nan))
         for line in self._now:
             line.set_xdata([t + 1, t + 1])
-        self._title.set_text(f"timestep {t + 1}: {self.spk[t].sum():.0f} spikes")
+        self._title.set_text(f"timestep {t + 1}, spikes: {self.spk[t].sum():.0f}")
         return []
 
 

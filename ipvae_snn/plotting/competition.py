@@ -109,6 +109,8 @@ def _node(ax: Axes, index: int, place: NDArray, half: float, features: NDArray |
     top = max(float(np.abs(tile).max()), 1e-12)
     left, right, bottom, up = (place[0] - half, place[0] + half, place[1] - half, place[1] + half)
     ax.imshow(tile, cmap="gray", vmin=-top, vmax=top, extent=(left, right, bottom, up), zorder=3)
+    if not place.any():  # the title says who is in the middle
+        return
     above = place[1] > 0.01  # on the side that no line comes from
     ax.text(
         place[0], up + 0.02 if above else bottom - 0.02, str(index), ha="center", color=ink(ax),
