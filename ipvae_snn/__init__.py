@@ -10,6 +10,7 @@ from ipvae_snn import functional, surrogate
 from ipvae_snn.evaluation import Evaluation, evaluate
 from ipvae_snn.model import IPVAE
 from ipvae_snn.neurons import IPVAENeuron
+from ipvae_snn.recorder import Recorder
 from ipvae_snn.states import detach, reset, tbptt
 from ipvae_snn.streaming import Stream
 from ipvae_snn.training import TrainConfig, fit
@@ -19,6 +20,7 @@ __all__ = [
     "IPVAE",
     "Evaluation",
     "IPVAENeuron",
+    "Recorder",
     "Stream",
     "TrainConfig",
     "__version__",

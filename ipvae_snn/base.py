@@ -57,6 +57,8 @@ class StatefulNeuron(SpikingNeuron):
         self.register_buffer("spk", torch.zeros(0), persistent=False)
         self.register_buffer("mem", torch.zeros(0), persistent=False)
         self._fresh = True
+        self.observers: list[Callable[[State], None]] = []
+        """Called with the timesteps of every call, spk and mem of shape (T, ..., K)."""
 
     def initial_state(self, shape: torch.Size | tuple[int, ...]) -> State:
         """The state before any input, for input of ``shape`` (..., K)."""
@@ -119,7 +121,14 @@ class StatefulNeuron(SpikingNeuron):
             spks.append(state.spk)
             mems.append(state.mem)
         self._keep(state)
-        return State(torch.stack(spks), torch.stack(mems))
+        sequence = State(torch.stack(spks), torch.stack(mems))
+        self.observed(sequence)
+        return sequence
+
+    def observed(self, sequence: State) -> None:
+        """Show timesteps, of shape (T, ..., K), to whoever watches."""
+        for observer in self.observers:
+            observer(sequence)
 
     def _declare(self, name: str, value: Tensor, learn: bool) -> None:
         """A parameter if it is learned, else a constant that is saved all the same."""
@@ -246,6 +255,7 @@ class StatefulNeuron(SpikingNeuron):
         # Copies and pickles carry the state's values, not the graph that made them.
         state = self.__dict__.copy()
         state["_buffers"] = {k: v if v is None else v.detach() for k, v in self._buffers.items()}
+        state["observers"] = []  # who watches the original does not watch the copy
         return state
 
     def __setstate__(self, state: dict[str, Any]) -> None:

@@ -230,7 +230,10 @@ class IPVAENeuron(StatefulNeuron):
                 f"({self.features}, {self.features}), got {tuple(gram.shape)}"
             )
         state = self._resume(input_.shape, spk, mem)
-        return self._keep(self.step(input_, *state, gram=gram))
+        state = self.step(input_, *state, gram=gram)
+        if self.observers:
+            self.observed(State(state.spk[None], state.mem[None]))
+        return self._keep(state)
 
     def shared(self) -> dict[str, Any]:
         """G, which all timesteps of a sequence share."""

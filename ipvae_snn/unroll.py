@@ -83,11 +83,12 @@ def infer(
     """
     known = describe(neuron.spike_grad, neuron.training, not neuron.surrogate_disable)
     job = job_of(neuron, drive, gram, state)
+    watched = bool(neuron.observers)
     job = replace(
         job,
         steps=steps,
-        fields=fields,
-        every=every,
+        fields=tuple(dict.fromkeys((*fields, "spk", "mem"))) if watched else fields,
+        every=1 if watched else every,
         kl_form=kl_form,
         precision=precision,
         careful=kl_form == "published" or neuron.clamp > CAREFUL_ABOVE,
@@ -95,10 +96,24 @@ def infer(
     )
     traced = torch.compiler.is_compiling() or any(is_transformed(t) for t in (drive, gram, job.mem))
     if known is None or neuron.state_quant or traced:
-        return _stepwise(neuron, job)
-    for name in ("step", "bias", "rest"):
-        require_finite(getattr(job, name), f"the {name} of the neurons")
-    return unroll(job)
+        out = _stepwise(neuron, job)
+    else:
+        for name in ("step", "bias", "rest"):
+            require_finite(getattr(job, name), f"the {name} of the neurons")
+        out = unroll(job)
+    return _shown(neuron, out, fields, every) if watched else out
+
+
+def _shown(neuron: IPVAENeuron, out: Outcome, fields: tuple[str, ...], every: int) -> Outcome:
+    """Show all timesteps to those who watch the neuron, and return those that were asked for."""
+    assert out.spk is not None
+    assert out.mem is not None
+    neuron.observed(State(out.spk, out.mem))
+    spk, mem = (
+        part[every - 1 :: every] if name in fields else None
+        for name, part in (("spk", out.spk), ("mem", out.mem))
+    )
+    return replace(out, spk=spk, mem=mem)
 
 
 def _stepwise(neuron: IPVAENeuron, job: Job) -> Outcome:

@@ -83,6 +83,16 @@ def test_evaluate_writes_beside_the_run_and_again_beside_that(run):
     assert all(after[name] == content for name, content in before.items())
 
 
+def test_check_prints_findings_on_what_was_held_out(run, capsys):
+    before = files(run)
+    assert main(["check", str(run), "--steps", "80", "--samples", "20", "--quiet"]) == 1
+    out = capsys.readouterr().out
+    assert "digits of scikit-learn" in out
+    assert "PROBLEM" in out  # after six iterations
+    assert out.rstrip().endswith(("problem", "problems"))
+    assert files(run) == before
+
+
 def test_train_on_a_path_says_how_it_took_it(tmp_path, capsys):
     path = tmp_path / "scenes.npy"
     np.save(path, np.random.default_rng(0).random((6, 90, 80)))

@@ -22,7 +22,7 @@ ALLOWED = {
     "kernels": {"files", "functional"},
     "surrogate": {"checks", "kernels"},
     "metrics": {"checks", "extras", "model", "neurons", "seeding", "states"},
-    "plotting": set(),
+    "plotting": {"files"},
     "data": {"checks", "extras"},
     "storage": {"files"},
     "states": set(),
@@ -30,6 +30,8 @@ ALLOWED = {
     "records": {"base"},
     "lateral": {"checks", "functional"},
     "neurons": {"base", "checks", "functional", "lateral", "surrogate"},
+    "recorder": {"base", "checks"},
+    "currents": {"checks", "neurons"},
     "unroll": {"base", "checks", "functional", "kernels", "neurons", "surrogate"},
     "model": {
         "base", "checks", "functional", "kernels", "lateral", "neurons", "records", "seeding",
@@ -42,6 +44,9 @@ ALLOWED = {
     },
     "training": {"baselines", "checks", "functional", "kernels", "metrics", "model", "surrogate"},
     "evaluation": {"baselines", "checks", "metrics", "model"},
+    "sound": {"checks", "files"},
+    "diagnostics": {"checks", "functional", "metrics", "model"},
+    "report": {"checks", "diagnostics", "files", "metrics", "model", "version"},
     "figures": {"evaluation", "model", "plotting"},
     "runs": {
         "checks", "data", "evaluation", "figures", "files", "model", "seeding", "surrogate",
@@ -56,12 +61,12 @@ ALLOWED = {
         "version",
     },
     "cli": {
-        "bench", "checks", "data", "export", "files", "functional", "kernels", "model", "neurons",
-        "runs", "surrogate", "training", "version",
+        "bench", "checks", "data", "diagnostics", "export", "files", "functional", "kernels",
+        "model", "neurons", "report", "runs", "surrogate", "training", "version",
     },
     "__init__": {
-        "evaluation", "functional", "model", "neurons", "states", "streaming", "surrogate",
-        "training", "version",
+        "evaluation", "functional", "model", "neurons", "recorder", "states", "streaming",
+        "surrogate", "training", "version",
     },
 }  # fmt: skip
 HEAVY = ("matplotlib", "sklearn", "skimage", "nir", "norse", "sinabs", "pandas", "scipy")

@@ -1,13 +1,19 @@
 """Pictures: what is drawn is what was given; wrong shapes are refused; nothing global changes."""
 
+import shutil
+
 import matplotlib as mpl
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import torch
+from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
+from PIL import Image
 
-from ipvae_snn import plotting
+from ipvae_snn import IPVAE, currents, metrics, plotting
+from ipvae_snn import functional as F
+from ipvae_snn.plotting.animation import _Film
 
 
 @pytest.fixture(autouse=True)
@@ -116,8 +122,195 @@ def test_without_axes_a_new_figure_is_made():
         lambda: plotting.reconstructions(torch.zeros(2, 12), {"a": torch.zeros(3, 12)}, (3, 4)),
         lambda: plotting.convergence({"a": torch.zeros(2, 2)}),
         lambda: plotting.training([]),
+        lambda: plotting.raster(torch.zeros(3, 4), order=[4]),
+        lambda: plotting.raster(-torch.ones(3, 4)),
+        lambda: plotting.raster(torch.ones(3, 4), dots="round"),
+        lambda: plotting.trials(torch.zeros(3, 4)),
+        lambda: plotting.currents({}),
+        lambda: plotting.currents({"drive": [1.0], "tonic": [1.0, 2.0]}),
+        lambda: plotting.currents({"drive": [1.0]}, smooth=2),
+        lambda: plotting.gram(torch.zeros(3, 4)),
+        lambda: plotting.competition(torch.zeros(3, 3), 3),
+        lambda: plotting.competition(torch.zeros(3, 3), 1, neighbours=3),
+        lambda: plotting.competition(
+            torch.zeros(3, 3), 1, weight=torch.zeros(4, 2), shape=(2, 2), neighbours=2
+        ),
+        lambda: plotting.spectra({}),
+        lambda: plotting.spectra({"a": torch.zeros(3, 3)}),
+        lambda: plotting.rate_distortion({"a": torch.zeros(3, 3)}),
+        lambda: plotting.spike_triggered(torch.zeros(3, 2), first_lag=0, labels=["a"]),
+        lambda: plotting.tuning([0.0, 1.0], [1.0]),
     ],
 )
 def test_wrong_shapes_are_refused(call):
     with pytest.raises(ValueError, match="must"):
         call()
+
+
+@pytest.fixture
+def spk():
+    return torch.poisson(torch.full((30, 12), 0.4), generator=torch.Generator().manual_seed(0))
+
+
+@pytest.mark.parametrize("dots", ["size", "colour", "both"])
+def test_a_sorted_raster_holds_the_same_counts(ax, spk, dots):
+    order = metrics.by_use(spk)
+    plotting.raster(spk, order=order, dots=dots, ax=ax)
+    time, row = ax.collections[0].get_offsets().data.T.astype(int)
+    seen = np.zeros((30, 12))
+    seen[time - 1, row] = ax.collections[0].get_array()
+    assert np.array_equal(seen, spk[:, order].numpy())
+    assert (np.diff(seen.sum(0)) <= 0).all()
+    sizes, colours = ax.collections[0].get_sizes(), ax.collections[0].to_rgba([1, 3])
+    assert (len(set(sizes)) > 1) == (dots != "colour")
+    assert (colours[0] != colours[1]).any() == (dots != "size")
+    drawn(ax)
+
+
+def test_trials_stand_in_blocks(ax):
+    spk = torch.poisson(torch.full((9, 5, 7), 0.7))
+    plotting.trials(spk, neurons=[6, 2], ax=ax)
+    time, row = ax.collections[0].get_offsets().data.T.astype(int)
+    seen = np.zeros((9, 10))
+    seen[time - 1, row] = ax.collections[0].get_array()
+    assert np.array_equal(seen, torch.cat([spk[:, :, 6], spk[:, :, 2]], 1).numpy())
+    assert [t.get_text() for t in ax.get_yticklabels()] == ["6", "2"]
+    drawn(ax)
+
+
+@pytest.mark.parametrize("moving", [False, True])
+def test_the_parts_of_the_current_add_up_to_the_steps_of_the_membrane(ax, moving):
+    model = IPVAE(16, 8, init_std=0.5, leak=0.1, lateral_scale=0.8, clamp=3.0)
+    model.neuron.mem_init.data.zero_()
+    x = torch.rand(12, 3, 16) if moving else torch.rand(3, 16)
+    out = model.run(x, 12, seed=0)
+    parts = currents.parts(model.neuron, model.neuron.drive(x), out.spk, out.mem)
+    before = torch.cat([model.neuron.mem_init.expand(1, 3, -1), out.mem[:-1]])
+    torch.testing.assert_close(sum(parts), out.mem - before, atol=1e-5, rtol=0)
+    # Self-inhibition is the neuron's own spikes, lateral inhibition those of others alone.
+    gram, step = model.neuron.gram() * 0.8, model.neuron.log_step.exp()
+    own = -step * torch.cat([torch.zeros(1, 3, 8), out.spk[:-1]]) * gram.diagonal()
+    torch.testing.assert_close(parts.self, own.detach())
+    chosen = parts.of(2, 5)
+    plotting.currents(chosen, ax=ax)
+    heights = {c.get_label(): np.array([b.get_height() for b in c]) for c in ax.containers}
+    for name, values in chosen.items():
+        np.testing.assert_allclose(heights[name], values.numpy(), atol=1e-6)
+    np.testing.assert_allclose(
+        ax.lines[0].get_ydata(), (out.mem - before)[:, 2, 5].detach().numpy(), atol=1e-5
+    )
+    drawn(ax)
+
+
+def test_means_of_currents(ax):
+    plotting.currents({"drive": [1.0, 3.0, 5.0, 7.0, 9.0], "tonic": [-1.0] * 5}, smooth=2, ax=ax)
+    assert [bar.get_height() for bar in ax.containers[0]] == [2.0, 6.0]
+    assert ax.lines[0].get_xdata().tolist() == [1.5, 3.5]
+
+
+def test_spike_triggered_lines_start_before_the_spike(ax):
+    average = torch.arange(8.0).reshape(4, 2)
+    plotting.spike_triggered(
+        average, first_lag=-1, labels=["a", "b"], chance=torch.tensor([2.0, 3.0]), ax=ax
+    )
+    assert ax.lines[0].get_xdata().tolist() == [-1, 0, 1, 2]
+    assert ax.lines[2].get_ydata().tolist() == [1.0, 3.0, 5.0, 7.0]
+    drawn(ax)
+
+
+def test_competition_is_drawn_with_those_it_is_strongest_with(ax):
+    weight = torch.randn(9, 6)
+    gram = F.gram(weight)
+    plotting.competition(gram, 2, weight=weight, shape=(3, 3), neighbours=3, ax=ax)
+    row = gram[2].clone()
+    row[2] = 0
+    expected = set(row.abs().argsort(descending=True)[:3].tolist())
+    assert "Neuron 2" in ax.get_title()
+    assert expected == {int(t.get_text()) for t in ax.texts if t.get_text().isdecimal()}
+    tile = ax.images[0].get_array()
+    np.testing.assert_allclose(tile, weight[:, 2].reshape(3, 3).numpy(), rtol=1e-6)
+    strengths = [line.get_linewidth() for line in ax.lines]
+    assert len(strengths) == 3
+    assert max(strengths) == pytest.approx(5.3)
+    drawn(ax)
+    plotting.competition(gram, 2, neighbours=5, ax=Figure().subplots())
+
+
+def test_gram_is_drawn_in_the_order_given(ax):
+    matrix = torch.arange(9.0).reshape(3, 3)
+    plotting.gram(matrix, order=[2, 0], ax=ax)
+    assert np.asarray(ax.images[0].get_array()).tolist() == [[8.0, 6.0], [2.0, 0.0]]
+
+
+def test_rate_and_distortion(ax):
+    plotting.rate_distortion({"a": [[0.8, 0.9], [0.7, 0.95]]}, radii=(0.5,), ax=ax)
+    assert ax.lines[0].get_ydata().tolist() == [0.9, 0.95]
+    circle = np.stack(ax.lines[1].get_data(), 1)
+    np.testing.assert_allclose(np.hypot(*(1 - circle.T)), 0.5)
+
+
+def test_spectra_and_tuning(ax):
+    x = torch.rand(5, 64)
+    pairs = metrics.radial_spectrum(x, (8, 8))
+    plotting.spectra({"inputs": pairs}, ax=ax)
+    np.testing.assert_allclose(ax.lines[0].get_ydata(), pairs[:, 1].numpy(), rtol=1e-6)
+    drawn(ax)
+    other = Figure().subplots()
+    plotting.tuning([0, 90, 180], {"a": [1.0, 2.0, 1.0], "b": [0.0, 0.5, 0.0]}, ax=other)
+    assert other.lines[1].get_ydata().tolist() == [0.0, 0.5, 0.0]
+
+
+def test_every_ink_is_seen_on_dark_ground():
+    ax = plotting.canvas(dark=True)
+    plotting.raster(torch.poisson(torch.ones(8, 4)), ax=ax)
+    ground = np.array(to_rgb(ax.get_facecolor()))
+    texts = [*ax.get_legend().get_texts(), ax.xaxis.label, ax.yaxis.label, *ax.get_xticklabels()]
+    for text in texts:
+        assert np.abs(np.array(to_rgb(text.get_color())) - ground).max() > 0.5
+    colours = ax.collections[0].to_rgba([1.0, 2.0])[:, :3]
+    assert np.abs(colours - ground).max(1).min() > 0.3
+
+
+@pytest.mark.parametrize("name", ["film.gif", "film.mp4"])
+def test_a_film_has_the_frames_it_was_given(tmp_path, name):
+    model = IPVAE(16, 8, init_std=0.5)
+    x = torch.rand(1, 16)
+    out = model.run(x, 9, seed=0)
+    spk, mem, x_hat = out.spk[:, 0], out.mem[:, 0], model.decode(out.spk[:, 0])
+    if name.endswith("mp4") and shutil.which("ffmpeg") is None:
+        with pytest.raises(RuntimeError, match="ffmpeg"):
+            plotting.animate(tmp_path / name, spk, mem, x_hat, (4, 4))
+        return
+    path = plotting.animate(tmp_path / name, spk, mem, x_hat, (4, 4), x=x[0], every=2, dpi=40)
+    assert list(tmp_path.iterdir()) == [path]
+    if name.endswith("gif"):
+        with Image.open(path) as film:
+            assert film.n_frames == 4
+    else:
+        assert path.stat().st_size > 1000
+
+
+def test_a_film_shows_the_past_and_not_the_future():
+    spk = torch.tensor([[1.0, 0.0], [0.0, 2.0], [3.0, 0.0]])
+    film = _Film(spk, spk, torch.rand(3, 4), torch.rand(4), (2, 2), [0, 1], dark=False)
+    film.show(1)
+    times = film._offsets[:, 0]
+    assert ((film._points.get_sizes() > 0) == (times <= 2)).all()
+    assert np.isnan(film._lines[0][0].get_ydata()[2])
+    assert "spikes: 2" in film._title.get_text()
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda path: plotting.animate(path / "f.avi", *[torch.zeros(3, 4)] * 3, (2, 2)),
+        lambda path: plotting.animate(path / "f.gif", *[torch.zeros(3, 4)] * 3, (2, 3)),
+        lambda path: plotting.animate(
+            path / "f.gif", torch.zeros(3, 5), torch.zeros(3, 4), torch.zeros(3, 4), (2, 2)
+        ),
+    ],
+)
+def test_a_film_of_what_does_not_fit_is_not_written(tmp_path, call):
+    with pytest.raises(ValueError, match="must"):
+        call(tmp_path)
+    assert list(tmp_path.iterdir()) == []

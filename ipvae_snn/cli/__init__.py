@@ -1,4 +1,4 @@
-"""The command ``ipvae-snn``: demo, train, evaluate, bench."""
+"""The command ``ipvae-snn``: demo, train, evaluate, check, export, bench."""
 
 import io
 import sys
@@ -17,7 +17,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             stream.reconfigure(errors="replace")  # a terminal without R² still gets its table
     arguments = parser().parse_args(argv)
     try:
-        COMMANDS[arguments.command](arguments)
+        status = COMMANDS[arguments.command](arguments)
     except (ValueError, TypeError, OSError, ImportError, ArithmeticError) as error:
         print(f"ipvae-snn: {error}", file=sys.stderr)
         return 1
@@ -28,4 +28,4 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("ipvae-snn: interrupted, nothing was written", file=sys.stderr)
         return 130
-    return 0
+    return status or 0

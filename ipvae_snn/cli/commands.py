@@ -1,22 +1,28 @@
 """What each command does with its arguments."""
 
 import argparse
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
+from torch import Tensor
 
-from ipvae_snn import bench, data
+from ipvae_snn import bench, data, diagnostics
 from ipvae_snn.checks import require_device, require_number, require_whole
 from ipvae_snn.cli.export import export_run
 from ipvae_snn.cli.options import PATCH_DEFAULTS, SAMPLE_DEFAULTS, parser
 from ipvae_snn.files import require_free_folder
 from ipvae_snn.functional import MEM_FLOOR
 from ipvae_snn.neurons import CLAMP_MAX
+from ipvae_snn.report import write_report
 from ipvae_snn.runs import (
     TRAIN_PATCHES,
     RunConfig,
     evaluate_run,
     free_folder,
+    open_run,
+    pick,
     read_config,
     train_run,
 )
@@ -82,18 +88,7 @@ def _evaluate(arguments: argparse.Namespace) -> None:
         require_free_folder(arguments.out)
     require_whole(arguments.eval_steps, "steps")
     require_whole(arguments.samples, "samples", least=2)
-    trained = read_config(arguments.run)
-    # Of the data it learned from, a run may only see what was held out then.
-    same = _resolved(arguments.data) == _resolved(trained["data"]["source"])
-    dataset = data.load(
-        arguments.data,
-        treat=arguments.treat,
-        data_dir=arguments.data_dir,
-        patches=(0, arguments.samples),
-        seed=trained["training"]["seed"],
-        hold_out=same,
-    )
-    print(f"data: {dataset.description}")
+    dataset = _unseen(arguments, read_config(arguments.run))
     name = Path(arguments.data).resolve().stem
     evaluate_run(
         arguments.run,
@@ -105,6 +100,61 @@ def _evaluate(arguments: argparse.Namespace) -> None:
         device=arguments.device,
         progress=not arguments.quiet,
     )
+
+
+def _unseen(arguments: argparse.Namespace, trained: dict[str, Any]) -> data.Dataset:
+    """The data that was asked for, and of the data a run learned from only what was held out."""
+    known = trained["data"]
+    source = arguments.data or known["source"]
+    same = _resolved(source) == _resolved(known["source"])
+    treat, data_dir = arguments.treat, arguments.data_dir
+    if arguments.data is None:  # as it was when the run was trained
+        treat, data_dir = known.get("treat", treat), known.get("data_dir", data_dir)
+    dataset = data.load(
+        source,
+        treat=treat,
+        data_dir=data_dir,
+        patches=(0, arguments.samples),
+        seed=trained["training"]["seed"],
+        hold_out=same,
+    )
+    print(f"data: {dataset.description}")
+    return dataset
+
+
+def _check(arguments: argparse.Namespace) -> int:
+    require_whole(arguments.eval_steps, "steps", least=diagnostics.FEWEST_STEPS)
+    require_whole(arguments.samples, "samples", least=2)
+    model, trained = open_run(arguments.run, arguments.device)
+    x = _held_out(arguments, trained)
+    report = diagnostics.check(
+        model, x, shape=tuple(trained["sample_shape"]), num_steps=arguments.eval_steps,
+        samples=len(x), seed=arguments.seed,
+    )  # fmt: skip
+    print(report)
+    return int(not report.healthy)
+
+
+def _report(arguments: argparse.Namespace) -> None:
+    require_whole(arguments.eval_steps, "steps")
+    require_whole(arguments.samples, "samples", least=2)
+    model, trained = open_run(arguments.run, arguments.device)
+    x = _held_out(arguments, trained)
+    steps, seed = arguments.eval_steps, arguments.seed
+    path = write_report(arguments.run, model, x, trained, num_steps=steps, seed=seed)
+    print(f"report: {path}, {path.stat().st_size / 1e6:.1f} MB")
+
+
+def _held_out(arguments: argparse.Namespace, trained: dict[str, Any]) -> Tensor:
+    """Samples of :func:`_unseen` that a run's model takes."""
+    dataset, shape = _unseen(arguments, trained), tuple(trained["sample_shape"])
+    if dataset.shape != shape or dataset.kind != trained["sample_kind"]:
+        raise ValueError(
+            f"{arguments.run} was trained on {trained['sample_kind']} of {shape[0]}×{shape[1]} "
+            f"values, these are {dataset.kind} of {dataset.shape[0]}×{dataset.shape[1]}: give it "
+            "data of the same kind and size (see --as)"
+        )
+    return pick(dataset.test, arguments.samples, arguments.seed).to(arguments.device)
 
 
 def _bench(arguments: argparse.Namespace) -> None:
@@ -121,10 +171,12 @@ def _bench(arguments: argparse.Namespace) -> None:
     print(f"bench.json and bench.png are in {out}")
 
 
-COMMANDS = {
+COMMANDS: dict[str, Callable[[argparse.Namespace], int | None]] = {
     "demo": _demo,
     "train": _train,
     "evaluate": _evaluate,
+    "check": _check,
+    "report": _report,
     "export": export_run,
     "bench": _bench,
 }

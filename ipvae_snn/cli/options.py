@@ -34,6 +34,15 @@ Writes bench.json and bench.png. Each time is measured beside the dense matrix p
 algorithm alone (the floor) and beside plain PyTorch, interleaved in one run: compare the ratios,
 not the times of different machines or runs.
 """
+CHECK_HELP = """\
+Each finding has a figure, a verdict and, where it is not healthy, advice; one that another explains
+says which. Ends with exit status 1 if there is a problem.
+"""
+REPORT_HELP = """\
+Writes RUN/report.html: summary, findings, pictures, and a few samples to step through timestep by
+timestep. It holds all it shows, opens from disk, and asks the network for nothing. An older report
+is replaced.
+"""
 EXPORT_HELP = """\
 nir          a graph of the Neuromorphic Intermediate Representation, in HDF5 (extra nir)
 xylo         int8 weights and integer states for the Xylo chip, in .npz
@@ -67,6 +76,8 @@ examples:
   ipvae-snn train --data natural --out runs/natural --iterations 5000
   ipvae-snn train --data path/to/mnist.npz --out runs/mnist
   ipvae-snn export runs/natural --to nir --form portable --reset zero --out natural.nir
+  ipvae-snn check runs/natural
+  ipvae-snn report runs/natural
   ipvae-snn evaluate runs/mnist --data path/to/other_digits.npz --steps 1000
 """
 # What suits patches and what suits images as they are differs; both are short recipes for a CPU.
@@ -132,6 +143,17 @@ def parser() -> argparse.ArgumentParser:
     _data_options(evaluate)
     _evaluation_options(evaluate, "--steps")
     _common(evaluate)
+
+    for name, text, epilog, steps in (
+        ("check", "look for the signatures of a model that went wrong", CHECK_HELP, 200),
+        ("report", "write a run as one page to look at", REPORT_HELP, 120),
+    ):
+        look = _command(commands, name, text, epilog)
+        look.add_argument("run", type=Path, help="run folder of train or demo")
+        look.add_argument("--data", help="data set (default: what the run held out)")
+        _data_options(look)
+        _evaluation_options(look, "--steps", steps=steps, samples=200)
+        _common(look)
 
     export = _command(
         commands, "export", "bring a run to a neuromorphic toolchain, and measure the cost",
@@ -200,13 +222,15 @@ def _data_options(command: argparse.ArgumentParser) -> None:
     )
 
 
-def _evaluation_options(command: argparse.ArgumentParser, steps_flag: str) -> None:
+def _evaluation_options(
+    command: argparse.ArgumentParser, steps_flag: str, steps: int = 1000, samples: int = 500
+) -> None:
     command.add_argument(
-        steps_flag, dest="eval_steps", type=int, default=1000,
-        help="timesteps in the evaluation (default: 1000)",
+        steps_flag, dest="eval_steps", type=int, default=steps,
+        help=f"timesteps in the evaluation (default: {steps})",
     )  # fmt: skip
     command.add_argument(
-        "--samples", type=int, default=500, help="samples to evaluate (default: 500)"
+        "--samples", type=int, default=samples, help=f"samples to evaluate (default: {samples})"
     )
 
 

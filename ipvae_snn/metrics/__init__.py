@@ -1,4 +1,4 @@
-"""What a spiking code is measured by: how good it is, and what it costs on a chip."""
+"""What a spiking code is measured by: how good it is, what its neurons answer to, what it costs."""
 
 from ipvae_snn.metrics.cost import LayerCost, Synops, synops
 from ipvae_snn.metrics.quality import (
@@ -14,19 +14,36 @@ from ipvae_snn.metrics.quality import (
     treves_rolls,
     zeros,
 )
+from ipvae_snn.metrics.signals import radial_spectrum, spike_triggered
+from ipvae_snn.metrics.tuning import (
+    by_selectivity,
+    by_tuning,
+    by_use,
+    feature_tuning,
+    orientation_tuning,
+    selectivity,
+)
 
 __all__ = [
     "LayerCost",
     "Synops",
+    "by_selectivity",
+    "by_tuning",
+    "by_use",
     "convergence_step",
+    "feature_tuning",
     "lifetime_sparsity",
     "mse",
     "mse_per_dim",
+    "orientation_tuning",
     "population_sparsity",
     "probe_accuracy",
     "r2",
     "r2_per_sample",
+    "radial_spectrum",
     "rate_distortion_distance",
+    "selectivity",
+    "spike_triggered",
     "synops",
     "treves_rolls",
     "zeros",

@@ -1,0 +1,10 @@
+"""Diagnosis: what is wrong with a model that does not learn, or does not settle.
+
+:func:`check` runs a model on some data and holds what it sees against a list of signatures, each a
+:class:`Finding` with a figure, a verdict and advice.
+"""
+
+from ipvae_snn.diagnostics.examine import FEWEST_STEPS, check
+from ipvae_snn.diagnostics.report import Finding, Report
+
+__all__ = ["FEWEST_STEPS", "Finding", "Report", "check"]

@@ -1,0 +1,116 @@
+"""Run a model, and hold what is seen against the signatures."""
+
+from dataclasses import replace
+
+from torch import Tensor
+
+from ipvae_snn.checks import require_float, require_seed, require_whole
+from ipvae_snn.diagnostics import signatures
+from ipvae_snn.diagnostics.observe import observe
+from ipvae_snn.diagnostics.report import Finding, Report
+from ipvae_snn.model import IPVAE
+
+FEWEST_STEPS = 80
+"""Timesteps below which nothing can be said of convergence."""
+# What an unhealthy finding explains. First causes stand first, and are not explained by later ones.
+EXPLAINS: dict[str, tuple[str, ...]] = {
+    "silence": ("silent neurons", "free energy", "lifetime sparsity", "smoothing"),
+    "membranes": (
+        "clamp", "free energy", "convergence", "oscillation", "active neurons",
+        "lifetime sparsity", "hyperactive", "poisson", "smoothing", "silent neurons",
+    ),
+    "oscillation": (
+        "convergence", "free energy", "clamp", "active neurons", "lifetime sparsity", "hyperactive",
+        "smoothing", "poisson",
+    ),
+    "clamp": ("free energy", "lifetime sparsity", "active neurons", "hyperactive", "smoothing"),
+    "free energy": (
+        "convergence", "active neurons", "lifetime sparsity", "smoothing", "hyperactive",
+    ),
+    "convergence": (
+        "active neurons", "lifetime sparsity", "smoothing", "silent neurons",
+    ),
+    "active neurons": ("lifetime sparsity", "hyperactive"),
+    "lifetime sparsity": ("silent neurons", "hyperactive"),
+    "poisson": (), "hyperactive": (), "silent neurons": (), "duplicates": (), "smoothing": (),
+    "gradient": (),
+}  # fmt: skip
+
+
+def check(
+    model: IPVAE,
+    data: Tensor,
+    *,
+    shape: tuple[int, int] | None = None,
+    num_steps: int = 200,
+    samples: int = 200,
+    seed: int = 0,
+) -> Report:
+    """Look for the signatures of a model that went wrong.
+
+    =====================  =====================================================================
+    ``poisson``            counts scatter about their rates as Poisson counts do
+    ``membranes``          stay bounded
+    ``clamp``              is rarely reached
+    ``free energy``        falls, and stays low
+    ``convergence``        R² settles
+    ``oscillation``        rates do not go up and down by turns
+    ``active neurons``     few per timestep
+    ``lifetime sparsity``  a neuron answers to some samples only
+    ``silence``            there are spikes enough: no excessive sparsity
+    ``silent neurons``     few neurons never fire
+    ``hyperactive``        no neuron outshouts the rest on all samples
+    ``duplicates``         few features are there twice
+    ``smoothing``          reconstructions keep fine detail; needs ``shape``
+    ``gradient``           reaches the neurons through their spikes
+    =====================  =====================================================================
+
+    A finding that another one explains says so (``follows``); ``report.problems`` holds the others.
+
+    Args:
+        model: an :class:`IPVAE`, left as it was; it is run in ``eval()`` mode.
+        data: held-out samples, shape (N, M), N ≥ 2.
+        shape: (H, W) of an image, for the spectra.
+        num_steps: T ≥ 80.
+        samples: at most so many of ``data``, the first.
+        seed: of the spikes.
+
+    Raises:
+        TypeError: another model than an IPVAE.
+        ValueError: shapes or numbers out of range.
+
+    Source: the quick checks and failure signatures that go with the paper (arXiv 2410.19315).
+
+    >>> import torch
+    >>> report = check(IPVAE(16, 8, bias=5.0), torch.rand(20, 16), num_steps=80)
+    >>> [finding.name for finding in report.problems]
+    ['silence']
+    """
+    if not isinstance(model, IPVAE):
+        raise TypeError(f"check takes an IPVAE, got {type(model).__name__}")
+    require_whole(num_steps, "num_steps", least=FEWEST_STEPS)
+    require_whole(samples, "samples", least=2)
+    require_seed(seed)
+    require_float(data, "data")
+    if data.ndim != 2 or len(data) < 2 or data.shape[1] != model.in_features:
+        raise ValueError(
+            f"data must have shape (N, {model.in_features}) with N ≥ 2, got {tuple(data.shape)}"
+        )
+    if shape is not None and shape[0] * shape[1] != model.in_features:
+        raise ValueError(f"shape must hold the {model.in_features} pixels of a sample, got {shape}")
+    seen = observe(model, data[:samples], num_steps, seed)
+    found = [
+        signatures.silence(seen), signatures.membranes(seen), signatures.oscillation(seen),
+        signatures.clamp(seen), signatures.free_energy(seen), signatures.convergence(seen),
+        signatures.active_neurons(seen), signatures.lifetime_sparsity(seen),
+        signatures.poisson(seen), signatures.hyperactive(seen), signatures.silent_neurons(seen),
+        signatures.duplicates(seen), signatures.smoothing(seen, shape), signatures.gradient(seen),
+    ]  # fmt: skip
+    return Report(tuple(_explained(found)))
+
+
+def _explained(found: list[Finding]) -> list[Finding]:
+    """The same, each unhealthy one with the first unhealthy one that explains it."""
+    unhealthy = [finding.name for finding in found if not finding.healthy]
+    causes = {name: next((c for c in unhealthy if name in EXPLAINS[c]), "") for name in unhealthy}
+    return [replace(f, follows=causes.get(f.name, "")) for f in found]

@@ -1,0 +1,92 @@
+"""Statistics of what is recorded: spectra of images, and averages around spikes."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ipvae_snn.checks import require_float, require_whole
+
+
+def radial_spectrum(images: Tensor, shape: tuple[int, int]) -> Tensor:
+    """Mean power of images by spatial frequency; pairs (cycles per pixel, power), shape (F, 2).
+
+    Frequencies are rings one cycle per image wide, from one cycle to the Nyquist frequency of the
+    shorter side; the mean of each image is taken out, and its edges are tapered (Hann window), as
+    they would otherwise leak into all frequencies.
+
+    Args:
+        images: shape (N, M).
+        shape: (H, W) of an image, H · W = M, both at least 4.
+
+    >>> stripes = torch.tensor([1.0, -1.0]).repeat(8).repeat(16, 1).reshape(1, 256)
+    >>> spectrum = radial_spectrum(stripes, (16, 16))
+    >>> spectrum[spectrum[:, 1].argmax(), 0].item()
+    0.5
+    """
+    require_float(images, "images")
+    height, width = (require_whole(side, "shape", least=4) for side in shape)
+    if images.ndim != 2 or not len(images) or images.shape[1] != height * width:
+        raise ValueError(
+            f"images must have shape (N, {height * width}) with N ≥ 1, got {tuple(images.shape)}"
+        )
+    pictures = images.detach().double().reshape(-1, height, width)
+    pictures = pictures - pictures.mean((1, 2), keepdim=True)
+    taper = torch.outer(*(torch.hann_window(side, dtype=torch.float64) for side in shape))
+    taper = taper.to(images.device)
+    power = torch.fft.fft2(pictures * taper).abs().square().mean(0) / taper.square().sum()
+    options: Any = {"device": images.device, "dtype": torch.float64}
+    down = torch.fft.fftfreq(height, **options)[:, None]
+    across = torch.fft.fftfreq(width, **options)[None]
+    rings = (torch.hypot(down, across) * min(shape)).round().long().flatten()
+    count = min(shape) // 2 + 1
+    inside = rings < count
+    total, members = (
+        torch.zeros(count, **options).index_add_(0, rings[inside], values.flatten()[inside])
+        for values in (power, torch.ones_like(power))
+    )
+    frequency = torch.arange(count, **options) / min(shape)
+    return torch.stack([frequency, total / members], 1)[1:]
+
+
+def spike_triggered(spk: Tensor, signal: Tensor, *, before: int = 0, after: int = 0) -> Tensor:
+    """Average of a signal around the spikes of one neuron, a spike counting once each.
+
+    Args:
+        spk: counts of the neuron, shape (T,) or (T, B).
+        signal: frames, membranes, ...: shape (T, ...) or (T, B, ...), the same T (and B).
+        before, after: timesteps from the spike back and on. Spikes nearer to the ends of the
+            recording are left out.
+
+    Returns:
+        Shape (before + 1 + after, ...): lags −before ... after.
+
+    Raises:
+        ValueError: no spike far enough from the ends.
+
+    >>> spk = torch.tensor([0.0, 2.0, 0.0, 0.0])
+    >>> spike_triggered(spk, torch.tensor([5.0, 6.0, 7.0, 8.0]), before=1, after=2).tolist()
+    [5.0, 6.0, 7.0, 8.0]
+    """
+    require_float(spk, "spk")
+    require_float(signal, "signal")
+    require_whole(before, "before", least=0)
+    require_whole(after, "after", least=0)
+    if spk.ndim not in (1, 2) or signal.shape[: spk.ndim] != spk.shape:
+        raise ValueError(
+            f"spk must have shape (T,) or (T, B) and signal begin with it, got "
+            f"{tuple(spk.shape)} and {tuple(signal.shape)}"
+        )
+    spk, signal, length = spk.detach(), signal.detach(), len(spk)
+    kept = spk[before : max(length - after, 0)].flatten()
+    if not len(kept) or not float(kept.sum()):
+        raise ValueError(
+            f"spk must hold a spike at least {before} timesteps after the start and {after} before "
+            f"the end of the {length} recorded"
+        )
+    rows = []
+    for lag in range(-before, after + 1):
+        around = signal[before + lag : length - after + lag]
+        around = around.reshape(len(kept), -1).to(spk.dtype)
+        rows.append((kept @ around / kept.sum()).reshape(signal.shape[spk.ndim :]))
+    return torch.stack(rows)

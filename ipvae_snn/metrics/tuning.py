@@ -1,0 +1,130 @@
+"""What neurons answer to: selectivity, orientation, and orders to show them in."""
+
+import math
+
+import torch
+from torch import Tensor
+
+from ipvae_snn.checks import require_float, require_whole
+from ipvae_snn.metrics.quality import treves_rolls
+
+
+def by_use(spk: Tensor) -> Tensor:
+    """Neurons by their spikes, most first; indices (K,).
+
+    Args:
+        spk: counts, shape (..., K).
+
+    >>> by_use(torch.tensor([[0.0, 3.0, 1.0], [0.0, 1.0, 1.0]])).tolist()
+    [1, 2, 0]
+    """
+    require_float(spk, "spk")
+    return spk.reshape(-1, spk.shape[-1]).sum(0).argsort(descending=True, stable=True)
+
+
+def selectivity(responses: Tensor) -> Tensor:
+    """How few of the stimuli each neuron answers to, from 0 to 1, shape (K,); a silent one: 0.
+
+    The lifetime sparsity of each neuron (Vinje & Gallant 2000), but for the silent.
+
+    Args:
+        responses: mean counts or rates, shape (N, K), N ≥ 2 stimuli.
+
+    >>> selectivity(torch.tensor([[1.0, 2.0, 0.0], [1.0, 0.0, 0.0]])).tolist()
+    [0.0, 1.0, 0.0]
+    """
+    _require_responses(responses, "N")
+    total = responses.sum(0)
+    sparsity = treves_rolls(total, responses.square().sum(0), len(responses))
+    return torch.where(total > 0, sparsity, torch.zeros_like(sparsity))
+
+
+def by_selectivity(responses: Tensor) -> Tensor:
+    """Neurons by :func:`selectivity`, most selective first; indices (K,)."""
+    return selectivity(responses).argsort(descending=True, stable=True)
+
+
+def orientation_tuning(responses: Tensor, angles: Tensor) -> tuple[Tensor, Tensor]:
+    r"""Preferred orientation and selectivity index of neurons, from responses to directions.
+
+    The index is the length of the mean response vector at twice the angle, one minus the circular
+    variance:
+
+    .. math:: OSI = |Σ_a r_a e^{2iθ_a}| / Σ_a r_a
+
+    0 for a neuron that answers to all orientations alike, 1 for one that answers to a single one;
+    both opposite directions of motion count as the same orientation. Take angles evenly over a
+    whole turn, or half of one. A silent neuron has index 0.
+
+    Args:
+        responses: spikes or rates ≥ 0, shape (A, K).
+        angles: directions in degrees, shape (A,).
+
+    Returns:
+        Preferred direction modulo 180 in degrees, and index, shape (K,) each.
+
+    Source: Ringach, Shapley & Hawken 2002 (circular variance).
+
+    >>> angles = torch.arange(0.0, 360.0, 90.0)
+    >>> responses = torch.tensor([[1.0, 0.0], [1.0, 2.0], [1.0, 0.0], [1.0, 2.0]])
+    >>> preferred, index = orientation_tuning(responses, angles)
+    >>> preferred[1].item(), index[1].item(), round(index[0].item(), 6)
+    (90.0, 1.0, 0.0)
+    """
+    _require_responses(responses, "A")
+    require_float(angles, "angles")
+    if angles.shape != responses.shape[:1]:
+        raise ValueError(f"angles must have shape ({len(responses)},), got {tuple(angles.shape)}")
+    if bool((responses < 0).any()):
+        raise ValueError("responses must not be negative")
+    twice = 2 * angles.to(responses) * (math.pi / 180)
+    east, north = twice.cos() @ responses, twice.sin() @ responses
+    total = responses.sum(0)
+    index = torch.hypot(east, north) / total.clamp(min=torch.finfo(responses.dtype).tiny)
+    preferred = torch.atan2(north, east).mul(90 / math.pi).remainder(180)
+    return preferred, torch.where(total > 0, index, torch.zeros_like(index))
+
+
+def feature_tuning(weight: Tensor, shape: tuple[int, int]) -> tuple[Tensor, Tensor, Tensor]:
+    """Orientation, spatial frequency and orientation selectivity of features, from their spectra.
+
+    Args:
+        weight: Φ, shape (M, K).
+        shape: (H, W) of a feature, H · W = M.
+
+    Returns:
+        Direction across the stripes in degrees, modulo 180 (0: vertical stripes); mean frequency
+        in cycles per pixel; and the index of :func:`orientation_tuning` over the power spectrum,
+        shape (K,) each.
+
+    >>> row = torch.tensor([1.0, 0.0, -1.0, 0.0]).repeat(4, 1)
+    >>> angle, frequency, index = feature_tuning(row.reshape(16, 1), (4, 4))
+    >>> round(angle.item()) % 180, frequency.item(), round(index.item(), 3)
+    (0, 0.25, 1.0)
+    """
+    require_float(weight, "weight")
+    height, width = (require_whole(side, "shape") for side in shape)
+    if weight.ndim != 2 or height * width != len(weight):
+        raise ValueError(f"weight must have shape ({height * width}, K), got {tuple(weight.shape)}")
+    images = weight.detach().T.reshape(-1, height, width)
+    power = torch.fft.fft2(images - images.mean((1, 2), keepdim=True)).abs().square().flatten(1)
+    down = torch.fft.fftfreq(height, device=weight.device)[:, None]
+    across = torch.fft.fftfreq(width, device=weight.device)[None]
+    angles = torch.atan2(down, across).expand(height, width).flatten() * (180 / math.pi)
+    preferred, index = orientation_tuning(power.T.contiguous(), angles)
+    radius = torch.hypot(down, across).flatten()
+    total = power.sum(1).clamp(min=torch.finfo(power.dtype).tiny)
+    return preferred, (power @ radius) / total, index
+
+
+def by_tuning(weight: Tensor, shape: tuple[int, int]) -> Tensor:
+    """Neurons by the orientation of their features, from 0 to 180 degrees; indices (K,)."""
+    return feature_tuning(weight, shape)[0].argsort(stable=True)
+
+
+def _require_responses(responses: Tensor, first: str) -> None:
+    require_float(responses, "responses")
+    if responses.ndim != 2 or not responses.numel():
+        raise ValueError(
+            f"responses must have shape ({first}, K) and not be empty, got {tuple(responses.shape)}"
+        )

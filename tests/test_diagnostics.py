@@ -1,0 +1,237 @@
+"""Models that are ill on purpose: the diagnosis names the illness, and no other."""
+
+import pytest
+import torch
+
+from ipvae_snn import IPVAE, surrogate
+from ipvae_snn.diagnostics import check
+
+SIDE, LATENTS = 8, 48
+PIXELS = SIDE * SIDE
+
+
+def dictionary(seed=0):
+    """Localised oriented features of unit norm: Gabors at random places."""
+    draw = torch.Generator().manual_seed(seed)
+    down, across = torch.meshgrid(torch.arange(SIDE), torch.arange(SIDE), indexing="ij")
+    features = []
+    for _ in range(LATENTS):
+        y, x, angle, phase = (
+            torch.rand(4, generator=draw) * torch.tensor([8, 8, 3.1, 6.3])
+        ).tolist()
+        turned = (across - x) * torch.cos(torch.tensor(angle)) + (down - y) * torch.sin(
+            torch.tensor(angle)
+        )
+        near = torch.exp(-((across - x) ** 2 + (down - y) ** 2) / 6.0)
+        feature = (near * torch.cos(1.9 * turned + phase)).flatten()
+        features.append(feature / feature.norm())
+    return torch.stack(features, 1)
+
+
+def sparse_data(weight, count=120, active=4, strength=8.0, seed=1):
+    """Sums of a few features each, in the amounts that Poisson neurons give."""
+    draw = torch.Generator().manual_seed(seed)
+    chosen = torch.rand(count, weight.shape[1], generator=draw).argsort(1) < active
+    amounts = chosen * torch.poisson(torch.full(chosen.shape, strength), generator=draw)
+    return amounts @ weight.T + 0.1 * torch.randn(count, len(weight), generator=draw)
+
+
+def model_of(weight, **options):
+    """A healthy model, that was never trained: its features are those the data is made of."""
+    torch.manual_seed(0)
+    settings = {"step": 0.06, "bias": 0.3, "learn_scale": False, **options}
+    model = IPVAE(PIXELS, weight.shape[1], **settings)
+    with torch.no_grad():
+        model.weight.copy_(weight)
+        model.neuron.mem_init.fill_(-1.0)
+    return model.eval()
+
+
+def healthy():
+    weight = dictionary()
+    return model_of(weight), sparse_data(weight)
+
+
+def rounded():
+    weight = dictionary()
+    return model_of(weight, spike_grad=surrogate.rounded()), sparse_data(weight)
+
+
+def without_inhibition():
+    weight = dictionary()
+    return model_of(weight, lateral_scale=0.0, clamp=16.0, step=0.01), sparse_data(weight)
+
+
+def low_clamp():
+    weight = dictionary()
+    return model_of(weight, clamp=1.0), sparse_data(weight, strength=20.0)
+
+
+def weak_inhibition():
+    weight = dictionary()
+    return model_of(weight, lateral_scale=0.35, clamp=10.0), sparse_data(weight)
+
+
+def slow():
+    weight = dictionary()
+    return model_of(weight, step=4e-3, clamp=12.0), sparse_data(weight)
+
+
+def hasty():
+    weight = dictionary()
+    return model_of(weight, step=0.5), sparse_data(weight)
+
+
+def dense():
+    weight = dictionary()
+    return model_of(weight, bias=1e-3), sparse_data(weight, active=40, strength=8.0)
+
+
+def monotonous():
+    weight = dictionary()
+    x = sparse_data(weight, count=1, active=6).repeat(120, 1)
+    return model_of(weight), x + 0.1 * torch.randn(
+        x.shape, generator=torch.Generator().manual_seed(3)
+    )
+
+
+def too_sparse():
+    weight = dictionary()
+    return model_of(weight, bias=40.0), sparse_data(weight)
+
+
+def half_silent():
+    weight = dictionary()
+    x = sparse_data(weight[:, : LATENTS // 2])
+    weight[:, LATENTS // 2 :] = 0
+    model = model_of(weight)
+    model.neuron.mem_init.data[LATENTS // 2 :] = -8.0
+    return model, x
+
+
+def loud():
+    weight = dictionary()
+    weight[:, 0] = 0.3 / SIDE
+    x = sparse_data(weight[:, 1:]) + 0.5
+    return model_of(weight, clamp=10.0), x
+
+
+def twins():
+    weight = dictionary()
+    x = sparse_data(weight)
+    weight[:, :4] = weight[:, 4:8]
+    return model_of(weight), x
+
+
+def smooth():
+    down, across = torch.meshgrid(torch.arange(SIDE), torch.arange(SIDE), indexing="ij")
+    weight = torch.stack(
+        [
+            torch.exp(-((down - y) ** 2 + (across - x) ** 2) / 8.0).flatten()
+            for y in range(0, SIDE, 2) for x in range(0, SIDE, 2)
+        ], 1,
+    )  # fmt: skip
+    weight = weight / weight.norm(dim=0)
+    x = sparse_data(weight, active=3)
+    return model_of(weight), x + 1.2 * torch.randn(
+        x.shape, generator=torch.Generator().manual_seed(4)
+    )
+
+
+class Mute(surrogate.midpoint):
+    """Passes nothing back."""
+
+    def slope(self, spk, rate):
+        return torch.zeros_like(rate)
+
+
+def dead():
+    weight = dictionary()
+    return model_of(weight, spike_grad=Mute()), sparse_data(weight)
+
+
+ILL = {
+    "poisson": rounded,
+    "membranes": without_inhibition,
+    "clamp": low_clamp,
+    "free energy": weak_inhibition,
+    "convergence": slow,
+    "oscillation": hasty,
+    "active neurons": dense,
+    "lifetime sparsity": monotonous,
+    "silence": too_sparse,
+    "silent neurons": half_silent,
+    "hyperactive": loud,
+    "duplicates": twins,
+    "smoothing": smooth,
+    "gradient": dead,
+}
+
+
+def test_a_healthy_model_gets_a_clean_report():
+    model, x = healthy()
+    report = check(model, x, shape=(SIDE, SIDE))
+    assert report.healthy, str(report)
+    assert {f.name for f in report.findings} == set(ILL)
+    assert str(report).endswith("healthy")
+
+
+@pytest.mark.parametrize("illness", ILL)
+def test_an_illness_is_named_and_no_other(illness):
+    model, x = ILL[illness]()
+    report = check(model, x, shape=(SIDE, SIDE))
+    assert [f.name for f in report.problems] == [illness], str(report)
+    assert report[illness].advice in " ".join(str(report).split())
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+def test_the_verdicts_do_not_hang_on_the_seed(seed):
+    model, x = healthy()
+    assert check(model, x, shape=(SIDE, SIDE), seed=seed).healthy
+    model, x = twins()
+    assert [f.name for f in check(model, x, seed=seed).problems] == ["duplicates"]
+
+
+def test_a_check_leaves_the_model_and_the_random_state_as_they_were():
+    model, x = healthy()
+    model.train()
+    model.weight.grad = torch.ones_like(model.weight)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    random = torch.get_rng_state()
+    with torch.no_grad():  # whoever asks may only want to look
+        report = check(model, x, num_steps=80)
+    assert model.training
+    assert torch.equal(torch.get_rng_state(), random)
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert torch.equal(model.weight.grad, torch.ones_like(model.weight))
+    assert model.neuron.log_bias.grad is None
+    assert report["gradient"].healthy
+
+
+def test_a_finding_that_follows_says_from_what():
+    model, x = without_inhibition()
+    report = check(model, x)
+    followers = [f for f in report.findings if f.follows]
+    assert "free energy" in {f.name for f in followers}
+    assert {f.follows for f in followers} == {"membranes"}
+    assert "follows from: membranes" in str(report)
+    assert report.as_dict()["membranes"]["healthy"] is False
+    with pytest.raises(KeyError, match="there are"):
+        report["boredom"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "options", "error"),
+    [
+        ((torch.nn.Linear(2, 2), torch.rand(5, 2)), {}, TypeError),
+        ((IPVAE(4, 3), torch.rand(5, 5)), {}, ValueError),
+        ((IPVAE(4, 3), torch.rand(1, 4)), {}, ValueError),
+        ((IPVAE(4, 3), torch.full((5, 4), float("nan"))), {}, ValueError),
+        ((IPVAE(4, 3), torch.rand(5, 4)), {"num_steps": 79}, ValueError),
+        ((IPVAE(4, 3), torch.rand(5, 4)), {"shape": (3, 2)}, ValueError),
+        ((IPVAE(4, 3), torch.rand(5, 4)), {"samples": 1}, ValueError),
+    ],
+)
+def test_bad_input_is_refused(arguments, options, error):
+    with pytest.raises(error):
+        check(*arguments, **options)
