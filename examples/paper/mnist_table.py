@@ -98,26 +98,32 @@ def main() -> None:
 
 
 def draw_table(lab: Lab, found: dict[str, Any]) -> None:
-    with figure(lab, 1, 2, size=(9.2, 3.8)) as axes:
-        for ax, key, label in (
-            (axes[0, 0], "mse_per_dim", "1,000 · MSE / pixels"),
-            (axes[0, 1], "probe", "probe accuracy"),
+    marks = {"linear": "v", "mlp": "s", "tuned": "*"}
+    with figure(lab, 1, 2, size=(10.4, 3.8)) as axes:
+        for ax, key, column, label in (
+            (axes[0, 0], "mse_per_dim", 1, "1,000 · MSE / pixels"),
+            (axes[0, 1], "probe", 3, "probe accuracy"),
         ):
             for name, runs in found.items():
-                for run in runs:
+                mark = "D" if name == "G-relu-conv" else marks.get(name.rsplit("-", 1)[-1], "o")
+                look = {"color": COLOURS[name], "ms": 10 if mark == "*" else 6, "ls": ""}
+                for index, run in enumerate(runs):
                     value = run["last"][key] if key in run["last"] else run[key]
-                    zeros = run["last"]["zeros"]
-                    ax.plot(zeros, value, "o", color=COLOURS[name], ms=6)
-                near = {"xytext": (4, 4), "textcoords": "offset points", "fontsize": 7}
-                ax.annotate(LABELS[name], (zeros, value), color=COLOURS[name], **near)
-            column = 1 if key == "mse_per_dim" else 3
-            for name, row in PUBLISHED.items():
-                ax.plot(row[2], row[column], "o", mfc="none", color=COLOURS[name], ms=6, alpha=0.6)
-            ax.set_xlim(-0.05, 1.1)
+                    ax.plot(
+                        run["last"]["zeros"], value, mark, **look,
+                        label=None if index else LABELS[name],
+                    )  # fmt: skip
+                if name in PUBLISHED:
+                    row = PUBLISHED[name]
+                    ax.plot(row[2], row[column], mark, **look, mfc="none", alpha=0.7)
             finish(ax, x="portion of zeros", y=label, legend=None)
         axes[0, 0].set_yscale("log")
         plain_log(axes[0, 0].yaxis)
         axes[0, 0].set_title("filled: here; open: published", fontsize=9, loc="left")
+        handles, labels = axes[0, 0].get_legend_handles_labels()
+        axes[0, 0].figure.legend(
+            handles, labels, loc="outside right center", frameon=False, fontsize=8
+        )
 
 
 @torch.no_grad()
