@@ -235,3 +235,11 @@ def test_a_finding_that_follows_says_from_what():
 def test_bad_input_is_refused(arguments, options, error):
     with pytest.raises(error):
         check(*arguments, **options)
+
+
+@pytest.mark.parametrize("estimator", [surrogate.eat(0.1), surrogate.gumbel(0.3)])
+def test_a_relaxed_estimator_has_its_gradient(estimator):
+    weight = dictionary()
+    report = check(model_of(weight, spike_grad=estimator), sparse_data(weight), num_steps=80)
+    assert report["gradient"].healthy
+    assert report["poisson"].healthy

@@ -130,6 +130,7 @@ def test_without_axes_a_new_figure_is_made():
         lambda: plotting.currents({"drive": [1.0], "tonic": [1.0, 2.0]}),
         lambda: plotting.currents({"drive": [1.0]}, smooth=2),
         lambda: plotting.gram(torch.zeros(3, 4)),
+        lambda: plotting.spectra({"a": [[0.1, 0.0], [0.2, 0.0]]}),
         lambda: plotting.competition(torch.zeros(3, 3), 3),
         lambda: plotting.competition(torch.zeros(3, 3), 1, neighbours=3),
         lambda: plotting.competition(
@@ -305,6 +306,7 @@ def test_a_film_shows_the_past_and_not_the_future():
     [
         lambda path: plotting.animate(path / "f.avi", *[torch.zeros(3, 4)] * 3, (2, 2)),
         lambda path: plotting.animate(path / "f.gif", *[torch.zeros(3, 4)] * 3, (2, 3)),
+        lambda path: plotting.animate(path / "f.gif", *[torch.zeros(3, 4)] * 3, (2, 2), every=4),
         lambda path: plotting.animate(
             path / "f.gif", torch.zeros(3, 5), torch.zeros(3, 4), torch.zeros(3, 4), (2, 2)
         ),
@@ -314,3 +316,10 @@ def test_a_film_of_what_does_not_fit_is_not_written(tmp_path, call):
     with pytest.raises(ValueError, match="must"):
         call(tmp_path)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_soft_counts_have_dots_too(ax):
+    plotting.raster(torch.tensor([[0.2, 0.0], [1.5, 3.0]]), ax=ax)
+    assert len(ax.collections[0].get_offsets()) == 3
+    assert (ax.collections[0].get_sizes() > 0).all()
+    drawn(ax)

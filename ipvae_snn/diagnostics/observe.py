@@ -50,12 +50,16 @@ class Observation:
 
 
 def observe(model: IPVAE, x: Tensor, num_steps: int, seed: int) -> Observation:
-    """Run ``model``, in ``eval()`` mode, on samples of shape (N, M); leaves it as it was."""
+    """Run ``model`` on samples of shape (N, M), in ``eval()`` mode, and learn one gradient.
+
+    The model is left as it was.
+    """
     training = model.training
     model.eval()
     try:
         with torch.no_grad(), model.seeded(seed):
             seen = _run(model, x, num_steps)
+        model.train()  # relaxed counts are exact in eval mode, and pass nothing back
         gradient = _gradient(model, x, seed)
     finally:
         model.train(training)

@@ -61,8 +61,10 @@ def animate(
         raise ValueError(f"every must be at least 1 and fps above 0, got {every} and {fps}")
     film = _Film(spk, mem, x_hat, x, shape, neurons, dark)
     frames = [*range(every - 1, len(film.spk), every)]
-    moving = animation.FuncAnimation(film.figure, film.show, frames=frames, blit=False)
+    if not frames:
+        raise ValueError(f"every must be at most the {len(film.spk)} timesteps, got {every}")
     with whole_file(path) as temporary:
+        moving = animation.FuncAnimation(film.figure, film.show, frames=frames, blit=False)
         # The writers go by the ending, and the temporary file has another.
         part = temporary.with_suffix(path.suffix)
         try:

@@ -114,6 +114,8 @@ def spectra(curves: Mapping[str, Any], *, ax: Axes | None = None) -> Axes:
         at = array(pairs, label, "F", "2")
         if at.shape[1] != 2:
             raise ValueError(f"{label} must hold pairs (frequency, power), got shape {at.shape}")
+        if not (at[:, 1] > 0).any():
+            raise ValueError(f"{label} must have some power above 0: its images are blank")
         dash = "-" if index == 0 else "--"
         colour = PALETTE[index % len(PALETTE)]
         ax.plot(at[:, 0], at[:, 1], color=colour, ls=dash, lw=1.8, label=label)

@@ -118,7 +118,7 @@ def _cell(ax: Axes, shape: tuple[int, ...]) -> float:
 def _dot_size(count: NDArray | int, top: int, cell: float, by_size: bool) -> NDArray:
     """Area in points²; by size, growing evenly from a single spike to the largest count."""
     least, most = (0.6 * cell) ** 2, (2.0 * cell) ** 2
-    share = (np.asarray(count, dtype=float) - 1) / max(top - 1, 6)
+    share = (np.maximum(count, 1.0) - 1) / max(top - 1, 6)
     return least + (most - least) * (share if by_size else np.full_like(share, 0.2))
 
 
