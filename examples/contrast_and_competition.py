@@ -19,7 +19,7 @@ Each is measured over the neurons that answer to gratings, with medians and quar
 import argparse
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -77,20 +77,27 @@ def best_gratings(model: IPVAE, side: int, steps: int) -> tuple[list[dict[str, f
     return tried, settled(respond(model.neuron, model.neuron.gram(), x, steps, trials=2))
 
 
-def contrast_curves(
-    model: IPVAE,
-    side: int,
-    chosen: list[dict[str, float]],
-    neurons: Tensor,
-    steps: int,
-    trials: int,
-) -> tuple[Tensor, Tensor, Tensor]:
+class Chosen(NamedTuple):
+    """N neurons, each with its best grating, and how these are shown."""
+
+    neurons: Tensor
+    gratings: list[dict[str, float]]
+    side: int
+    steps: int
+    trials: int
+
+    def courses(self, model: IPVAE, gram: Tensor, x: list[Tensor]) -> Tensor:
+        """Mean counts (T, N) of each neuron for its own stimulus."""
+        counts = respond(model.neuron, gram, torch.stack(x), self.steps, self.trials)
+        return counts[:, torch.arange(len(self.neurons)), self.neurons]
+
+
+def contrast_curves(model: IPVAE, chosen: Chosen) -> tuple[Tensor, Tensor, Tensor]:
     """Answers (C, N), latencies (C, N) and time courses (C, T, N), contrasts first."""
     answers, latencies, courses = [], [], []
     for contrast in CONTRASTS:
-        x = torch.stack([grating(size=side, contrast=contrast, **g) for g in chosen])
-        counts = respond(model.neuron, model.neuron.gram(), x, steps, trials)
-        course = counts[:, torch.arange(len(neurons)), neurons]
+        x = [grating(size=chosen.side, contrast=contrast, **g) for g in chosen.gratings]
+        course = chosen.courses(model, model.neuron.gram(), x)
         answer = settled(course)
         # A neuron that hardly answers has no latency.
         reached = (course.cumsum(0) >= FEWEST) & (answer > 0.05)
@@ -101,14 +108,7 @@ def contrast_curves(
     return torch.stack(answers), torch.stack(latencies), torch.stack(courses)
 
 
-def masked(
-    model: IPVAE,
-    side: int,
-    chosen: list[dict[str, float]],
-    neurons: Tensor,
-    steps: int,
-    trials: int,
-) -> dict[str, Tensor]:
+def masked(model: IPVAE, chosen: Chosen) -> dict[str, Tensor]:
     """Answers to the best grating at contrast ½ under a mask at right angles, relative to none.
 
     With all of G, and with its diagonal alone; shape (masks, N) each.
@@ -117,32 +117,32 @@ def masked(
     networks = {"all of G": gram, "own spikes alone": gram.diagonal().diag()}
     found: dict[str, list[Tensor]] = {name: [] for name in networks}
     for contrast in MASKS:
-        x = torch.stack([
-            grating(size=side, contrast=0.5, **g)
-            + grating(size=side, contrast=contrast, **{**g, "angle": g["angle"] + 90})
-            for g in chosen
-        ])  # fmt: skip
+        x = [
+            grating(size=chosen.side, contrast=0.5, **g)
+            + grating(size=chosen.side, contrast=contrast, **{**g, "angle": g["angle"] + 90})
+            for g in chosen.gratings
+        ]
         for name, lateral in networks.items():
-            counts = respond(model.neuron, lateral, x, steps, trials)
-            found[name].append(settled(counts)[torch.arange(len(neurons)), neurons])
+            found[name].append(settled(chosen.courses(model, lateral, x)))
     return {name: torch.stack(rows) / rows[0].clamp(min=1e-9) for name, rows in found.items()}
 
 
 def main() -> None:
     arguments = parse()
     model, side = patch_model(arguments)
+    torch.manual_seed(0)
     tried, answers = best_gratings(model, side, arguments.steps)
     strongest, which = answers.max(0)
     _, _, oriented = metrics.feature_tuning(model.weight, (side, side))
     liveliest = (strongest * (oriented > 0.3)).argsort(descending=True)[: arguments.neurons]
     neurons = liveliest[strongest[liveliest] >= FEWEST]
     neurons = liveliest[:3] if len(neurons) < 3 else neurons
-    chosen = [tried[int(which[k])] for k in neurons]
+    best = [tried[int(which[k])] for k in neurons]
     print(f"{len(neurons)} oriented neurons, each with the best of {len(tried)} gratings")
 
-    options = (side, chosen, neurons, arguments.steps, arguments.trials)
-    answer, latency, courses = contrast_curves(model, *options)
-    suppressed = masked(model, *options)
+    chosen = Chosen(neurons, best, side, arguments.steps, arguments.trials)
+    answer, latency, courses = contrast_curves(model, chosen)
+    suppressed = masked(model, chosen)
     report(answer, latency, suppressed)
     draw(arguments.out, answer, latency, courses, suppressed, neurons)
 
@@ -191,7 +191,9 @@ def draw(
     course.set_xlabel("timestep")
     course.set_ylabel("spikes per timestep")
     course.set_title(f"time course, mean of {len(neurons)} neurons", fontsize="medium")
-    course.legend(title="contrast", frameon=False, loc="center right")
+    course.legend(
+        title="contrast", frameon=False, loc="center right", bbox_to_anchor=(1, 0.64), ncols=2
+    )
     for (name, rows), colour in zip(
         suppressed.items(), (plotting.BLUE, plotting.ORANGE), strict=True
     ):
