@@ -243,3 +243,10 @@ def test_a_relaxed_estimator_has_its_gradient(estimator):
     report = check(model_of(weight, spike_grad=estimator), sparse_data(weight), num_steps=80)
     assert report["gradient"].healthy
     assert report["poisson"].healthy
+
+
+def test_detail_that_was_hardly_there_is_not_missed():
+    model, x = smooth()
+    blurred = x - x.mean(1, keepdim=True)
+    blurred = blurred @ model.weight @ torch.linalg.pinv(model.weight) + 0.05 * torch.randn(x.shape)
+    assert check(model, blurred, shape=(SIDE, SIDE))["smoothing"].healthy

@@ -98,7 +98,7 @@ def check(
         )
     if shape is not None and shape[0] * shape[1] != model.in_features:
         raise ValueError(f"shape must hold the {model.in_features} pixels of a sample, got {shape}")
-    seen = observe(model, data[:samples], num_steps, seed)
+    seen = observe(model, data[:samples].detach(), num_steps, seed)
     found = [
         signatures.silence(seen), signatures.membranes(seen), signatures.oscillation(seen),
         signatures.clamp(seen), signatures.free_energy(seen), signatures.convergence(seen),

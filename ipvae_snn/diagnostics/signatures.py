@@ -15,7 +15,7 @@ MOST_SWING, MOST_SWING_BY_TURNS, BY_TURNS = 0.9, 0.3, -0.7
 MOST_ACTIVE, LEAST_LIFETIME, FEWEST_ACTIVE = 0.5, 0.3, 0.002
 MOST_SILENT, MOST_TWINS, TWIN = 0.25, 0.05, 0.95
 HYPERACTIVE, EVERYWHERE = 8.0, 0.9
-LEAST_DETAIL, MOST_DEAD = 0.4, 0.5
+LEAST_DETAIL, MOST_DETAIL_LOST, MOST_DEAD = 0.4, 0.1, 0.5
 
 
 def poisson(seen: Observation) -> Finding:
@@ -180,17 +180,20 @@ def smoothing(seen: Observation, shape: tuple[int, int] | None) -> Finding:
     """Reconstructions keep fine detail about as well as coarse."""
     if shape is None or min(shape) < 4:
         return Finding("smoothing", True, 1.0, "not looked at: no image shape was given", "")
-    given, kept = (metrics.radial_spectrum(images, shape)[:, 1] for images in (seen.x, seen.x_hat))
-    half = len(given) // 2
+    spectra = [metrics.radial_spectrum(images, shape) for images in (seen.x, seen.x_hat)]
+    given, kept = (pairs[:, 0] * pairs[:, 1] for pairs in spectra)  # a ring is as long as it is far
+    half, total = len(given) // 2, given.sum().clamp(min=1e-12)
     coarse, fine = (
         float(kept[band].sum() / given[band].sum().clamp(min=1e-12))
         for band in (slice(None, half), slice(half, None))
     )
-    detail = fine / max(coarse, 1e-9)
+    detail, share = fine / max(coarse, 1e-9), float(given[half:].sum() / total)
+    healthy = detail > LEAST_DETAIL or share * (1 - fine) < MOST_DETAIL_LOST
     return Finding(
-        "smoothing", detail > LEAST_DETAIL, detail,
-        f"fine detail keeps {fine:.0%} of its power, coarse {coarse:.0%} "
-        f"(healthy: a ratio above {LEAST_DETAIL:g})",
+        "smoothing", healthy, detail,
+        f"fine detail, {share:.0%} of the power, keeps {fine:.0%} of it, coarse {coarse:.0%} "
+        f"(healthy: a ratio above {LEAST_DETAIL:g}, or less than {MOST_DETAIL_LOST:.0%} of all "
+        "power lost)",
         "reconstructions are over-smoothed: train longer, lower beta, add neurons, or whiten data",
     )  # fmt: skip
 
