@@ -151,18 +151,7 @@ def evaluate_run(
     require_whole(num_steps, "steps")
     require_whole(samples, "samples", least=2)
     model, config = open_run(run, device)
-    trained, given = (
-        f"{kind} of {shape[0]}×{shape[1]} values"
-        for kind, shape in (
-            (config["sample_kind"], config["sample_shape"]),
-            (dataset.kind, dataset.shape),
-        )
-    )
-    if trained != given:
-        raise ValueError(
-            f"{run} was trained on {trained}, these are {given}: give it data of the same kind "
-            "and size (see --as)"
-        )
+    require_same_kind(run, config, dataset)
     if len(dataset.test) < 2:
         raise ValueError(f"at least 2 samples are needed, got {len(dataset.test)}")
     x = pick(dataset.test, samples, seed).to(device)
@@ -175,6 +164,22 @@ def evaluate_run(
         )  # fmt: skip
     _close(result, out, started, say)
     return result
+
+
+def require_same_kind(run: str | Path, config: Mapping[str, Any], dataset: data.Dataset) -> None:
+    """Raise ``ValueError`` unless these samples are such as the run was trained on."""
+    trained, given = (
+        f"{kind} of {shape[0]}×{shape[1]} values"
+        for kind, shape in (
+            (config["sample_kind"], config["sample_shape"]),
+            (dataset.kind, dataset.shape),
+        )
+    )
+    if trained != given:
+        raise ValueError(
+            f"{run} was trained on {trained}, these are {given}: give it data of the same kind "
+            "and size (see --as)"
+        )
 
 
 def pick(samples: Tensor, count: int, seed: int) -> Tensor:

@@ -45,7 +45,7 @@ ALLOWED = {
     "training": {"baselines", "checks", "functional", "kernels", "metrics", "model", "surrogate"},
     "evaluation": {"baselines", "checks", "metrics", "model"},
     "sound": {"checks", "files"},
-    "diagnostics": {"checks", "functional", "metrics", "model"},
+    "diagnostics": {"checks", "metrics", "model"},
     "report": {"checks", "diagnostics", "files", "metrics", "model", "version"},
     "figures": {"evaluation", "model", "plotting"},
     "runs": {

@@ -24,6 +24,7 @@ from ipvae_snn.runs import (
     open_run,
     pick,
     read_config,
+    require_same_kind,
     train_run,
 )
 from ipvae_snn.training import TrainConfig
@@ -147,13 +148,8 @@ def _report(arguments: argparse.Namespace) -> None:
 
 def _held_out(arguments: argparse.Namespace, trained: dict[str, Any]) -> Tensor:
     """Samples of :func:`_unseen` that a run's model takes."""
-    dataset, shape = _unseen(arguments, trained), tuple(trained["sample_shape"])
-    if dataset.shape != shape or dataset.kind != trained["sample_kind"]:
-        raise ValueError(
-            f"{arguments.run} was trained on {trained['sample_kind']} of {shape[0]}×{shape[1]} "
-            f"values, these are {dataset.kind} of {dataset.shape[0]}×{dataset.shape[1]}: give it "
-            "data of the same kind and size (see --as)"
-        )
+    dataset = _unseen(arguments, trained)
+    require_same_kind(arguments.run, trained, dataset)
     return pick(dataset.test, arguments.samples, arguments.seed).to(arguments.device)
 
 

@@ -12,7 +12,7 @@ from ipvae_snn.model import IPVAE
 
 FEWEST_STEPS = 80
 """Timesteps below which nothing can be said of convergence."""
-# What an unhealthy finding explains. First causes stand first, and are not explained by later ones.
+# What an unhealthy finding explains; of several the one that is looked at first.
 EXPLAINS: dict[str, tuple[str, ...]] = {
     "silence": ("silent neurons", "free energy", "lifetime sparsity", "smoothing"),
     "membranes": (
@@ -32,8 +32,6 @@ EXPLAINS: dict[str, tuple[str, ...]] = {
     ),
     "active neurons": ("lifetime sparsity", "hyperactive"),
     "lifetime sparsity": ("silent neurons", "hyperactive"),
-    "poisson": (), "hyperactive": (), "silent neurons": (), "duplicates": (), "smoothing": (),
-    "gradient": (),
 }  # fmt: skip
 
 
@@ -53,8 +51,8 @@ def check(
     ``membranes``          stay bounded
     ``clamp``              is rarely reached
     ``free energy``        falls, and stays low
-    ``convergence``        R² settles
-    ``oscillation``        rates do not go up and down by turns
+    ``convergence``        R² of the rates settles
+    ``oscillation``        rates stay where they are, but for noise
     ``active neurons``     few per timestep
     ``lifetime sparsity``  a neuron answers to some samples only
     ``silence``            there are spikes enough: no excessive sparsity
@@ -68,7 +66,7 @@ def check(
     A finding that another one explains says so (``follows``); ``report.problems`` holds the others.
 
     Args:
-        model: an :class:`IPVAE`, left as it was; it is run in ``eval()`` mode.
+        model: an :class:`IPVAE`, left as it was; it is run in ``eval()`` mode, but for a gradient.
         data: held-out samples, shape (N, M), N ≥ 2.
         shape: (H, W) of an image, for the spectra.
         num_steps: T ≥ 80.
@@ -112,5 +110,7 @@ def check(
 def _explained(found: list[Finding]) -> list[Finding]:
     """The same, each unhealthy one with the first unhealthy one that explains it."""
     unhealthy = [finding.name for finding in found if not finding.healthy]
-    causes = {name: next((c for c in unhealthy if name in EXPLAINS[c]), "") for name in unhealthy}
+    causes = {
+        name: next((c for c in unhealthy if name in EXPLAINS.get(c, ())), "") for name in unhealthy
+    }
     return [replace(f, follows=causes.get(f.name, "")) for f in found]

@@ -38,16 +38,16 @@ def canvas(size: tuple[float, float] = (8.0, 4.0), *, dark: bool = False) -> Axe
 
 def darken(ax: Axes) -> Axes:
     """Give Axes, and the figure around them, dark ground and light ink."""
-    ink = "#D8DEE4"
     figure = ax.get_figure()
     if figure is not None:
         figure.set_facecolor(DARK_GROUND)
     ax.set_facecolor(DARK_GROUND)
-    ax.tick_params(colors=ink, which="both")
+    colour = ink(ax)
+    ax.tick_params(colors=colour, which="both")
     for spine in ax.spines.values():
-        spine.set_edgecolor(ink)
+        spine.set_edgecolor(colour)
     for text in (ax.xaxis.label, ax.yaxis.label, ax.title):
-        text.set_color(ink)
+        text.set_color(colour)
     return ax
 
 
