@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ipvae_snn import functional as F
-from ipvae_snn import surrogate
+from ipvae_snn import records, surrogate
 from ipvae_snn.base import State
 from ipvae_snn.checks import (
     require_device,
@@ -21,9 +21,9 @@ from ipvae_snn.checks import (
     require_whole,
 )
 from ipvae_snn.kernels.job import PRECISIONS
+from ipvae_snn.kernels.rows import row_products
 from ipvae_snn.lateral import SharedDecoder
 from ipvae_snn.neurons import BIAS, CLAMP, STEP, IPVAENeuron
-from ipvae_snn.records import RECORDABLE, check_fields, make_run
 from ipvae_snn.seeding import seeded
 from ipvae_snn.storage import read_model, write_model
 from ipvae_snn.unroll import infer
@@ -173,10 +173,11 @@ class IPVAE(nn.Module):
         x: Tensor,
         num_steps: int | None = None,
         *,
-        record: Sequence[str] = RECORDABLE,
+        record: Sequence[str] = records.RECORDABLE,
         every: int = 1,
         state: State | None = None,
         seed: int | None = None,
+        sample_seeds: Tensor | None = None,
     ) -> Any:
         """Infer x for a number of timesteps.
 
@@ -190,6 +191,9 @@ class IPVAE(nn.Module):
             every: keep each n-th timestep only: steps n, 2n, 3n, ... counted from 1.
             state: ``(spk, mem)`` to go on from, such as ``.state`` of an earlier run.
             seed: draw from this seed alone, and leave torch's random state as it was.
+            sample_seeds: a number per sample, int64 of shape (B,). The spikes of a sample then
+                depend on ``seed``, its number and itself, to the last bit, and not on the other
+                samples. Without compiled kernels samples then run one after the other.
 
         Returns:
             A named tuple with the fields of ``record`` in that order, time first, and ``state``,
@@ -201,30 +205,43 @@ class IPVAE(nn.Module):
         """
         num_steps = require_input(x, num_steps, like=self.decoder.weight)
         require_whole(every, "every")
-        fields = check_fields(record)
-        state = self._check_state(state, x)
+        fields = records.check_fields(record)
+        shape = (x.shape[-2], self.latents)
+        if sample_seeds is not None:
+            sample_seeds = records.require_sample_seeds(sample_seeds, shape[0])
+        if state is None:
+            state = self.neuron.initial_state(shape)
+        state = records.require_state(state, shape, like=self.decoder.weight)
         with self.seeded(seed):
-            return self._unroll(x, num_steps, fields, every, state)
+            return self._unroll(x, num_steps, fields, every, state, sample_seeds)
 
     def _unroll(
-        self, x: Tensor, num_steps: int, fields: tuple[str, ...], every: int, state: State
-    ) -> Any:
+        self, x: Tensor, num_steps: int, fields: tuple[str, ...], every: int, state: State,
+        sample_seeds: Tensor | None,
+    ) -> Any:  # fmt: skip
         neuron, log_scale = self.neuron, self.log_scale
-        gram, drive = neuron.gram(), neuron.drive(x)
+        gram = neuron.gram()
+        if sample_seeds is None:
+            drive = neuron.drive(x)
+        else:
+            drive = row_products(x.to(gram.dtype), F.drive_weight(self.weight, log_scale))
         energy = F.input_energy(x, log_scale)
         for name, values in (("drive", drive), ("gram", gram), ("energy", energy)):
             require_finite(values, f"the {name}, made of x and the weights,")
         wanted = tuple("quad" if name == "nll" else name for name in fields)
         out = infer(
-            neuron, drive, gram, state, num_steps, wanted, every, self.kl_form, self.precision
-        )
+            neuron, drive, gram, state, num_steps, wanted, every, self.kl_form, self.precision,
+            sample_seeds,
+        )  # fmt: skip
         kept = {"spk": out.spk, "mem": out.mem}
         if out.kl is not None:
             kept["kl"] = out.kl[every - 1 :: every]
         if out.quad is not None:
             constant = F.nll_constant(self.in_features, log_scale)
             kept["nll"] = (out.quad + 0.5 * energy + constant)[every - 1 :: every]
-        return make_run({name: kept[name] for name in fields}, State(out.last_spk, out.last_mem))
+        return records.make_run(
+            {name: kept[name] for name in fields}, State(out.last_spk, out.last_mem)
+        )
 
     def loss(self, x: Tensor, num_steps: int | None = None, beta: float = 1.0) -> Tensor:
         """Training objective: mean of F_t over batch and timesteps, times 256 / M; a scalar.
@@ -236,22 +253,6 @@ class IPVAE(nn.Module):
         beta = require_number(beta, "beta", least=0)
         out = self.run(x, num_steps, record=("nll", "kl"))
         return F.free_energy(out.nll, out.kl, beta, self.in_features)
-
-    def _check_state(self, state: State | None, x: Tensor) -> State:
-        shape = (x.shape[-2], self.latents)
-        if state is None:
-            return self.neuron.initial_state(shape)
-        if not isinstance(state, tuple) or len(state) != 2:
-            raise TypeError(f"state must be a pair (spk, mem), got {type(state).__name__}")
-        spk, mem = state
-        for name, part in (("state.spk", spk), ("state.mem", mem)):
-            require_float(part, name)
-            require_fitting(part, name, like=self.decoder.weight)
-            if part.shape != shape:
-                raise ValueError(f"{name} must have shape {shape}, got {tuple(part.shape)}")
-            require_finite(part, name)
-        dtype = self.decoder.weight.dtype
-        return State(spk.to(dtype), mem.to(dtype))
 
     # -- files --------------------------------------------------------------------------------
 

@@ -5,7 +5,11 @@ from collections.abc import Sequence
 from functools import cache
 from typing import Any
 
+import torch
+from torch import Tensor
+
 from ipvae_snn.base import State
+from ipvae_snn.checks import require_finite, require_fitting, require_float
 
 RECORDABLE = ("spk", "mem", "nll", "kl")
 
@@ -35,3 +39,33 @@ def _run_type(fields: tuple[str, ...]) -> Any:
 
 def _rebuild_run(fields: tuple[str, ...], values: tuple[Any, ...]) -> Any:
     return _run_type(fields)(*values)
+
+
+def require_state(state: Any, shape: tuple[int, ...], like: Tensor) -> State:
+    """A pair (spk, mem) to go on from, in the dtype of ``like``.
+
+    Raises:
+        TypeError, ValueError: no pair, or another shape, dtype or device; NaN or infinity in it.
+    """
+    if not isinstance(state, tuple) or len(state) != 2:
+        raise TypeError(f"state must be a pair (spk, mem), got {type(state).__name__}")
+    for name, part in zip(("state.spk", "state.mem"), state, strict=True):
+        require_float(part, name)
+        require_fitting(part, name, like=like)
+        if part.shape != shape:
+            raise ValueError(f"{name} must have shape {shape}, got {tuple(part.shape)}")
+        require_finite(part, name)
+    return State(*(part.to(like.dtype) for part in state))
+
+
+def require_sample_seeds(sample_seeds: Any, batch: int) -> Tensor:
+    """Seeds of samples as int64 on the CPU; raises unless they are ``batch`` whole numbers."""
+    if not isinstance(sample_seeds, Tensor) or sample_seeds.dtype != torch.int64:
+        kind = getattr(sample_seeds, "dtype", type(sample_seeds).__name__)
+        raise TypeError(f"sample_seeds must be an int64 tensor, got {kind}")
+    if sample_seeds.shape != (batch,):
+        raise ValueError(
+            f"sample_seeds must have shape ({batch},), a seed per sample, got "
+            f"{tuple(sample_seeds.shape)}"
+        )
+    return sample_seeds.cpu().contiguous()

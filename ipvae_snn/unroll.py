@@ -1,7 +1,9 @@
 """All timesteps of inference as one differentiable function of drive, G, state and parameters."""
 
+from collections.abc import Callable
 from dataclasses import fields as fields_of
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -14,6 +16,7 @@ from ipvae_snn.kernels import graphs, native, plain
 from ipvae_snn.kernels.job import INPUTS, OUTPUTS, Job, Outcome
 from ipvae_snn.kernels.native_adjoint import NativeAdjoint
 from ipvae_snn.neurons import IPVAENeuron
+from ipvae_snn.seeding import combine, seeded
 from ipvae_snn.surrogate import Exact, midpoint, rate, rounded
 from ipvae_snn.surrogate.relaxed import Relaxed
 
@@ -70,6 +73,7 @@ def infer(
     every: int = 1,
     kl_form: str = "exact",
     precision: str = "float32",
+    sample_seeds: Tensor | None = None,
 ) -> Outcome:
     """Run neurons for a number of timesteps: fused where their estimator allows it.
 
@@ -78,6 +82,7 @@ def infer(
         gram: ``neuron.gram()``.
         state: (spk, mem), (B, K) each.
         fields, every, kl_form, precision: see :class:`~ipvae_snn.kernels.job.Job`.
+        sample_seeds: int64, (B,): spikes of a row depend on its number and not on other rows.
 
     Gradients flow to the tensors, and to the neuron's parameters, from all that is returned.
     """
@@ -95,12 +100,16 @@ def infer(
         **(known or {}),
     )
     traced = torch.compiler.is_compiling() or any(is_transformed(t) for t in (drive, gram, job.mem))
-    if known is None or neuron.state_quant or traced:
-        out = _stepwise(neuron, job)
+    fused = not (known is None or neuron.state_quant or traced)
+    for name in ("step", "bias", "rest") if fused else ():
+        require_finite(getattr(job, name), f"the {name} of the neurons")
+    run = unroll if fused else partial(_stepwise, neuron)
+    if sample_seeds is None:
+        out = run(job)
+    elif fused and native.suits(job):
+        out = run(replace(job, row_ids=sample_seeds))
     else:
-        for name in ("step", "bias", "rest"):
-            require_finite(getattr(job, name), f"the {name} of the neurons")
-        out = unroll(job)
+        out = _one_by_one(run, job, sample_seeds)
     return _shown(neuron, out, fields, every) if watched else out
 
 
@@ -114,6 +123,31 @@ def _shown(neuron: IPVAENeuron, out: Outcome, fields: tuple[str, ...], every: in
         for name, part in (("spk", out.spk), ("mem", out.mem))
     )
     return replace(out, spk=spk, mem=mem)
+
+
+def draws_by_row(neuron: IPVAENeuron) -> bool:
+    """Whether ``sample_seeds`` cost no time: compiled kernels draw, and know rows by number."""
+    known = describe(neuron.spike_grad, neuron.training, not neuron.surrogate_disable)
+    by_law = known is not None and known["law"] != "own" and not neuron.state_quant
+    return by_law and native.fits(neuron.mem_init)
+
+
+def _one_by_one(run: Callable[[Job], Outcome], job: Job, sample_seeds: Tensor) -> Outcome:
+    """A job sample by sample, each from a random state of its own."""
+    generator = getattr(job.estimator, "generator", None)
+    key = int(native.keys(1, generator))
+    outs = []
+    for i, number in enumerate(sample_seeds.tolist()):
+        own = {name: getattr(job, name)[..., i : i + 1, :] for name in ("drive", "spk", "mem")}
+        with seeded(combine(key, number), device=job.mem.device, generator=generator):
+            outs.append(run(replace(job, **own)))
+
+    def joined(name: str) -> Any:
+        parts = [getattr(out, name) for out in outs]
+        dim = 0 if name.startswith("last") else 1
+        return None if parts[0] is None else torch.cat(parts, dim)
+
+    return Outcome(**{name: joined(name) for name in OUTPUTS}, tape=None)
 
 
 def _stepwise(neuron: IPVAENeuron, job: Job) -> Outcome:

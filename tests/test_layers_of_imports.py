@@ -27,12 +27,14 @@ ALLOWED = {
     "storage": {"files"},
     "states": set(),
     "base": {"checks", "kernels"},
-    "records": {"base"},
+    "records": {"base", "checks"},
     "lateral": {"checks", "functional"},
     "neurons": {"base", "checks", "functional", "lateral", "surrogate"},
     "recorder": {"base", "checks"},
     "currents": {"checks", "neurons"},
-    "unroll": {"base", "checks", "functional", "kernels", "neurons", "surrogate"},
+    "unroll": {
+        "base", "checks", "functional", "kernels", "neurons", "seeding", "surrogate",
+    },
     "model": {
         "base", "checks", "functional", "kernels", "lateral", "neurons", "records", "seeding",
         "storage", "surrogate", "unroll",

@@ -15,6 +15,7 @@ typedef struct {
     int64_t drive_step;                   /* elements from one timestep's drive to the next */
     const float *gram;                    /* (K, stride) */
     const uint64_t *keys;                 /* (steps,) */
+    const uint64_t *row_ids;              /* (rows,): what draws know rows by; NULL: by number */
     float *spk, *mem, *inhibition;        /* (rows, K): state, updated in place */
     float *all_spk, *all_mem;             /* (steps, rows, K), or NULL */
     uint8_t *all_counts;                  /* (steps, rows, K) of count_bytes each, or NULL */
@@ -180,7 +181,7 @@ static void run_team(const Dynamics *f, const Forward *p, int64_t first, int64_t
             for (int64_t j = 0; j < K; j += LANES) {
                 int64_t here = i * K + j;
                 int n = K - j < LANES ? (int)(K - j) : LANES;
-                uint64_t row = (uint64_t)(first + i);
+                uint64_t row = p->row_ids ? p->row_ids[first + i] : (uint64_t)(first + i);
                 uint32_t block = (uint32_t)(j / LANES);
 #define BLOCK(n)                                                                                 \
     step_block(f, n, drive + here, y + i * stride + j, f->bias + j, f->rest + j, mem + here,     \

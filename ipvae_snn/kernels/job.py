@@ -40,6 +40,8 @@ class Job:
             (CUDA only, elsewhere as float32) and ``"bfloat16"``.
         counts: type to keep counts in; None for :meth:`count_dtype` to choose.
         careful: gradients are to be exact in explosions too, at one more product per timestep.
+        row_ids: int64, (B,): the numbers by which draws of the compiled kernels know the rows, such
+            as seeds of samples; None for 0 … B − 1.
     """
 
     drive: Tensor
@@ -63,6 +65,7 @@ class Job:
     precision: str = "float32"
     counts: torch.dtype | None = None
     careful: bool = False
+    row_ids: Tensor | None = None
 
     def drive_at(self, t: int) -> Tensor:
         return self.drive[t] if self.drive.ndim == 3 else self.drive

@@ -118,7 +118,7 @@ Dynamics = _structure(
 )  # fmt: skip
 Forward = _structure(
     "Forward", steps=c_int64, rows=c_int64, latents=c_int64, stride=c_int64, drive=P,
-    drive_step=c_int64, gram=P, keys=P, spk=P, mem=P, inhibition=P, all_spk=P, all_mem=P,
+    drive_step=c_int64, gram=P, keys=P, row_ids=P, spk=P, mem=P, inhibition=P, all_spk=P, all_mem=P,
     all_counts=P, count_bytes=c_int32, kl=P, quad=P, work=P, threads=c_int32,
 )  # fmt: skip
 Backward = _structure(
@@ -189,7 +189,7 @@ def forward(job: Job) -> Outcome:
             steps=steps, rows=rows, latents=latents, stride=stride,
             drive=here(drive) if changing else at(drive),
             drive_step=rows * latents if changing else 0, gram=at(gram), keys=here(all_keys),
-            spk=at(spk), mem=at(mem), inhibition=at(inhibition),
+            row_ids=at(job.row_ids), spk=at(spk), mem=at(mem), inhibition=at(inhibition),
             all_spk=here(stacks["spk"]) if whole else None,
             all_mem=here(tape[0] if tape else stacks["mem"] if whole else None),
             all_counts=here(tape[1] if tape else None),
