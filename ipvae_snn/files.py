@@ -1,11 +1,14 @@
 """Files that are written whole or not at all."""
 
+import glob
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
+
+from filelock import FileLock, Timeout
 
 
 @contextmanager
@@ -27,6 +30,8 @@ def whole_file(path: str | Path) -> Iterator[Path]:
         umask = os.umask(0)
         os.umask(umask)
         temporary.chmod(0o666 & ~umask)
+        with temporary.open("rb") as file:
+            os.fsync(file.fileno())  # what is moved into place is on the disk, power cut or not
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
@@ -41,7 +46,7 @@ def whole_folder(path: str | Path) -> Iterator[Path]:
     """
     require_free_folder(path)
     path = Path(path).resolve()
-    missing = [p for p in path.parents if not p.exists()]
+    missing = to_be_made(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=".", suffix=".part", dir=path.parent))
     try:
@@ -53,9 +58,57 @@ def whole_folder(path: str | Path) -> Iterator[Path]:
         missing = []
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
-        with suppress(OSError):
-            for parent in missing:
-                parent.rmdir()
+        remove_made(missing)
+
+
+def to_be_made(path: str | Path) -> list[Path]:
+    """The folders that are not there yet, ``path`` and those above it, innermost first."""
+    path = Path(path).resolve()
+    return [p for p in (path, *path.parents) if not p.exists()]
+
+
+def remove_made(folders: Sequence[Path]) -> None:
+    """Remove the first of the folders with all it holds, the others if they are empty then."""
+    for folder in folders[:1]:
+        shutil.rmtree(folder, ignore_errors=True)
+    with suppress(OSError):
+        for folder in folders[1:]:
+            folder.rmdir()
+
+
+@contextmanager
+def exclusive(path: str | Path | None) -> Iterator[None]:
+    """A block in which no other process works on ``path``, a file or a folder; None: no matter.
+
+    Ends with the process, however that ends.
+
+    Raises:
+        OSError: another one works on it.
+        ValueError: the folder it lies in does not exist.
+    """
+    if path is None:
+        yield
+        return
+    path = Path(path)
+    _require_folder_of(path)
+    lock = FileLock(path / ".lock" if path.is_dir() else path.with_name(f".{path.name}.lock"))
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise BlockingIOError(
+            f"another process is working on {path}: wait for it to end, or stop it"
+        ) from None
+    try:
+        yield
+    finally:
+        Path(lock.lock_file).unlink(missing_ok=True)
+        lock.release()
+
+
+def sweep(path: Path) -> None:
+    """Remove what writers of ``path`` left when they were killed; call it in :func:`exclusive`."""
+    for part in path.parent.glob(f".{glob.escape(path.name)}.*.part"):
+        part.unlink(missing_ok=True)
 
 
 def require_file(path: str | Path, writer: str) -> Path:

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from ipvae_snn import IPVAE, surrogate
-from ipvae_snn.kernels import native
 from ipvae_snn import functional as F
+from ipvae_snn.kernels import native
 
 
 @pytest.fixture

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from ipvae_snn import IPVAE, TrainConfig, evaluate, fit, surrogate
+from ipvae_snn.training.batches import batches
 
 
 def planted(count=600, pixels=20, latents=8, seed=0):
@@ -96,10 +97,8 @@ def test_every_estimator_trains(name):
 
 
 def test_every_sample_comes_once_per_epoch():
-    from ipvae_snn.training import _batches
-
-    batches = _batches(10, 4, seed=0, device=torch.device("cpu"))
-    drawn = torch.cat([next(batches) for _ in range(5)])  # two epochs
+    order = batches(10, 4, seed=0)
+    drawn = torch.cat([next(order) for _ in range(5)])  # two epochs
     assert sorted(drawn[:10].tolist()) == list(range(10))
     assert sorted(drawn[10:].tolist()) == list(range(10))
 

@@ -1,11 +1,16 @@
 """The command ``ipvae-snn``: demo, train, evaluate, check, export, bench."""
 
+import argparse
 import io
+import os
 import sys
 from collections.abc import Sequence
 
 from ipvae_snn.cli.commands import COMMANDS
 from ipvae_snn.cli.options import parser
+from ipvae_snn.runs.folder import CONFIG
+from ipvae_snn.training import Stopped
+from ipvae_snn.training.processes import quiet_here
 
 __all__ = ["main", "parser"]
 
@@ -19,13 +24,29 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         status = COMMANDS[arguments.command](arguments)
     except (ValueError, TypeError, OSError, ImportError, ArithmeticError) as error:
-        print(f"ipvae-snn: {error}", file=sys.stderr)
-        return 1
+        return _complain(str(error))
     except (RuntimeError, MemoryError) as error:  # torch says so when memory runs out
         reason = (str(error) or type(error).__name__).splitlines()[0]
-        print(f"ipvae-snn: torch gave up: {reason}", file=sys.stderr)
-        return 1
+        return _complain(f"torch gave up: {reason}")
+    except Stopped as stopped:
+        if not quiet_here():
+            print(f"ipvae-snn: {stopped}; {stopped.advice}", file=sys.stderr)
+        return 128 + stopped.signum
     except KeyboardInterrupt:
-        print("ipvae-snn: interrupted, nothing was written", file=sys.stderr)
+        print(f"ipvae-snn: interrupted{_left(arguments)}", file=sys.stderr)
         return 130
     return status or 0
+
+
+def _complain(reason: str) -> int:
+    who = f"process {os.environ['RANK']}: " if quiet_here() else ""
+    print(f"ipvae-snn: {who}{reason}", file=sys.stderr)
+    return 1
+
+
+def _left(arguments: argparse.Namespace) -> str:
+    """What an interrupted command leaves behind, in words."""
+    run = getattr(arguments, "resume", None) or getattr(arguments, "out", None)
+    if arguments.command in ("train", "demo") and run is not None and (run / CONFIG).is_file():
+        return f"; go on with: ipvae-snn train --resume {run}"
+    return ", nothing was written"

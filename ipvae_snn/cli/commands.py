@@ -9,25 +9,20 @@ import torch
 from torch import Tensor
 
 from ipvae_snn import bench, data, diagnostics
-from ipvae_snn.checks import require_device, require_number, require_whole
+from ipvae_snn.checks import require_whole
 from ipvae_snn.cli.export import export_run
-from ipvae_snn.cli.options import PATCH_DEFAULTS, SAMPLE_DEFAULTS, parser
+from ipvae_snn.cli.options import parser
+from ipvae_snn.cli.train import train
 from ipvae_snn.files import require_free_folder
-from ipvae_snn.functional import MEM_FLOOR
-from ipvae_snn.neurons import CLAMP_MAX
 from ipvae_snn.report import write_report
 from ipvae_snn.runs import (
-    TRAIN_PATCHES,
-    RunConfig,
     evaluate_run,
     free_folder,
     open_run,
     pick,
     read_config,
     require_same_kind,
-    train_run,
 )
-from ipvae_snn.training import TrainConfig
 
 
 def _demo(arguments: argparse.Namespace) -> None:
@@ -35,53 +30,11 @@ def _demo(arguments: argparse.Namespace) -> None:
     everything = parser().parse_args(["train", "--data", "natural", "--out", str(out)])
     for name in ("seed", "device", "quiet"):
         setattr(everything, name, getattr(arguments, name))
-    _train(everything)
-
-
-def _train(arguments: argparse.Namespace) -> None:
-    require_free_folder(arguments.out)
-    _run_config(arguments, "samples")  # options are refused before data is read
-    dataset = data.load(
-        arguments.data,
-        treat=arguments.treat,
-        data_dir=arguments.data_dir,
-        patches=(TRAIN_PATCHES, arguments.samples),
-        seed=arguments.seed,
-    )
-    print(f"data: {dataset.description}")
-    config = _run_config(arguments, dataset.kind)
-    train_run(arguments.out, dataset, config, progress=not arguments.quiet)
+    train(everything)
 
 
 def _resolved(source: str) -> str:
     return str(Path(source).resolve()) if Path(source).exists() else source
-
-
-def _run_config(arguments: argparse.Namespace, kind: str) -> RunConfig:
-    chosen = ("steps", "burn_in", "beta", "iterations", "batch", "lr")
-    defaults = PATCH_DEFAULTS if kind == "patches" else SAMPLE_DEFAULTS
-    given = {n: getattr(arguments, n) for n in chosen if getattr(arguments, n) is not None}
-    return RunConfig(
-        data={
-            "source": str(arguments.data),
-            "treat": arguments.treat,
-            "data_dir": str(arguments.data_dir),
-        },
-        model={
-            "latents": require_whole(arguments.latents, "latents"),
-            "clamp": require_number(arguments.clamp, "clamp", MEM_FLOOR + 1, CLAMP_MAX),
-            "spike_grad": {"name": arguments.estimator},
-        },
-        training=TrainConfig(
-            **{**defaults, **given},
-            seed=arguments.seed,
-            device=str(require_device(arguments.device)),
-            precision=arguments.precision,
-            progress=not arguments.quiet,
-        ),
-        eval_steps=arguments.eval_steps,
-        eval_samples=arguments.samples,
-    )
 
 
 def _evaluate(arguments: argparse.Namespace) -> None:
@@ -169,7 +122,7 @@ def _bench(arguments: argparse.Namespace) -> None:
 
 COMMANDS: dict[str, Callable[[argparse.Namespace], int | None]] = {
     "demo": _demo,
-    "train": _train,
+    "train": train,
     "evaluate": _evaluate,
     "check": _check,
     "report": _report,

@@ -26,8 +26,9 @@ Images up to 64x64 pixels are samples as they are, in [0, 1]; larger ones are cu
 16x16 patches. The run says which; --as overrides it. Nothing is ever downloaded.
 """
 RUN_HELP = """\
-A run folder holds model.pt, config.json, history.csv, metrics.json and figures/*.png. It appears
-when it is complete; a folder that holds anything is never touched.
+A run folder holds model.pt, config.json, history.csv, metrics.json and figures/*.png; while it is
+being made, config.json and checkpoint.pt. A folder that holds anything is never touched, but to go
+on with it.
 """
 BENCH_HELP = """\
 Writes bench.json and bench.png. Each time is measured beside the dense matrix products of the
@@ -70,10 +71,16 @@ EXPORT_OPTIONS: dict[str, tuple[tuple[str, Any, str], ...]] = {
         ("input_range", float, "inputs beyond ± this saturate; a power of two"),
     ),
 }
+WITH_RESUME = {
+    "data", "data_dir", "device", "lr", "checkpoint_every", "workers", "quiet",
+}  # fmt: skip
+"""Options of ``train`` that may be others when a run goes on."""
 EXAMPLES = """\
 examples:
   ipvae-snn demo
   ipvae-snn train --data natural --out runs/natural --iterations 5000
+  ipvae-snn train --resume runs/natural
+  torchrun --nproc-per-node 2 -m ipvae_snn.cli train --data natural --out runs/two
   ipvae-snn train --data path/to/mnist.npz --out runs/mnist
   ipvae-snn export runs/natural --to nir --form portable --reset zero --out natural.nir
   ipvae-snn check runs/natural
@@ -103,9 +110,23 @@ def parser() -> argparse.ArgumentParser:
     _common(demo)
 
     train = _command(commands, "train", "train on a data set", DATA_HELP + "\n" + RUN_HELP)
-    train.add_argument("--data", required=True, help="natural, digits, mnist or a path; see below")
-    train.add_argument("--out", type=Path, required=True, help="run folder to make")
+    train.add_argument("--data", help="natural, digits, mnist or a path; see below")
+    start = train.add_mutually_exclusive_group(required=True)
+    start.add_argument("--out", type=Path, help="run folder to make")
+    start.add_argument(
+        "--resume", type=Path, metavar="RUN",
+        help="go on with a run that was interrupted, from its last checkpoint; of the other "
+        "options it takes "
+        + ", ".join(f"--{name.replace('_', '-')}" for name in sorted(WITH_RESUME)),
+    )  # fmt: skip
     _data_options(train)
+    train.add_argument(
+        "--stream", action="store_const", const=True, default=None,
+        help="read samples from disk batch by batch (default: where they take more than 1 GiB)",
+    )  # fmt: skip
+    train.add_argument(
+        "--workers", type=int, default=0, help="processes that read streamed samples (default: 0)"
+    )
     model = train.add_argument_group("model")
     model.add_argument("--latents", type=int, default=512, help="neurons K (default: 512)")
     model.add_argument(
@@ -130,8 +151,13 @@ def parser() -> argparse.ArgumentParser:
             help=f"{text} [{shown[0]:g} / {shown[1]:g}]",
         )  # fmt: skip
     _precision(train)
+    recipe.add_argument(
+        "--checkpoint-every", type=int, default=TrainConfig.checkpoint_every,
+        help=f"iterations between checkpoints (default: {TrainConfig.checkpoint_every})",
+    )  # fmt: skip
     _common(train)
     _evaluation_options(train, "--eval-steps")
+    _leave_defaults_open(train)
 
     evaluate = _command(commands, "evaluate", "measure a run on samples it has not seen", DATA_HELP)
     evaluate.add_argument("run", type=Path, help="run folder of train or demo")
@@ -190,6 +216,14 @@ def parser() -> argparse.ArgumentParser:
     _precision(bench)
     bench.add_argument("--quiet", action="store_true", help="no progress bar")
     return root
+
+
+def _leave_defaults_open(command: argparse.ArgumentParser) -> None:
+    """What was not given is None, and ``defaults`` has what it stands for: a run that goes on has
+    options of its own, and must be told what was given."""
+    names = [a.dest for a in command._actions if a.dest not in ("help", "out", "resume")]
+    defaults = {name: command.get_default(name) for name in names}
+    command.set_defaults(**dict.fromkeys(names), defaults=defaults)
 
 
 def _precision(command: argparse.ArgumentParser) -> None:

@@ -1,0 +1,86 @@
+"""Kill a training again and again, go on each time, and compare with one that was left alone.
+
+SIGKILL, which no program can catch, at random moments: while it starts, learns, writes checkpoints
+(after every few iterations here), evaluates, or moves its results in. About five minutes on two
+cores:
+
+    python examples/trust/kill_and_resume.py
+"""
+
+import argparse
+import json
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import torch
+
+TRAIN = [sys.executable, "-m", "ipvae_snn.cli", "train", "--quiet"]
+RECIPE = [
+    "--data", "digits", "--iterations", "800", "--latents", "64", "--steps", "8",
+    "--batch", "20", "--checkpoint-every", "2", "--eval-steps", "30", "--samples", "40",
+]  # fmt: skip
+RESULTS = ("history.csv", "metrics.json")
+
+
+def main() -> None:
+    arguments = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    arguments.add_argument("--kills", type=int, default=20)
+    arguments.add_argument("--seed", type=int, default=0, help="of the moments")
+    arguments.add_argument("--out", type=Path, default=Path(__file__).with_suffix(".json"))
+    options = arguments.parse_args()
+    moments = random.Random(options.seed)
+    with tempfile.TemporaryDirectory() as folder:
+        alone, killed = Path(folder) / "alone", Path(folder) / "killed"
+        started = time.monotonic()
+        subprocess.run([*TRAIN, *RECIPE, "--out", str(alone)], check=True, capture_output=True)
+        usual = time.monotonic() - started
+        print(f"left alone: {usual:.1f} s")
+        rows: list[dict[str, object]] = []
+        while not (killed / "model.pt").is_file():
+            last = len(rows) == options.kills
+            rows += _attempt(killed, None if last else moments.uniform(0.3, 2.5 + usual / 6))
+        same = _same_weights(alone, killed)
+        same.update({n: (alone / n).read_bytes() == (killed / n).read_bytes() for n in RESULTS})
+        left = sorted(p.name for p in killed.iterdir())
+        others = sorted(p.name for p in Path(folder).iterdir())
+    print(f"{len(rows)} kills, {sum(bool(r['writing']) for r in rows)} of them during a write")
+    print(f"bit-identical: {same}; left in the folder: {left}")
+    result = {"seconds_alone": usual, "kills": rows, "bit_identical": same, "left": left}
+    options.out.write_text(json.dumps(result, indent=1) + "\n")
+    if not all(same.values()) or others != ["alone", "killed"]:
+        sys.exit(f"not the same, or something was left lying about: {others}")
+
+
+def _attempt(run: Path, seconds: float | None) -> list[dict[str, object]]:
+    """Start or go on, and kill it after so many seconds; what the kill met, if it came to that."""
+    begun = (run / "config.json").is_file()
+    how = ["--resume", str(run)] if begun else [*RECIPE, "--out", str(run)]
+    with subprocess.Popen(
+        [*TRAIN, *how], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+    ) as process:
+        try:
+            _, errors = process.communicate(timeout=seconds)
+        except subprocess.TimeoutExpired:
+            process.send_signal(signal.SIGKILL)
+            process.wait()
+            there = sorted(p.name for p in run.iterdir()) if run.is_dir() else []
+            writing = any(name.endswith(".part") for name in there)
+            print(f"killed after {seconds:4.1f} s: {', '.join(there) or 'nothing there yet'}")
+            return [{"after": seconds, "there": there, "writing": writing}]
+    if process.returncode:
+        sys.exit(f"it did not go on: {errors}")
+    return []
+
+
+def _same_weights(first: Path, second: Path) -> dict[str, bool]:
+    a, b = (torch.load(run / "model.pt", weights_only=True)["weights"] for run in (first, second))
+    return {name: torch.equal(a[name], b[name]) for name in a}
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,128 @@
+"""The command ``train``: a new run, or one that goes on; alone, or one of several processes."""
+
+import argparse
+from typing import Any
+
+from ipvae_snn import data
+from ipvae_snn.checks import require_device, require_number, require_seed, require_whole
+from ipvae_snn.cli.options import PATCH_DEFAULTS, SAMPLE_DEFAULTS, WITH_RESUME
+from ipvae_snn.files import require_free_folder
+from ipvae_snn.functional import MEM_FLOOR
+from ipvae_snn.neurons import CLAMP_MAX
+from ipvae_snn.runs import (
+    TRAIN_PATCHES,
+    RunConfig,
+    is_complete,
+    read_config,
+    resume_run,
+    train_run,
+)
+from ipvae_snn.training import Stopped, TrainConfig
+from ipvae_snn.training.processes import joined, quiet_here
+
+
+def train(arguments: argparse.Namespace) -> None:
+    """Train a model, write its run folder."""
+    try:
+        if arguments.resume is not None:
+            _resume(arguments)
+        else:
+            _start(arguments)
+    except Stopped as stopped:
+        run = arguments.out or arguments.resume
+        stopped.advice = f"go on with: ipvae-snn train --resume {run}"
+        raise
+
+
+def _start(arguments: argparse.Namespace) -> None:
+    if arguments.data is None:
+        raise ValueError("name what to train on with --data: natural, digits, mnist or a path")
+    for name, value in arguments.defaults.items():
+        if getattr(arguments, name) is None:
+            setattr(arguments, name, value)
+    if not quiet_here():
+        require_free_folder(arguments.out)
+    _config(arguments, "samples", arguments.device)  # options are refused before data is read
+    known = {"source": arguments.data, "treat": arguments.treat, "data_dir": arguments.data_dir}
+    with joined(arguments.device) as device:
+        dataset = _load(known, arguments.samples, arguments.seed, arguments.stream)
+        config = _config(arguments, dataset.kind, device)
+        train_run(arguments.out, dataset, config, say=_say, **_how(arguments))
+
+
+def _resume(arguments: argparse.Namespace) -> None:
+    given = {n for n in arguments.defaults if getattr(arguments, n) is not None}
+    if given - WITH_RESUME:
+        name = min(given - WITH_RESUME).replace("_", "-")
+        raise ValueError(
+            f"--{name} cannot be given with --resume: a run goes on with what it began with"
+        )
+    run = arguments.resume
+    if is_complete(run):
+        _say(f"{run} is complete: there is nothing to go on with")
+        return
+    content = read_config(run, complete=False)
+    known = dict(content["data"])
+    for name, value in (("source", arguments.data), ("data_dir", arguments.data_dir)):
+        if value is not None:
+            known[name] = value
+    training = content["training"]
+    with joined(arguments.device or training["device"]) as device:
+        dataset = _load(known, content["eval_samples"], training["seed"], known.get("stream"))
+        resume_run(
+            run, dataset, lr=arguments.lr, device=device,
+            checkpoint_every=arguments.checkpoint_every, say=_say, **_how(arguments),
+        )  # fmt: skip
+
+
+def _load(known: dict[str, Any], samples: int, seed: int, stream: bool | None) -> data.Dataset:
+    dataset = data.load(
+        known["source"],
+        treat=known.get("treat", "auto"),
+        data_dir=known.get("data_dir", "."),
+        patches=(TRAIN_PATCHES, samples),
+        seed=seed,
+    )
+    _say(f"data: {dataset.description}")
+    return dataset
+
+
+def _how(arguments: argparse.Namespace) -> dict[str, Any]:
+    return {
+        "progress": not (arguments.quiet or quiet_here()),
+        "workers": require_whole(arguments.workers or 0, "--workers", least=0),
+    }
+
+
+def _say(text: str) -> None:
+    if not quiet_here():
+        print(text)
+
+
+def _config(arguments: argparse.Namespace, kind: str, device: str) -> RunConfig:
+    chosen = ("steps", "burn_in", "beta", "iterations", "batch", "lr")
+    defaults = PATCH_DEFAULTS if kind == "patches" else SAMPLE_DEFAULTS
+    given = {n: getattr(arguments, n) for n in chosen if getattr(arguments, n) is not None}
+    return RunConfig(
+        data={
+            "source": str(arguments.data),
+            "treat": arguments.treat,
+            "data_dir": str(arguments.data_dir),
+            "stream": arguments.stream,
+        },
+        model={
+            "latents": require_whole(arguments.latents, "latents"),
+            "clamp": require_number(arguments.clamp, "clamp", MEM_FLOOR + 1, CLAMP_MAX),
+            "spike_grad": {"name": arguments.estimator},
+        },
+        training=TrainConfig(
+            **{**defaults, **given},
+            seed=require_seed(arguments.seed),
+            device=str(require_device(device)),
+            precision=arguments.precision,
+            checkpoint_every=arguments.checkpoint_every,
+            progress=not arguments.quiet,
+        ),
+        eval_steps=arguments.eval_steps,
+        eval_samples=arguments.samples,
+    )

@@ -1,0 +1,162 @@
+"""The folder of a run: what lies in it, and how it is read.
+
+It holds ``config.json`` from the start, ``checkpoint.pt`` while it is being made, and ``model.pt``,
+``history.csv``, ``metrics.json`` and ``figures/*.png`` when it is complete.
+"""
+
+import csv
+import json
+import os
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ipvae_snn import data
+from ipvae_snn.checks import require_whole
+from ipvae_snn.model import IPVAE
+from ipvae_snn.training import TrainConfig
+from ipvae_snn.version import __version__
+
+TRAIN_PATCHES = 40_000
+CONFIG, MODEL, CHECKPOINT = "config.json", "model.pt", "checkpoint.pt"
+
+
+@dataclass
+class RunConfig:
+    """What a run was made with; ``config.json``."""
+
+    data: dict[str, Any]
+    model: dict[str, Any]
+    training: TrainConfig = field(default_factory=TrainConfig)
+    eval_steps: int = 1000
+    eval_samples: int = 500
+
+    def __post_init__(self) -> None:
+        require_whole(self.eval_steps, "evaluation steps")
+        require_whole(self.eval_samples, "samples", least=2)
+
+    @classmethod
+    def of(cls, content: Mapping[str, Any]) -> "RunConfig":
+        """From what :func:`describe` gave; raises ``KeyError``, ``TypeError`` or ``ValueError``."""
+        return cls(
+            data=dict(content["data"]),
+            model=dict(content["model"]),
+            training=TrainConfig(**content["training"]),
+            eval_steps=content["eval_steps"],
+            eval_samples=content["eval_samples"],
+        )
+
+
+def describe(config: RunConfig, dataset: data.Dataset) -> dict[str, Any]:
+    """The content of ``config.json``."""
+    return {
+        "ipvae_snn": __version__,
+        "torch": torch.__version__,
+        "sample_shape": list(dataset.shape),
+        "sample_kind": dataset.kind,
+        "description": dataset.description,
+        **asdict(config),
+    }
+
+
+def open_run(run: str | Path, device: str = "cpu") -> tuple[IPVAE, dict[str, Any]]:
+    """The model and ``config.json`` of a run folder; raises what :func:`read_config` does."""
+    config = read_config(run)
+    return IPVAE.load(Path(run) / "model.pt", device=device), config
+
+
+def read_config(run: str | Path, complete: bool = True) -> dict[str, Any]:
+    """The ``config.json`` of a run folder, without its model.
+
+    Args:
+        complete: the run must have ended.
+
+    Raises:
+        FileNotFoundError: no such folder, it is no run folder, or the run has not ended.
+        ValueError: a file in it is damaged.
+    """
+    run = Path(run)
+    path = run / CONFIG
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"{run} is no run folder: expected {MODEL} and {CONFIG} in it, as train writes them"
+        )
+    if complete and not is_complete(run):
+        raise FileNotFoundError(
+            f"{run} is not complete, its training was interrupted or is still at work: go on "
+            f"with ipvae-snn train --resume {run}"
+        )
+    try:
+        config = json.loads(path.read_text())
+        _check_config(config)
+    except KeyError as error:
+        raise ValueError(f"{path} is damaged: it lacks {error}") from error
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{path} is damaged: {error}") from error
+    return dict(config)
+
+
+def is_complete(run: str | Path) -> bool:
+    """Whether all results of a run are there: the model is moved in last."""
+    return (Path(run) / MODEL).is_file()
+
+
+def _check_config(config: Any) -> None:
+    """Raise unless everything is there that an evaluation goes by."""
+    require_whole(config["training"]["steps"], "training steps")
+    require_whole(config["training"]["seed"], "training seed", least=0)
+    for side in config["sample_shape"]:
+        require_whole(side, "sample_shape")
+    for text in (config["data"]["source"], config["sample_kind"]):
+        if not isinstance(text, str):
+            raise ValueError(f"expected a text, got {text!r}")
+
+
+def require_same_kind(run: str | Path, config: Mapping[str, Any], dataset: data.Dataset) -> None:
+    """Raise ``ValueError`` unless these samples are such as the run was trained on."""
+    trained, given = (
+        f"{kind} of {shape[0]}×{shape[1]} values"
+        for kind, shape in (
+            (config["sample_kind"], config["sample_shape"]),
+            (dataset.kind, dataset.shape),
+        )
+    )
+    if trained != given:
+        raise ValueError(
+            f"{run} was trained on {trained}, these are {given}: give it data of the same kind "
+            "and size (see --as)"
+        )
+
+
+def free_folder(path: Path) -> Path:
+    """``path``, or the first of path-2, path-3, ... that does not exist."""
+    candidates = (path.with_name(f"{path.name}-{n}") if n > 1 else path for n in range(1, 10_000))
+    return next(candidate for candidate in candidates if not candidate.exists())
+
+
+def move_in(results: Path, run: Path) -> None:
+    """Put results in a run folder, the model last, and remove the checkpoint they replace."""
+    for child in sorted(results.iterdir(), key=lambda path: path.name == MODEL):
+        there = run / child.name
+        if there.is_dir():  # from a move that was cut off
+            shutil.rmtree(there)
+        os.replace(child, there)
+    (run / CHECKPOINT).unlink(missing_ok=True)
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Plain data, for people and programs."""
+    path.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n")
+
+
+def write_csv(path: Path, rows: Sequence[Mapping[str, float]]) -> None:
+    """Rows of numbers under the names of the first row."""
+
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, fieldnames=list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)

@@ -1,0 +1,60 @@
+"""What went wrong in a training, by name: NaN and infinity, and where they came from."""
+
+from collections.abc import Iterable, Mapping
+
+import torch
+from torch import Tensor, nn
+
+ADVICE = "lower the learning rate or the model's clamp, or lengthen clamp_ramp"
+
+
+class Diverged(FloatingPointError):
+    """A training left the numbers behind; the model keeps the weights it had before."""
+
+    def __init__(self, iteration: int, reason: str, kept: str = "") -> None:
+        self.iteration, self.reason = iteration, reason
+        super().__init__(f"training diverged at iteration {iteration}: {reason}; {ADVICE}{kept}")
+
+
+def require_sound_weights(model: nn.Module) -> None:
+    """Raise ``ValueError`` that names the first weight of ``model`` with NaN or infinity in it."""
+    bad = _first_unsound(_weights(model))
+    if bad:
+        raise ValueError(f"the model is not fit to be trained: {bad}")
+
+
+def unsound_weights(model: nn.Module) -> str:
+    """The first weight with NaN or infinity in it, in words; empty if all are sound."""
+    return _first_unsound(_weights(model))
+
+
+def require_sound_step(
+    iteration: int, model: nn.Module, norm: Tensor, values: Mapping[str, Tensor]
+) -> None:
+    """Raise :class:`Diverged` unless loss and gradient are finite, naming those that are not.
+
+    Args:
+        norm: of the whole gradient; one bad number in the gradient makes it so.
+        values: what else is to be finite, by name.
+    """
+    if torch.isfinite(norm + sum(values.values())):
+        return
+    gradients = ((f"the gradient of {n}", p.grad) for n, p in model.named_parameters())
+    told = [f"{name} is {float(v):g}" for name, v in values.items() if not torch.isfinite(v)]
+    told.append(_first_unsound((n, g) for n, g in gradients if g is not None))
+    told.append(unsound_weights(model))
+    if not any(told):
+        told.append(f"the norm of the gradient is {float(norm):g}")
+    raise Diverged(iteration, ", ".join(filter(None, told)))
+
+
+def _weights(model: nn.Module) -> Iterable[tuple[str, Tensor]]:
+    return model.state_dict().items()
+
+
+def _first_unsound(tensors: Iterable[tuple[str, Tensor]]) -> str:
+    for name, tensor in tensors:
+        bad = tensor.numel() - int(torch.isfinite(tensor).sum())
+        if bad:
+            return f"{name} holds {bad} NaN or infinite value(s) of {tensor.numel()}"
+    return ""

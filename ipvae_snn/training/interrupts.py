@@ -1,0 +1,66 @@
+"""Signals that ask a training to stop: it finishes its iteration, and keeps what it has learned."""
+
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+class Stopped(KeyboardInterrupt):
+    """A training was asked to stop, and has: its checkpoint is written.
+
+    Attributes:
+        signum: the signal that asked.
+        iteration: iterations done.
+        checkpoint: where they are kept.
+        advice: what to do about it, for people.
+    """
+
+    advice = "call fit with this checkpoint again to go on"
+
+    def __init__(self, signum: int, iteration: int, checkpoint: Path) -> None:
+        self.signum, self.iteration, self.checkpoint = signum, iteration, checkpoint
+        super().__init__(
+            f"stopped by {signal.Signals(signum).name} after iteration {iteration}; {checkpoint} "
+            "holds all of it"
+        )
+
+
+class Asked:
+    """Which signal asked to stop, 0 if none did."""
+
+    signum = 0
+
+
+@contextmanager
+def listening(wanted: bool = True) -> Iterator[Asked]:
+    """A block in which SIGINT and SIGTERM are taken down; a second one acts as it usually does.
+
+    Only a program's main thread can listen; elsewhere, and if not ``wanted``, nothing changes.
+    """
+    asked = Asked()
+    if not wanted or threading.current_thread() is not threading.main_thread():
+        yield asked
+        return
+    usual = {number: signal.getsignal(number) for number in SIGNALS}
+
+    def take_down(number: int, frame: FrameType | None) -> None:
+        asked.signum = number
+        restore()
+
+    def restore() -> None:
+        for number, handler in usual.items():
+            signal.signal(number, handler)
+
+    for number in SIGNALS:
+        signal.signal(number, take_down)
+    try:
+        yield asked
+    finally:
+        restore()
+        if asked.signum:  # nobody came to ask: it counts as if it came now
+            signal.raise_signal(asked.signum)

@@ -1,0 +1,108 @@
+"""The loop of a training: batches in, steps of the optimizer, rows of the history out."""
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from ipvae_snn.baselines import Baseline
+from ipvae_snn.checks import require_finite
+from ipvae_snn.model import IPVAE
+from ipvae_snn.samples import InMemory, Samples, stream
+from ipvae_snn.training.batches import batches, share
+from ipvae_snn.training.config import TrainConfig
+from ipvae_snn.training.health import Diverged
+from ipvae_snn.training.interrupts import Asked, Stopped
+from ipvae_snn.training.keeper import Keeper
+from ipvae_snn.training.processes import World
+from ipvae_snn.training.randomness import shares_draws
+from ipvae_snn.training.schedules import apply_schedules
+from ipvae_snn.training.step import Objective, Step, history_row, train_step
+
+
+class Loop:
+    """From where the keeper took up to the last iteration, in this process of a world."""
+
+    def __init__(
+        self,
+        model: IPVAE | Baseline,
+        optimizer: torch.optim.Optimizer,
+        samples: Samples,
+        config: TrainConfig,
+        world: World,
+        keeper: Keeper,
+        final_clamp: float,
+    ) -> None:
+        self.model, self.optimizer, self.samples = model, optimizer, samples
+        self.config, self.world, self.keeper = config, world, keeper
+        self.final_clamp = final_clamp
+        self.rows = share(config.batch, world.rank, world.size)
+        self.numbers = None
+        if world.joined and shares_draws(model):
+            self.numbers = torch.arange(self.rows.start, self.rows.stop)
+
+    def run(self, asked: Asked, workers: int) -> None:
+        """All iterations that are left; errors as :func:`~ipvae_snn.training.fit`."""
+        config, done = self.config, self.keeper.done
+        if done == config.iterations:
+            return
+        bar = tqdm(
+            total=config.iterations, initial=done, desc="training", unit="it",
+            disable=not (config.progress and self.world.leads),
+        )  # fmt: skip
+        try:
+            with bar, self.world.together():
+                objective = self.world.share_gradients(Objective(self.model))
+                for iteration, x in enumerate(self._shown(workers), done):
+                    step, schedule = self._advance(objective, iteration, x)
+                    self._log(iteration + 1, x, step, schedule, bar)
+                    self._keep(iteration + 1, asked)
+        except Diverged as error:
+            raise Diverged(error.iteration, error.reason, self.keeper.told()) from error
+
+    def _shown(self, workers: int) -> Iterator[Tensor]:
+        """This process's share of each batch that is left, where and as the weights are."""
+        config, done, like = self.config, self.keeper.done, self.model.weight
+        samples = self.samples
+        in_memory = isinstance(samples, InMemory)
+        if isinstance(samples, InMemory):
+            samples = InMemory(samples.data.to(device=like.device, dtype=like.dtype))
+        every = batches(len(samples), config.batch, config.seed, start=done)
+        own = (next(every)[self.rows] for _ in range(done, config.iterations))
+        read = stream(samples, own, workers=0 if in_memory else workers)
+        for iteration, x in enumerate(read, done + 1):
+            if not in_memory:
+                require_finite(x, f"the batch of iteration {iteration}")
+            yield x.to(device=like.device, dtype=like.dtype)
+
+    def _advance(
+        self, objective: torch.nn.Module, iteration: int, x: Tensor
+    ) -> tuple[Step, dict[str, float]]:
+        schedule = apply_schedules(
+            self.model, self.optimizer, self.config, iteration, self.final_clamp
+        )
+        # Processes average their gradients; shares may differ by one sample.
+        weight = len(x) * self.world.size / self.config.batch
+        step = train_step(
+            objective, self.optimizer, x, self.config, schedule, iteration + 1, self.numbers, weight
+        )
+        return step, schedule
+
+    def _log(
+        self, iteration: int, x: Tensor, step: Step, schedule: dict[str, float], bar: tqdm
+    ) -> None:
+        bar.update()
+        if iteration < self.config.iterations and iteration % self.config.log_every:
+            return
+        row = history_row(self.model, x, step, self.world, self.config.batch)
+        self.keeper.history.append({"iteration": iteration, **row, **schedule})
+        bar.set_postfix({name: f"{row[name]:.3g}" for name in ("loss", "r2", "zeros")})
+
+    def _keep(self, iteration: int, asked: Asked) -> None:
+        signum = self.world.most(asked.signum)
+        last = iteration == self.config.iterations
+        self.keeper.keep(iteration, now=last or bool(signum))
+        if signum and self.keeper.path is not None:
+            asked.signum = 0
+            raise Stopped(signum, iteration, self.keeper.path)

@@ -1,0 +1,56 @@
+"""The random states of a training: to be kept, and to be put back."""
+
+from typing import Any
+
+import torch
+
+from ipvae_snn.baselines import Baseline
+from ipvae_snn.model import IPVAE
+from ipvae_snn.seeding import combine
+from ipvae_snn.unroll import draws_by_row
+
+
+def _own_generator(model: IPVAE | Baseline) -> torch.Generator | None:
+    return getattr(model.neuron.spike_grad, "generator", None) if isinstance(model, IPVAE) else None
+
+
+def shares_draws(model: IPVAE | Baseline) -> bool:
+    """Whether processes that share a batch draw what one alone would, being told their rows."""
+    return isinstance(model, IPVAE) and draws_by_row(model.neuron)
+
+
+def random_state(model: IPVAE | Baseline) -> dict[str, Any]:
+    """States of all generators that training draws from, as tensors on the CPU."""
+    device, own = model.weight.device, _own_generator(model)
+    state = {"cpu": torch.get_rng_state()}
+    if device.type == "cuda":
+        state["cuda"] = torch.cuda.get_rng_state(device)
+    if own is not None:
+        state["estimator"] = own.get_state()
+    return state
+
+
+def set_random_state(model: IPVAE | Baseline, state: dict[str, Any]) -> None:
+    """Put back what :func:`random_state` gave; what it lacks stays as it is.
+
+    Raises:
+        ValueError: it is damaged.
+    """
+    device, own = model.weight.device, _own_generator(model)
+    try:
+        torch.set_rng_state(state["cpu"])
+        if device.type == "cuda" and "cuda" in state:
+            torch.cuda.set_rng_state(state["cuda"], device)
+        if own is not None and "estimator" in state:
+            own.set_state(state["estimator"])
+    except (KeyError, TypeError, RuntimeError, AttributeError) as error:
+        raise ValueError(f"the random state cannot be put back: {error}") from error
+
+
+def go_apart(model: IPVAE | Baseline, seed: int, iteration: int, rank: int) -> None:
+    """Random states of a process for itself, so that no two draw the same for other samples."""
+    own = combine(seed, iteration, rank)
+    torch.manual_seed(own)
+    generator = _own_generator(model)
+    if generator is not None:
+        generator.manual_seed(own)

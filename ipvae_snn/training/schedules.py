@@ -1,0 +1,62 @@
+"""What changes over a training: learning rate, weight of the KL, clamp, temperature."""
+
+import math
+
+import torch
+
+from ipvae_snn.baselines import Baseline
+from ipvae_snn.model import IPVAE
+from ipvae_snn.surrogate.relaxed import Relaxed
+from ipvae_snn.training.config import TrainConfig
+
+
+def linear_ramp(iteration: int, start: float, end: float, length: float) -> float:
+    """Value at ``iteration`` of a line from ``start`` to ``end`` over ``length`` iterations.
+
+    >>> [linear_ramp(i, 0.0, 1.0, length=4) for i in (0, 2, 4, 9)]
+    [0.0, 0.5, 1.0, 1.0]
+    """
+    return end if iteration >= length else start + (end - start) * iteration / length
+
+
+def warmup_cosine(iteration: int, iterations: int, warmup: float, floor: float) -> float:
+    """Factor on the learning rate: linear rise over ``warmup``, then half a cosine to ``floor``.
+
+    >>> [round(warmup_cosine(i, 100, warmup=10, floor=0.0), 3) for i in (0, 9, 10, 55, 100)]
+    [0.1, 1.0, 1.0, 0.5, 0.0]
+    """
+    if iteration < warmup:
+        return (iteration + 1) / math.ceil(warmup)
+    progress = (iteration - warmup) / max(iterations - warmup, 1)
+    return floor + (1 - floor) * (1 + math.cos(math.pi * progress)) / 2
+
+
+def apply_schedules(
+    model: IPVAE | Baseline,
+    optimizer: torch.optim.Optimizer,
+    config: TrainConfig,
+    iteration: int,
+    final_clamp: float,
+) -> dict[str, float]:
+    """Set model and optimizer to what an iteration asks for; what that is, by name."""
+    total = config.iterations
+    warming = iteration < config.warmup * total
+    if isinstance(model, IPVAE):
+        start = min(config.clamp_start, final_clamp)
+        model.neuron.clamp = linear_ramp(iteration, start, final_clamp, config.clamp_ramp * total)
+        spike_grad = model.neuron.spike_grad
+        if isinstance(spike_grad, Relaxed):
+            spike_grad.temp = linear_ramp(
+                iteration, config.temp_start, config.temp_end, config.temp_ramp * total
+            )
+    lr = config.lr * warmup_cosine(
+        iteration, total, config.warmup * total, floor=config.lr_end / config.lr
+    )
+    for group in optimizer.param_groups:
+        group["lr"] = lr
+    return {
+        "beta": linear_ramp(iteration, config.beta_start, config.beta, config.beta_ramp * total),
+        **({"clamp": model.neuron.clamp} if isinstance(model, IPVAE) else {}),
+        "lr": lr,
+        "grad_clip": config.grad_clip * (3 if warming else 1),
+    }
