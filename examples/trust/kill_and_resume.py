@@ -21,7 +21,7 @@ import torch
 
 TRAIN = [sys.executable, "-m", "ipvae_snn.cli", "train", "--quiet"]
 RECIPE = [
-    "--data", "digits", "--iterations", "800", "--latents", "64", "--steps", "8",
+    "--data", "digits", "--iterations", "2000", "--latents", "64", "--steps", "8",
     "--batch", "20", "--checkpoint-every", "2", "--eval-steps", "30", "--samples", "40",
 ]  # fmt: skip
 RESULTS = ("history.csv", "metrics.json")
@@ -43,7 +43,7 @@ def main() -> None:
         rows: list[dict[str, object]] = []
         while not (killed / "model.pt").is_file():
             last = len(rows) == options.kills
-            rows += _attempt(killed, None if last else moments.uniform(0.3, 2.5 + usual / 6))
+            rows += _attempt(killed, None if last else moments.uniform(0.3, 3.0 + usual / 10))
         same = _same_weights(alone, killed)
         same.update({n: (alone / n).read_bytes() == (killed / n).read_bytes() for n in RESULTS})
         left = sorted(p.name for p in killed.iterdir())

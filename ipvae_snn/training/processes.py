@@ -40,7 +40,7 @@ class World:
         """The module, such that backward passes leave the mean gradient of all processes."""
         if not self.joined:
             return module
-        return DistributedDataParallel(module, broadcast_buffers=False)
+        return DistributedDataParallel(module)
 
     def sum(self, values: Tensor) -> Tensor:
         """The sum over processes, on the CPU."""
@@ -80,8 +80,8 @@ class World:
             if not self.joined or not any(word in reason.lower() for word in LOST):
                 raise
             raise ConnectionError(
-                f"process {self.rank} of {self.size} stops: another one has ended or answers no "
-                "more, see its message; continue from the last checkpoint"
+                f"another of the {self.size} processes of this training has ended or answers no "
+                "more, see its message; go on from the last checkpoint"
             ) from error
 
 
