@@ -21,7 +21,7 @@ import torch
 
 TRAIN = [sys.executable, "-m", "ipvae_snn.cli", "train", "--quiet"]
 RECIPE = [
-    "--data", "digits", "--iterations", "2000", "--latents", "64", "--steps", "8",
+    "--data", "digits", "--iterations", "5000", "--latents", "64", "--steps", "8",
     "--batch", "20", "--checkpoint-every", "2", "--eval-steps", "30", "--samples", "40",
 ]  # fmt: skip
 RESULTS = ("history.csv", "metrics.json")
@@ -43,11 +43,13 @@ def main() -> None:
         rows: list[dict[str, object]] = []
         while not (killed / "model.pt").is_file():
             last = len(rows) == options.kills
-            rows += _attempt(killed, None if last else moments.uniform(0.3, 3.0 + usual / 10))
+            rows += _attempt(killed, None if last else moments.uniform(0.3, 5.5))
         same = _same_weights(alone, killed)
         same.update({n: (alone / n).read_bytes() == (killed / n).read_bytes() for n in RESULTS})
         left = sorted(p.name for p in killed.iterdir())
         others = sorted(p.name for p in Path(folder).iterdir())
+    if len(rows) < options.kills:
+        sys.exit(f"it was complete after {len(rows)} kills: this machine is fast, train for longer")
     print(f"{len(rows)} kills, {sum(bool(r['writing']) for r in rows)} of them during a write")
     print(f"bit-identical: {same}; left in the folder: {left}")
     result = {"seconds_alone": usual, "kills": rows, "bit_identical": same, "left": left}

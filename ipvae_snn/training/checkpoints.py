@@ -26,7 +26,11 @@ MAY_DIFFER = ("device", "lr", "log_every", "checkpoint_every", "progress")
 
 def describe_model(model: IPVAE | Baseline) -> dict[str, Any]:
     """What a model is, in plain data, to be compared with another."""
-    sizes = {"in_features": model.in_features, "latents": model.latents}
+    sizes = {
+        "in_features": model.in_features,
+        "latents": model.latents,
+        "dtype": str(model.weight.dtype).removeprefix("torch."),
+    }
     try:
         options = model.config() if isinstance(model, IPVAE) else {}
     except TypeError:  # an estimator of the user's own has no name
@@ -76,7 +80,7 @@ def require_same_training(
                 f"has {value}: give it the same, or another file"
             )
     known = content["model"]
-    for name in sorted({*known, *model}):
+    for name in ("class", *sorted({*known, *model})):
         if known.get(name) != model.get(name):
             raise ValueError(
                 f"{path} is of a model with {name} = {known.get(name)}, this one has "

@@ -63,7 +63,6 @@ class Keeper:
             assert self.path is not None
             known = (self.config, self.description, self.fingerprint)
             require_same_training(self.path, content, *known)
-            put_back(self.path, content, self.model, self.optimizer)
             self.done = self.kept = content["iteration"]
             self.history = [dict(row) for row in content["history"]]
         rank = self.world.rank
@@ -73,8 +72,12 @@ class Keeper:
             set_random_state(self.model, states[rank])
         elif rank:
             go_apart(self.model, self.config.seed, self.done, rank)
-        if self.path is not None and content is None:
+        if self.path is None:
+            return
+        if content is None:
             self._write(0)
+        else:
+            put_back(self.path, content, self.model, self.optimizer)
 
     def _read(self) -> dict[str, Any] | None:
         if self.path is None:
