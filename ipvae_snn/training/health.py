@@ -28,24 +28,14 @@ def unsound_weights(model: nn.Module) -> str:
     return _first_unsound(_weights(model))
 
 
-def require_sound_step(
-    iteration: int, model: nn.Module, norm: Tensor, values: Mapping[str, Tensor]
-) -> None:
-    """Raise :class:`Diverged` unless loss and gradient are finite, naming those that are not.
-
-    Args:
-        norm: of the whole gradient; one bad number in the gradient makes it so.
-        values: what else is to be finite, by name.
-    """
-    if torch.isfinite(norm + sum(values.values())):
-        return
-    gradients = ((f"the gradient of {n}", p.grad) for n, p in model.named_parameters())
+def require_sound_step(iteration: int, model: nn.Module, values: Mapping[str, Tensor]) -> None:
+    """Raise :class:`Diverged` unless the gradient is finite and so are ``values``, named."""
     told = [f"{name} is {float(v):g}" for name, v in values.items() if not torch.isfinite(v)]
-    told.append(_first_unsound((n, g) for n, g in gradients if g is not None))
-    told.append(unsound_weights(model))
-    if not any(told):
-        told.append(f"the norm of the gradient is {float(norm):g}")
-    raise Diverged(iteration, ", ".join(filter(None, told)))
+    gradients = ((f"the gradient of {n}", p.grad) for n, p in model.named_parameters())
+    told += filter(None, [_first_unsound((n, g) for n, g in gradients if g is not None)])
+    if told:
+        told += filter(None, [unsound_weights(model)])
+        raise Diverged(iteration, ", ".join(told))
 
 
 def _weights(model: nn.Module) -> Iterable[tuple[str, Tensor]]:
@@ -54,6 +44,8 @@ def _weights(model: nn.Module) -> Iterable[tuple[str, Tensor]]:
 
 def _first_unsound(tensors: Iterable[tuple[str, Tensor]]) -> str:
     for name, tensor in tensors:
+        if torch.isfinite(tensor.sum()):  # quickly had; one NaN or infinity makes it so
+            continue
         bad = tensor.numel() - int(torch.isfinite(tensor).sum())
         if bad:
             return f"{name} holds {bad} NaN or infinite value(s) of {tensor.numel()}"

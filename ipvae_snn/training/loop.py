@@ -85,8 +85,9 @@ class Loop:
         # Processes average their gradients; shares may differ by one sample.
         weight = len(x) * self.world.size / self.config.batch
         step = train_step(
-            objective, self.optimizer, x, self.config, schedule, iteration + 1, self.numbers, weight
-        )
+            self.model, objective, self.optimizer, x, self.config, schedule, iteration + 1,
+            self.numbers, weight,
+        )  # fmt: skip
         return step, schedule
 
     def _log(

@@ -44,6 +44,7 @@ class Objective(nn.Module):
 
 
 def train_step(
+    model: IPVAE | Baseline,
     objective: nn.Module,
     optimizer: torch.optim.Optimizer,
     x: Tensor,
@@ -56,7 +57,8 @@ def train_step(
     """One step of the optimizer.
 
     Args:
-        objective: an :class:`Objective`, or what an engine made of it.
+        model: whose weights are to change.
+        objective: an :class:`Objective` of it, or what an engine made of that.
         x: this process's share of the batch, (B, M).
         iteration: counted from 1, for messages.
         numbers: rows of x in the whole batch, where draws know them by number.
@@ -68,14 +70,17 @@ def train_step(
     try:
         loss, nll, kl, spk = objective(x, config, schedule["beta"], numbers)
     except ValueError as error:  # x was found sound before: the weights no longer are
-        reason = unsound_weights(objective) or str(error)
+        reason = unsound_weights(model) or str(error)
         raise Diverged(iteration, reason) from error
     optimizer.zero_grad(set_to_none=True)
     (loss * weight if weight != 1 else loss).backward()
-    norm = torch.nn.utils.clip_grad_norm_(objective.parameters(), schedule["grad_clip"])
-    require_sound_step(iteration, objective, norm, {"the loss": loss, "its NLL": nll, "its KL": kl})
+    loss, nll, kl, spk = (part.detach() for part in (loss, nll, kl, spk))
+    require_sound_step(iteration, model, {"the loss": loss, "its NLL": nll, "its KL": kl})
+    norm = torch.nn.utils.clip_grad_norm_(model.parameters(), schedule["grad_clip"])
+    if not torch.isfinite(norm):
+        raise Diverged(iteration, f"the norm of the gradient is {float(norm):g}")
     optimizer.step()
-    return Step(*(part.detach() for part in (loss, nll, kl, spk, norm)))
+    return Step(loss, nll, kl, spk, norm)
 
 
 def history_row(

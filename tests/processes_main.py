@@ -1,0 +1,42 @@
+"""What each process of the tests in test_processes.py does: torchrun starts this file."""
+
+import sys
+from pathlib import Path
+
+import torch
+
+from ipvae_snn import IPVAE, TrainConfig, fit, surrogate
+from ipvae_snn.baselines import IGVAE
+from ipvae_snn.training.processes import World, joined
+
+X = torch.randn(60, 20, generator=torch.Generator().manual_seed(1))
+ESTIMATORS = {
+    "midpoint": surrogate.midpoint, "rounded": surrogate.rounded, "bernoulli": surrogate.bernoulli,
+}  # fmt: skip
+
+
+def trained(estimator, iterations):
+    """Model, history and last gradients of a short training; shares of 11 are uneven."""
+    torch.manual_seed(0)
+    make = IGVAE if estimator == "baseline" else IPVAE
+    known = {} if make is IGVAE else {"spike_grad": ESTIMATORS[estimator]()}
+    model = make(20, 15, init_std=0.3, **known)
+    recipe = {"batch": 11, "steps": 5, "log_every": 1, "lr": 1e-3}
+    config = TrainConfig(iterations=iterations, progress=False, **recipe)
+    history = fit(model, X, config)
+    grads = {name: p.grad.clone() for name, p in model.named_parameters()}
+    return {"weights": model.state_dict(), "history": history, "grads": grads}
+
+
+def main(folder):
+    torch.set_num_threads(1)
+    with joined("cpu"):
+        world = World()
+        results = {
+            f"{name} {n}": trained(name, n) for name in (*ESTIMATORS, "baseline") for n in (1, 30)
+        }
+        torch.save(results, folder / f"{world.rank}.pt")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

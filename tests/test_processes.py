@@ -1,0 +1,142 @@
+"""Several processes that train one model: the gradients of one, and a common end."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+import torch.distributed as dist
+
+from ipvae_snn.kernels import native
+from ipvae_snn.training.batches import batches, share
+from ipvae_snn.training.checkpoints import read_checkpoint
+from tests.processes_main import trained
+
+MAIN = Path(__file__).with_name("processes_main.py")
+pytestmark = pytest.mark.skipif(
+    not dist.is_available() or not dist.is_gloo_available(), reason="this PyTorch has no gloo"
+)
+
+
+def torchrun(*command, size=2):
+    start = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(size)]
+    path = os.pathsep.join([str(MAIN.parent.parent), os.environ.get("PYTHONPATH", "")])
+    return subprocess.Popen(
+        [*start, "--standalone", *command], stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        text=True, env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": path},
+    )  # fmt: skip
+
+
+def ended(process, seconds=120):
+    output, _ = process.communicate(timeout=seconds)
+    return output
+
+
+@pytest.fixture(scope="module")
+def together(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("two")
+    process = torchrun(str(MAIN), str(folder))
+    output = ended(process)
+    assert process.returncode == 0, output
+    return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(2)]
+
+
+def nearly_equal(a, b, rtol=1e-6):
+    largest = max(float(value.abs().max()) for value in b.values() if value.is_floating_point())
+    for name, value in b.items():
+        assert torch.allclose(a[name], value, rtol=0, atol=rtol * largest), name
+
+
+@pytest.mark.parametrize("estimator", ["midpoint", "rounded"])
+@pytest.mark.parametrize("iterations", [1, 30])
+def test_two_processes_have_the_gradients_and_the_learning_of_one(together, estimator, iterations):
+    if not native.available():
+        pytest.skip("without compiled kernels processes draw other spikes than one alone")
+    alone = trained(estimator, iterations)
+    for rank in range(2):
+        found = together[rank][f"{estimator} {iterations}"]
+        nearly_equal(found["grads"], alone["grads"])
+        nearly_equal(found["weights"], alone["weights"])
+        for row, own in zip(found["history"], alone["history"], strict=True):
+            assert row == pytest.approx(own, rel=1e-4, abs=1e-6)
+
+
+@pytest.mark.parametrize("estimator", ["bernoulli", "baseline"])
+def test_where_draws_are_their_own_both_end_with_the_same_weights(together, estimator):
+    first, second = (results[f"{estimator} 30"] for results in together)
+    assert all(torch.equal(first["weights"][n], v) for n, v in second["weights"].items())
+    alone = trained(estimator, 30)
+    losses = [sum(row["loss"] for row in run["history"]) / 30 for run in (first, alone)]
+    assert losses[0] == pytest.approx(losses[1], rel=0.05)
+    assert first["history"] != alone["history"]
+
+
+def test_shares_are_the_whole_batch():
+    for batch, size in ((7, 2), (7, 7), (100, 3)):
+        rows = [i for rank in range(size) for i in range(batch)[share(batch, rank, size)]]
+        assert rows == list(range(batch))
+    with pytest.raises(ValueError, match="raise batch to at least 3"):
+        share(2, 0, 3)
+
+
+def test_order_of_samples_can_be_taken_up_anywhere():
+    order = batches(7, 3, seed=4)
+    everything = [next(order) for _ in range(20)]
+    for start in (0, 1, 2, 5, 7, 14):
+        order = batches(7, 3, seed=4, start=start)
+        assert all(torch.equal(next(order), rows) for rows in everything[start:])
+
+
+def started(folder, iterations):
+    """A training of two processes that writes a checkpoint at every iteration."""
+    options = (
+        "--data", "digits", "--quiet", "--latents", "16", "--steps", "4", "--batch", "10",
+        "--eval-steps", "5", "--samples", "9", "--checkpoint-every", "1",
+    )  # fmt: skip
+    command = ("-m", "ipvae_snn.cli", "train", *options, "--iterations", str(iterations))
+    process = torchrun(*command, "--out", str(folder))
+    before = time.monotonic()
+    while not done(folder):
+        assert process.poll() is None, ended(process)
+        assert time.monotonic() < before + 120
+        time.sleep(0.05)
+    return process
+
+
+def done(run):
+    path = run / "checkpoint.pt"
+    return read_checkpoint(path)["iteration"] if path.is_file() else 0
+
+
+def children(process):
+    listed = subprocess.run(["ps", "-o", "pid=", "--ppid", str(process.pid)], capture_output=True)
+    return sorted(int(pid) for pid in listed.stdout.split())
+
+
+def test_when_one_is_killed_the_other_ends_and_says_so_and_one_alone_can_go_on(tmp_path):
+    pytest.importorskip("sklearn", reason="digits need the extra data")
+    run = tmp_path / "run"
+    process = started(run, iterations=100_000)
+    os.kill(children(process)[1], signal.SIGKILL)
+    killed = time.monotonic()
+    output = ended(process, seconds=30)
+    assert time.monotonic() < killed + 30
+    assert process.returncode != 0
+    assert "another of the 2 processes of this training has ended" in output
+    assert sorted(p.name for p in run.iterdir()) == ["checkpoint.pt", "config.json"]
+    assert done(run) > 0
+
+
+def test_a_signal_stops_all_and_the_checkpoint_is_one(tmp_path):
+    pytest.importorskip("sklearn", reason="digits need the extra data")
+    run = tmp_path / "run"
+    process = started(run, iterations=100_000)
+    process.send_signal(signal.SIGTERM)
+    output = ended(process, seconds=60)
+    assert output.count("stopped by SIGTERM after iteration") == 1
+    assert f"ipvae-snn train --resume {run}" in output
+    assert f"after iteration {done(run)};" in output
