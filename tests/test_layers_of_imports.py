@@ -17,6 +17,7 @@ ALLOWED = {
     "checks": set(),
     "extras": set(),
     "files": set(),
+    "safe_arrays": set(),
     "functional": set(),
     "seeding": {"checks"},
     "kernels": {"files", "functional"},
@@ -54,8 +55,8 @@ ALLOWED = {
         "training", "version",
     },
     "export": {
-        "base", "checks", "extras", "files", "functional", "metrics", "model", "neurons", "seeding",
-        "states", "surrogate", "version",
+        "base", "checks", "extras", "files", "functional", "metrics", "model", "neurons",
+        "safe_arrays", "seeding", "states", "surrogate", "version",
     },
     "bench": {
         "checks", "files", "functional", "kernels", "model", "neurons", "plotting", "streaming",
