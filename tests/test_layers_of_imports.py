@@ -25,7 +25,7 @@ ALLOWED = {
     "metrics": {"checks", "extras", "model", "neurons", "seeding", "states"},
     "plotting": {"files"},
     "samples": {"checks"},
-    "data": {"checks", "extras", "samples"},
+    "data": {"checks", "extras", "safe_arrays", "samples"},
     "storage": {"files"},
     "states": set(),
     "base": {"checks", "kernels"},

@@ -4,6 +4,7 @@ import zlib
 from abc import abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -56,7 +57,7 @@ class Ready(Pictures):
     def fingerprint(self) -> str:
         crc = 0
         for image in self.images:
-            crc = zlib.crc32(np.ascontiguousarray(image), crc)
+            crc = zlib.crc32(np.ascontiguousarray(image).data, crc)
         return f"{len(self)} images {crc:08x}"
 
 
@@ -68,15 +69,25 @@ class Mapped:
     """
 
     def __init__(
-        self, path: Path, shape: tuple[int, ...], dtype: np.dtype, offset: int, order: str = "C"
+        self,
+        path: Path,
+        shape: tuple[int, ...],
+        dtype: np.dtype,
+        offset: int,
+        fortran: bool = False,
     ) -> None:
-        self.path, self.shape, self.dtype = path.resolve(), shape, dtype
-        self.offset, self.order = offset, order
+        self.path, self.shape, self.dtype = path.absolute(), shape, dtype
+        self.offset, self.order = offset, "F" if fortran else "C"
 
     def __getitem__(self, rows: NDArray[np.int64] | slice) -> NDArray:
         try:
-            whole = np.memmap(
-                self.path, self.dtype, "r", self.offset, self.shape, "F" if self.order == "F" else "C"
+            whole: Any = np.memmap(
+                self.path,
+                self.dtype,
+                "r",
+                self.offset,
+                self.shape,
+                self.order,  # type: ignore
             )
         except (OSError, ValueError) as error:
             raise ValueError(f"{self.path} can no longer be read: {error}") from error
@@ -113,7 +124,7 @@ class Stack(Pictures):
         if isinstance(array, Mapped):
             crc = array.crc()
         else:
-            crc = zlib.crc32(np.ascontiguousarray(array).reshape(-1).view(np.uint8))
+            crc = zlib.crc32(np.ascontiguousarray(array).data)
         return f"{'×'.join(map(str, array.shape))} {array.dtype} {crc:08x}"
 
 
@@ -142,6 +153,11 @@ class Joined(Pictures):
         return " + ".join(part.fingerprint() for part in self.parts)
 
 
+def joined(parts: Sequence[Pictures]) -> Pictures:
+    """One after the other, or the only one as it is."""
+    return parts[0] if len(parts) == 1 else Joined(parts)
+
+
 class Chosen(Pictures):
     """Some of the images of others."""
 
@@ -156,7 +172,21 @@ class Chosen(Pictures):
         return self.pictures.read(self.rows[rows])
 
     def fingerprint(self) -> str:
-        return f"{len(self)} ({zlib.crc32(self.rows):08x}) of {self.pictures.fingerprint()}"
+        return f"{len(self)} ({zlib.crc32(self.rows.data):08x}) of {self.pictures.fingerprint()}"
+
+
+class Images(NamedTuple):
+    """Pictures with labels, split where their source is split."""
+
+    train: Pictures
+    test: Pictures
+    """Empty where the source has no split of its own."""
+    train_labels: NDArray | None = None
+    test_labels: NDArray | None = None
+
+    def as_test(self) -> "Images":
+        """The same with everything for testing."""
+        return Images(Ready(), self.train, None, self.train_labels)
 
 
 class PictureSamples(Samples):
