@@ -10,6 +10,7 @@ A new kind is an entry of :data:`KINDS`.
 """
 
 import argparse
+import json
 import multiprocessing
 import resource
 import sys
@@ -30,6 +31,8 @@ from tests.properties import valid_files
 from tests.properties.mutations import mutated
 
 REFUSALS = (ValueError, TypeError, OSError)
+FOREIGN = (json.JSONDecodeError, UnicodeError)
+"""Kinds of ValueError that speak of bytes and not of the file."""
 ROOM_BYTES = 3 * 2**30
 """Address space that a worker may take beside what it has at its start."""
 GROWTH_BYTES = 2**28
@@ -75,7 +78,9 @@ def attempt(path: Path, read: Callable[[Path], object]) -> tuple[str, str]:
         read(path)
     except REFUSALS as error:
         message = str(error)
-        return (type(error).__name__, message) if message else ("wrong", f"{error!r}, no message")
+        if not message or isinstance(error, FOREIGN):
+            return "wrong", f"not a sentence of ours: {error!r}"
+        return type(error).__name__, message
     except BaseException as error:  # whatever it is, it should not have come out
         return "wrong", f"{type(error).__name__}: {error}"
     return "accepted", ""
