@@ -96,7 +96,7 @@ def read_npz_arrays(path: str | Path, limit_bytes: int) -> dict[str, NDArray]:
         limit_bytes: how large all arrays together may be in memory.
 
     Raises:
-        OSError: no such file, or it cannot be read.
+        OSError: no such file, or it cannot be opened.
         ValueError: no ``.npz``, damaged, with anything in it but numbers and text, or larger than
             ``limit_bytes``.
 
@@ -106,19 +106,21 @@ def read_npz_arrays(path: str | Path, limit_bytes: int) -> dict[str, NDArray]:
     ...     read_npz_arrays(f"{folder}/a.npz", limit_bytes=1000)
     {'numbers': array([0, 1, 2])}
     """
-    try:
-        with zipfile.ZipFile(path) as archive:
-            members = archive.infolist()
-            _check_members(members, limit_bytes, path)
-            return {
-                m.filename.removesuffix(".npy"): _member(archive, m, limit_bytes, path)
-                for m in members
-            }
-    except Exception as error:  # a damaged archive can fail anywhere inside zipfile or zlib
-        if isinstance(error, OSError) or str(path) in str(error):
-            raise
-        reason = str(error) or type(error).__name__
-        raise ValueError(f"{path} cannot be read as an .npz file: {reason}") from error
+    with Path(path).open("rb") as file:
+        try:
+            with zipfile.ZipFile(file) as archive:
+                members = archive.infolist()
+                _check_members(members, limit_bytes, path)
+                return {_name(m): _member(archive, m, limit_bytes, path) for m in members}
+        except Exception as error:  # a damaged archive can fail anywhere inside zipfile or zlib
+            if str(path) in str(error):
+                raise
+            reason = str(error) or type(error).__name__
+            raise ValueError(f"{path} cannot be read as an .npz file: {reason}") from error
+
+
+def _name(member: zipfile.ZipInfo) -> str:
+    return member.filename.removesuffix(".npy")
 
 
 def _check_members(members: list[zipfile.ZipInfo], limit_bytes: int, path: str | Path) -> None:
