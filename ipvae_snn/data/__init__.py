@@ -180,7 +180,10 @@ def _as_samples(name: str, images: Images, stream: bool | None) -> Dataset:
         )
     flat = shapes[0][-1] if len(shapes[0]) == 1 else 0
     side = int(flat**0.5)
-    shape = ((side, side) if side * side == flat else (1, flat)) if flat else shapes[0][:2]
+    if flat:
+        shape = (side, side) if side * side == flat else (1, flat)
+    else:
+        shape = (shapes[0][0], shapes[0][1])
     size, count = shape[0] * shape[1], len(images.train) + len(images.test)
     if stream is None:
         stream = 4 * size * count > IN_MEMORY

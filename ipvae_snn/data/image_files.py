@@ -19,6 +19,8 @@ IMAGE_SUFFIXES = {
 }  # fmt: skip
 # What the suffixes promise. Pillow knows more, and for some of it starts other programs.
 FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "GIF", "WEBP", "PPM")
+PIXELS_PER_BYTE, FEW_PIXELS = 2_000, 2**23
+"""What a byte of a file can hold of any image with anything on it; smaller images are not asked."""
 
 
 def read_image(path: Path) -> NDArray:
@@ -57,6 +59,7 @@ def _opened(path: Path) -> Iterator[Any]:
             warnings.simplefilter("ignore")  # remarks on metadata
             warnings.simplefilter("error", library.DecompressionBombWarning)
             with library.open(path, formats=FORMATS) as image:
+                _require_credible(image.size, path.stat().st_size)
                 yield image
     except too_large as error:
         raise ValueError(
@@ -66,6 +69,15 @@ def _opened(path: Path) -> Iterator[Any]:
     except Exception as error:  # decoders fail in many ways on damaged files
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ValueError(f"{path} cannot be read as an image: {reason}") from error
+
+
+def _require_credible(size: tuple[int, int], file_bytes: int) -> None:
+    """Some decoders take the memory that a header asks for before they look at the rest."""
+    if size[0] * size[1] > max(FEW_PIXELS, PIXELS_PER_BYTE * file_bytes):
+        raise ValueError(
+            f"its header promises {size[1]}×{size[0]} pixels, but {file_bytes:,} bytes cannot hold "
+            "as many, unless all are blank"
+        )
 
 
 class ImageFiles(Pictures):

@@ -27,7 +27,7 @@ from typing import NamedTuple
 import torch
 from tqdm import tqdm
 
-from tests.properties import valid_files
+from tests.properties import valid_data, valid_files
 from tests.properties.mutations import mutated
 
 REFUSALS = (ValueError, TypeError, OSError)
@@ -54,6 +54,14 @@ KINDS: dict[str, Kind] = {
     "fixed-point": Kind(valid_files.make_fixed_point, valid_files.read_fixed_point, ".npz"),
     "xylo": Kind(valid_files.make_xylo, valid_files.read_xylo, ".npz"),
     "model": Kind(valid_files.make_model, valid_files.read_model, ".pt"),
+    "idx": Kind(valid_data.make_idx, valid_data.read_idx_values, ".idx"),
+    "idx.gz": Kind(valid_data.make_idx, valid_data.read_idx_values, ".idx.gz"),
+    "npy": Kind(valid_data.make_npy, valid_data.read_data_set, ".npy"),
+    "npz": Kind(valid_data.make_npz, valid_data.read_data_set, ".npz"),
+    **{
+        suffix: Kind(valid_data.make_image, valid_data.read_picture, f".{suffix}")
+        for suffix in ("png", "jpg", "tif", "gif", "bmp", "pgm", "webp")
+    },
 }
 
 
