@@ -19,7 +19,7 @@ def read_arrays(path: Path, limit_bytes: int = sys.maxsize) -> Images:
     """Images of a ``.npy`` or ``.npz``; arrays with "train" or "test" in their name are split so.
 
     Of an ``.npz``, arrays of one dimension and those named ``y...`` or ``label...`` are labels
-    (``y_train`` for ``x_train``) or ignored; flat arrays are samples if there are no images.
+    (``y_train`` for ``x_train``, whole numbers) or ignored; flat arrays are samples if there are no images.
 
     Args:
         path: of the file.
@@ -52,8 +52,8 @@ def read_arrays(path: Path, limit_bytes: int = sys.maxsize) -> Images:
     return Images(
         joined([stacks[n] for n in train]),
         joined([stacks[n] for n in test]) if test else Ready(),
-        _labels(arrays, train, path),
-        _labels(arrays, test, path),
+        _labels(arrays, train),
+        _labels(arrays, test),
     )
 
 
@@ -66,23 +66,17 @@ def _called(path: Path, name: str) -> str:
     return f"{path.name}:{name}" if name else path.name
 
 
-def _labels(arrays: Arrays, names: list[str], path: Path) -> NDArray | None:
-    """``y...`` of a single ``x...``, where it is there and of the same length."""
+def _labels(arrays: Arrays, names: list[str]) -> NDArray | None:
+    """``y...`` of a single ``x...``, where it is there, of the same length and of whole numbers."""
     if len(names) != 1 or not names[0].startswith("x"):
         return None
-    name = "y" + names[0][1:]
-    labels = arrays.get(name)
-    if labels is None or labels.shape != arrays[names[0]].shape[:1]:
+    found = arrays.get("y" + names[0][1:])
+    if found is None or found.shape != arrays[names[0]].shape[:1] or found.dtype.kind not in "biuf":
         return None
-    values = labels[:]
-    with np.errstate(invalid="ignore"):
-        whole = values.astype(np.int64) if values.dtype.kind in "biuf" else None
-    if whole is None or not (whole == values).all():
-        raise ValueError(
-            f"{_called(path, name)} holds {labels.dtype}: expected whole numbers, as labels of "
-            f"{names[0]}; rename it if it is something else"
-        )
-    return whole
+    values = found[:]
+    with np.errstate(invalid="ignore"):  # NaN is no label, either
+        labels = values.astype(np.int64)
+    return labels if (labels == values).all() else None
 
 
 def _open(path: Path, limit_bytes: int) -> Arrays:
