@@ -1,4 +1,4 @@
-"""Images out of ``.npy`` and ``.npz`` files: mapped, or unpacked where that takes little memory."""
+"""Images out of ``.npy`` and ``.npz``: left there, or unpacked if that takes little memory."""
 
 import sys
 import zipfile
@@ -7,10 +7,13 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from ipvae_snn.data.pictures import Images, Mapped, Ready, Stack, joined
+from ipvae_snn.data.pictures import Images, InFile, Ready, Stack, joined
 from ipvae_snn.safe_arrays import check_npy_header, read_npz_arrays
 
-Arrays = dict[str, NDArray | Mapped]
+Arrays = dict[str, NDArray | InFile]
+LABELS = ("y", "label")
+ALONE = ""
+"""The name of the only array of an ``.npy``."""
 LOCAL_HEADER = 30
 """Bytes before the name of a member of a zip archive; the lengths of name and extra end them."""
 
@@ -19,12 +22,13 @@ def read_arrays(path: Path, limit_bytes: int = sys.maxsize) -> Images:
     """Images of a ``.npy`` or ``.npz``; arrays with "train" or "test" in their name are split so.
 
     Of an ``.npz``, arrays of one dimension and those named ``y...`` or ``label...`` are labels
-    (``y_train`` for ``x_train``, whole numbers) or ignored; flat arrays are samples if there are no images.
+    (``y_train`` for ``x_train``, whole numbers) or ignored; flat arrays are samples if there are
+    no images.
 
     Args:
         path: of the file.
         limit_bytes: how much an ``.npz`` may unpack to; one with more must not be compressed, and
-            is mapped, as every ``.npy`` is.
+            is left where it is, as every ``.npy``.
 
     Raises:
         ValueError: the file is damaged, holds Python objects, or no images.
@@ -57,11 +61,6 @@ def read_arrays(path: Path, limit_bytes: int = sys.maxsize) -> Images:
     )
 
 
-LABELS = ("y", "label")
-ALONE = ""
-"""The name of the only array of an ``.npy``."""
-
-
 def _called(path: Path, name: str) -> str:
     return f"{path.name}:{name}" if name else path.name
 
@@ -92,20 +91,20 @@ def _open(path: Path, limit_bytes: int) -> Arrays:
                     f"{header.shape} of {header.dtype}"
                 )
             return {
-                ALONE: Mapped(path, header.shape, header.dtype, header.header_bytes, header.fortran)
+                ALONE: InFile(path, header.shape, header.dtype, header.header_bytes, header.fortran)
             }
     with zipfile.ZipFile(path) as archive:
         if sum(member.file_size for member in archive.infolist()) > limit_bytes:
             return {
-                member.filename.removesuffix(".npy"): _mapped(archive, member, path, limit_bytes)
+                member.filename.removesuffix(".npy"): _in_file(archive, member, path, limit_bytes)
                 for member in archive.infolist()
             }
     return {**read_npz_arrays(path, limit_bytes)}
 
 
-def _mapped(
+def _in_file(
     archive: zipfile.ZipFile, member: zipfile.ZipInfo, path: Path, limit_bytes: int
-) -> Mapped:
+) -> InFile:
     if member.compress_type != zipfile.ZIP_STORED:
         raise ValueError(
             f"it would unpack to more than {limit_bytes:,} bytes: save it uncompressed with "
@@ -121,4 +120,4 @@ def _mapped(
     whole = header.header_bytes + header.data_bytes == member.file_size == member.compress_size
     if not whole or start + header.data_bytes > path.stat().st_size:
         raise ValueError(f"{member.filename!r} is damaged: not as long as its shape says")
-    return Mapped(path, header.shape, header.dtype, start, header.fortran)
+    return InFile(path, header.shape, header.dtype, start, header.fortran)

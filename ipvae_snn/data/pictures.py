@@ -1,10 +1,12 @@
 """Images that stay where they are until they are asked for."""
 
+import math
+import os
 import zlib
 from abc import abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import BinaryIO, NamedTuple
 
 import numpy as np
 import torch
@@ -61,11 +63,11 @@ class Ready(Pictures):
         return f"{len(self)} images {crc:08x}"
 
 
-class Mapped:
+class InFile:
     """An array in a file, of which only the rows that are asked for are read.
 
-    The file is mapped anew each time: pages of a map that stays would count as memory in use, and
-    a map cannot be handed to another process.
+    Rows are read and not mapped: a page fault for each costs more, pages that a map has touched
+    count as memory in use, and a file that is cut short meanwhile would end the process.
     """
 
     def __init__(
@@ -77,28 +79,42 @@ class Mapped:
         fortran: bool = False,
     ) -> None:
         self.path, self.shape, self.dtype = path.absolute(), shape, dtype
-        self.offset, self.order = offset, "F" if fortran else "C"
+        self.offset, self.fortran = offset, fortran
+        self.file_bytes = path.stat().st_size
 
     def __getitem__(self, rows: NDArray[np.int64] | slice) -> NDArray:
+        if isinstance(rows, slice):
+            rows = np.arange(self.shape[0])[rows]
+        if len(rows) and not 0 <= rows.min() <= rows.max() < self.shape[0]:
+            raise IndexError(f"rows must be from 0 to {self.shape[0] - 1}")
         try:
-            whole: Any = np.memmap(
-                self.path,
-                self.dtype,
-                "r",
-                self.offset,
-                self.shape,
-                self.order,  # type: ignore
-            )
+            with self.path.open("rb") as file:
+                if os.fstat(file.fileno()).st_size != self.file_bytes:
+                    raise ValueError("it has another size than it had")
+                return self._by_columns(rows) if self.fortran else self._by_rows(file, rows)
         except (OSError, ValueError) as error:
             raise ValueError(f"{self.path} can no longer be read: {error}") from error
+
+    def _by_rows(self, file: BinaryIO, rows: NDArray[np.int64]) -> NDArray:
+        length = math.prod(self.shape[1:]) * self.dtype.itemsize
+        found = np.empty((len(rows), length), dtype=np.uint8)
+        for place, row in zip(found, rows.tolist(), strict=True):
+            file.seek(self.offset + row * length)
+            if file.readinto(place) != length:  # type: ignore[attr-defined]
+                raise ValueError("it ends before its data do")
+        return found.view(self.dtype).reshape(len(rows), *self.shape[1:])
+
+    def _by_columns(self, rows: NDArray[np.int64]) -> NDArray:
+        """Rows lie all over the file."""
+        whole = np.memmap(self.path, self.dtype, "r", self.offset, self.shape, "F")
         return np.asarray(whole[rows])
 
     def crc(self, pieces: int = 64, length: int = 4096) -> int:
         """Of so many pieces from all over the array, and of the size of the file."""
-        size = self.path.stat().st_size
-        crc = zlib.crc32(str(size).encode())
+        crc = zlib.crc32(str(self.file_bytes).encode())
+        last = max(self.file_bytes - length, self.offset)
         with self.path.open("rb") as file:
-            for start in np.linspace(self.offset, max(size - length, self.offset), pieces):
+            for start in np.linspace(self.offset, last, pieces):
                 file.seek(int(start))
                 crc = zlib.crc32(file.read(length), crc)
         return crc
@@ -107,7 +123,7 @@ class Mapped:
 class Stack(Pictures):
     """The images of an array (N, H, W), (N, H, W, C) or (N, C, H, W), or flat ones (N, M)."""
 
-    def __init__(self, array: NDArray | Mapped, name: str) -> None:
+    def __init__(self, array: NDArray | InFile, name: str) -> None:
         require_pixels(array.dtype, name)
         self.array, self.name = array, name
         self.shapes = frozenset([to_grey(np.empty((0, *array.shape[1:])), name).shape[1:]])
@@ -121,7 +137,7 @@ class Stack(Pictures):
 
     def fingerprint(self) -> str:
         array = self.array
-        if isinstance(array, Mapped):
+        if isinstance(array, InFile):
             crc = array.crc()
         else:
             crc = zlib.crc32(np.ascontiguousarray(array).data)

@@ -9,7 +9,7 @@ from typing import BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from ipvae_snn.data.pictures import Images, Mapped, Ready, Stack
+from ipvae_snn.data.pictures import Images, InFile, Ready, Stack
 from ipvae_snn.data.pixels import to_grey, to_unit
 from ipvae_snn.extras import require_extra
 
@@ -30,8 +30,8 @@ MNIST_FILES = {
 }
 
 
-def read_idx(path: Path) -> NDArray | Mapped:
-    """An IDX file of bytes (the format of MNIST), gzipped or not; mapped if it is not.
+def read_idx(path: Path) -> NDArray | InFile:
+    """An IDX file of bytes (the format of MNIST), gzipped or not; left where it is if it is not.
 
     Raises:
         ValueError: it is no such file, or truncated.
@@ -48,7 +48,7 @@ def read_idx(path: Path) -> NDArray | Mapped:
     except (OSError, EOFError, zlib.error) as error:
         raise ValueError(f"{path} cannot be read: {error}") from error
     _require_size(path.stat().st_size - start, shape, path)
-    return Mapped(path, shape, np.dtype(np.uint8), start)
+    return InFile(path, shape, np.dtype(np.uint8), start)
 
 
 def _idx_shape(file: BinaryIO | gzip.GzipFile, path: Path) -> tuple[int, ...]:
