@@ -1,5 +1,6 @@
 """How good a trained model's code is, at every timestep, on samples it has not seen."""
 
+from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,8 +10,9 @@ from tqdm.auto import tqdm
 
 from ipvae_snn import metrics
 from ipvae_snn.baselines import Baseline
-from ipvae_snn.checks import require_float, require_whole
+from ipvae_snn.checks import require_whole
 from ipvae_snn.model import IPVAE
+from ipvae_snn.samples import Samples, as_samples, stream
 
 REPORTED_STEPS = (1, 16, 64, 256, 1000)
 CURVES = ("r2", "r2_map", "mse", "zeros", "lifetime_sparsity", "population_sparsity")
@@ -59,12 +61,13 @@ class Evaluation:
 
 def evaluate(
     model: IPVAE | Baseline,
-    x: Tensor,
+    x: Tensor | Samples,
     num_steps: int = 1000,
     *,
     batch: int = 500,
     chunk: int = 20,
     seed: int = 0,
+    workers: int = 0,
     progress: bool = False,
 ) -> Evaluation:
     """Run ``model`` in ``eval()`` mode, with exact counts, and measure every timestep.
@@ -73,11 +76,13 @@ def evaluate(
 
     Args:
         model: an :class:`IPVAE`, or one of :mod:`ipvae_snn.baselines`; left in the mode it had.
-        x: held-out samples, shape (N, M), N ≥ 2.
+        x: held-out samples, shape (N, M), N ≥ 2; :class:`~ipvae_snn.samples.Samples` are read a
+            batch at a time, and brought to the device and dtype of the weights.
         num_steps: T.
         batch: samples at a time; spikes depend on it, as on the seed.
         chunk: timesteps at a time.
         seed: of the spikes, whatever was drawn before.
+        workers: processes that read samples ahead, see :func:`~ipvae_snn.samples.stream`.
         progress: show a progress bar.
 
     Raises:
@@ -89,29 +94,34 @@ def evaluate(
     """
     for name, value in (("num_steps", num_steps), ("batch", batch), ("chunk", chunk)):
         require_whole(value, name)
-    require_float(x, "x")
-    if x.ndim != 2 or len(x) < 2:
-        raise ValueError(f"x must have shape (N, M) with N ≥ 2, got {tuple(x.shape)}")
+    samples, weight = as_samples(x, "x"), model.decoder.weight
+    count = len(samples)
+    if count < 2:
+        raise ValueError(f"x must have shape (N, M) with N ≥ 2, got {(count, samples.features)}")
+    rows = (torch.arange(i, min(i + batch, count)) for i in range(0, count, batch))
+    batches = stream(samples, rows, workers)
+    if not isinstance(x, Tensor):
+        batches = (part.to(weight) for part in batches)
     training = model.training
-    tally = _Tally(num_steps, model.latents, x.device)
+    tally = _Tally(num_steps, model.latents, weight.device)
     bar = tqdm(
-        total=num_steps * -(-len(x) // batch), disable=not progress, desc="evaluating", unit="step"
+        total=num_steps * -(-count // batch), disable=not progress, desc="evaluating", unit="step"
     )
     model.eval()
     try:
-        with torch.no_grad(), model.seeded(seed), bar:
-            for samples in x.split(batch):
+        with torch.no_grad(), model.seeded(seed), bar, closing(batches):
+            for part in batches:
                 state, done = None, 0
                 while done < num_steps:
                     steps = min(chunk, num_steps - done)
-                    out = model.run(samples, steps, record=("spk", "mem"), state=state)
-                    tally.add(model, samples, done, out.spk, out.mem)
+                    out = model.run(part, steps, record=("spk", "mem"), state=state)
+                    tally.add(model, part, done, out.spk, out.mem)
                     state, done = out.state, done + steps
                     bar.update(steps)
     finally:
         model.train(training)
     parameters = sum(p.numel() for p in model.parameters())
-    return Evaluation(tally.means(len(x)), model.in_features, parameters)
+    return Evaluation(tally.means(count), model.in_features, parameters)
 
 
 class _Tally:

@@ -4,7 +4,7 @@ import multiprocessing
 import warnings
 import zlib
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -15,12 +15,16 @@ from torch.utils.data import DataLoader, Dataset
 
 from ipvae_snn.checks import require_finite, require_float, require_whole
 
+Batches = Generator[Tensor, None, None]
+
 
 class Samples(ABC):
     """N samples of M values each, read as they are needed; must be picklable for workers."""
 
     features: int
     """M."""
+    in_memory = False
+    """Whether reading them ahead would gain nothing."""
 
     @abstractmethod
     def __len__(self) -> int:
@@ -56,6 +60,8 @@ class InMemory(Samples):
     >>> len(samples), samples.features, samples.read(torch.tensor([2]))
     (3, 3, tensor([[0., 0., 1.]]))
     """
+
+    in_memory = True
 
     def __init__(self, data: Tensor, name: str = "data") -> None:
         require_float(data, name)
@@ -100,7 +106,7 @@ class Part(Samples):
                 f"rows must be from 0 to {len(samples) - 1}, got {rows.min()} to {rows.max()}"
             )
         self.samples, self.rows = samples, rows
-        self.features = samples.features
+        self.features, self.in_memory = samples.features, samples.in_memory
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -127,18 +133,19 @@ def _crc(tensor: Tensor) -> str:
     return f"{zlib.crc32(content.data):08x}"
 
 
-def stream(samples: Samples, batches: Iterable[Tensor], workers: int = 0) -> Iterator[Tensor]:
+def stream(samples: Samples, batches: Iterable[Tensor], workers: int = 0) -> Batches:
     """Batch after batch, in the order of ``batches``.
 
     Args:
         samples: where they come from.
         batches: indices of each batch, as for :meth:`Samples.read`; may be without end.
-        workers: processes that read ahead, two batches each; 0 to read here, when asked. What is
-            read does not depend on it, nor is any random number drawn. A program that wants
-            workers must be a file, and do its work under ``if __name__ == "__main__":``.
+        workers: processes that read ahead, two batches each; 0 to read here, when asked, as is
+            always done with what is in memory. What is read does not depend on it, and no random
+            number is drawn. A program that wants workers must be a file and do its work under
+            ``if __name__ == "__main__":``.
 
     Returns:
-        An iterator, shapes (n, M); closing or dropping it ends the workers.
+        A generator, shapes (n, M); closing or dropping it ends the workers.
 
     Raises:
         ValueError, TypeError, OSError: whatever reading raises, in a worker as here.
@@ -148,12 +155,12 @@ def stream(samples: Samples, batches: Iterable[Tensor], workers: int = 0) -> Ite
     >>> [len(batch) for batch in stream(InMemory(torch.eye(3)), batches)]
     [2, 1]
     """
-    if require_whole(workers, "workers", least=0):
+    if require_whole(workers, "workers", least=0) and not samples.in_memory:
         return _read_ahead(samples, batches, workers)
     return (samples.read(rows) for rows in batches)
 
 
-def _read_ahead(samples: Samples, batches: Iterable[Tensor], workers: int) -> Iterator[Tensor]:
+def _read_ahead(samples: Samples, batches: Iterable[Tensor], workers: int) -> Batches:
     try:
         for result in _start(samples, batches, workers):
             if isinstance(result, _Failure):

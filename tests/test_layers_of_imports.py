@@ -17,6 +17,7 @@ ALLOWED = {
     "checks": set(),
     "extras": set(),
     "files": set(),
+    "safe_arrays": set(),
     "functional": set(),
     "seeding": {"checks"},
     "kernels": {"files", "functional"},
@@ -24,7 +25,7 @@ ALLOWED = {
     "metrics": {"checks", "extras", "model", "neurons", "seeding", "states"},
     "plotting": {"files"},
     "samples": {"checks"},
-    "data": {"checks", "extras", "samples"},
+    "data": {"checks", "extras", "safe_arrays", "samples"},
     "storage": {"files"},
     "states": set(),
     "base": {"checks", "kernels"},
@@ -45,7 +46,10 @@ ALLOWED = {
         "base", "checks", "functional", "kernels", "lateral", "model", "neurons", "surrogate",
         "unroll",
     },
-    "training": {"baselines", "checks", "functional", "kernels", "metrics", "model", "surrogate"},
+    "training": {
+        "baselines", "checks", "files", "functional", "kernels", "metrics", "model", "samples",
+        "seeding", "storage", "surrogate", "unroll", "version",
+    },
     "evaluation": {"baselines", "checks", "metrics", "model", "samples"},
     "sound": {"checks", "files"},
     "diagnostics": {"checks", "metrics", "model"},
@@ -53,11 +57,11 @@ ALLOWED = {
     "figures": {"evaluation", "model", "plotting"},
     "runs": {
         "checks", "data", "evaluation", "figures", "files", "model", "seeding", "surrogate",
-        "training", "version",
+        "samples", "training", "version",
     },
     "export": {
-        "base", "checks", "extras", "files", "functional", "metrics", "model", "neurons", "seeding",
-        "states", "surrogate", "version",
+        "base", "checks", "extras", "files", "functional", "metrics", "model", "neurons",
+        "safe_arrays", "seeding", "states", "surrogate", "version",
     },
     "bench": {
         "checks", "files", "functional", "kernels", "model", "neurons", "plotting", "streaming",

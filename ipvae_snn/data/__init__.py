@@ -1,6 +1,6 @@
 """Real images as tensors: natural patches, digits, and whatever a path holds."""
 
-from collections.abc import Sequence
+import sys
 from pathlib import Path
 from typing import NamedTuple
 
@@ -10,19 +10,17 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ipvae_snn.checks import require_seed, require_whole
+from ipvae_snn.data.arrays import read_arrays
+from ipvae_snn.data.image_files import read_folder
 from ipvae_snn.data.natural import natural_patches
-from ipvae_snn.data.readers import (
-    Images,
-    digits,
-    is_mnist_idx,
-    photographs,
-    read_arrays,
-    read_folder,
-    read_mnist_idx,
-)
+from ipvae_snn.data.pictures import Chosen, Images, Pictures, PictureSamples
+from ipvae_snn.data.readers import digits, is_mnist_idx, photographs, read_mnist_idx
+from ipvae_snn.samples import Samples
 
 LARGEST_SAMPLE = 64
 """Images up to 64×64 pixels are samples as they are; larger ones are cut into patches."""
+IN_MEMORY = 2**30
+"""Bytes: samples that take more as float32 are read as they are needed."""
 TREATMENTS = ("auto", "samples", "patches")
 MNIST_NAMES = ("mnist.npz", "MNIST/raw", "mnist", ".")
 
@@ -31,15 +29,16 @@ class Dataset(NamedTuple):
     """Samples for training and held-out samples, split by image.
 
     Attributes:
-        train, test: shapes (N, M) and (N', M), float32.
+        train, test: shapes (N, M) and (N', M), float32; or :class:`~ipvae_snn.samples.Samples`,
+            where they are read as they are needed.
         shape: (H, W) of a sample, H · W = M.
         kind: ``"samples"`` or ``"patches"``.
         description: what was done, in one sentence.
         train_labels, test_labels: where the source has them, else ``None``.
     """
 
-    train: Tensor
-    test: Tensor
+    train: Tensor | Samples
+    test: Tensor | Samples
     shape: tuple[int, int]
     kind: str
     description: str
@@ -56,8 +55,12 @@ def load(
     patch_size: int = 16,
     seed: int = 0,
     hold_out: bool = True,
+    stream: bool | None = None,
 ) -> Dataset:
     """Load a data set by name or path.
+
+    Photographs that are cut into patches are read one by one. Patches are in memory; so are
+    samples, unless they are streamed: each is then checked when it is read.
 
     Args:
         source: ``"natural"``, photographs that scikit-learn and scikit-image carry; ``"digits"``,
@@ -73,6 +76,8 @@ def load(
             image, after shuffling, is held out).
         hold_out: split a source that has no split of its own; otherwise all its images are for
             testing, and none for training.
+        stream: leave samples where they are until they are needed; by default if they would take
+            more than ``IN_MEMORY`` bytes. An ``.npz`` that unpacks to more must be uncompressed.
 
     Raises:
         FileNotFoundError: no such path.
@@ -86,19 +91,19 @@ def load(
         raise ValueError(f"patches must be two numbers, for training and testing, got {patches}")
     require_whole(patch_size, "patch_size", least=4)
     require_seed(seed)
-    name, images = _read(source, Path(data_dir))
+    name, images = _read(source, Path(data_dir), sys.maxsize if stream is False else IN_MEMORY)
     if treat == "auto":
-        largest = max(max(image.shape) if image.ndim == 2 else 0 for image in images.train)
+        largest = max(max(shape) if len(shape) == 2 else 0 for shape in images.train.shapes)
         treat = "patches" if largest > LARGEST_SAMPLE else "samples"
-    if not images.test:
+    if not len(images.test):
         least = 2 if treat == "samples" else 1
         images = _split(images, name, seed, least) if hold_out else images.as_test()
     if treat == "patches":
         return _as_patches(name, images, counts, patch_size, seed)
-    return _as_samples(name, images)
+    return _as_samples(name, images, stream)
 
 
-def _read(source: str | Path, data_dir: Path) -> tuple[str, Images]:
+def _read(source: str | Path, data_dir: Path, limit_bytes: int) -> tuple[str, Images]:
     if source == "natural":
         return "photographs of scikit-learn and scikit-image", photographs()
     if source == "digits":
@@ -118,12 +123,12 @@ def _read(source: str | Path, data_dir: Path) -> tuple[str, Images]:
         raise FileNotFoundError(f"{path} does not exist: expected natural, digits, mnist or a path")
     if path.is_dir():
         return str(path), read_mnist_idx(path) if is_mnist_idx(path) else read_folder(path)
-    if path.suffix.lower() not in (".npy", ".npz"):
+    if path.suffix.lower() not in (".npy", ".npz") or not path.is_file():
         raise ValueError(
-            f"{path} is neither a folder nor .npy or .npz: put images, or the four IDX files of "
-            "MNIST, in a folder of their own"
+            f"{path} is neither a folder nor a file .npy or .npz: put images, or the four IDX "
+            "files of MNIST, in a folder of their own"
         )
-    return str(path), read_arrays(path)
+    return str(path), read_arrays(path, limit_bytes)
 
 
 def _is_mnist(path: Path) -> bool:
@@ -142,8 +147,8 @@ def _split(images: Images, name: str, seed: int, least: int) -> Images:
     kept = np.sort(np.setdiff1d(order, held_out))
     labels = images.train_labels
     return Images(
-        [images.train[i] for i in kept],
-        [images.train[i] for i in held_out],
+        Chosen(images.train, kept),
+        Chosen(images.train, held_out),
         None if labels is None else labels[kept],
         None if labels is None else labels[held_out],
     )
@@ -152,7 +157,7 @@ def _split(images: Images, name: str, seed: int, least: int) -> Images:
 def _as_patches(
     name: str, images: Images, counts: tuple[int, int], size: int, seed: int
 ) -> Dataset:
-    if any(image.ndim != 2 for image in (*images.train, *images.test)):
+    if any(len(shape) != 2 for shape in images.train.shapes | images.test.shapes):
         raise ValueError(f"{name} holds flat samples: patches can only be cut from images (H, W)")
     train = natural_patches(images.train, counts[0], size=size, seed=seed)
     test = natural_patches(images.test, counts[1], size=size, seed=seed + 1)
@@ -166,8 +171,8 @@ def _as_patches(
     )
 
 
-def _as_samples(name: str, images: Images) -> Dataset:
-    shapes = sorted({image.shape for image in (*images.train, *images.test)})
+def _as_samples(name: str, images: Images, stream: bool | None) -> Dataset:
+    shapes = sorted(images.train.shapes | images.test.shapes)
     if len(shapes) > 1:
         raise ValueError(
             f"{name} holds images of different sizes ({shapes[0]}, {shapes[-1]}, ...): resize them "
@@ -175,25 +180,31 @@ def _as_samples(name: str, images: Images) -> Dataset:
         )
     flat = shapes[0][-1] if len(shapes[0]) == 1 else 0
     side = int(flat**0.5)
-    shape = ((side, side) if side * side == flat else (1, flat)) if flat else shapes[0]
-    size = shape[0] * shape[1]
-    train, test = _stack(images.train, size), _stack(images.test, size)
+    if flat:
+        shape = (side, side) if side * side == flat else (1, flat)
+    else:
+        shape = (shapes[0][0], shapes[0][1])
+    size, count = shape[0] * shape[1], len(images.train) + len(images.test)
+    if stream is None:
+        stream = 4 * size * count > IN_MEMORY
+    how = ", read as they are needed" if stream else ""
     return Dataset(
-        train,
-        test,
+        _samples(images.train, size, stream),
+        _samples(images.test, size, stream),
         shape,
         "samples",
-        f"{name}: samples of {shape[0]}×{shape[1]} as they are, in [0, 1], {len(train):,} to train "
-        f"on, {len(test):,} others held out",
+        f"{name}: samples of {shape[0]}×{shape[1]} as they are, in [0, 1], {len(images.train):,} "
+        f"to train on, {len(images.test):,} others held out{how}",
         _as_labels(images.train_labels),
         _as_labels(images.test_labels),
     )
 
 
-def _stack(images: Sequence[NDArray], size: int) -> Tensor:
-    if not images:
+def _samples(pictures: Pictures, size: int, stream: bool) -> Tensor | Samples:
+    if not len(pictures):
         return torch.empty(0, size)
-    return torch.from_numpy(np.stack([image.reshape(-1) for image in images]).astype(np.float32))
+    samples = PictureSamples(pictures)
+    return samples if stream else samples.all()
 
 
 def _as_labels(labels: NDArray | None) -> Tensor | None:

@@ -87,7 +87,7 @@ def natural_patches(
     """Whitened, contrast-normalised, standardised patches from random places of photographs.
 
     Args:
-        images: photographs in [0, 1], each (H, W), of any sizes.
+        images: photographs in [0, 1], each (H, W), of any sizes; taken one by one.
         count: how many patches, the same number (give or take one) from each photograph.
         size: side of a patch in pixels.
         seed: of the places.
@@ -102,7 +102,7 @@ def natural_patches(
     rng = np.random.default_rng(seed)
     shares = np.diff(np.linspace(0, count, len(images) + 1).round().astype(int))
     found = [
-        _patches_of(image, int(share), size, rng, f0, sigma)
+        _patches_of(image, int(share), size, rng, f0, sigma).astype(np.float32)
         for image, share in zip(images, shares, strict=True)
     ]
     patches = np.concatenate(found)
@@ -111,7 +111,7 @@ def natural_patches(
     missing = count - len(patches)
     if missing > 0:  # blank regions gave none: repeat some of the others
         patches = np.concatenate([patches, rng.choice(patches, missing)])
-    return rng.permutation(patches).astype(np.float32)
+    return rng.permutation(patches)
 
 
 def _patches_of(

@@ -1,6 +1,5 @@
 """Integer networks in .npz files: plain numbers and arrays, nothing that could run."""
 
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -8,10 +7,21 @@ from typing import Any
 import numpy as np
 
 from ipvae_snn.files import require_file, whole_file
+from ipvae_snn.safe_arrays import read_npz_arrays
+
+LIMIT_BYTES = 2**30
+"""Of all arrays of a network together: lateral weights of 16,000 neurons take half of it."""
 
 
 def write_npz(path: str | Path, kind: str, version: int, content: Mapping[str, Any]) -> None:
-    """Write numbers, texts and arrays to one file, whole or not at all."""
+    """Write numbers, texts and arrays to one file, whole or not at all.
+
+    Raises:
+        ValueError: the folder does not exist, or more than :data:`LIMIT_BYTES`.
+    """
+    size = sum(np.asarray(value).nbytes for value in content.values())
+    if size > LIMIT_BYTES - 2**16:  # what is left is for names and headers
+        raise ValueError(f"{kind} of {size:,} bytes is too large for a file: take fewer neurons")
     with whole_file(path) as temporary, temporary.open("wb") as file:
         np.savez_compressed(file, format=kind, version=version, **content)
 
@@ -21,16 +31,15 @@ def read_npz(path: str | Path, kind: str, version: int) -> dict[str, Any]:
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: not such a file, damaged, or written by a newer version.
+        ValueError: not such a file, damaged, more than :data:`LIMIT_BYTES`, or written by a newer
+            version.
     """
     path = require_file(path, f"{kind}.save")
     try:
-        with zipfile.ZipFile(path), np.load(path, allow_pickle=False) as archive:
-            content = dict(archive)
-    except Exception as error:  # a damaged archive can fail anywhere inside zlib or numpy
-        reason = "" if isinstance(error, ValueError) else f": {error}"
+        content: dict[str, Any] = dict(read_npz_arrays(path, LIMIT_BYTES))
+    except ValueError as error:
         raise ValueError(
-            f"{path} cannot be read as an .npz file of numbers, as {kind}.save writes{reason}"
+            f"{path} cannot be read as an .npz file of numbers, as {kind}.save writes: {error}"
         ) from error
     if str(content.pop("format", None)) != kind:
         raise ValueError(f"{path} was not written by {kind}.save")

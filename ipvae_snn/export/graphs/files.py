@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+from ipvae_snn.export.graphs.hdf5 import require_sound
 from ipvae_snn.export.graphs.pieces import nir_module, require_graph
 from ipvae_snn.files import require_file, whole_file
 
@@ -31,17 +32,18 @@ def read(path: str | Path) -> Any:
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: not a NIR file, damaged, or by a newer version of nir.
+        ValueError: not a NIR file, damaged, larger than a gibibyte, or by a newer version of nir.
     """
     nir = nir_module()
     path = require_file(path, "write, or nir.write,")
+    version = ""
     try:
+        require_sound(path)
+        version = _version(path)
         return nir.read(path)
     except Exception as error:  # a damaged file can fail anywhere in HDF5 or in nir
         reason = (str(error) or type(error).__name__).splitlines()[0]
-        raise ValueError(
-            f"{path} cannot be read as a NIR graph{_version(path)}: {reason}"
-        ) from error
+        raise ValueError(f"{path} cannot be read as a NIR graph{version}: {reason}") from error
 
 
 def _version(path: Path) -> str:

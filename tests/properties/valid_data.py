@@ -1,0 +1,68 @@
+"""Valid files of samples, small, and how each is read and used, for :mod:`fuzz_files`."""
+
+import gzip
+import struct
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+
+from ipvae_snn import data
+from ipvae_snn.data.image_files import ImageFiles
+from ipvae_snn.data.pictures import PictureSamples
+from ipvae_snn.data.readers import read_idx
+
+COUNT, HEIGHT, WIDTH = 12, 9, 7
+
+
+def stack() -> NDArray[np.uint8]:
+    return np.random.default_rng(0).integers(0, 256, (COUNT, HEIGHT, WIDTH), dtype=np.uint8)
+
+
+def make_idx(path: Path) -> None:
+    header = struct.pack(">BBBB3I", 0, 0, 8, 3, COUNT, HEIGHT, WIDTH)
+    content = header + stack().tobytes()
+    path.write_bytes(gzip.compress(content) if path.suffix == ".gz" else content)
+
+
+def read_idx_values(path: Path) -> None:
+    values = read_idx(path)[:]
+    assert values.dtype == np.uint8
+
+
+def make_npy(path: Path) -> None:
+    np.save(path, stack() / np.float32(255))
+
+
+def make_npz(path: Path) -> None:
+    images, labels = stack(), np.arange(COUNT)
+    np.savez(path, x_train=images, y_train=labels, x_test=images[:4], y_test=labels[:4])
+
+
+def read_data_set(path: Path) -> None:
+    """In memory and streamed, which must agree on what they read and what they refuse."""
+    whole = data.load(path, hold_out=False, patches=(8, 8), patch_size=4).test
+    assert isinstance(whole, torch.Tensor)
+    assert whole.isfinite().all()
+    part = data.load(path, hold_out=False, patches=(8, 8), patch_size=4, stream=True).test
+    rows = torch.arange(len(part))
+    assert torch.equal(whole, part if isinstance(part, torch.Tensor) else part.read(rows))
+
+
+def make_image(path: Path) -> None:
+    """A colour picture with smooth and busy parts, as its format has it; palette for GIF."""
+    y, x = np.mgrid[:40, :60]
+    pixels = np.stack([4 * x, 6 * y, (x * y) % 256], -1).astype(np.uint8)
+    image = Image.fromarray(pixels)
+    grey = path.suffix == ".pgm"
+    options = {"compression": "tiff_lzw"} if path.suffix == ".tif" else {}
+    (image.convert("L") if grey else image).save(path, **options)
+
+
+def read_picture(path: Path) -> None:
+    values = PictureSamples(ImageFiles([path])).all()
+    assert values.isfinite().all()
+    assert values.min() >= 0
+    assert values.max() <= 1

@@ -1,0 +1,91 @@
+"""Small valid files of every kind that the package writes, and readers that use what they read."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+from ipvae_snn import IPVAE, IPVAENeuron, export
+
+PIXELS, NEURONS = 6, 5
+
+
+def _model() -> IPVAE:
+    torch.manual_seed(0)
+    return IPVAE(PIXELS, NEURONS, init_std=0.3).eval()
+
+
+def _images() -> torch.Tensor:
+    return torch.rand(3, PIXELS, generator=torch.Generator().manual_seed(1))
+
+
+def make_model(path: Path) -> None:
+    _model().save(path)
+
+
+def read_model(path: Path) -> None:
+    """Load and infer; a sound file has spikes and a reconstruction that are numbers."""
+    model = IPVAE.load(path)
+    out = model.run(torch.zeros(2, model.in_features, dtype=model.weight.dtype), 2, seed=0)
+    require_numbers(out.spk, out.mem, out.nll, out.kl)
+    require_numbers(model.decode(out.state.spk))
+
+
+def make_exact_nir(path: Path) -> None:
+    export.write(path, export.to_nir(_model()))
+
+
+def make_portable_nir(path: Path) -> None:
+    model = _model()
+    portable = export.calibrate(model, _images(), reset="subtract")
+    export.write(path, export.to_nir(model, form="portable", portable=portable))
+
+
+def make_network_nir(path: Path) -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(PIXELS, NEURONS), IPVAENeuron(NEURONS), nn.Linear(NEURONS, 2))
+    export.write(path, export.to_nir(net, input_shape=(PIXELS,)))
+
+
+def read_nir(path: Path) -> None:
+    """Read, and run what was read: as the model it was made from, and as it stands."""
+    graph = export.read(path)
+    said, stands = (export.from_nir(graph, stochastic=s) for s in (None, False))
+    if isinstance(said, IPVAE):
+        require_numbers(said.run(torch.zeros(2, said.in_features), 2, seed=0).mem)
+    size = np.ravel(next(iter(graph.input_type.values()))).tolist()
+    if np.prod(size, dtype=float) < 1e6:
+        for timestep in stands.unroll(torch.zeros(2, *map(int, size)), 2):
+            require_numbers(*timestep)
+
+
+def make_fixed_point(path: Path) -> None:
+    export.to_fixed_point(_model(), weight_bits=8, state_bits=12).save(path)
+
+
+def read_fixed_point(path: Path) -> None:
+    """Load and infer: integers within their bits."""
+    fixed = export.FixedPoint.load(path)
+    spk, mem = fixed.run(torch.zeros(2, len(fixed.input_weight)), 2)
+    assert spk.min() >= 0
+    assert spk.max() < 2**fixed.spike_bits
+    assert np.abs(mem.astype(np.int64)).max() <= 2 ** (fixed.state_bits - 1)
+    require_numbers(fixed.decode(torch.from_numpy(spk[-1]).float()))
+
+
+def make_xylo(path: Path) -> None:
+    export.to_xylo(_model(), _images()).save(path)
+
+
+def read_xylo(path: Path) -> None:
+    """Load and infer."""
+    network = export.XyloNetwork.load(path)
+    x = torch.zeros(2, len(network.weight))
+    spk = list(network.unroll(x, 2))[-1]
+    require_numbers(spk, network.decode(spk))
+
+
+def require_numbers(*tensors: torch.Tensor) -> None:
+    for tensor in tensors:
+        assert torch.isfinite(tensor).all(), "NaN or infinity came out"
