@@ -206,6 +206,14 @@ def per_neuron(
     return values.expand(features).clone()
 
 
+def require_sides(shape: Any, least: int = 1) -> tuple[int, int]:
+    """Height and width of an image; raises unless both are integers ≥ ``least``."""
+    if not isinstance(shape, tuple | list | torch.Size) or len(shape) != 2:
+        raise TypeError(f"shape must be a pair (H, W), got {shape!r}")
+    height, width = (require_whole(side, "shape", least) for side in shape)
+    return height, width
+
+
 def require_seed(value: Any) -> int:
     """Raise ``TypeError`` or ``ValueError`` unless ``value`` can seed a generator."""
     seed = require_whole(value, "seed", least=0)

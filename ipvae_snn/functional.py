@@ -130,7 +130,7 @@ def soft_clamp(v: Tensor, clamp: float | Tensor | None, floor: float = MEM_FLOOR
     if clamp is None:
         return v
     if not isinstance(clamp, Tensor):
-        checks.require_number(clamp, "clamp")
+        clamp = checks.require_number(clamp, "clamp")
     return clamp - torch.nn.functional.softplus(clamp - v.clamp(min=floor))
 
 

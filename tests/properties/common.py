@@ -2,8 +2,11 @@
 
 import json
 import math
-from collections.abc import Callable
+import resource
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from fractions import Fraction
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -88,6 +91,19 @@ def ordinary(shape: tuple[int, ...], **options: Any) -> st.SearchStrategy[Tensor
 
 
 awkward = tensors() | st.sampled_from(NOT_TENSORS)
+
+
+@contextmanager
+def little_memory(room: int = 2**31) -> Iterator[None]:
+    """A block that may take so many bytes more of address space than there are taken now."""
+    status = Path("/proc/self/status").read_text().split()
+    taken = int(status[status.index("VmSize:") + 1]) * 1024
+    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
+    resource.setrlimit(resource.RLIMIT_AS, (taken + room, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
 
 
 def attempt(call: Callable[[], Any], *watched: Any, random_state: bool = True) -> Any:

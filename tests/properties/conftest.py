@@ -14,6 +14,8 @@ import hypothesis
 import pytest
 import torch
 
+from tests.properties.common import little_memory
+
 CASES = os.environ.get("IPVAE_SNN_CASES")
 tried: Counter[str] = Counter()
 
@@ -41,7 +43,8 @@ def _counted(inner: Any, name: str) -> Any:
     @functools.wraps(inner)
     def test(*arguments: Any, **options: Any) -> None:
         torch.manual_seed(0)
-        inner(*arguments, **options)
+        with little_memory():
+            inner(*arguments, **options)
         tried[name] += 1
 
     return test
