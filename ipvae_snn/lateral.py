@@ -17,6 +17,9 @@ from ipvae_snn.checks import (
     require_whole,
 )
 
+MOST_NEURONS = 2**20
+"""Their lateral weights would take four terabytes."""
+
 
 class SharedDecoder(nn.Module):
     """Lateral weights of a decoder, G = Φᵀ Λ Φ: exact inference for that decoder.
@@ -160,7 +163,7 @@ def features_of(source: nn.Linear | int) -> int:
     """K, from a decoder or a number of neurons.
 
     Raises:
-        TypeError, ValueError: neither, or a number below 1.
+        TypeError, ValueError: neither, or a number out of range.
     """
     if isinstance(source, nn.Linear):
         return source.in_features
@@ -169,7 +172,10 @@ def features_of(source: nn.Linear | int) -> int:
             "the first argument must be a decoder nn.Linear(K, M, bias=False) or a number of "
             f"neurons K, got {source!r}"
         )
-    return require_whole(source, "the number of neurons")
+    features = require_whole(source, "the number of neurons")
+    if features > MOST_NEURONS:
+        raise ValueError(f"the number of neurons must be at most {MOST_NEURONS:,}, got {features}")
+    return features
 
 
 Lateral = SharedDecoder | FixedGram | LearnedGram

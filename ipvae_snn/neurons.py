@@ -243,11 +243,8 @@ class IPVAENeuron(StatefulNeuron):
         """One timestep: see the class. ``gram``: G, where the caller already has it."""
         self._check_call(spk, mem)
         self._check_input(input_)
-        if gram is not None and gram.shape != (self.features, self.features):
-            raise ValueError(
-                f"gram must be what neuron.gram() returned, of shape "
-                f"({self.features}, {self.features}), got {tuple(gram.shape)}"
-            )
+        if gram is not None:
+            self._check_gram(gram)
         state = self._resume(input_.shape, spk, mem)
         state = self.step(input_, *state, gram=gram)
         if self.observers:
@@ -278,6 +275,16 @@ class IPVAENeuron(StatefulNeuron):
             )
         require_fitting(input_, "input_", like=self.mem_init)
         require_finite(input_, "input_")
+
+    def _check_gram(self, gram: Tensor) -> None:
+        require_float(gram, "gram")
+        shape, dtype = (self.features, self.features), self.mem_init.dtype
+        if gram.shape != shape or gram.dtype != dtype:
+            raise ValueError(
+                f"gram must be what neuron.gram() returned, {dtype} of shape {shape}, got "
+                f"{gram.dtype} of shape {tuple(gram.shape)}"
+            )
+        require_finite(gram, "gram")
 
     def initial_state(self, shape: torch.Size | tuple[int, ...]) -> State:
         """No spikes and ``mem_init``, for currents of ``shape`` (..., K); keeps no state."""

@@ -1,8 +1,12 @@
 """The model: made, run, learned from, and written to files."""
 
+import math
 import tempfile
+from fractions import Fraction
 from pathlib import Path
 
+import numpy as np
+import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
@@ -110,8 +114,29 @@ def test_decoding_is_the_dense_sum_or_refused(spk):
         if finite(spk) and bool((spk.abs() < 1e6).all()):
             reference = spk.detach().double() @ made.weight.detach().double().mT
             assert torch.allclose(x_hat.double(), reference, rtol=1e-3, atol=1e-3)
-        else:
-            assert finite(x_hat), "no counts"
+
+
+@pytest.mark.xfail(strict=True, reason="decode does not look whether counts are numbers")
+@pytest.mark.parametrize("value", [math.inf, math.nan, 3e38])
+def test_decoding_gives_numbers_or_refuses(value):
+    with pytest.raises(ValueError, match="spk"):
+        model().decode(torch.full((K,), value))
+
+
+@pytest.mark.xfail(strict=True, reason="options are written as they came, and cannot be loaded")
+@pytest.mark.parametrize(
+    "options",
+    [{"step": np.float64(0.3)}, {"latents": np.int64(3)}, {"step": Fraction(1, 3)}],
+    ids=str,
+)
+def test_options_of_other_number_types_are_saved_and_loaded(options, tmp_path):
+    IPVAE(M, **{"latents": K, **options}).save(tmp_path / "model.pt")
+    IPVAE.load(tmp_path / "model.pt")
+
+
+@pytest.mark.xfail(strict=True, reason="weights are drawn before options are looked at")
+def test_a_model_that_is_refused_draws_nothing():
+    assert attempt(lambda: IPVAE(M, K, clamp=1e300)) is REFUSED
 
 
 OPTIONS = ["clamp", "step", "bias", "leak", "lateral_scale", "learn_step", "learn_bias",
@@ -133,8 +158,11 @@ def test_what_can_be_made_can_be_used_saved_and_loaded(sizes, options):
     if made is REFUSED:
         return
     x = torch.ones(2, made.in_features)
-    out = attempt(lambda: made.eval().run(x, 3, seed=1), made)
+    made.eval()
+    out = attempt(lambda: made.run(x, 3, seed=1), made)
     assert out is REFUSED or finite(out.spk, out.mem, out.nll, out.kl)
+    if any(isinstance(value, np.generic | Fraction) for value in (*sizes, *options.values())):
+        return  # see test_options_of_other_number_types_are_saved_and_loaded
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.pt"
         made.save(path)

@@ -182,7 +182,9 @@ def test_truncated_windows(net, input_, window, loss):
     }[loss]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)
-        losses = attempt(lambda: ipvae_snn.tbptt(neuron, input_, make, window=window))
+        losses = attempt(
+            lambda: ipvae_snn.tbptt(neuron, input_, make, window=window), random_state=False
+        )
     if losses is not REFUSED:
         assert len(losses) == -(-len(input_) // window)
         assert finite(torch.tensor(losses))

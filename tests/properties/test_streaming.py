@@ -82,7 +82,7 @@ def test_states_are_taken_or_refused(state):
     estimator=st.sampled_from(list(surrogate.ESTIMATORS.values())),
 )
 def test_what_a_stream_is_made_of(model, seed, estimator):
-    if model in ("model", "neuron"):
+    if isinstance(model, str) and model in ("model", "neuron"):
         model = make(model, spike_grad=estimator())
     stream = attempt(lambda: Stream(model, seed=seed))
     if stream is not REFUSED:
