@@ -1,6 +1,6 @@
 """How good a trained model's code is, at every timestep, on samples it has not seen."""
 
-from contextlib import closing
+from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +12,7 @@ from ipvae_snn import metrics
 from ipvae_snn.baselines import Baseline
 from ipvae_snn.checks import require_whole
 from ipvae_snn.model import IPVAE
+from ipvae_snn.records import require_sample_seeds
 from ipvae_snn.samples import Samples, as_samples, stream
 
 REPORTED_STEPS = (1, 16, 64, 256, 1000)
@@ -67,6 +68,7 @@ def evaluate(
     batch: int = 500,
     chunk: int = 20,
     seed: int = 0,
+    sample_seeds: Tensor | None = None,
     workers: int = 0,
     progress: bool = False,
 ) -> Evaluation:
@@ -79,9 +81,11 @@ def evaluate(
         x: held-out samples, shape (N, M), N ≥ 2; :class:`~ipvae_snn.samples.Samples` are read a
             batch at a time, and brought to the device and dtype of the weights.
         num_steps: T.
-        batch: samples at a time; spikes depend on it, as on the seed.
+        batch: samples at a time; spikes depend on it, as on the seed, unless there are
+            ``sample_seeds``.
         chunk: timesteps at a time.
         seed: of the spikes, whatever was drawn before.
+        sample_seeds: a number per sample, int64 of shape (N,), for an IPVAE: see :meth:`IPVAE.run`.
         workers: processes that read samples ahead, see :func:`~ipvae_snn.samples.stream`.
         progress: show a progress bar.
 
@@ -98,6 +102,10 @@ def evaluate(
     count = len(samples)
     if count < 2:
         raise ValueError(f"x must have shape (N, M) with N ≥ 2, got {(count, samples.features)}")
+    if sample_seeds is not None:
+        sample_seeds = require_sample_seeds(sample_seeds, count)
+        if not isinstance(model, IPVAE):
+            raise TypeError(f"sample_seeds are for an IPVAE, not for a {type(model).__name__}")
     rows = (torch.arange(i, min(i + batch, count)) for i in range(0, count, batch))
     batches = stream(samples, rows, workers)
     if not isinstance(x, Tensor):
@@ -110,14 +118,20 @@ def evaluate(
     model.eval()
     try:
         with torch.no_grad(), model.seeded(seed), bar, closing(batches):
-            for part in batches:
+            for first, part in zip(range(0, count, batch), batches, strict=True):
                 state, done = None, 0
-                while done < num_steps:
-                    steps = min(chunk, num_steps - done)
-                    out = model.run(part, steps, record=("spk", "mem"), state=state)
-                    tally.add(model, part, done, out.spk, out.mem)
-                    state, done = out.state, done + steps
-                    bar.update(steps)
+                own: AbstractContextManager[None] = nullcontext()
+                known: Any = {}
+                if sample_seeds is not None:  # every batch draws alike, and tells its samples apart
+                    own = model.seeded(seed)
+                    known = {"sample_seeds": sample_seeds[first : first + batch]}
+                with own:
+                    while done < num_steps:
+                        steps = min(chunk, num_steps - done)
+                        out = model.run(part, steps, record=("spk", "mem"), state=state, **known)
+                        tally.add(model, part, done, out.spk, out.mem)
+                        state, done = out.state, done + steps
+                        bar.update(steps)
     finally:
         model.train(training)
     parameters = sum(p.numel() for p in model.parameters())

@@ -50,7 +50,7 @@ ALLOWED = {
         "baselines", "checks", "files", "functional", "kernels", "metrics", "model", "samples",
         "seeding", "storage", "surrogate", "unroll", "version",
     },
-    "evaluation": {"baselines", "checks", "metrics", "model", "samples"},
+    "evaluation": {"baselines", "checks", "metrics", "model", "records", "samples"},
     "sound": {"checks", "files"},
     "diagnostics": {"checks", "metrics", "model"},
     "report": {"checks", "diagnostics", "files", "metrics", "model", "version"},

@@ -7,7 +7,8 @@ import pytest
 import torch
 from sklearn.metrics import r2_score
 
-from ipvae_snn import metrics
+from ipvae_snn import IPVAE, evaluate, metrics
+from ipvae_snn.baselines import IGVAE
 
 
 def test_r2_is_scikit_learns_per_sample():
@@ -91,3 +92,17 @@ def test_what_has_no_value_is_refused(call, error):
 
 def test_nothing_is_nan():
     assert math.isfinite(metrics.r2(torch.zeros(2, 3), torch.ones(2, 3)))
+
+
+def test_an_evaluation_with_seeds_of_samples_does_not_depend_on_its_batches():
+    model, x, seeds = IPVAE(12, 10, init_std=0.4), torch.randn(30, 12), torch.arange(30) ** 3
+    whole = evaluate(model, x, 25, batch=30, sample_seeds=seeds)
+    parts = evaluate(model, x, 25, batch=7, chunk=20, sample_seeds=seeds)
+    assert whole.curves["zeros"] == pytest.approx(parts.curves["zeros"], rel=1e-12)
+    for name, curve in whole.curves.items():
+        assert curve == pytest.approx(parts.curves[name], rel=1e-4, abs=1e-6), name
+    assert evaluate(model, x, 25, batch=7).curves["zeros"] != whole.curves["zeros"]
+    with pytest.raises(TypeError, match="IPVAE"):
+        evaluate(IGVAE(12, 10), x, 5, sample_seeds=seeds)
+    with pytest.raises(ValueError, match="sample_seeds"):
+        evaluate(model, x, 5, sample_seeds=seeds[:5])

@@ -20,6 +20,7 @@ from ipvae_snn.runs import (
     free_folder,
     open_run,
     pick,
+    read,
     read_config,
     require_same_kind,
 )
@@ -103,7 +104,7 @@ def _held_out(arguments: argparse.Namespace, trained: dict[str, Any]) -> Tensor:
     """Samples of :func:`_unseen` that a run's model takes."""
     dataset = _unseen(arguments, trained)
     require_same_kind(arguments.run, trained, dataset)
-    return pick(dataset.test, arguments.samples, arguments.seed).to(arguments.device)
+    return read(pick(dataset.test, arguments.samples, arguments.seed)).to(arguments.device)
 
 
 def _bench(arguments: argparse.Namespace) -> None:

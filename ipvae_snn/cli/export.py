@@ -10,7 +10,7 @@ from ipvae_snn import data, export
 from ipvae_snn.checks import require_seed, require_whole
 from ipvae_snn.files import require_free_file, whole_file
 from ipvae_snn.model import IPVAE
-from ipvae_snn.runs import open_run, pick
+from ipvae_snn.runs import open_run, pick, read
 
 CALIBRATION_SAMPLES = 100
 TARGETS: dict[str, dict[str, Any]] = {
@@ -44,13 +44,14 @@ def export_run(arguments: argparse.Namespace) -> None:
         patches=(CALIBRATION_SAMPLES, arguments.samples),
         seed=config["training"]["seed"],
     )
-    if dataset.train.shape[1] != model.in_features:
+    values = dataset.shape[0] * dataset.shape[1]
+    if values != model.in_features:
         raise ValueError(
             f"{arguments.run} takes inputs of {model.in_features} values, these have "
-            f"{dataset.train.shape[1]}: give it data of the kind it was trained on (--data, --as)"
+            f"{values}: give it data of the kind it was trained on (--data, --as)"
         )
-    known = pick(dataset.train, CALIBRATION_SAMPLES, seed)
-    x = pick(dataset.test, arguments.samples, seed)
+    known = read(pick(dataset.train, CALIBRATION_SAMPLES, seed))
+    x = read(pick(dataset.test, arguments.samples, seed))
     forms = {"nir": _nir, "xylo": _xylo, "fixed-point": _fixed_point}
     with whole_file(out) as part:  # a table that fails leaves no file behind
         compared = forms[arguments.to](model, known, options, part, progress)

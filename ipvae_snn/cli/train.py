@@ -82,6 +82,7 @@ def _load(known: dict[str, Any], samples: int, seed: int, stream: bool | None) -
         data_dir=known.get("data_dir", "."),
         patches=(TRAIN_PATCHES, samples),
         seed=seed,
+        stream=stream,
     )
     _say(f"data: {dataset.description}")
     return dataset
