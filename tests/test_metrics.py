@@ -98,7 +98,7 @@ def test_an_evaluation_with_seeds_of_samples_does_not_depend_on_its_batches():
     model, x, seeds = IPVAE(12, 10, init_std=0.4), torch.randn(30, 12), torch.arange(30) ** 3
     whole = evaluate(model, x, 25, batch=30, sample_seeds=seeds)
     parts = evaluate(model, x, 25, batch=7, chunk=20, sample_seeds=seeds)
-    assert whole.curves["zeros"] == pytest.approx(parts.curves["zeros"], rel=1e-12)
+    assert whole.curves["zeros"] == pytest.approx(parts.curves["zeros"], rel=5e-7)
     for name, curve in whole.curves.items():
         assert curve == pytest.approx(parts.curves[name], rel=1e-4, abs=1e-6), name
     assert evaluate(model, x, 25, batch=7).curves["zeros"] != whole.curves["zeros"]
