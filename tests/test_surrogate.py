@@ -138,7 +138,7 @@ MEMBRANES = [(-2.0, -1.0), (0.0, 0.3), (1.0, 1.6)]
 @pytest.mark.parametrize(
     ("estimator", "law"),
     [(midpoint(), poisson_law), (bernoulli(1), binomial_law(1)), (bernoulli(5), binomial_law(5))],
-    ids=repr,
+    ids=["midpoint", "bernoulli(1)", "bernoulli(5)"],
 )
 def test_quadratic_objectives_get_unbiased_gradients(estimator, law, mem):
     """Summed over all counts, without sampling: E[w f'(z)] = d E[f]/du to rounding."""

@@ -38,7 +38,7 @@ class Asked:
 
 @contextmanager
 def listening(wanted: bool = True) -> Iterator[Asked]:
-    """A block in which SIGINT and SIGTERM are taken down; a second one acts as it usually does.
+    """A block in which SIGINT and SIGTERM are taken down; a second SIGINT acts as it usually does.
 
     Only a program's main thread can listen; elsewhere, and if not ``wanted``, nothing changes.
     """
@@ -46,21 +46,21 @@ def listening(wanted: bool = True) -> Iterator[Asked]:
     if not wanted or threading.current_thread() is not threading.main_thread():
         yield asked
         return
-    usual = {number: signal.getsignal(number) for number in SIGNALS}
+    usual = {int(number): signal.getsignal(number) for number in SIGNALS}
 
     def take_down(number: int, frame: FrameType | None) -> None:
         asked.signum = number
-        restore()
+        restore(signal.SIGINT)
 
-    def restore() -> None:
-        for number, handler in usual.items():
-            signal.signal(number, handler)
+    def restore(*numbers: int) -> None:
+        for number in numbers:
+            signal.signal(number, usual[number])
 
     for number in SIGNALS:
         signal.signal(number, take_down)
     try:
         yield asked
     finally:
-        restore()
-        if asked.signum:  # nobody came to ask: it counts as if it came now
-            signal.raise_signal(asked.signum)
+        restore(*SIGNALS)
+    if asked.signum:  # nobody came to ask, and nothing else went wrong: as if it came now
+        signal.raise_signal(asked.signum)
