@@ -150,9 +150,14 @@ class Recorder:
 
 
 def _checked(neurons: Sequence[int] | Tensor, layers: dict[str, StatefulNeuron]) -> Tensor:
-    chosen = torch.as_tensor(neurons)
-    if chosen.ndim != 1 or not len(chosen) or chosen.is_floating_point():
+    try:
+        chosen = torch.as_tensor(neurons)
+    except (TypeError, ValueError, RuntimeError, OverflowError) as error:
+        raise TypeError(f"neurons must be indices or a tensor of them, got {neurons!r}") from error
+    whole = not (chosen.is_floating_point() or chosen.is_complex() or chosen.dtype == torch.bool)
+    if chosen.ndim != 1 or not len(chosen) or not whole:
         raise ValueError(f"neurons must hold whole numbers, shape (N,), got {neurons!r}")
+    chosen = chosen.long()
     least = min(int(layer.features) for layer in layers.values())  # type: ignore[arg-type]
     if int(chosen.min()) < 0 or int(chosen.max()) >= least:
         raise ValueError(f"neurons must be from 0 to {least - 1}, got {chosen.tolist()}")

@@ -90,7 +90,7 @@ def tbptt(
     >>> len(tbptt(net, torch.rand(10, 2, 3), loss, window=4))
     3
     """
-    require_whole(window, "window")
+    window = require_whole(window, "window")
     if not isinstance(input_, Tensor):
         raise TypeError(f"input_ must be a torch.Tensor, got {type(input_).__name__}")
     if input_.ndim < 2 or not len(input_):

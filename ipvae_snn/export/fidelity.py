@@ -128,8 +128,7 @@ def report(
     if data.ndim < 2 or len(data) < 2:
         raise ValueError(f"data must hold at least 2 samples (N, M), got {tuple(data.shape)}")
     require_finite(data, "data")
-    require_whole(num_steps, "num_steps")
-    require_seed(seed)
+    num_steps, seed = require_whole(num_steps, "num_steps"), require_seed(seed)
     window = min(require_whole(window, "window"), num_steps)
     items = (
         exported if isinstance(exported, Sequence) and not isinstance(exported, str) else [exported]

@@ -17,14 +17,15 @@ from tests.properties.common import (
     attempt,
     awkward,
     finite,
+    mostly,
     numbers,
     ordinary,
     sizes,
     tensors,
 )
 
-pair = st.tuples(awkward, awkward) | st.tuples(*[tensors((3, 4), dtypes=FLOATS)] * 2)
-spikes = awkward | tensors(dtypes=FLOATS, least=0, most=4)
+pair = mostly(st.tuples(*[tensors((3, 4), dtypes=FLOATS)] * 2), st.tuples(awkward, awkward))
+spikes = mostly(tensors((3, 4), dtypes=FLOATS, least=0, most=4), tensors(dtypes=FLOATS) | awkward)
 
 
 def bounded(value, least=-math.inf, most=math.inf):
@@ -65,7 +66,7 @@ def test_sparsity(spk):
             assert finite(value)
 
 
-@given(responses=spikes, angles=awkward | ordinary((3,)))
+@given(responses=spikes, angles=mostly(ordinary((3,)), awkward))
 def test_tuning(responses, angles):
     for metric in (metrics.selectivity, metrics.by_selectivity, metrics.by_use):
         bounded(attempt(lambda metric=metric: metric(responses)), least=0)
@@ -76,8 +77,10 @@ def test_tuning(responses, angles):
 
 
 @given(
-    weight=awkward | ordinary((16, 3)) | tensors((16, 2), dtypes=FLOATS),
-    shape=st.tuples(sizes, sizes) | st.just((4, 4)) | anything | st.tuples(anything, anything),
+    weight=mostly(tensors((16, 2), dtypes=FLOATS), awkward),
+    shape=mostly(
+        st.just((4, 4)), anything | st.tuples(sizes, sizes) | st.tuples(anything, anything)
+    ),
 )
 def test_spectra(weight, shape):
     tuned = attempt(lambda: metrics.feature_tuning(weight, shape))
@@ -92,10 +95,10 @@ def test_spectra(weight, shape):
 
 
 @given(
-    spk=spikes | tensors((5,), dtypes=FLOATS, least=0),
-    signal=awkward | ordinary((5, 2)),
-    before=st.integers(-1, 6) | anything,
-    after=st.integers(-1, 6),
+    spk=mostly(tensors((5,), dtypes=FLOATS, least=0), spikes),
+    signal=mostly(ordinary((5, 2)), awkward),
+    before=mostly(st.integers(0, 3)),
+    after=mostly(st.integers(0, 3)),
 )
 def test_spike_triggered(spk, signal, before, after):
     average = attempt(lambda: metrics.spike_triggered(spk, signal, before=before, after=after))
@@ -109,8 +112,10 @@ def test_spike_triggered(spk, signal, before, after):
 
 
 @given(
-    r2=numbers | anything | st.lists(st.floats(-2, 1), max_size=70) | awkward,
-    zeros=numbers | anything,
+    r2=mostly(
+        st.floats(-2, 1) | st.lists(st.floats(-2, 1), min_size=60, max_size=70), anything | awkward
+    ),
+    zeros=mostly(numbers),
     length=st.integers(55, 80),
 )
 def test_curves(r2, zeros, length):
@@ -124,8 +129,10 @@ def test_curves(r2, zeros, length):
 
 
 @given(
-    train=awkward | ordinary((4, 3)), labels=awkward | st.just(torch.tensor([0, 1, 0, 1])),
-    test=awkward | ordinary((2, 3)), test_labels=awkward | st.just(torch.tensor([0, 1])),
+    train=mostly(ordinary((4, 3)), awkward),
+    labels=mostly(st.just(torch.tensor([0, 1, 0, 1])), awkward),
+    test=mostly(ordinary((2, 3)), awkward),
+    test_labels=mostly(st.just(torch.tensor([0, 1])), awkward),
 )  # fmt: skip
 def test_probe(train, labels, test, test_labels):
     accuracy = attempt(lambda: metrics.probe_accuracy(train, labels, test, test_labels))
@@ -133,10 +140,12 @@ def test_probe(train, labels, test, test_labels):
 
 
 @given(
-    x=awkward | tensors((2, 4), dtypes=FLOATS) | tensors((3, 2, 4), dtypes=FLOATS),
-    num_steps=st.none() | st.integers(0, 3) | anything.filter(lambda n: not isinstance(n, int)),
-    seed=st.none() | st.integers(0, 3) | anything,
-    kind=st.sampled_from(["model", "network", "odd", "nothing"]),
+    x=mostly(ordinary((2, 4)) | ordinary((3, 2, 4)), awkward | tensors((2, 4), dtypes=FLOATS)),
+    num_steps=mostly(
+        st.none() | st.integers(1, 3), anything.filter(lambda n: not isinstance(n, int))
+    ),
+    seed=mostly(st.none() | st.integers(0, 3)),
+    kind=mostly(st.sampled_from(["model", "network"]), st.sampled_from(["odd", "nothing"])),
 )
 def test_synops(x, num_steps, seed, kind):
     torch.manual_seed(0)
@@ -158,10 +167,10 @@ def test_synops(x, num_steps, seed, kind):
 
 
 @given(
-    drive=awkward | ordinary((2, 3)),
-    spk=awkward | ordinary((4, 2, 3), least=0),
-    mem=awkward | ordinary((4, 2, 3)),
-    state=st.none() | st.tuples(awkward, awkward) | anything,
+    drive=mostly(ordinary((2, 3)), awkward),
+    spk=mostly(ordinary((4, 2, 3), least=0), awkward),
+    mem=mostly(ordinary((4, 2, 3)), awkward),
+    state=mostly(st.none(), st.tuples(awkward, awkward) | anything),
 )
 def test_parts_add_up(drive, spk, mem, state):
     neuron = IPVAENeuron(3)
@@ -172,9 +181,9 @@ def test_parts_add_up(drive, spk, mem, state):
 
 
 @given(
-    spk=awkward | tensors((5,), least=0, most=3) | tensors((5,), dtypes=FLOATS),
-    timestep=st.floats(1e-3, 0.05) | anything,
-    rate=st.just(8000) | anything.filter(lambda n: not isinstance(n, int) or n < 10**5),
+    spk=mostly(ordinary((5,), least=0), awkward | tensors((5,), dtypes=FLOATS)),
+    timestep=mostly(st.floats(1e-3, 0.05)),
+    rate=mostly(st.just(8000), anything.filter(lambda n: not isinstance(n, int) or n < 10**5)),
 )
 def test_clicks(spk, timestep, rate):
     with tempfile.TemporaryDirectory() as folder:

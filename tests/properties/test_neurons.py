@@ -17,14 +17,18 @@ from tests.properties.common import (
     awkward,
     counts,
     finite,
+    mostly,
     ordinary,
     sizes,
     tensors,
 )
 
 K = 3
-currents = awkward | tensors((2, K), dtypes=FLOATS) | tensors((K,), dtypes=FLOATS)
-states = st.none() | awkward | tensors((2, K), dtypes=FLOATS) | ordinary((2, K), least=0)
+currents = mostly(
+    ordinary((2, K)) | ordinary((2, K), least=-1e4, most=1e4),
+    awkward | tensors((2, K), dtypes=FLOATS) | tensors((K,), dtypes=FLOATS),
+)
+states = mostly(st.none() | ordinary((2, K), least=0), awkward | tensors((2, K), dtypes=FLOATS))
 
 
 def state_of(neuron):
@@ -44,8 +48,8 @@ def sound(neuron, spk, mem, shape):
     spk=states,
     mem=states,
     dtype=st.sampled_from(FLOATS[:2]),
-    hidden=st.booleans(),
-    gram=st.none() | awkward | ordinary((K, K)),
+    hidden=mostly(st.just(False), st.just(True)),
+    gram=mostly(st.none() | ordinary((K, K)), awkward),
 )
 def test_one_timestep(input_, spk, mem, dtype, hidden, gram):
     neuron = IPVAENeuron(K, init_hidden=hidden, output=True).to(dtype)
@@ -59,7 +63,9 @@ def test_one_timestep(input_, spk, mem, dtype, hidden, gram):
 
 
 @given(
-    input_=awkward | tensors((4, 2, K), dtypes=FLOATS) | tensors((4, K), dtypes=FLOATS),
+    input_=mostly(
+        ordinary((4, 2, K)), awkward | tensors((4, 2, K), dtypes=FLOATS) | ordinary((4, K))
+    ),
     spk=states,
     mem=states,
     carry=st.booleans(),
@@ -113,21 +119,27 @@ def test_reset_forgets(input_):
     assert torch.equal(first[1], again[1])
 
 
-OPTIONS = [
-    "log_scale", "gram", "learn_gram", "lateral_scale", "leak", "clamp", "step", "bias", "mem_init",
-    "learn_step", "learn_bias", "learn_mem_init", "threshold", "spike_grad", "surrogate_disable",
-    "init_hidden", "inhibition", "learn_threshold", "reset_mechanism", "state_quant", "output",
-    "graded_spikes_factor", "learn_graded_spikes_factor", "reset_delay",
-]  # fmt: skip
 estimators = st.sampled_from([make() for make in surrogate.ESTIMATORS.values()])
-values = anything | awkward | ordinary((K,)) | ordinary((K, K)) | estimators | st.floats(0, 6)
+flags = st.booleans()
+OPTIONS = {
+    "lateral_scale": st.floats(0, 3), "leak": st.floats(0, 1), "clamp": st.floats(-7, 16),
+    "step": st.floats(1e-6, 9), "bias": st.floats(1e-6, 9) | ordinary((K,), least=0.1),
+    "mem_init": st.floats(-9, 9) | ordinary((K,)), "gram": ordinary((K, K)), "learn_gram": flags,
+    "learn_step": flags, "learn_bias": flags, "learn_mem_init": flags, "spike_grad": estimators,
+    "surrogate_disable": flags, "init_hidden": flags, "output": flags,
+    "threshold": st.just(1.0), "inhibition": st.just(False), "learn_threshold": st.just(False),
+    "reset_mechanism": st.just("subtract"), "graded_spikes_factor": st.just(1.0),
+    "state_quant": st.sampled_from([False, torch.round, lambda u: u.sum(), lambda u: None]),
+    "reset_delay": st.just(True), "learn_graded_spikes_factor": st.just(False),
+}  # fmt: skip
 
 
 @given(
-    options=st.dictionaries(st.sampled_from(OPTIONS), values, min_size=1, max_size=2),
-    source=st.just(K) | st.builds(lambda m: nn.Linear(K, m, bias=False), st.integers(1, 3))
-    | anything,
-)  # fmt: skip
+    options=st.fixed_dictionaries(
+        {}, optional={n: mostly(v, anything | awkward) for n, v in OPTIONS.items()}
+    ),
+    source=mostly(st.just(K) | st.builds(lambda m: nn.Linear(K, m, bias=False), st.integers(1, 3))),
+)
 def test_options_are_taken_or_refused(options, source):
     made = attempt(lambda: IPVAENeuron(source, **options))
     if made is REFUSED or made.features > 100:
@@ -138,7 +150,12 @@ def test_options_are_taken_or_refused(options, source):
             assert finite(made.spk, made.mem)
 
 
-@given(source=anything | st.integers(-3, 4), gram=st.none() | awkward | ordinary((2, 2)))
+grams = st.builds(lambda a: (a + a.mT).detach() / 2, ordinary((2, 2)) | ordinary((3, 3))) | st.just(
+    torch.eye(2)
+)
+
+
+@given(source=mostly(st.integers(1, 3)), gram=mostly(st.none() | grams, awkward))
 def test_lateral_weights_are_symmetric_or_refused(source, gram):
     for learn in (False, True):
         made = attempt(lambda learn=learn: IPVAENeuron(source, gram=gram, learn_gram=learn))
@@ -152,8 +169,8 @@ def test_lateral_weights_are_symmetric_or_refused(source, gram):
 
 
 @given(
-    x=awkward | tensors((2, 4), dtypes=FLOATS),
-    log_scale=st.none() | awkward | ordinary((4,)),
+    x=mostly(tensors((2, 4), dtypes=FLOATS), awkward),
+    log_scale=mostly(st.none() | ordinary((4,)), awkward),
 )
 def test_drive_is_finite_or_refused(x, log_scale):
     decoder = nn.Linear(K, 4, bias=False)
@@ -165,9 +182,9 @@ def test_drive_is_finite_or_refused(x, log_scale):
 
 
 @given(
-    net=st.builds(nn.Linear, st.just(2), st.just(2)) | anything,
-    input_=awkward | ordinary((5, 2, K)),
-    window=st.integers(-1, 7) | anything,
+    net=mostly(st.builds(nn.Linear, st.just(2), st.just(2))),
+    input_=mostly(ordinary((5, 2, K)), awkward),
+    window=mostly(st.integers(0, 7)),
     loss=st.sampled_from(["sum", "vector", "number", "none"]),
 )
 def test_truncated_windows(net, input_, window, loss):

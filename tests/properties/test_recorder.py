@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from ipvae_snn import IPVAE, IPVAENeuron, Recorder
-from tests.properties.common import REFUSED, anything, attempt, awkward, ordinary
+from tests.properties.common import REFUSED, anything, attempt, awkward, mostly, ordinary
 
 
 def make(kind):
@@ -21,10 +21,13 @@ def make(kind):
 
 
 @given(
-    kind=st.sampled_from(["model", "layers", "none"]) | anything,
-    record=st.sampled_from(["spk", "mem", ("spk", "mem"), (), ["mem"]]) | anything | st.text(),
-    every=st.integers(0, 4) | anything,
-    neurons=st.none() | st.lists(st.integers(-1, 4), max_size=3) | awkward | anything,
+    kind=mostly(st.sampled_from(["model", "layers"]), anything | st.just("none")),
+    record=mostly(st.sampled_from(["spk", "mem", ("spk", "mem"), ["mem"]]), anything | st.text()),
+    every=mostly(st.integers(1, 4)),
+    neurons=mostly(
+        st.none() | st.lists(st.integers(0, 2), min_size=1, max_size=3),
+        st.lists(st.integers(-1, 4), max_size=3) | awkward | anything,
+    ),
 )
 def test_options_are_taken_or_refused(kind, record, every, neurons):
     model = make(kind)

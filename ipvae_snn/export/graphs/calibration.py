@@ -70,7 +70,7 @@ def calibrate(
     if data.ndim != 2 or data.shape[1] != model.in_features or not len(data):
         raise ValueError(f"data must have shape (N, {model.in_features}), got {tuple(data.shape)}")
     require_finite(data, "data")
-    require_whole(num_steps, "num_steps", least=8)
+    num_steps = require_whole(num_steps, "num_steps", least=8)
     data = data.detach().cpu().float()
     tried: dict[Portable, _Score] = {}
     with tqdm(disable=not progress, desc="calibrating", unit="setting") as bar:

@@ -20,6 +20,13 @@ from ipvae_snn.model import IPVAE
 from ipvae_snn.neurons import IPVAENeuron
 from ipvae_snn.seeding import seeded
 
+_DECODER = "neuron.lateral.decoder.weight"
+_DAMAGE = (
+    KeyError, TypeError, AttributeError, RuntimeError, IndexError, OverflowError, MemoryError,
+    json.JSONDecodeError, UnicodeError,
+)  # fmt: skip
+"""What metadata that was tampered with can end in."""
+
 
 def from_nir(
     source: str | Path | Any, *, stochastic: bool | None = None, reset: str | None = None
@@ -55,9 +62,11 @@ def from_nir(
     graph = read(source) if isinstance(source, (str, Path)) else source
     if not isinstance(graph, nir.NIRGraph):
         raise TypeError(f"source must be a path or a nir.NIRGraph, got {type(graph).__name__}")
+    if stochastic not in (None, True, False):
+        raise TypeError(f"stochastic must be None, True or False, got {stochastic!r}")
     said = graph.metadata
     ours = said.get("format") == FORMAT
-    if ours and stochastic is not False and int(said.get("version", 0)) != FORMAT_VERSION:
+    if ours and stochastic is not False and str(said.get("version")) != str(FORMAT_VERSION):
         raise ValueError(
             f"the graph has format version {said.get('version')}, this release reads version "
             f"{FORMAT_VERSION}: update ipvae_snn, or pass stochastic=False to read it as it stands"
@@ -69,7 +78,7 @@ def from_nir(
             if said.get("kind") == "IPVAE":
                 return _model(graph)
             graph, neurons = _with_neurons(graph)
-        except (KeyError, TypeError, AttributeError, RuntimeError, IndexError) as error:
+        except _DAMAGE as error:
             raise ValueError(f"the metadata of the graph is damaged: {error!r}") from error
     if stochastic and not neurons:
         raise ValueError(
@@ -81,13 +90,17 @@ def from_nir(
 
 def _model(graph: Any) -> IPVAE:
     said = graph.metadata
-    config = json.loads(said["config"])
+    config, options = json.loads(said["config"]), json.loads(said["options"])
+    found = np.shape(said["weights"][_DECODER])
+    if found != (config["in_features"], config["latents"]):  # before memory is taken for it
+        raise KeyError(f"sizes that are not those of the weights, {found}")
+    if said["form"] == "exact" and options["levels"] > len(flattened(graph)[0]):
+        raise KeyError(f"{options['levels']} levels, which the graph has no nodes for")
     config["spike_grad"] = surrogate.from_config(config["spike_grad"])
     with seeded(0):  # the weights drawn here are replaced: leave the random state alone
         model = IPVAE(**config)
     weights = _tensors(said["weights"], model)
     model.to(weights["neuron.mem_init"].dtype).load_state_dict(weights)
-    options = json.loads(said["options"])
     chosen = options.pop("portable")
     options["portable"] = None if chosen is None else Portable(**chosen)
     _require_same(graph, to_nir(model, str(said["form"]), **options))
@@ -95,6 +108,9 @@ def _model(graph: Any) -> IPVAE:
 
 
 def _tensors(arrays: dict[str, NDArray], module: nn.Module) -> dict[str, torch.Tensor]:
+    for name, value in arrays.items():
+        if value.dtype.kind not in "fiub" or not np.isfinite(value).all():
+            raise ValueError(f"{name} of the graph's metadata holds values that are no numbers")
     shapes = {name: value.shape for name, value in module.state_dict().items()}
     return {name: torch.from_numpy(v.copy()).reshape(shapes[name]) for name, v in arrays.items()}
 
@@ -150,6 +166,8 @@ def _tag(node: Any) -> bool:
 
 def _neuron(tag: dict[str, Any]) -> IPVAENeuron:
     state, features = dict(tag["state"]), int(tag["features"])
+    if features != np.size(state["mem_init"]):
+        raise KeyError(f"{features} features, a state of {np.size(state['mem_init'])}")
     settings: dict[str, Any] = {name: float(value) for name, value in tag["settings"].items()}
     estimator = {k: v.item() if hasattr(v, "item") else v for k, v in tag["estimator"].items()}
     spike_grad = surrogate.from_config(estimator)

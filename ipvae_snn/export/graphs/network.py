@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -31,7 +32,8 @@ class GraphNetwork(nn.Module):
         neurons: modules that stand for nodes of the graph, by the node's name.
 
     Raises:
-        ValueError: not exactly one Input and one Output, or a node that cannot be run.
+        ValueError: not exactly one Input and one Output, an edge to no node, or a node that cannot
+            be run, as :mod:`ipvae_snn.export.graphs.reading` says.
 
     >>> from ipvae_snn import IPVAE, export
     >>> network = export.GraphNetwork(export.to_nir(IPVAE(in_features=16, latents=8)))
@@ -49,6 +51,8 @@ class GraphNetwork(nn.Module):
         neurons = neurons or {}
         self._source, self._sink = (_only(nodes, kind) for kind in ("Input", "Output"))
         self._order = _execution_order(self._source, nodes, edges)
+        if self._sink not in self._order:
+            raise ValueError("no path leads from the Input of the graph to its Output")
         place = {name: n for n, name in enumerate(self._order)}
         self._inputs: dict[str, list[tuple[str, bool]]] = {name: [] for name in self._order}
         for a, b in edges:
@@ -66,7 +70,7 @@ class GraphNetwork(nn.Module):
         ]
         """Names of the nodes that spike, in the order of execution."""
         self._thresholds = {n for n in self.spiking if type(nodes[n]).__name__ == "Threshold"}
-        self.input_shape = tuple(int(n) for n in nodes[self._source].input_type["input"])
+        self.input_shape = _shape_of(nodes[self._source])
         self.reset()
 
     def reset(self) -> None:
@@ -87,6 +91,7 @@ class GraphNetwork(nn.Module):
         require_finite(x, "x")
         x = x.float()
         outputs: dict[str, Tensor] = {}
+        states = dict(self._states)
         for name in self._order:
             given = [x] if name == self._source else []
             for a, late in self._inputs[name]:
@@ -95,15 +100,23 @@ class GraphNetwork(nn.Module):
                     given.append(value)
             if not given:
                 continue
-            total = given[0]
-            for value in given[1:]:
-                total = total + value
+            total = _sum(name, given)
             part: Any = self.parts[_key(name)]
-            if isinstance(part, StatefulNeuron):
-                spk = part(total.to(part.mem_init))
-                outputs[name] = (spk if isinstance(spk, Tensor) else spk[0]).to(total)
-            else:
-                outputs[name], self._states[name] = part.step(total, self._states.get(name))
+            try:
+                if isinstance(part, StatefulNeuron):
+                    spk = part(total.to(part.mem_init))
+                    outputs[name] = (spk if isinstance(spk, Tensor) else spk[0]).to(total)
+                else:
+                    outputs[name], states[name] = part.step(total, states.get(name))
+            except (RuntimeError, IndexError) as error:  # of torch, for shapes
+                raise ValueError(
+                    f"node {name!r} cannot take what comes to it, of shape {tuple(total.shape)}: "
+                    f"{error}"
+                ) from error
+        for name in (*self.spiking, self._sink):
+            if name in outputs:
+                require_finite(outputs[name], f"the output of node {name!r}")
+        self._states = states
         self.outputs = outputs
         self._before = {name: outputs[name] for name in self._delayed if name in outputs}
         return outputs[self._sink]
@@ -122,6 +135,7 @@ class GraphNetwork(nn.Module):
             Spike counts (B, K), where thresholds of one layer are added up and layers stand side by
             side, and the output (B, ...).
         """
+        require_float(x, "x")
         changing = x.ndim == len(self.input_shape) + 2
         if num_steps is None and not changing:
             raise ValueError("num_steps must be given for constant input x of shape (B, ...)")
@@ -145,6 +159,19 @@ class GraphNetwork(nn.Module):
         batch = len(self.outputs[self._source])
         flat = [spk.flatten(1) for spk in layers.values()]
         return torch.cat(flat, dim=1) if flat else torch.zeros(batch, 0)
+
+
+def _sum(name: str, given: list[Tensor]) -> Tensor:
+    """What comes to a node by all of its edges."""
+    total = given[0]
+    for value in given[1:]:
+        if value.shape != total.shape:
+            raise ValueError(
+                f"what comes to node {name!r} must be of one shape, got {tuple(total.shape)} and "
+                f"{tuple(value.shape)}"
+            )
+        total = total + value
+    return total
 
 
 def reset_of(graph: Any) -> str:
@@ -175,8 +202,17 @@ def flattened(graph: Any) -> tuple[dict[str, Any], list[Edge]]:
         leaves[name] = [f"{name}.{a}" for a, b in wires if b == sink]
         edges += [(f"{name}.{a}", f"{name}.{b}") for a, b in wires if a != source and b != sink]
     for a, b in graph.edges:
+        if a not in leaves or b not in enters:
+            raise ValueError(f"an edge leads from {a!r} to {b!r}, one of which is no node")
         edges += [(leaf, entry) for leaf in leaves[a] for entry in enters[b]]
     return nodes, edges
+
+
+def _shape_of(source: Any) -> tuple[int, ...]:
+    shape = np.asarray(source.input_type["input"])
+    if shape.ndim != 1 or shape.dtype.kind not in "iu" or (shape < 1).any():
+        raise ValueError(f"the Input of the graph must tell the shape of an input, got {shape!r}")
+    return tuple(shape.tolist())
 
 
 def _only(nodes: dict[str, Any], kind: str) -> str:

@@ -14,6 +14,9 @@ FORMS, RESETS = ("exact", "portable"), ("zero", "subtract")
 LEVELS = 16
 """Thresholds per neuron in the exact form, that is the largest count it can emit."""
 
+MOST_LEVELS = 4096
+"""Each is a node of the graph: a chip has no room for more."""
+
 
 @dataclass(frozen=True)
 class Portable:
@@ -41,9 +44,10 @@ class Portable:
 
     def __post_init__(self) -> None:
         require_reset(self.reset)
-        require_number(self.self_return, "self_return")
-        for name in ("gain", "threshold", "decode"):
-            require_number(getattr(self, name), name, least=1e-6)
+        least = {"gain": 1e-6, "threshold": 1e-6, "decode": 1e-6, "self_return": -math.inf}
+        for name, bound in least.items():  # plain floats, which can be written to files
+            number = require_number(getattr(self, name), name, least=bound)
+            object.__setattr__(self, name, number)
 
     @classmethod
     def default(cls, reset: str, gram: NDArray) -> "Portable":
@@ -87,7 +91,8 @@ class Style:
     def __post_init__(self) -> None:
         if self.form not in FORMS:
             raise ValueError(f"form must be one of {FORMS}, got {self.form!r}")
-        require_whole(self.levels, "levels")
+        if require_whole(self.levels, "levels") > MOST_LEVELS:
+            raise ValueError(f"levels must be at most {MOST_LEVELS}, got {self.levels}")
         require_reset(self.reset)
         if self.portable is not None and self.form != "portable":
             raise ValueError("portable belongs to form='portable': pass the form, too")

@@ -14,6 +14,12 @@ from torch import Tensor, nn
 
 SPIKING = ("IF", "LIF", "CubaLIF", "Threshold")
 
+NUMBERS = {
+    "bias", "r", "scale", "tau", "tau_mem", "tau_syn", "threshold", "v_leak", "v_reset",
+    "v_threshold", "w_in", "weight",
+}  # fmt: skip
+"""What nodes hold in arrays."""
+
 
 class Reading(nn.Module):
     """A node with its arrays as buffers; ``step`` goes from a state to the next."""
@@ -30,9 +36,13 @@ class Reading(nn.Module):
     def __init__(self, node: Any, reset: str) -> None:
         super().__init__()
         self.reset = reset
-        for name, value in vars(node).items():
-            if isinstance(value, np.ndarray) and value.dtype.kind == "f":
-                self.register_buffer(name, torch.from_numpy(value.astype(np.float32)))
+        for name in sorted(NUMBERS & vars(node).keys()):
+            self.register_buffer(name, _numbers(node, name))
+        for name in {"tau", "tau_mem", "tau_syn"} & self._buffers.keys():
+            if not getattr(self, name).all():
+                raise ValueError(f"{name} of a {type(node).__name__} node must not be 0")
+        if reset == "subtract" and "v_threshold" in self._buffers and (self.v_threshold <= 0).any():
+            raise ValueError("v_threshold must be above 0 where spikes subtract it")
 
     def step(self, x: Tensor, state: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """Output and state, from the input (B, ...) and the state before, ``None`` at first."""
@@ -47,6 +57,21 @@ class Reading(nn.Module):
         spk = (v > 0) * torch.div(v, threshold, rounding_mode="trunc")
         v = v - spk * threshold
         return spk, torch.maximum(v, -threshold) if floor else v
+
+
+def _numbers(node: Any, name: str) -> Tensor | None:
+    """An array of a node, float32 and finite; a convolution may do without a bias."""
+    value, kind = getattr(node, name), type(node).__name__
+    if value is None and name == "bias" and kind.startswith("Conv"):
+        return None
+    values = np.asarray(value)
+    if values.dtype.kind not in "fiub":
+        raise ValueError(f"{name} of a {kind} node must hold numbers, got {values.dtype}")
+    with np.errstate(over="ignore"):
+        values = values.astype(np.float32)
+    if not np.isfinite(values).all():
+        raise ValueError(f"{name} of a {kind} node holds values that are no finite float32")
+    return torch.from_numpy(values)
 
 
 class Plain(Reading):

@@ -1,0 +1,277 @@
+"""Exports: what they make runs and stays finite, for odd options, odd networks and odd inputs."""
+
+import itertools
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+
+from ipvae_snn import IPVAE, IPVAENeuron, export, surrogate
+from tests.properties.common import (
+    FLOATS,
+    REFUSED,
+    anything,
+    attempt,
+    awkward,
+    counts,
+    finite,
+    mostly,
+    numbers,
+    ordinary,
+    tensors,
+)
+
+nir = pytest.importorskip("nir")
+M, K = 4, 3
+inputs = mostly(ordinary((2, M)), awkward | tensors((2, M), dtypes=FLOATS))
+steps = mostly(st.integers(1, 3), anything.filter(lambda n: not isinstance(n, int) or n < 9))
+
+
+def small(value):
+    return not isinstance(value, int) or value < 40
+
+
+def model(**options):
+    torch.manual_seed(0)
+    return IPVAE(M, K, **{"init_std": 0.5, **options}).eval()
+
+
+models = st.builds(
+    model,
+    clamp=st.floats(-6, 16),
+    step=st.floats(1e-6, 5),
+    leak=st.sampled_from([0.0, 0.1, 1.0]),
+    lateral_scale=st.sampled_from([0.0, 1.0, 2.5]),
+    init_std=st.sampled_from([0.0, 1e-20, 0.5, 30.0, 1e12]),
+    learn_scale=st.booleans(),
+    spike_grad=st.builds(surrogate.bernoulli, st.just(4)) | st.builds(surrogate.rounded),
+)
+layers = st.lists(
+    st.sampled_from(
+        [
+            lambda: nn.Linear(M, K), lambda: nn.Linear(K, M), lambda: nn.Linear(M, M, bias=False),
+            lambda: IPVAENeuron(M), lambda: IPVAENeuron(K, gram=torch.eye(K)), nn.Flatten,
+            lambda: nn.Conv2d(1, 2, 2), lambda: nn.AvgPool2d(2), nn.ReLU, nn.Identity,
+            lambda: nn.Dropout(0.5), lambda: nn.Sequential(nn.Linear(M, M)),
+        ]
+    ),
+    max_size=4,
+)  # fmt: skip
+
+
+@given(
+    made=mostly(models | layers.map(lambda parts: nn.Sequential(*(part() for part in parts)))),
+    form=mostly(st.sampled_from(["exact", "portable"])),
+    options=st.fixed_dictionaries(
+        {},
+        optional={
+            "levels": mostly(st.integers(1, 4), anything.filter(small)),
+            "reset": mostly(st.sampled_from(["zero", "subtract"])),
+            "nested": st.booleans(),
+            "input_shape": mostly(st.sampled_from([(M,), (1, 4, 4)]), anything | st.just((0,))),
+        },
+    ),
+    stochastic=mostly(st.sampled_from([None, True, False])),
+    x=inputs,
+)
+def test_graphs_run_or_are_refused(made, form, options, stochastic, x):
+    graph = attempt(lambda: export.to_nir(made, form, **options), made)
+    if graph is REFUSED:
+        return
+    for node in graph.nodes.values():
+        for value in vars(node).values():
+            if isinstance(value, np.ndarray) and value.dtype.kind == "f":
+                assert np.isfinite(value).all()
+    back = attempt(lambda: export.from_nir(graph, stochastic=stochastic))
+    if isinstance(back, IPVAE):
+        assert all(map(torch.equal, back.state_dict().values(), made.state_dict().values()))
+    elif back is not REFUSED:
+        out = attempt(lambda: list(back.unroll(x, 2, seed=0)), random_state=False)
+        assert out is REFUSED or all(finite(*timestep) for timestep in out)
+
+
+@given(
+    options=st.dictionaries(
+        st.sampled_from(["reset", "gain", "threshold", "self_return", "decode"]),
+        mostly(st.floats(1e-6, 9)),
+    )
+)
+def test_portable_settings(options):
+    portable = attempt(lambda: export.Portable(**options))
+    if portable is not REFUSED:
+        made = model()
+        graph = attempt(lambda: export.to_nir(made, "portable", portable=portable))
+        assert graph is REFUSED or export.from_nir(graph)
+
+
+DTYPES = st.sampled_from(["f8", "i4", "c8", "?"])
+NODES = ["Affine", "Linear", "Scale", "Threshold", "I", "LI", "IF", "LIF", "CubaLI", "CubaLIF",
+         "Flatten", "Delay"]  # fmt: skip
+
+
+@st.composite
+def graphs(draw):
+    """Nodes with arrays of any kind, and edges between any two."""
+
+    def array():
+        shape = draw(mostly(st.just((M,)), st.sampled_from([(1,), (), (0,), (2, 3)])))
+        odd = st.sampled_from([0.0, -1.0, np.nan, np.inf, 1e300, 1e30])
+        value = draw(mostly(st.sampled_from([1.0, 2.0, 0.5]), odd))
+        with np.errstate(all="ignore"):
+            return np.full(shape, value).astype(
+                draw(st.sampled_from(["f4", "f8", "i4", "c8", "?"]))
+            )
+
+    nodes = {"input": nir.Input(np.array([M])), "output": nir.Output(np.array([M]))}
+    for name in draw(st.lists(st.sampled_from(["a", "b.c", "d"]), unique=True)):
+        kind = draw(st.sampled_from(NODES))
+        matrix = draw(mostly(st.just(np.full((M, M), 0.5, np.float32)), st.builds(array)))
+        neuron = {n: array() for n in ("r", "v_leak", "v_threshold", "v_reset")}
+        fields = {
+            "Affine": lambda m=matrix: {"weight": m, "bias": array()},
+            "Linear": lambda m=matrix: {"weight": m},
+            "Scale": lambda: {"scale": array()},
+            "Threshold": lambda: {"threshold": array()},
+            "I": lambda: {"r": array()},
+            "LI": lambda: {"tau": array(), "r": array(), "v_leak": array()},
+            "IF": lambda n=neuron: {k: v for k, v in n.items() if k != "v_leak"},
+            "LIF": lambda n=neuron: {"tau": array(), **n},
+            "CubaLI": lambda: {n: array() for n in ("tau_mem", "tau_syn", "r", "v_leak", "w_in")},
+            "CubaLIF": lambda n=neuron: {"tau_mem": array(), "tau_syn": array(), **n},
+            "Flatten": lambda: {
+                "start_dim": draw(st.integers(-3, 3)), "end_dim": draw(st.integers(-3, 3)),
+                "input_type": {"input": np.array([M])},
+            },
+            "Delay": lambda: {"delay": array()},
+        }[kind]()  # fmt: skip
+        try:
+            nodes[name] = getattr(nir, kind)(**fields)
+        except Exception:  # nir itself refuses it
+            continue
+    ends = st.sampled_from(list(nodes))
+    path = ["input", *(n for n in nodes if n not in ("input", "output")), "output"]
+    edges = list(itertools.pairwise(path)) if draw(st.integers(0, 3)) else []
+    edges += draw(
+        st.lists(mostly(st.tuples(ends, ends), st.just(("input", "nowhere"))), max_size=3)
+    )
+    return nir.NIRGraph(nodes, list(dict.fromkeys(edges)), type_check=False)
+
+
+@given(
+    graph=mostly(graphs()),
+    reset=mostly(st.sampled_from(["zero", "subtract", None])),
+    x=inputs,
+)
+def test_graphs_of_others(graph, reset, x):
+    network = attempt(lambda: export.from_nir(graph, reset=reset))
+    if network is REFUSED:
+        return
+    out = attempt(lambda: list(network.unroll(x, 3)))
+    if out is not REFUSED:
+        assert finite(*(values for timestep in out for values in timestep))
+        for spk, _ in out:
+            assert counts(spk.abs())
+    before = network._states
+    if attempt(lambda: network(x)) is REFUSED:
+        assert network._states is before
+
+
+@given(
+    made=mostly(models),
+    options=st.fixed_dictionaries(
+        {},
+        optional={
+            "weight_bits": mostly(st.integers(2, 16)),
+            "state_bits": mostly(st.integers(8, 16)),
+            "emission": mostly(st.sampled_from(["rounded", "poisson"])),
+            "input_bits": mostly(st.integers(2, 16)),
+            "input_range": mostly(st.sampled_from([0.5, 1, 8.0]), numbers | anything),
+        },
+    ),
+    x=inputs,
+    num_steps=steps,
+    seed=mostly(st.integers(0, 3)),
+)
+def test_fixed_point(made, options, x, num_steps, seed):
+    fixed = attempt(lambda: export.to_fixed_point(made, **options), made)
+    if fixed is REFUSED:
+        return
+    out = attempt(lambda: fixed.run(x, num_steps, seed))
+    if out is not REFUSED:
+        spk, mem = out
+        assert spk.shape == mem.shape == (num_steps, len(x), K)
+        assert spk.dtype == mem.dtype == np.int32
+        assert spk.min() >= 0
+        assert spk.max() < 2**fixed.spike_bits
+        assert np.abs(mem.astype(np.int64)).max() <= 2 ** (fixed.state_bits - 1)
+        assert finite(fixed.decode(torch.from_numpy(spk).float()))
+    assert attempt(lambda: fixed.decode(x)) is REFUSED or x.shape[-1] == K
+
+
+@given(
+    made=mostly(
+        st.builds(model, init_std=st.floats(0.1, 3), clamp=st.floats(1, 9)), models | anything
+    ),
+    data=mostly(ordinary((5, M)) | ordinary((5, M), least=0), awkward),
+    options=st.fixed_dictionaries(
+        {},
+        optional={
+            "gain": mostly(st.floats(0.1, 2)),
+            "threshold": mostly(st.floats(1.5, 5)),
+            "input_as": mostly(st.sampled_from(["spikes", "bias"])),
+            "readout": mostly(st.builds(nn.Linear, st.just(K), st.just(2))),
+        },
+    ),
+    x=inputs | ordinary((2, M), least=0),
+    num_steps=steps,
+)  # fmt: skip
+def test_xylo(made, data, options, x, num_steps):
+    network = attempt(lambda: export.to_xylo(made, data, **options), made)
+    if network is REFUSED:
+        return
+    out = attempt(lambda: list(network.unroll(x, num_steps)))
+    if out is not REFUSED:
+        assert len(out) == num_steps
+        assert all(map(counts, out))
+        assert finite(network.decode(out[-1]))
+
+
+@given(
+    sources=st.lists(mostly(st.sampled_from(["rounded", "fixed", "graph"])), max_size=2),
+    x=inputs,
+    num_steps=steps,
+    seed=mostly(st.integers(0, 3)),
+)
+def test_fidelity(sources, x, num_steps, seed):
+    made = model()
+    forms = {
+        "rounded": lambda: export.rounded_source(made),
+        "fixed": lambda: export.to_fixed_point(made),
+        "graph": lambda: export.to_nir(made),
+    }
+    given = [forms[s]() if isinstance(s, str) and s in forms else s for s in sources]
+    table = attempt(lambda: export.report(given, made, x, num_steps, seed=seed), made)
+    if table is not REFUSED:
+        for row in table.rows:
+            assert finite(torch.tensor([row.zeros, row.spikes, row.agreement, row.same]))
+            assert 0 <= row.zeros <= 1
+            assert 0 <= row.same <= 1
+        assert str(table)
+
+
+@given(
+    data=mostly(ordinary((6, M)), awkward),
+    reset=mostly(st.sampled_from(["zero", "subtract"])),
+    num_steps=mostly(st.sampled_from([8, 9]), anything.filter(small)),
+)
+def test_calibration(data, reset, num_steps):
+    made = model()
+    try:
+        found = attempt(lambda: export.calibrate(made, data, reset, num_steps=num_steps), made)
+    except UserWarning:  # documented: it does not come near the model
+        return
+    if found is not REFUSED:
+        assert finite(torch.tensor([found.gain, found.threshold, found.self_return, found.decode]))
