@@ -5,8 +5,9 @@ import os
 import zlib
 from abc import abstractmethod
 from collections.abc import Sequence
+from io import FileIO
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -88,19 +89,19 @@ class InFile:
         if len(rows) and not 0 <= rows.min() <= rows.max() < self.shape[0]:
             raise IndexError(f"rows must be from 0 to {self.shape[0] - 1}")
         try:
-            with self.path.open("rb") as file:
+            with self.path.open("rb", buffering=0) as file:  # rows are rarely neighbours
                 if os.fstat(file.fileno()).st_size != self.file_bytes:
                     raise ValueError("it has another size than it had")
                 return self._by_columns(rows) if self.fortran else self._by_rows(file, rows)
         except (OSError, ValueError) as error:
             raise ValueError(f"{self.path} can no longer be read: {error}") from error
 
-    def _by_rows(self, file: BinaryIO, rows: NDArray[np.int64]) -> NDArray:
+    def _by_rows(self, file: FileIO, rows: NDArray[np.int64]) -> NDArray:
         length = math.prod(self.shape[1:]) * self.dtype.itemsize
         found = np.empty((len(rows), length), dtype=np.uint8)
         for place, row in zip(found, rows.tolist(), strict=True):
             file.seek(self.offset + row * length)
-            if file.readinto(place) != length:  # type: ignore[attr-defined]
+            if file.readinto(place.data) != length:
                 raise ValueError("it ends before its data do")
         return found.view(self.dtype).reshape(len(rows), *self.shape[1:])
 
