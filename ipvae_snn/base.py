@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from ipvae_snn.checks import (
     require_finite,
     require_fitting,
+    require_flag,
     require_float,
     require_not_negative,
 )
@@ -47,6 +48,8 @@ class StatefulNeuron(SpikingNeuron):
         state_quant: Callable[[Tensor], Tensor] | bool = False,
         output: bool = False,
     ) -> None:
+        for name, flag in (("init_hidden", init_hidden), ("output", output)):
+            require_flag(flag, name)
         super().__init__(
             spike_grad=spike_grad, init_hidden=init_hidden, state_quant=state_quant, output=output
         )

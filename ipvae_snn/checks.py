@@ -5,6 +5,7 @@ import numbers
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -115,10 +116,102 @@ def require_number(
     """Raise ``TypeError`` or ``ValueError`` unless ``value`` is a number in [least, most]."""
     if isinstance(value, bool) or not isinstance(value, numbers.Real):
         raise TypeError(f"{name} must be a number, got {value!r}")
-    number = float(value)
+    try:
+        number = float(value)
+    except OverflowError:  # an integer or a fraction beyond all floats
+        number = math.inf
     if not (math.isfinite(number) and least <= number <= most):
         raise ValueError(f"{name} must be a finite number in [{least:g}, {most:g}], got {value}")
     return number
+
+
+def require_flag(value: Any, name: str) -> bool:
+    """Raise ``TypeError`` unless ``value`` is True or False."""
+    if not isinstance(value, bool | np.bool_):
+        raise TypeError(f"{name} must be True or False, got {value!r}")
+    return bool(value)
+
+
+def require_together(**tensors: Any) -> None:
+    """Raise unless all are floating-point tensors whose shapes broadcast to a common one."""
+    whole: tuple[int, ...] = ()
+    for name, tensor in tensors.items():
+        require_float(tensor, name)
+        shape = tuple(tensor.shape)
+        pairs = list(zip(shape[::-1], whole[::-1]))  # noqa: B905  # the longer one goes on
+        if any(m != n and 1 not in (m, n) for m, n in pairs):
+            shapes = ", ".join(str(tuple(t.shape)) for t in tensors.values())
+            raise ValueError(f"{', '.join(tensors)} must have shapes that fit, got {shapes}")
+        common = [n if m == 1 else m for m, n in pairs][::-1]
+        longer = shape if len(shape) > len(whole) else whole
+        whole = (*longer[: len(longer) - len(common)], *common)
+
+
+def require_per_pixel(values: Any, log_scale: Any, name: str, axis: int) -> None:
+    """Raise unless ``log_scale`` is ``None`` or has one number for each pixel of ``values``.
+
+    Args:
+        values: floating-point, with the pixels along ``axis``.
+        log_scale: shape (M,).
+        name: of ``values``.
+        axis: −1 for inputs (..., M), −2 for weights (M, K).
+    """
+    require_float(values, name)
+    if values.ndim < -axis:
+        expected = "(..., M)" if axis == -1 else "(M, K)"
+        raise ValueError(f"{name} must have shape {expected}, got {tuple(values.shape)}")
+    if log_scale is None:
+        return
+    require_float(log_scale, "log_scale")
+    if log_scale.shape != values.shape[axis:][:1]:
+        raise ValueError(
+            f"log_scale must have shape ({values.shape[axis]},), one number per pixel of {name}, "
+            f"got {tuple(log_scale.shape)}"
+        )
+
+
+def require_inputs_of(weight: Tensor, x: Any) -> None:
+    """Raise unless ``x`` has shape (..., M) and the dtype of ``weight``, (M, K)."""
+    require_float(x, "x")
+    if x.shape[-1:] != weight.shape[-2:-1] or x.dtype != weight.dtype:
+        raise ValueError(
+            f"x must be {weight.dtype} of shape (..., {weight.shape[-2]}), as the weights are, got "
+            f"{x.dtype} of shape {tuple(x.shape)}"
+        )
+
+
+def per_neuron(
+    value: Any, name: str, features: int, like: Tensor, least: float = -math.inf
+) -> Tensor:
+    """A number, or one for each neuron, as shape (K,), in dtype and on device of ``like``.
+
+    Raises:
+        TypeError: no numbers.
+        ValueError: another shape, NaN, infinity, or less than ``least``.
+    """
+    try:
+        given = torch.as_tensor(value)
+    except (TypeError, ValueError, RuntimeError, OverflowError):
+        given = None
+    if given is None or given.dtype == torch.bool or given.is_complex():
+        raise TypeError(f"{name} must be a number or a tensor of numbers, got {value!r}")
+    values = given.detach().to(like)
+    if values.shape not in ((), (features,)):
+        raise ValueError(
+            f"{name} must be a number or have shape ({features},), got {tuple(values.shape)}"
+        )
+    require_finite(values, name)
+    if bool((values < least).any()):
+        raise ValueError(f"{name} must be at least {least:g}, got {float(values.min()):g}")
+    return values.expand(features).clone()
+
+
+def require_sides(shape: Any, least: int = 1) -> tuple[int, int]:
+    """Height and width of an image; raises unless both are integers ≥ ``least``."""
+    if not isinstance(shape, tuple | list | torch.Size) or len(shape) != 2:
+        raise TypeError(f"shape must be a pair (H, W), got {shape!r}")
+    height, width = (require_whole(side, "shape", least) for side in shape)
+    return height, width
 
 
 def require_seed(value: Any) -> int:

@@ -5,7 +5,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ipvae_snn.checks import require_float
+from ipvae_snn.checks import require_finite, require_float
 from ipvae_snn.neurons import IPVAENeuron
 
 
@@ -62,8 +62,11 @@ def parts(
     >>> torch.allclose(sum(found)[1:], out.mem.diff(dim=0), atol=1e-5)
     True
     """
+    if not isinstance(neuron, IPVAENeuron):
+        raise TypeError(f"neuron must be an IPVAENeuron, got {type(neuron).__name__}")
     for name, value in (("drive", drive), ("spk", spk), ("mem", mem)):
         require_float(value, name)
+        require_finite(value, name)
     if mem.ndim < 2 or mem.shape != spk.shape or mem.shape[-1] != neuron.features:
         raise ValueError(
             f"spk and mem must both have shape (T, ..., {neuron.features}), got "
@@ -75,6 +78,15 @@ def parts(
             f"{tuple(drive.shape)}"
         )
     first = neuron.initial_state(mem.shape[1:]) if state is None else state
+    if not isinstance(first, tuple) or len(first) != 2:
+        raise TypeError(f"state must be a pair (spk, mem), got {state!r}")
+    for name, value in zip(("state.spk", "state.mem"), first, strict=True):
+        require_float(value, name)
+        require_finite(value, name)
+        if value.shape != mem.shape[1:]:
+            raise ValueError(
+                f"{name} must have shape {tuple(mem.shape[1:])}, got {tuple(value.shape)}"
+            )
     spk_before = torch.cat([first[0][None].to(spk), spk[:-1]])
     mem_before = torch.cat([first[1][None].to(mem), mem[:-1]])
     step, gram = neuron.log_step.exp(), neuron.lateral_scale * neuron.gram()
@@ -86,4 +98,7 @@ def parts(
         "tonic": (-step * neuron.log_bias.exp()).expand_as(mem),
         "leak": -step * neuron.leak * (mem_before - neuron.mem_init),
     }
-    return Parts(**found, clamp=mem - mem_before - sum(found.values()))
+    found["clamp"] = mem - mem_before - sum(found.values())
+    for name, value in found.items():
+        require_finite(value, f"the part {name}, made of what was recorded,")
+    return Parts(**found)

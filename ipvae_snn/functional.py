@@ -15,7 +15,8 @@ G         ``gram``        (K, K)       lateral weights Φᵀ Λ Φ
 zG        ``inhibition``  (..., K)     lateral current that the spikes send out
 ========  ==============  ===========  ====================================================
 
-Every function works on any floating dtype and device, and is differentiable.
+Every function works on any floating dtype and device, and is differentiable. Shapes that do not fit
+one another raise ``ValueError``, what is no floating-point tensor ``TypeError``.
 """
 
 import math
@@ -23,6 +24,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
+
+from ipvae_snn import checks
 
 LOG_SCALE_BOUND = 3.45
 """Learned log σ stays inside ±3.45 (see :func:`bound_log_scale`)."""
@@ -37,6 +40,7 @@ def bound_log_scale(raw: Tensor, bound: float = LOG_SCALE_BOUND) -> Tensor:
     >>> bound_log_scale(torch.tensor([0.0, 1000.0]))
     tensor([0.0000, 3.4500])
     """
+    checks.require_float(raw, "raw")
     return bound * torch.tanh(raw / bound)
 
 
@@ -57,6 +61,7 @@ def gram(weight: Tensor, log_scale: Tensor | None = None) -> Tensor:
     tensor([[1., 1.],
             [1., 5.]])
     """
+    checks.require_per_pixel(weight, log_scale, "weight", axis=-2)
     whitened = weight if log_scale is None else weight * torch.exp(-log_scale).unsqueeze(-1)
     gram: Tensor = _Gram.apply(whitened)
     return gram
@@ -96,7 +101,9 @@ def drive(x: Tensor, weight: Tensor, log_scale: Tensor | None = None) -> Tensor:
     >>> drive(torch.tensor([[1.0, 3.0]]), torch.tensor([[1.0, 1.0], [0.0, 2.0]]))
     tensor([[1., 7.]])
     """
-    return x @ drive_weight(weight, log_scale)  # scaling x would cost the gradient a product
+    scaled = drive_weight(weight, log_scale)
+    checks.require_inputs_of(scaled, x)
+    return x @ scaled  # scaling x would cost the gradient a product
 
 
 def drive_weight(weight: Tensor, log_scale: Tensor | None = None) -> Tensor:
@@ -106,6 +113,7 @@ def drive_weight(weight: Tensor, log_scale: Tensor | None = None) -> Tensor:
     tensor([[1.0000],
             [7.3891]])
     """
+    checks.require_per_pixel(weight, log_scale, "weight", axis=-2)
     return weight if log_scale is None else weight * torch.exp(-2 * log_scale).unsqueeze(-1)
 
 
@@ -118,8 +126,11 @@ def soft_clamp(v: Tensor, clamp: float | Tensor | None, floor: float = MEM_FLOOR
     >>> soft_clamp(torch.tensor([-50.0, 0.0, 50.0]), clamp=10.0)
     tensor([-8.0000e+00, -4.5776e-05,  1.0000e+01])
     """
+    checks.require_float(v, "v")
     if clamp is None:
         return v
+    if not isinstance(clamp, Tensor):
+        clamp = checks.require_number(clamp, "clamp")
     return clamp - torch.nn.functional.softplus(clamp - v.clamp(min=floor))
 
 
@@ -158,6 +169,7 @@ def membrane_step(
     >>> membrane_step(torch.zeros(2), torch.tensor([1.0, 1.0]), torch.tensor([0.0, 0.25]))
     tensor([1.0000, 0.7500])
     """
+    checks.require_together(mem=mem, drive=drive, inhibition=inhibition)
     current = drive - inhibition - bias
     if leak:
         current = current - leak * (mem - mem_rest)
@@ -189,6 +201,7 @@ def poisson_kl(mem: Tensor, mem_prior: Tensor, form: str = "exact") -> Tensor:
     """
     if form not in ("exact", "published"):
         raise ValueError(f"form must be 'exact' or 'published', got {form!r}")
+    checks.require_together(mem=mem, mem_prior=mem_prior)
     delta = mem - mem_prior
     # 1 + e^Δ(Δ − 1) = Δ + (Δ − 1)(e^Δ − 1): this form cancels less where Δ is small.
     divergence = delta + (delta - 1) * torch.expm1(delta)
@@ -210,6 +223,7 @@ def gaussian_nll(residual: Tensor, log_scale: Tensor | None = None) -> Tensor:
     >>> gaussian_nll(torch.zeros(3, 2))
     tensor([1.8379, 1.8379, 1.8379])
     """
+    checks.require_per_pixel(residual, log_scale, "residual", axis=-1)
     if log_scale is None:
         return 0.5 * residual.square().sum(-1) + nll_constant(residual.shape[-1])
     whitened = residual * torch.exp(-log_scale)
@@ -243,11 +257,13 @@ def gaussian_nll_gram(
     >>> gaussian_nll(x - spk @ weight.mT)
     tensor([11.6758])
     """
+    checks.require_together(spk=spk, inhibition=inhibition, drive=drive)
     return 0.5 * (energy + (spk * (inhibition - 2 * drive)).sum(-1)) + constant
 
 
 def input_energy(x: Tensor, log_scale: Tensor | None = None) -> Tensor:
     """xᵀΛx for x of shape (..., M): what :func:`gaussian_nll_gram` knows of the input."""
+    checks.require_per_pixel(x, log_scale, "x", axis=-1)
     whitened = x if log_scale is None else x * torch.exp(-log_scale)
     return whitened.square().sum(-1)
 
@@ -276,4 +292,6 @@ def free_energy(nll: Tensor, kl: Tensor, beta: float, in_features: int) -> Tenso
     >>> free_energy(torch.ones(2, 3), torch.ones(2, 3), beta=0.5, in_features=256)
     tensor(1.5000)
     """
+    checks.require_together(nll=nll, kl=kl)
+    checks.require_whole(in_features, "in_features")
     return (nll + beta * kl).mean() * (256 / in_features)

@@ -9,7 +9,16 @@ import torch
 from torch import Tensor, nn
 
 from ipvae_snn import functional as F
-from ipvae_snn.checks import require_finite, require_fitting, require_float, require_whole
+from ipvae_snn.checks import (
+    require_finite,
+    require_fitting,
+    require_flag,
+    require_float,
+    require_whole,
+)
+
+MOST_NEURONS = 2**20
+"""Their lateral weights would take four terabytes."""
 
 
 class SharedDecoder(nn.Module):
@@ -82,7 +91,10 @@ class SharedDecoder(nn.Module):
                 f"x must have shape (..., {weight.shape[0]}), the outputs of the decoder, "
                 f"got {tuple(x.shape)}"
             )
-        return F.drive(x.to(weight.dtype), weight, self.bounded_log_scale())
+        drive = F.drive(x.to(weight.dtype), weight, self.bounded_log_scale())
+        for name, values in (("x", x), ("the drive, made of x and the weights,", drive)):
+            require_finite(values, name)
+        return drive
 
 
 class FixedGram(nn.Module):
@@ -147,6 +159,25 @@ class LearnedGram(nn.Module):
         return F.gram(self.factor)
 
 
+def features_of(source: nn.Linear | int) -> int:
+    """K, from a decoder or a number of neurons.
+
+    Raises:
+        TypeError, ValueError: neither, or a number out of range.
+    """
+    if isinstance(source, nn.Linear):
+        return source.in_features
+    if isinstance(source, bool) or not isinstance(source, numbers.Integral):
+        raise TypeError(
+            "the first argument must be a decoder nn.Linear(K, M, bias=False) or a number of "
+            f"neurons K, got {source!r}"
+        )
+    features = require_whole(source, "the number of neurons")
+    if features > MOST_NEURONS:
+        raise ValueError(f"the number of neurons must be at most {MOST_NEURONS:,}, got {features}")
+    return features
+
+
 Lateral = SharedDecoder | FixedGram | LearnedGram
 
 
@@ -166,6 +197,8 @@ def make_lateral(
     >>> type(make_lateral(3)).__name__, type(make_lateral(3, gram=torch.eye(3))).__name__
     ('LearnedGram', 'FixedGram')
     """
+    features = features_of(source)
+    require_flag(learn_gram, "learn_gram")
     if isinstance(source, nn.Linear):
         if gram is not None or learn_gram:
             raise ValueError(
@@ -173,12 +206,6 @@ def make_lateral(
                 "of the decoder to set gram or learn_gram"
             )
         return SharedDecoder(source, log_scale)
-    if isinstance(source, bool) or not isinstance(source, numbers.Integral):
-        raise TypeError(
-            "the first argument must be a decoder nn.Linear(K, M, bias=False) or a number of "
-            f"neurons K, got {source!r}"
-        )
-    features = require_whole(source, "the number of neurons")
     if log_scale is not None:
         raise ValueError("log_scale belongs to a decoder: pass the decoder as first argument")
     if gram is None:
@@ -186,8 +213,8 @@ def make_lateral(
     require_float(gram, "gram")
     if gram.shape != (features, features):
         raise ValueError(f"gram must have shape ({features}, {features}), got {tuple(gram.shape)}")
+    gram = gram.detach().to(torch.get_default_dtype())
     require_finite(gram, "gram")
-    gram = gram.to(torch.get_default_dtype())
     if not torch.allclose(gram, gram.mT, rtol=1e-4, atol=1e-6):
         raise ValueError("gram must be symmetric: inhibition is mutual; pass (gram + gram.mT) / 2")
     return LearnedGram.from_gram(gram) if learn_gram else FixedGram(gram)

@@ -9,8 +9,15 @@ from torch import Tensor, nn
 
 from ipvae_snn import functional as F
 from ipvae_snn.base import State, StatefulNeuron, refuse_foreign
-from ipvae_snn.checks import require_finite, require_fitting, require_float, require_number
-from ipvae_snn.lateral import Lateral, SharedDecoder, make_lateral
+from ipvae_snn.checks import (
+    per_neuron,
+    require_finite,
+    require_fitting,
+    require_flag,
+    require_float,
+    require_number,
+)
+from ipvae_snn.lateral import Lateral, SharedDecoder, features_of, make_lateral
 from ipvae_snn.surrogate import midpoint
 from ipvae_snn.surrogate.relaxed import Relaxed
 
@@ -149,20 +156,32 @@ class IPVAENeuron(StatefulNeuron):
         for name, function in (("spike_grad", spike_grad), ("state_quant", state_quant)):
             if not (callable(function) or (name == "state_quant" and function is False)):
                 raise TypeError(f"{name} must be a callable on tensors, got {function!r}")
-        lateral = make_lateral(decoder, log_scale=log_scale, gram=gram, learn_gram=learn_gram)
+        for name, flag in (
+            ("surrogate_disable", surrogate_disable), ("learn_step", learn_step),
+            ("learn_bias", learn_bias), ("learn_mem_init", learn_mem_init),
+        ):  # fmt: skip
+            require_flag(flag, name)
+        # All that can be refused is looked at first: what is refused draws no weights.
+        features, like = features_of(decoder), getattr(decoder, "weight", torch.empty(0))
+        tonic = per_neuron(bias, "bias", features, like, least=1e-6)
+        rest = None if mem_init is None else per_neuron(mem_init, "mem_init", features, like)
+        numbers = {
+            "lateral_scale": require_number(lateral_scale, "lateral_scale", least=0),
+            "leak": require_number(leak, "leak", least=0, most=1),
+            "clamp": require_number(clamp, "clamp", least=F.MEM_FLOOR + 1, most=CLAMP_MAX),
+        }
+        log_step = math.log(require_number(step, "step", least=1e-6))
         super().__init__(
             spike_grad=spike_grad, init_hidden=init_hidden, state_quant=state_quant, output=output
         )
         self.surrogate_disable = surrogate_disable
-        self.lateral = lateral
-        self.lateral_scale = require_number(lateral_scale, "lateral_scale", least=0)
-        self.leak = require_number(leak, "leak", least=0, most=1)
-        self.clamp = require_number(clamp, "clamp", least=F.MEM_FLOOR + 1, most=CLAMP_MAX)
-        rest = torch.empty(self.features).uniform_(-6, -4) if mem_init is None else mem_init
-        self._declare("mem_init", self._per_neuron(rest, "mem_init"), learn_mem_init)
-        self._declare("log_bias", self._per_neuron(bias, "bias", least=1e-6).log(), learn_bias)
-        log_step = math.log(require_number(step, "step", least=1e-6))
-        self._declare("log_step", lateral.weight.new_tensor(log_step), learn_step)
+        self.lateral = make_lateral(decoder, log_scale=log_scale, gram=gram, learn_gram=learn_gram)
+        self.lateral_scale, self.leak, self.clamp = numbers.values()
+        if rest is None:
+            rest = torch.empty(features).uniform_(-6, -4).to(like)
+        self._declare("mem_init", rest, learn_mem_init)
+        self._declare("log_bias", tonic.log(), learn_bias)
+        self._declare("log_step", like.new_tensor(log_step), learn_step)
 
     # -- lateral weights and currents ---------------------------------------------------------
 
@@ -224,11 +243,8 @@ class IPVAENeuron(StatefulNeuron):
         """One timestep: see the class. ``gram``: G, where the caller already has it."""
         self._check_call(spk, mem)
         self._check_input(input_)
-        if gram is not None and gram.shape != (self.features, self.features):
-            raise ValueError(
-                f"gram must be what neuron.gram() returned, of shape "
-                f"({self.features}, {self.features}), got {tuple(gram.shape)}"
-            )
+        if gram is not None:
+            self._check_gram(gram)
         state = self._resume(input_.shape, spk, mem)
         state = self.step(input_, *state, gram=gram)
         if self.observers:
@@ -260,24 +276,20 @@ class IPVAENeuron(StatefulNeuron):
         require_fitting(input_, "input_", like=self.mem_init)
         require_finite(input_, "input_")
 
+    def _check_gram(self, gram: Tensor) -> None:
+        require_float(gram, "gram")
+        shape, dtype = (self.features, self.features), self.mem_init.dtype
+        if gram.shape != shape or gram.dtype != dtype:
+            raise ValueError(
+                f"gram must be what neuron.gram() returned, {dtype} of shape {shape}, got "
+                f"{gram.dtype} of shape {tuple(gram.shape)}"
+            )
+        require_finite(gram, "gram")
+
     def initial_state(self, shape: torch.Size | tuple[int, ...]) -> State:
         """No spikes and ``mem_init``, for currents of ``shape`` (..., K); keeps no state."""
         mem = self.mem_init.expand(shape).clone()
         return State(torch.zeros_like(mem), mem)
-
-    # -- construction -------------------------------------------------------------------------
-
-    def _per_neuron(self, value: float | Tensor, name: str, least: float = -math.inf) -> Tensor:
-        values = torch.as_tensor(value).to(self.lateral.weight).detach().clone()
-        if values.shape not in ((), (self.features,)):
-            raise ValueError(
-                f"{name} must be a number or have shape ({self.features},), got "
-                f"{tuple(values.shape)}"
-            )
-        require_finite(values, name)
-        if bool((values < least).any()):
-            raise ValueError(f"{name} must be at least {least:g}, got {float(values.min()):g}")
-        return values.expand(self.features).clone()
 
     def extra_repr(self) -> str:
         return (

@@ -13,6 +13,9 @@ from ipvae_snn.files import whole_file
 CLICK = 0.003
 """Length of a click, in seconds."""
 
+MOST_SAMPLES = 2**30
+"""What a WAV file can hold, at 16 bits, with room to spare."""
+
 
 def save_clicks(
     path: str | Path, spk: Tensor, *, timestep: float = 0.02, rate: int = 44_100
@@ -38,11 +41,17 @@ def save_clicks(
     0.063
     """
     require_float(spk, "spk")
-    require_number(timestep, "timestep", least=1e-3, most=10)
-    require_whole(rate, "rate", least=8000)
+    timestep = require_number(timestep, "timestep", least=1e-3, most=10)
+    rate = require_whole(rate, "rate", least=8000)
+    require_number(rate, "rate", most=192_000)
     counts: Any = spk.detach().cpu().double().numpy()
     if counts.ndim != 1 or not len(counts) or not np.isfinite(counts).all() or counts.min() < 0:
         raise ValueError(f"spk must hold counts of one neuron, shape (T,), got {tuple(spk.shape)}")
+    if len(counts) * timestep * rate > MOST_SAMPLES or counts.max() > timestep * rate:
+        raise ValueError(
+            f"spk must fit {MOST_SAMPLES:,} samples of sound with at most one click in each, got "
+            f"{len(counts):,} timesteps of {timestep:g} s and counts up to {counts.max():g}"
+        )
     samples = np.zeros(int(np.ceil((len(counts) * timestep + CLICK) * rate)))
     click = _click(rate)
     for t, n in enumerate(counts.round().astype(int)):

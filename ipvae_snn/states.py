@@ -10,6 +10,8 @@ import torch
 from snntorch import SpikingNeuron
 from torch import Tensor, nn
 
+from ipvae_snn.checks import require_whole
+
 
 def reset(net: nn.Module) -> None:
     """Bring every spiking neuron in ``net`` back to its initial state.
@@ -79,7 +81,8 @@ def tbptt(
 
     Raises:
         RuntimeError: a state reaches back into the window before; the message names the cure.
-        ValueError: ``window`` < 1, no timesteps, or a loss that is no scalar.
+        TypeError, ValueError: ``window`` is no whole number ≥ 1, no timesteps, or a loss that is
+            no scalar or depends on no parameter.
 
     >>> from ipvae_snn import IPVAENeuron
     >>> net = nn.Sequential(nn.Linear(3, 4), IPVAENeuron(4, init_hidden=True))
@@ -87,8 +90,9 @@ def tbptt(
     >>> len(tbptt(net, torch.rand(10, 2, 3), loss, window=4))
     3
     """
-    if not isinstance(window, int) or window < 1:
-        raise ValueError(f"window must be a positive integer, got {window!r}")
+    require_whole(window, "window")
+    if not isinstance(input_, Tensor):
+        raise TypeError(f"input_ must be a torch.Tensor, got {type(input_).__name__}")
     if input_.ndim < 2 or not len(input_):
         raise ValueError(f"input_ must have shape (T, B, ...), T ≥ 1, got {tuple(input_.shape)}")
     reset(net)
@@ -99,6 +103,8 @@ def tbptt(
         loss = window_loss(input_[start : start + window], start)
         if not isinstance(loss, Tensor) or loss.numel() != 1:
             raise ValueError(f"window_loss must return a scalar tensor, got {loss!r}")
+        if not loss.requires_grad:
+            raise ValueError("the loss depends on no parameter: no gradient flows from it")
         _backward(loss)
         if optimizer is not None:
             optimizer.step()

@@ -89,7 +89,7 @@ class Stream:
             TypeError, ValueError: not a finite floating-point tensor of the right shape; the
                 stream then stays as it was.
         """
-        require_whole(num_steps, "num_steps")
+        num_steps = require_whole(num_steps, "num_steps")
         with torch.no_grad():
             if input_ is not None:
                 self._show(input_)

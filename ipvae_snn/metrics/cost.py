@@ -194,7 +194,7 @@ def _of_network(network: nn.Module, x: Tensor, num_steps: int | None, seed: int 
     with _all_seeded(network, seed, x.device), meter.attached():
         for frame in frames:
             meter.next_timestep()
-            network(frame)
+            _timestep(network, frame)
     if not meter.tallies:
         raise ValueError(
             "no layer of the network was called that could be counted: its forward must call "
@@ -205,6 +205,15 @@ def _of_network(network: nn.Module, x: Tensor, num_steps: int | None, seed: int 
         tallies.insert(0, Tally("input"))
         tallies[0].send(x)
     return Synops(tuple(_row(tally, batch) for tally in tallies), len(frames))
+
+
+def _timestep(network: nn.Module, frame: Tensor) -> None:
+    try:
+        network(frame)
+    except RuntimeError as error:  # of torch, for shapes and types
+        raise ValueError(
+            f"the network cannot take x, {frame.dtype} of shape {tuple(frame.shape)}: {error}"
+        ) from error
 
 
 def _row(tally: Tally, batch: int) -> LayerCost:

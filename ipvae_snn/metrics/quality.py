@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from ipvae_snn.checks import require_float
+from ipvae_snn.checks import require_finite, require_float, require_number
 
 CONVERGENCE_WINDOW, CONVERGENCE_SLOPE, CONVERGENCE_PATIENCE = 60, 1e-5, 5
 
@@ -19,15 +19,24 @@ def _require_pair(x: Tensor, x_hat: Tensor) -> None:
             f"x and x_hat must have the same shape (..., M) and not be empty, got "
             f"{tuple(x.shape)} and {tuple(x_hat.shape)}"
         )
+    require_finite(x, "x")
+    require_finite(x_hat, "x_hat")
+
+
+def require_result(result: Tensor, of: str) -> Tensor:
+    """A result that is all numbers; ``ValueError`` where those it is made of are too large."""
+    require_finite(result, f"the result, made of {of} whose squares are too large,")
+    return result
 
 
 def _require_counts(spk: Tensor) -> None:
     require_float(spk, "spk")
     if spk.ndim != 2 or not spk.numel():
         raise ValueError(f"spk must have shape (N, K) and not be empty, got {tuple(spk.shape)}")
+    require_finite(spk, "spk")
 
 
-def _wide(tensor: Tensor) -> Tensor:
+def wide(tensor: Tensor) -> Tensor:
     """Sums of squares overflow in half precision."""
     return tensor if tensor.dtype == torch.float64 else tensor.float()
 
@@ -50,17 +59,18 @@ def r2_per_sample(x: Tensor, x_hat: Tensor) -> Tensor:
     tensor([0.5000, 1.0000])
     """
     _require_pair(x, x_hat)
-    x, x_hat = _wide(x), _wide(x_hat)
+    x, x_hat = wide(x), wide(x_hat)
     residual = (x - x_hat).square().sum(-1)
     total = (x - x.mean(-1, keepdim=True)).square().sum(-1)
     blank = x.amax(-1) == x.amin(-1)  # rounding of the mean can make their total a little over 0
     score = 1 - residual / total.clamp(min=torch.finfo(x.dtype).tiny)
-    return torch.where(blank, (residual == 0).to(score.dtype), score)
+    score = torch.where(blank, (residual == 0).to(score.dtype), score)
+    return require_result(score, "x and x_hat")
 
 
 def r2(x: Tensor, x_hat: Tensor) -> Tensor:
     """Mean over samples of :func:`r2_per_sample`; from spikes of one timestep, or from rates."""
-    return r2_per_sample(x, x_hat).mean()
+    return require_result(r2_per_sample(x, x_hat).mean(), "x and x_hat")
 
 
 def mse(x: Tensor, x_hat: Tensor) -> Tensor:
@@ -70,7 +80,8 @@ def mse(x: Tensor, x_hat: Tensor) -> Tensor:
     tensor(3.)
     """
     _require_pair(x, x_hat)
-    return (_wide(x) - _wide(x_hat)).square().sum(-1).mean()
+    error = (wide(x) - wide(x_hat)).square().sum(-1).mean()
+    return require_result(error, "x and x_hat")
 
 
 def mse_per_dim(x: Tensor, x_hat: Tensor) -> Tensor:
@@ -87,6 +98,7 @@ def zeros(spk: Tensor) -> Tensor:
     require_float(spk, "spk")
     if not spk.numel():
         raise ValueError(f"spk must not be empty, got shape {tuple(spk.shape)}")
+    require_finite(spk, "spk")
     return (spk == 0).float().mean()
 
 
@@ -120,8 +132,9 @@ def lifetime_sparsity(spk: Tensor) -> Tensor:
     tensor(0.5000)
     """
     _require_counts(spk)
-    spk = _wide(spk)
-    return treves_rolls(spk.sum(0), spk.square().sum(0), spk.shape[0]).mean()
+    spk = wide(spk)
+    sparsity = treves_rolls(spk.sum(0), spk.square().sum(0), spk.shape[0]).mean()
+    return require_result(sparsity, "spk")
 
 
 def population_sparsity(spk: Tensor) -> Tensor:
@@ -131,8 +144,9 @@ def population_sparsity(spk: Tensor) -> Tensor:
         spk: shape (N, K), K ≥ 2 neurons.
     """
     _require_counts(spk)
-    spk = _wide(spk)
-    return treves_rolls(spk.sum(1), spk.square().sum(1), spk.shape[1]).mean()
+    spk = wide(spk)
+    sparsity = treves_rolls(spk.sum(1), spk.square().sum(1), spk.shape[1]).mean()
+    return require_result(sparsity, "spk")
 
 
 def rate_distortion_distance(r2: float, zeros: float) -> float:
@@ -141,7 +155,14 @@ def rate_distortion_distance(r2: float, zeros: float) -> float:
     >>> rate_distortion_distance(r2=0.7, zeros=0.6)
     0.5
     """
-    return math.hypot(1 - r2, 1 - zeros)
+    r2, zeros = _number(r2, "r2"), _number(zeros, "zeros")
+    return require_number(math.hypot(1 - r2, 1 - zeros), "the distance of r2 and zeros")
+
+
+def _number(value: float | Tensor, name: str) -> float:
+    """A number, also out of a tensor that holds one."""
+    lone = isinstance(value, Tensor) and value.numel() == 1 and value.is_floating_point()
+    return require_number(value.item() if lone else value, name)  # type: ignore[union-attr]
 
 
 def convergence_step(r2_by_step: Sequence[float]) -> int | None:
@@ -159,7 +180,17 @@ def convergence_step(r2_by_step: Sequence[float]) -> int | None:
     >>> convergence_step([0.01 * t for t in range(100)]) is None
     True
     """
-    values = torch.as_tensor(r2_by_step, dtype=torch.float64)
+    try:
+        values = torch.as_tensor(r2_by_step).detach()
+    except (TypeError, ValueError, RuntimeError, OverflowError) as error:
+        raise TypeError(f"r2_by_step must hold numbers: {error}") from error
+    if values.ndim != 1 or values.is_complex():
+        raise ValueError(
+            f"r2_by_step must hold real numbers, shape (T,), got {values.dtype} of shape "
+            f"{tuple(values.shape)}"
+        )
+    values = values.double()
+    require_finite(values, "r2_by_step")
     window = CONVERGENCE_WINDOW
     if len(values) < window:
         return None
@@ -181,11 +212,31 @@ def probe_accuracy(train: Tensor, train_labels: Tensor, test: Tensor, test_label
 
     Args:
         train, test: features, shapes (N, K) and (N', K).
-        train_labels, test_labels: shapes (N,) and (N',).
+        train_labels, test_labels: whole numbers, shapes (N,) and (N',).
+
+    Raises:
+        TypeError, ValueError: other shapes or types, NaN, or fewer than two different labels.
     """
     from ipvae_snn.extras import require_extra
 
+    for name, features, labels in (("train", train, train_labels), ("test", test, test_labels)):
+        _require_counts_and_labels(name, features, labels)
+    if train.shape[1] != test.shape[1] or len(train_labels.unique()) < 2:
+        raise ValueError(
+            f"train and test must have as many features, got {train.shape[1]} and "
+            f"{test.shape[1]}, and train_labels at least two different labels"
+        )
     linear_model = require_extra("sklearn.linear_model", extra="data")
     probe = linear_model.LogisticRegression()
     probe.fit(train.numpy(force=True), train_labels.numpy(force=True))
     return float(probe.score(test.numpy(force=True), test_labels.numpy(force=True)))
+
+
+def _require_counts_and_labels(name: str, features: Tensor, labels: Tensor) -> None:
+    require_float(features, name)
+    if features.ndim != 2 or not features.numel():
+        raise ValueError(f"{name} must have shape (N, K) and not be empty, got {features.shape}")
+    require_finite(features, name)
+    whole = isinstance(labels, Tensor) and not (labels.is_floating_point() or labels.is_complex())
+    if not whole or labels.shape != features.shape[:1]:
+        raise ValueError(f"{name}_labels must hold {len(features)} whole numbers, got {labels!r}")

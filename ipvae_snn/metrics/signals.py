@@ -5,7 +5,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ipvae_snn.checks import require_float, require_whole
+from ipvae_snn.checks import (
+    require_finite,
+    require_float,
+    require_not_negative,
+    require_sides,
+    require_whole,
+)
+from ipvae_snn.metrics.quality import require_result
 
 
 def radial_spectrum(images: Tensor, shape: tuple[int, int]) -> Tensor:
@@ -25,11 +32,12 @@ def radial_spectrum(images: Tensor, shape: tuple[int, int]) -> Tensor:
     0.5
     """
     require_float(images, "images")
-    height, width = (require_whole(side, "shape", least=4) for side in shape)
+    height, width = shape = require_sides(shape, least=4)
     if images.ndim != 2 or not len(images) or images.shape[1] != height * width:
         raise ValueError(
             f"images must have shape (N, {height * width}) with N ≥ 1, got {tuple(images.shape)}"
         )
+    require_finite(images, "images")
     pictures = images.detach().double().reshape(-1, height, width)
     pictures = pictures - pictures.mean((1, 2), keepdim=True)
     taper = torch.outer(*(torch.hann_window(side, dtype=torch.float64) for side in shape))
@@ -46,7 +54,7 @@ def radial_spectrum(images: Tensor, shape: tuple[int, int]) -> Tensor:
         for values in (power, torch.ones_like(power))
     )
     frequency = torch.arange(count, **options) / min(shape)
-    return torch.stack([frequency, total / members], 1)[1:]
+    return require_result(torch.stack([frequency, total / members], 1)[1:], "images")
 
 
 def spike_triggered(spk: Tensor, signal: Tensor, *, before: int = 0, after: int = 0) -> Tensor:
@@ -70,14 +78,18 @@ def spike_triggered(spk: Tensor, signal: Tensor, *, before: int = 0, after: int 
     """
     require_float(spk, "spk")
     require_float(signal, "signal")
-    require_whole(before, "before", least=0)
-    require_whole(after, "after", least=0)
+    before = require_whole(before, "before", least=0)
+    after = require_whole(after, "after", least=0)
     if spk.ndim not in (1, 2) or signal.shape[: spk.ndim] != spk.shape:
         raise ValueError(
             f"spk must have shape (T,) or (T, B) and signal begin with it, got "
             f"{tuple(spk.shape)} and {tuple(signal.shape)}"
         )
-    spk, signal, length = spk.detach(), signal.detach(), len(spk)
+    require_finite(spk, "spk")
+    require_finite(signal, "signal")
+    require_not_negative(spk, "spk must hold counts, which are not negative")
+    dtype = spk.dtype
+    spk, signal, length = spk.detach().double(), signal.detach(), len(spk)
     kept = spk[before : max(length - after, 0)].flatten()
     if not len(kept) or not float(kept.sum()):
         raise ValueError(
@@ -87,6 +99,6 @@ def spike_triggered(spk: Tensor, signal: Tensor, *, before: int = 0, after: int 
     rows = []
     for lag in range(-before, after + 1):
         around = signal[before + lag : length - after + lag]
-        around = around.reshape(len(kept), -1).to(spk.dtype)
+        around = around.reshape(len(kept), -1).double()
         rows.append((kept @ around / kept.sum()).reshape(signal.shape[spk.ndim :]))
-    return torch.stack(rows)
+    return require_result(torch.stack(rows).to(dtype), "spk and signal")

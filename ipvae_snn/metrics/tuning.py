@@ -5,8 +5,8 @@ import math
 import torch
 from torch import Tensor
 
-from ipvae_snn.checks import require_float, require_whole
-from ipvae_snn.metrics.quality import treves_rolls
+from ipvae_snn.checks import require_finite, require_float, require_not_negative, require_sides
+from ipvae_snn.metrics.quality import require_result, treves_rolls, wide
 
 
 def by_use(spk: Tensor) -> Tensor:
@@ -19,7 +19,14 @@ def by_use(spk: Tensor) -> Tensor:
     [1, 2, 0]
     """
     require_float(spk, "spk")
-    return spk.reshape(-1, spk.shape[-1]).sum(0).argsort(descending=True, stable=True)
+    if not spk.ndim or not spk.shape[-1]:
+        raise ValueError(f"spk must have shape (..., K), K ≥ 1, got {tuple(spk.shape)}")
+    require_finite(spk, "spk")
+    return (
+        spk.reshape(-1, spk.shape[-1])
+        .sum(0, dtype=torch.float64)
+        .argsort(descending=True, stable=True)
+    )
 
 
 def selectivity(responses: Tensor) -> Tensor:
@@ -34,9 +41,11 @@ def selectivity(responses: Tensor) -> Tensor:
     [0.0, 1.0, 0.0]
     """
     _require_responses(responses, "N")
+    responses = wide(responses)
     total = responses.sum(0)
     sparsity = treves_rolls(total, responses.square().sum(0), len(responses))
-    return torch.where(total > 0, sparsity, torch.zeros_like(sparsity))
+    sparsity = torch.where(total > 0, sparsity, torch.zeros_like(sparsity))
+    return require_result(sparsity, "responses")
 
 
 def by_selectivity(responses: Tensor) -> Tensor:
@@ -75,14 +84,16 @@ def orientation_tuning(responses: Tensor, angles: Tensor) -> tuple[Tensor, Tenso
     require_float(angles, "angles")
     if angles.shape != responses.shape[:1]:
         raise ValueError(f"angles must have shape ({len(responses)},), got {tuple(angles.shape)}")
-    if bool((responses < 0).any()):
-        raise ValueError("responses must not be negative")
+    require_finite(angles, "angles")
+    require_not_negative(responses, "responses must not be negative")
+    responses = wide(responses)
     twice = 2 * angles.to(responses) * (math.pi / 180)
     east, north = twice.cos() @ responses, twice.sin() @ responses
     total = responses.sum(0)
     index = torch.hypot(east, north) / total.clamp(min=torch.finfo(responses.dtype).tiny)
     preferred = torch.atan2(north, east).mul(90 / math.pi).remainder(180)
-    return preferred, torch.where(total > 0, index, torch.zeros_like(index))
+    index = torch.where(total > 0, index, torch.zeros_like(index))
+    return preferred, require_result(index, "responses")
 
 
 def feature_tuning(weight: Tensor, shape: tuple[int, int]) -> tuple[Tensor, Tensor, Tensor]:
@@ -103,13 +114,14 @@ def feature_tuning(weight: Tensor, shape: tuple[int, int]) -> tuple[Tensor, Tens
     (0, 0.25, 1.0)
     """
     require_float(weight, "weight")
-    height, width = (require_whole(side, "shape") for side in shape)
+    height, width = require_sides(shape)
     if weight.ndim != 2 or height * width != len(weight):
         raise ValueError(f"weight must have shape ({height * width}, K), got {tuple(weight.shape)}")
-    images = weight.detach().T.reshape(-1, height, width)
+    require_finite(weight, "weight")
+    images = wide(weight.detach()).T.reshape(-1, height, width)
     power = torch.fft.fft2(images - images.mean((1, 2), keepdim=True)).abs().square().flatten(1)
-    down = torch.fft.fftfreq(height, device=weight.device)[:, None]
-    across = torch.fft.fftfreq(width, device=weight.device)[None]
+    down = torch.fft.fftfreq(height, dtype=images.dtype, device=weight.device)[:, None]
+    across = torch.fft.fftfreq(width, dtype=images.dtype, device=weight.device)[None]
     angles = torch.atan2(down, across).expand(height, width).flatten() * (180 / math.pi)
     preferred, index = orientation_tuning(power.T.contiguous(), angles)
     radius = torch.hypot(down, across).flatten()
@@ -128,3 +140,4 @@ def _require_responses(responses: Tensor, first: str) -> None:
         raise ValueError(
             f"responses must have shape ({first}, K) and not be empty, got {tuple(responses.shape)}"
         )
+    require_finite(responses, "responses")

@@ -78,9 +78,11 @@ def from_config(config: dict[str, Any]) -> Any:
     >>> from_config({"name": "eat", "temp": 0.5})
     eat(temp=0.5, indicator='cubic')
     """
+    if not isinstance(config, dict):
+        raise TypeError(f"config must be a dictionary, as to_config gives, got {config!r}")
     arguments = dict(config)
     name = arguments.pop("name", None)
-    if name not in ESTIMATORS:
+    if not isinstance(name, str) or name not in ESTIMATORS:
         raise ValueError(f"unknown estimator {name!r}: expected one of {', '.join(ESTIMATORS)}")
     try:
         return ESTIMATORS[name](**arguments)

@@ -12,6 +12,8 @@ from ipvae_snn.kernels.sampler import poisson
 
 LOG_RATE_MAX = 16.0
 LOG_RATE_MIN = -30.0
+MOST_SUBSTEPS = 2**24
+"""float32 cannot hold every count above."""
 
 
 def bounded_log_rate(mem: Tensor) -> Tensor:
@@ -56,6 +58,10 @@ class Estimator:
     """What all estimators share: a generator, and integer counts on request."""
 
     generator: torch.Generator | None = field(default=None, repr=False, compare=False, kw_only=True)
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.generator, torch.Generator | None):
+            raise TypeError(f"generator must be a torch.Generator or None, got {self.generator!r}")
 
     def sample(self, mem: Tensor) -> Tensor:
         """Integer Poisson counts with rate e^mem, in the dtype of ``mem``, without gradient."""
@@ -121,13 +127,16 @@ class bernoulli(Exact):
         generator: source of randomness; ``None`` for torch's global one.
 
     Raises:
-        TypeError, ValueError: if ``substeps`` is not a positive integer.
+        TypeError, ValueError: if ``substeps`` is not a positive integer up to 2²⁴.
     """
 
     substeps: int = 8
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         self.substeps = require_whole(self.substeps, "substeps")
+        if self.substeps > MOST_SUBSTEPS:
+            raise ValueError(f"substeps must be at most {MOST_SUBSTEPS}, got {self.substeps}")
 
     def draw(self, mem: Tensor) -> Tensor:
         with torch.no_grad():

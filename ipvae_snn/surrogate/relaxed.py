@@ -18,6 +18,7 @@ class Relaxed(Estimator):
     temp: float
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         self.temp = require_number(self.temp, "temp", least=1e-6, most=1)
 
     def soften(self, log_rate: Tensor) -> Tensor:
@@ -77,7 +78,7 @@ class eat(Relaxed):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.indicator not in _INDICATORS:
+        if not isinstance(self.indicator, str) or self.indicator not in _INDICATORS:
             raise ValueError(f"indicator must be 'cubic' or 'sigmoid', got {self.indicator!r}")
 
     def soften(self, log_rate: Tensor) -> Tensor:

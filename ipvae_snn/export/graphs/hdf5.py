@@ -14,6 +14,7 @@ LIMIT_BYTES = 2**30
 """Of all arrays of a graph together."""
 
 _HIGHEST_DEFLATION = 1032
+_HEAP = b"GCOL\1\0\0\0"  # where texts of any length lie
 _GZIP, _CHECKSUM = 1, 3  # HDF5's numbers of filters
 _FILTERS = {_GZIP, 2, _CHECKSUM, 32000}
 """Those, the one that shuffles bytes, and lzf."""
@@ -30,16 +31,35 @@ def require_sound(path: Path) -> None:
         Exception: whatever h5py raises for a file that is damaged.
     """
     h5py = require_extra("h5py", extra="nir")
-    left, room = path.stat().st_size, LIMIT_BYTES
+    size, room = path.stat().st_size, LIMIT_BYTES
+    if size > LIMIT_BYTES:
+        raise ValueError(f"it has {size:,} bytes: expected at most {LIMIT_BYTES:,}")
+    _require_sound_heaps(path)
     with h5py.File(path, "r") as file:
         for name, item in _objects(file, h5py):
-            _require_inside(name, item, left, h5py)
-            room -= _declared(name, item) + _text_bytes(item, left, room, h5py)
+            _require_inside(name, item, size, h5py)
+            room -= _declared(name, item) + _text_bytes(item, size, room, h5py)
             if room < 0:
                 raise ValueError(
                     f"its arrays take more than {LIMIT_BYTES:,} bytes up to {name!r}: expected a "
                     "graph that fits memory several times"
                 )
+
+
+def _require_sound_heaps(path: Path) -> None:
+    """Follow the lists of texts: in a damaged one, HDF5 would stay at the same text for ever."""
+    content = path.read_bytes()
+    start = content.find(_HEAP)
+    while start >= 0:
+        end = start + int.from_bytes(content[start + 8 : start + 16], "little")
+        at = start + 16
+        while at + 16 <= end:
+            size = int.from_bytes(content[at + 8 : at + 16], "little")
+            is_free = content[at : at + 2] == b"\0\0"  # its size counts its head of 16 bytes
+            at += size if is_free else 16 + -(-size // 8) * 8
+            if (is_free and size < 16) or at > min(end, len(content)):
+                raise ValueError("its texts are damaged")
+        start = content.find(_HEAP, start + 1)
 
 
 def _objects(file: Any, h5py: Any) -> Iterator[tuple[str, Any]]:

@@ -1,0 +1,186 @@
+"""Metrics: within their bounds, or a refusal."""
+
+import math
+import tempfile
+from pathlib import Path
+
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+
+from ipvae_snn import IPVAE, IPVAENeuron, currents, metrics, sound
+from tests.properties.common import (
+    FLOATS,
+    REFUSED,
+    anything,
+    attempt,
+    awkward,
+    finite,
+    numbers,
+    ordinary,
+    sizes,
+    tensors,
+)
+
+pair = st.tuples(awkward, awkward) | st.tuples(*[tensors((3, 4), dtypes=FLOATS)] * 2)
+spikes = awkward | tensors(dtypes=FLOATS, least=0, most=4)
+
+
+def bounded(value, least=-math.inf, most=math.inf):
+    if value is REFUSED:
+        return
+    assert finite(value)
+    assert bool(((value >= least - 1e-3) & (value <= most + 1e-3)).all())
+
+
+@given(both=pair)
+def test_reconstruction(both):
+    x, x_hat = both
+    bounded(attempt(lambda: metrics.r2(x, x_hat)), most=1)
+    bounded(attempt(lambda: metrics.r2_per_sample(x, x_hat)), most=1)
+    bounded(attempt(lambda: metrics.mse(x, x_hat)), least=0)
+    bounded(attempt(lambda: metrics.mse_per_dim(x, x_hat)), least=0)
+
+
+@given(x=ordinary((3, 4)), noise=ordinary((3, 4)))
+def test_reconstruction_in_double_precision(x, noise):
+    wide, far = x.detach().double(), (x + noise).detach().double()
+    expected = 1 - (wide - far).square().sum(1) / (wide - wide.mean(1, keepdim=True)).square().sum(
+        1
+    )
+    found = metrics.r2_per_sample(x, x + noise).double()
+    blank = wide.amax(1) == wide.amin(1)
+    assert torch.allclose(found[~blank], expected[~blank], rtol=1e-3, atol=1e-3)
+    assert bool((metrics.r2_per_sample(x, x) == 1).all())
+
+
+@given(spk=spikes)
+def test_sparsity(spk):
+    for metric in (metrics.zeros, metrics.lifetime_sparsity, metrics.population_sparsity):
+        value = attempt(lambda metric=metric: metric(spk))
+        if value is not REFUSED and bool((spk >= 0).all()):
+            bounded(value, 0, 1)
+        elif value is not REFUSED:
+            assert finite(value)
+
+
+@given(responses=spikes, angles=awkward | ordinary((3,)))
+def test_tuning(responses, angles):
+    for metric in (metrics.selectivity, metrics.by_selectivity, metrics.by_use):
+        bounded(attempt(lambda metric=metric: metric(responses)), least=0)
+    tuned = attempt(lambda: metrics.orientation_tuning(responses, angles))
+    if tuned is not REFUSED:
+        bounded(tuned[0], 0, 180)
+        bounded(tuned[1], 0, 1)
+
+
+@given(
+    weight=awkward | ordinary((16, 3)) | tensors((16, 2), dtypes=FLOATS),
+    shape=st.tuples(sizes, sizes) | st.just((4, 4)) | anything | st.tuples(anything, anything),
+)
+def test_spectra(weight, shape):
+    tuned = attempt(lambda: metrics.feature_tuning(weight, shape))
+    if tuned is not REFUSED:
+        assert finite(*tuned)
+        bounded(tuned[2], 0, 1)
+    bounded(attempt(lambda: metrics.by_tuning(weight, shape)), least=0)
+    images = weight.mT if isinstance(weight, torch.Tensor) and weight.ndim == 2 else weight
+    spectrum = attempt(lambda: metrics.radial_spectrum(images, shape))
+    if spectrum is not REFUSED:
+        bounded(spectrum, least=0)
+
+
+@given(
+    spk=spikes | tensors((5,), dtypes=FLOATS, least=0),
+    signal=awkward | ordinary((5, 2)),
+    before=st.integers(-1, 6) | anything,
+    after=st.integers(-1, 6),
+)
+def test_spike_triggered(spk, signal, before, after):
+    average = attempt(lambda: metrics.spike_triggered(spk, signal, before=before, after=after))
+    if average is not REFUSED:
+        assert len(average) == before + 1 + after
+        assert finite(average)
+        if bool((spk >= 0).all()) and finite(signal):
+            slack = 0.05 * float(signal.detach().double().abs().max()) + 1e-3
+            bounded(average, float(signal.detach().min()) - slack,
+                    float(signal.detach().max()) + slack)  # fmt: skip
+
+
+@given(
+    r2=numbers | anything | st.lists(st.floats(-2, 1), max_size=70) | awkward,
+    zeros=numbers | anything,
+    length=st.integers(55, 80),
+)
+def test_curves(r2, zeros, length):
+    distance = attempt(lambda: metrics.rate_distortion_distance(r2, zeros))
+    if distance is not REFUSED:
+        assert math.isfinite(distance)
+        assert distance >= 0
+    step = attempt(lambda: metrics.convergence_step(r2))
+    assert step in (REFUSED, None) or 1 <= step <= len(r2)
+    assert metrics.convergence_step([0.5] * length) == (60 if length >= 64 else None)
+
+
+@given(
+    train=awkward | ordinary((4, 3)), labels=awkward | st.just(torch.tensor([0, 1, 0, 1])),
+    test=awkward | ordinary((2, 3)), test_labels=awkward | st.just(torch.tensor([0, 1])),
+)  # fmt: skip
+def test_probe(train, labels, test, test_labels):
+    accuracy = attempt(lambda: metrics.probe_accuracy(train, labels, test, test_labels))
+    assert accuracy is REFUSED or 0 <= accuracy <= 1
+
+
+@given(
+    x=awkward | tensors((2, 4), dtypes=FLOATS) | tensors((3, 2, 4), dtypes=FLOATS),
+    num_steps=st.none() | st.integers(0, 3) | anything.filter(lambda n: not isinstance(n, int)),
+    seed=st.none() | st.integers(0, 3) | anything,
+    kind=st.sampled_from(["model", "network", "odd", "nothing"]),
+)
+def test_synops(x, num_steps, seed, kind):
+    torch.manual_seed(0)
+    network = {
+        "model": lambda: IPVAE(4, 3),
+        "network": lambda: nn.Sequential(nn.Linear(4, 3), IPVAENeuron(3, init_hidden=True)),
+        "odd": lambda: nn.Sequential(nn.Bilinear(4, 4, 3)),
+        "nothing": lambda: None,
+    }[kind]()
+    cost = attempt(lambda: metrics.synops(network, x, num_steps, seed=seed), network)
+    if cost is not REFUSED:
+        whole = cost.per_image
+        for name in ("spikes", "events", "synops", "macs", "updates", "dense"):
+            value = getattr(whole, name)
+            assert math.isfinite(value)
+            assert value >= 0
+        assert whole.events <= whole.spikes
+        assert str(cost)
+
+
+@given(
+    drive=awkward | ordinary((2, 3)),
+    spk=awkward | ordinary((4, 2, 3), least=0),
+    mem=awkward | ordinary((4, 2, 3)),
+    state=st.none() | st.tuples(awkward, awkward) | anything,
+)
+def test_parts_add_up(drive, spk, mem, state):
+    neuron = IPVAENeuron(3)
+    parts = attempt(lambda: currents.parts(neuron, drive, spk, mem, state=state))
+    if parts is not REFUSED:
+        assert finite(*parts)
+        assert torch.allclose(sum(parts)[1:], mem.detach().diff(dim=0), atol=1e-3)
+
+
+@given(
+    spk=awkward | tensors((5,), least=0, most=3) | tensors((5,), dtypes=FLOATS),
+    timestep=st.floats(1e-3, 0.05) | anything,
+    rate=st.just(8000) | anything.filter(lambda n: not isinstance(n, int) or n < 10**5),
+)
+def test_clicks(spk, timestep, rate):
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "spikes.wav"
+        made = attempt(
+            lambda: sound.save_clicks(path, spk, timestep=timestep, rate=rate),
+            lambda: tuple(path.parent.iterdir()),
+        )
+        assert path.exists() == (made is not REFUSED)

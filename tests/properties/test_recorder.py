@@ -1,0 +1,62 @@
+"""Recording changes nothing, keeps what was asked for, and refuses what it cannot."""
+
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+
+from ipvae_snn import IPVAE, IPVAENeuron, Recorder
+from tests.properties.common import REFUSED, anything, attempt, awkward, ordinary
+
+
+def make(kind):
+    torch.manual_seed(0)
+    if not isinstance(kind, str):
+        return kind
+    if kind == "model":
+        return IPVAE(4, 3)
+    if kind == "layers":
+        return nn.Sequential(IPVAENeuron(3), IPVAENeuron(3))
+    return nn.Linear(2, 2) if kind == "none" else kind
+
+
+@given(
+    kind=st.sampled_from(["model", "layers", "none"]) | anything,
+    record=st.sampled_from(["spk", "mem", ("spk", "mem"), (), ["mem"]]) | anything | st.text(),
+    every=st.integers(0, 4) | anything,
+    neurons=st.none() | st.lists(st.integers(-1, 4), max_size=3) | awkward | anything,
+)
+def test_options_are_taken_or_refused(kind, record, every, neurons):
+    model = make(kind)
+    recorder = attempt(lambda: Recorder(model, record, every=every, neurons=neurons))
+    if recorder is REFUSED:
+        if isinstance(model, nn.Module):
+            assert not any(getattr(m, "observers", []) for m in model.modules())
+        return
+    with recorder:
+        if isinstance(kind, str) and kind == "model":
+            out = model.run(torch.rand(2, 4), 7, seed=0)
+            found = attempt(lambda: recorder.spk)
+            if found is not REFUSED:
+                kept = out.spk[every - 1 :: every]
+                kept = kept if neurons is None else kept[..., torch.as_tensor(neurons)]
+                assert torch.equal(found, kept)
+                (trace,) = recorder.traces.values()
+                assert trace.steps == list(range(every, 8, every))
+    assert not any(getattr(m, "observers", []) for m in model.modules())
+
+
+@given(
+    x=ordinary((2, 4)), num_steps=st.integers(1, 5), every=st.integers(1, 3), seed=st.integers(0, 9)
+)
+def test_recording_changes_nothing(x, num_steps, every, seed):
+    model = make("model")
+    alone = model.run(x, num_steps, seed=seed)
+    with Recorder(model, every=every) as recorder:
+        watched = model.run(x, num_steps, seed=seed)
+        again = model.run(x, num_steps, seed=seed)
+    assert torch.equal(alone.spk, watched.spk)
+    assert torch.equal(alone.mem, watched.mem)
+    both = torch.cat([watched.mem, again.mem])[every - 1 :: every]
+    found = attempt(lambda: recorder.mem)
+    assert found is REFUSED if not len(both) else torch.equal(found, both.detach())

@@ -1,0 +1,93 @@
+"""A stream: the same law as a run, one frame at a time, and nothing lost by a refusal."""
+
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ipvae_snn import IPVAE, IPVAENeuron, Stream, surrogate
+from tests.properties.common import (
+    FLOATS,
+    REFUSED,
+    anything,
+    attempt,
+    awkward,
+    counts,
+    finite,
+    ordinary,
+    tensors,
+)
+
+M, K = 4, 3
+few = st.integers(-1, 4) | anything.filter(lambda n: not isinstance(n, int) or n < 9)
+
+
+def make(kind, **options):
+    torch.manual_seed(0)
+    return IPVAE(M, K, **options) if kind == "model" else IPVAENeuron(K, **options)
+
+
+def state_of(stream):
+    return lambda: (*stream.state, torch.tensor(stream.timestep), stream._job.drive.clone())
+
+
+@given(
+    kind=st.sampled_from(["model", "neuron"]),
+    frames=st.lists(
+        st.none() | awkward | tensors((M,), dtypes=FLOATS) | tensors((K,), dtypes=FLOATS),
+        max_size=4,
+    ),
+    num_steps=few,
+)
+def test_frames_are_taken_or_refused(kind, frames, num_steps):
+    stream = Stream(make(kind), seed=0)
+    for frame in frames:
+        before = stream.timestep
+        out = attempt(lambda frame=frame: stream.push(frame, num_steps), state_of(stream))
+        if out is not REFUSED:
+            assert out.spk.shape == out.mem.shape == (K,)
+            assert counts(out.spk)
+            assert finite(out.mem)
+            assert stream.timestep == before + num_steps
+
+
+@given(frames=ordinary((5, M)), scale=st.sampled_from([0.01, 0.3, 3.0]))
+def test_a_stream_is_a_run(frames, scale):
+    model = make("model", spike_grad=surrogate.rounded(), init_std=scale)
+    run = model.run(frames[:, None])
+    stream = Stream(model)
+    for t, frame in enumerate(frames):
+        _, mem = stream.push(frame)
+        assert torch.allclose(mem, run.mem[t, 0], atol=1e-3)
+
+
+@given(
+    state=awkward | st.tuples(awkward, awkward) | st.tuples(ordinary((K,), least=0), ordinary((K,)))
+)
+def test_states_are_taken_or_refused(state):
+    stream = Stream(make("model"), seed=0)
+    stream.push(torch.ones(M))
+
+    def assign():
+        stream.state = state
+
+    if attempt(assign, state_of(stream)) is not REFUSED:
+        spk, mem = stream.push(torch.ones(M), 2)
+        assert counts(spk)
+        assert finite(mem)
+
+
+@given(
+    model=anything | st.sampled_from(["model", "neuron"]),
+    seed=st.none() | st.integers(-1, 3) | anything,
+    estimator=st.sampled_from(list(surrogate.ESTIMATORS.values())),
+)
+def test_what_a_stream_is_made_of(model, seed, estimator):
+    if isinstance(model, str) and model in ("model", "neuron"):
+        model = make(model, spike_grad=estimator())
+    stream = attempt(lambda: Stream(model, seed=seed))
+    if stream is not REFUSED:
+        first = stream.push(num_steps=3)
+        stream.reset()
+        assert stream.timestep == 0
+        assert counts(first.spk)
+        assert finite(first.mem)
