@@ -87,8 +87,6 @@ class InFile:
     def __getitem__(self, rows: NDArray[np.int64] | slice) -> NDArray:
         if isinstance(rows, slice):
             rows = np.arange(self.shape[0])[rows]
-        if not 0 <= rows.min() <= rows.max() < self.shape[0]:
-            raise IndexError(f"rows must be from 0 to {self.shape[0] - 1}")
         try:
             with self.path.open("rb", buffering=0) as file:
                 if os.fstat(file.fileno()).st_size != self.file_bytes:
@@ -228,6 +226,8 @@ class PictureSamples(Samples):
     def read(self, rows: Tensor) -> Tensor:
         if not len(rows):
             return torch.empty(0, self.features)
+        if rows.min() < 0 or rows.max() >= len(self):
+            raise IndexError(f"rows must be from 0 to {len(self) - 1}, got {rows.tolist()}")
         pixels = self.pictures.read(rows.cpu().numpy()).reshape(len(rows), self.features)
         return torch.from_numpy(pixels.astype(np.float32, copy=False))
 
