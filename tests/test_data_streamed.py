@@ -87,6 +87,12 @@ def test_streamed_samples_are_those_in_memory(tmp_path, kind):
         assert torch.equal(found.read(rows), expected[rows])
         assert torch.equal(pickle.loads(pickle.dumps(found)).read(rows), expected[rows])
         assert found.read(rows).dtype == torch.float32
+        some = torch.tensor([1, 2, 2, 1, 0, 1])  # neighbours are read at once
+        assert torch.equal(found.read(some), expected[some])
+        assert found.read(rows[:0]).shape == (0, found.features)
+        for wrong in (-1, len(found)):
+            with pytest.raises(IndexError, match="rows must be from 0 to"):
+                found.read(torch.tensor([0, wrong]))
     for expected, found in zip(whole[-2:], part[-2:], strict=True):
         assert (expected is None and found is None) or torch.equal(expected, found)
 

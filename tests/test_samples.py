@@ -3,16 +3,19 @@
 import itertools
 import multiprocessing
 import os
+import runpy
 import signal
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
-from ipvae_snn import IPVAE, evaluate
+from ipvae_snn import IPVAE, evaluate, plotting
 from ipvae_snn.samples import InMemory, Part, Samples, as_samples, stream
 
+EVIDENCE = Path(__file__).parent.parent / "examples" / "trust" / "flat_memory.py"
 BATCHES = [torch.tensor(rows) for rows in ([3, 1], [0], [5, 5, 2], [4], [1, 0])]
 BAD, DEADLY, FOREIGN = 17, 18, 19
 
@@ -209,3 +212,17 @@ def test_evaluate_ends_its_workers_when_reading_fails():
     assert no_workers()
     with pytest.raises(ValueError, match="N ≥ 2"):
         evaluate(model, Part(Numbered(), torch.tensor([0])), 2)
+
+
+def test_the_evidence_for_flat_memory(tmp_path):
+    made = runpy.run_path(str(EVIDENCE))
+    made["write_images"](tmp_path / "images.npy", 10_000)
+    results = [
+        made["evaluating"]("a", tmp_path / "images.npy", True),
+        made["evaluating"]("b", tmp_path / "images.npy", False),
+        made["streaming"]("c", 2_000),
+    ]
+    assert [len(result.readings) for result in results] == [21, 21, 21]
+    assert [result.readings[-1].done for result in results] == [10_000, 10_000, 2_000]
+    assert "growth" in made["table"](results)
+    made["draw"](plotting.canvas(), results)

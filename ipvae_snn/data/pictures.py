@@ -5,8 +5,10 @@ import os
 import zlib
 from abc import abstractmethod
 from collections.abc import Sequence
+from io import FileIO
+from itertools import pairwise
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -27,7 +29,7 @@ class Pictures(Sequence[NDArray]):
 
     @abstractmethod
     def read(self, rows: NDArray[np.int64]) -> NDArray:
-        """The images of these indices, of one shape: (n, H, W) or (n, M), float32.
+        """The images of these indices, one or more, of one shape: (n, H, W) or (n, M), float32.
 
         Raises:
             ValueError: one cannot be read, or holds what no image may; says which.
@@ -85,22 +87,22 @@ class InFile:
     def __getitem__(self, rows: NDArray[np.int64] | slice) -> NDArray:
         if isinstance(rows, slice):
             rows = np.arange(self.shape[0])[rows]
-        if len(rows) and not 0 <= rows.min() <= rows.max() < self.shape[0]:
-            raise IndexError(f"rows must be from 0 to {self.shape[0] - 1}")
         try:
-            with self.path.open("rb") as file:
+            with self.path.open("rb", buffering=0) as file:
                 if os.fstat(file.fileno()).st_size != self.file_bytes:
                     raise ValueError("it has another size than it had")
                 return self._by_columns(rows) if self.fortran else self._by_rows(file, rows)
         except (OSError, ValueError) as error:
             raise ValueError(f"{self.path} can no longer be read: {error}") from error
 
-    def _by_rows(self, file: BinaryIO, rows: NDArray[np.int64]) -> NDArray:
+    def _by_rows(self, file: FileIO, rows: NDArray[np.int64]) -> NDArray:
         length = math.prod(self.shape[1:]) * self.dtype.itemsize
         found = np.empty((len(rows), length), dtype=np.uint8)
-        for place, row in zip(found, rows.tolist(), strict=True):
-            file.seek(self.offset + row * length)
-            if file.readinto(place) != length:  # type: ignore[attr-defined]
+        ends = [*(np.flatnonzero(np.diff(rows) != 1) + 1).tolist(), len(rows)]  # of neighbours
+        for start, end in pairwise([0, *ends]):
+            place = found[start:end]
+            file.seek(self.offset + int(rows[start]) * length)
+            if file.readinto(place.data) != place.size:
                 raise ValueError("it ends before its data do")
         return found.view(self.dtype).reshape(len(rows), *self.shape[1:])
 
@@ -222,6 +224,10 @@ class PictureSamples(Samples):
         return len(self.pictures)
 
     def read(self, rows: Tensor) -> Tensor:
+        if not len(rows):
+            return torch.empty(0, self.features)
+        if rows.min() < 0 or rows.max() >= len(self):
+            raise IndexError(f"rows must be from 0 to {len(self) - 1}, got {rows.tolist()}")
         pixels = self.pictures.read(rows.cpu().numpy()).reshape(len(rows), self.features)
         return torch.from_numpy(pixels.astype(np.float32, copy=False))
 
