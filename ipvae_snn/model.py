@@ -84,22 +84,23 @@ class IPVAE(nn.Module):
         learn_scale: bool = True,
     ) -> None:
         super().__init__()
-        require_whole(in_features, "in_features")
-        require_whole(latents, "latents")
+        in_features = require_whole(in_features, "in_features")
+        latents = require_whole(latents, "latents")
         require_number(init_std, "init_std", least=0)
         F.poisson_kl(torch.zeros(1), torch.zeros(1), form=kl_form)  # refuses an unknown form
+        numbers = {
+            "clamp": clamp, "step": step, "bias": bias, "leak": leak,
+            "lateral_scale": lateral_scale,
+        }  # fmt: skip
+        flags = {
+            "learn_step": learn_step, "learn_bias": learn_bias, "learn_mem_init": learn_mem_init,
+        }  # fmt: skip
+        self._options: dict[str, Any] = {n: require_number(v, n) for n, v in numbers.items()}
+        self._options |= flags
+        with seeded(0):  # options that are refused draw nothing
+            IPVAENeuron(1, spike_grad=spike_grad, **self._options)
         decoder = nn.Linear(latents, in_features, bias=False)
         nn.init.normal_(decoder.weight, std=init_std)
-        self._options: dict[str, Any] = {
-            "clamp": clamp,
-            "step": step,
-            "bias": require_number(bias, "bias", least=1e-6),
-            "leak": leak,
-            "lateral_scale": lateral_scale,
-            "learn_step": learn_step,
-            "learn_bias": learn_bias,
-            "learn_mem_init": learn_mem_init,
-        }
         self.kl_form = kl_form
         self.precision = "float32"
         self.neuron = IPVAENeuron(
@@ -154,7 +155,9 @@ class IPVAE(nn.Module):
         if spk.shape[-1:] != (self.latents,):
             raise ValueError(f"spk must have shape (..., {self.latents}), got {tuple(spk.shape)}")
         require_fitting(spk, "spk", like=self.decoder.weight)
-        return self.decoder(spk.to(self.decoder.weight.dtype))
+        x_hat = self.decoder(spk.to(self.decoder.weight.dtype))
+        require_finite(x_hat, "the reconstruction of spk")
+        return x_hat
 
     def mean_code(self, mem: Tensor) -> Tensor:
         """Expected counts of a membrane: the rates e^u, shape (..., K)."""

@@ -284,7 +284,6 @@ class IPVAENeuron(StatefulNeuron):
                 f"gram must be what neuron.gram() returned, {dtype} of shape {shape}, got "
                 f"{gram.dtype} of shape {tuple(gram.shape)}"
             )
-        require_finite(gram, "gram")
 
     def initial_state(self, shape: torch.Size | tuple[int, ...]) -> State:
         """No spikes and ``mem_init``, for currents of ``shape`` (..., K); keeps no state."""

@@ -120,14 +120,14 @@ def test_decoding_is_the_dense_sum_or_refused(spk):
             assert torch.allclose(x_hat.double(), reference, rtol=1e-3, atol=1e-3)
 
 
-@pytest.mark.xfail(strict=True, reason="decode does not look whether counts are numbers")
 @pytest.mark.parametrize("value", [math.inf, math.nan, 3e38])
 def test_decoding_gives_numbers_or_refuses(value):
+    made = model()
+    made.weight.detach().fill_(5.0)
     with pytest.raises(ValueError, match="spk"):
-        model().decode(torch.full((K,), value))
+        made.decode(torch.full((K,), value))
 
 
-@pytest.mark.xfail(strict=True, reason="options are written as they came, and cannot be loaded")
 @pytest.mark.parametrize(
     "options",
     [{"step": np.float64(0.3)}, {"latents": np.int64(3)}, {"step": Fraction(1, 3)}],
@@ -138,7 +138,6 @@ def test_options_of_other_number_types_are_saved_and_loaded(options, tmp_path):
     IPVAE.load(tmp_path / "model.pt")
 
 
-@pytest.mark.xfail(strict=True, reason="weights are drawn before options are looked at")
 def test_a_model_that_is_refused_draws_nothing():
     assert attempt(lambda: IPVAE(M, K, clamp=1e300)) is REFUSED
 
