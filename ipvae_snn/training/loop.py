@@ -65,14 +65,12 @@ class Loop:
         """This process's share of each batch that is left, where and as the weights are."""
         config, done, like = self.config, self.keeper.done, self.model.weight
         samples = self.samples
-        in_memory = isinstance(samples, InMemory)
         if isinstance(samples, InMemory):
             samples = InMemory(samples.data.to(device=like.device, dtype=like.dtype))
         every = batches(len(samples), config.batch, config.seed, start=done)
         own = (next(every)[self.rows] for _ in range(done, config.iterations))
-        read = stream(samples, own, workers=0 if in_memory else workers)
-        for iteration, x in enumerate(read, done + 1):
-            if not in_memory:
+        for iteration, x in enumerate(stream(samples, own, workers), done + 1):
+            if not samples.in_memory:
                 require_finite(x, f"the batch of iteration {iteration}")
             yield x.to(device=like.device, dtype=like.dtype)
 
