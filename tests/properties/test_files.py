@@ -211,7 +211,7 @@ def circle(file):
 
 def deflated_beyond(file):
     data = file.create_dataset("node/x", (1024,), "u1", chunks=(1024,), compression="gzip")
-    data.id.write_direct_chunk((0,), zlib.compress(bytes(2**28), 9))
+    data.id.write_direct_chunk((0,), zlib.compress(bytes(2**27), 1))
 
 
 HARMFUL = {
@@ -235,7 +235,7 @@ def test_harmful_graphs_are_refused_before_memory_is_taken(harm, tmp_path):
     path.write_bytes(valid_content("nir"))
     with h5py.File(path, "r+") as file:
         harm(file)
-    with little_memory(2**28), pytest.raises(ValueError, match=r"a\.nir cannot be read"):
+    with little_memory(2**28), pytest.raises(ValueError, match="a NIR graph: '/node"):
         export.read(path)
 
 
