@@ -187,6 +187,9 @@ def _of_network(network: nn.Module, x: Tensor, num_steps: int | None, seed: int 
             f"got {tuple(x.shape)}"
         )
     require_finite(x, "x")
+    own = next((p.dtype for p in network.parameters() if p.is_floating_point()), x.dtype)
+    if x.dtype != own and not torch.is_autocast_enabled(x.device.type):
+        raise TypeError(f"x is {x.dtype}, the network {own}: convert one of them with .to(dtype)")
     frames = [x] * require_whole(num_steps, "num_steps") if constant else list(x)
     batch = len(frames[0])
     meter = Meter(network, batch, constant)
@@ -194,7 +197,7 @@ def _of_network(network: nn.Module, x: Tensor, num_steps: int | None, seed: int 
     with _all_seeded(network, seed, x.device), meter.attached():
         for frame in frames:
             meter.next_timestep()
-            _timestep(network, frame)
+            network(frame)
     if not meter.tallies:
         raise ValueError(
             "no layer of the network was called that could be counted: its forward must call "
@@ -205,15 +208,6 @@ def _of_network(network: nn.Module, x: Tensor, num_steps: int | None, seed: int 
         tallies.insert(0, Tally("input"))
         tallies[0].send(x)
     return Synops(tuple(_row(tally, batch) for tally in tallies), len(frames))
-
-
-def _timestep(network: nn.Module, frame: Tensor) -> None:
-    try:
-        network(frame)
-    except RuntimeError as error:  # of torch, for shapes and types
-        raise ValueError(
-            f"the network cannot take x, {frame.dtype} of shape {tuple(frame.shape)}: {error}"
-        ) from error
 
 
 def _row(tally: Tally, batch: int) -> LayerCost:
