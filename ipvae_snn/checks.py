@@ -134,17 +134,16 @@ def require_flag(value: Any, name: str) -> bool:
 
 def require_together(**tensors: Any) -> None:
     """Raise unless all are floating-point tensors whose shapes broadcast to a common one."""
-    whole: tuple[int, ...] = ()
     for name, tensor in tensors.items():
         require_float(tensor, name)
-        shape = tuple(tensor.shape)
-        pairs = list(zip(shape[::-1], whole[::-1]))  # noqa: B905  # the longer one goes on
-        if any(m != n and 1 not in (m, n) for m, n in pairs):
-            shapes = ", ".join(str(tuple(t.shape)) for t in tensors.values())
-            raise ValueError(f"{', '.join(tensors)} must have shapes that fit, got {shapes}")
-        common = [n if m == 1 else m for m, n in pairs][::-1]
-        longer = shape if len(shape) > len(whole) else whole
-        whole = (*longer[: len(longer) - len(common)], *common)
+    shapes = [tensor.shape for tensor in tensors.values()]
+    if all(shape == shapes[0] for shape in shapes):  # nearly always; the rest takes longer
+        return
+    try:
+        torch.broadcast_shapes(*shapes)
+    except RuntimeError as error:
+        told = ", ".join(str(tuple(shape)) for shape in shapes)
+        raise ValueError(f"{', '.join(tensors)} must have shapes that fit, got {told}") from error
 
 
 def require_per_pixel(values: Any, log_scale: Any, name: str, axis: int) -> None:

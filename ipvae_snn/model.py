@@ -23,7 +23,7 @@ from ipvae_snn.checks import (
 from ipvae_snn.kernels.job import PRECISIONS
 from ipvae_snn.kernels.rows import row_products
 from ipvae_snn.lateral import SharedDecoder
-from ipvae_snn.neurons import BIAS, CLAMP, STEP, IPVAENeuron
+from ipvae_snn.neurons import BIAS, CLAMP, CLAMP_MAX, STEP, IPVAENeuron
 from ipvae_snn.seeding import seeded
 from ipvae_snn.storage import read_model, write_model
 from ipvae_snn.unroll import infer
@@ -92,11 +92,10 @@ class IPVAE(nn.Module):
             "clamp": clamp, "step": step, "bias": bias, "leak": leak,
             "lateral_scale": lateral_scale,
         }  # fmt: skip
-        flags = {
+        self._options: dict[str, Any] = {
             "learn_step": learn_step, "learn_bias": learn_bias, "learn_mem_init": learn_mem_init,
+            **{name: require_number(value, name) for name, value in numbers.items()},
         }  # fmt: skip
-        self._options: dict[str, Any] = {n: require_number(v, n) for n, v in numbers.items()}
-        self._options |= flags
         with seeded(0):  # options that are refused draw nothing
             IPVAENeuron(1, spike_grad=spike_grad, **self._options)
         decoder = nn.Linear(latents, in_features, bias=False)
@@ -212,8 +211,7 @@ class IPVAE(nn.Module):
         shape = (x.shape[-2], self.latents)
         if sample_seeds is not None:
             sample_seeds = records.require_sample_seeds(sample_seeds, shape[0])
-        if state is None:
-            state = self.neuron.initial_state(shape)
+        state = self.neuron.initial_state(shape) if state is None else state
         state = records.require_state(state, shape, like=self.decoder.weight)
         with self.seeded(seed):
             return self._unroll(x, num_steps, fields, every, state, sample_seeds)
@@ -296,6 +294,7 @@ class IPVAE(nn.Module):
             with seeded(0):  # the weights drawn here are replaced: leave the random state alone
                 model = cls(**config)
             model.to(weights["neuron.mem_init"].dtype).load_state_dict(weights)
+            require_number(float(model.neuron.mem_init.max()), "mem_init", most=CLAMP_MAX)
         except (KeyError, TypeError, ValueError, RuntimeError, AttributeError) as error:
             raise ValueError(f"{path} does not hold a valid model: {error}") from error
         return model.to(device).eval()

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ipvae_snn.checks import require_finite
 from ipvae_snn.files import require_file, whole_file
 
 FORMAT, FORMAT_VERSION = "ipvae_snn.IPVAE", 1
@@ -72,8 +73,9 @@ def _require_plain_zip(path: Path) -> None:
     with zipfile.ZipFile(path) as archive:
         parts = archive.infolist()
     stored = all(part.compress_type == zipfile.ZIP_STORED for part in parts)
-    if not stored or sum(part.file_size for part in parts) > os.path.getsize(path):
-        raise ValueError("its parts are compressed, or larger than the file")
+    claimed, size = sum(part.file_size for part in parts), os.path.getsize(path)
+    if not stored or claimed > size:
+        raise ValueError(f"compressed, {claimed:,} bytes in a file of {size:,}: expected as many")
 
 
 def _require_dense(content: Any) -> None:
@@ -107,6 +109,12 @@ def read_model(path: str | Path, device: torch.device | str) -> tuple[dict[str, 
     if not (isinstance(config, dict) and isinstance(weights, dict)):
         raise ValueError(f"{path} is damaged: it lacks its configuration or its weights")
     sizes = [config.get(name) for name in ("in_features", "latents")]
-    if not any(isinstance(w, Tensor) and list(w.shape) == sizes for w in weights.values()):
-        raise ValueError(f"{path} is damaged: none of its weights has the shape {sizes}")
+    if not all(isinstance(w, Tensor) for w in weights.values()):
+        raise ValueError(f"{path} is damaged: not all of its weights are tensors")
+    if not any(list(w.shape) == sizes for w in weights.values()):
+        raise ValueError(
+            f"{path} is damaged: no weight has the shape (in_features, latents) = {tuple(sizes)}"
+        )
+    for name, weight in weights.items():
+        require_finite(weight, f"{name} in {path}")
     return dict(config), weights

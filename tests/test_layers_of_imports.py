@@ -26,7 +26,7 @@ ALLOWED = {
     "plotting": {"files"},
     "samples": {"checks"},
     "data": {"checks", "extras", "safe_arrays", "samples"},
-    "storage": {"files"},
+    "storage": {"checks", "files"},
     "states": {"checks"},
     "base": {"checks", "kernels"},
     "records": {"base", "checks"},
