@@ -23,7 +23,7 @@ from ipvae_snn.checks import (
 from ipvae_snn.kernels.job import PRECISIONS
 from ipvae_snn.kernels.rows import row_products
 from ipvae_snn.lateral import SharedDecoder
-from ipvae_snn.neurons import BIAS, CLAMP, CLAMP_MAX, STEP, IPVAENeuron
+from ipvae_snn.neurons import BIAS, CLAMP, MEM_INIT_MAX, STEP, IPVAENeuron
 from ipvae_snn.seeding import seeded
 from ipvae_snn.storage import read_model, write_model
 from ipvae_snn.unroll import infer
@@ -227,8 +227,8 @@ class IPVAE(nn.Module):
         else:
             drive = row_products(x.to(gram.dtype), F.drive_weight(self.weight, log_scale))
         energy = F.input_energy(x, log_scale)
-        for name, values in (("drive", drive), ("gram", gram), ("energy", energy)):
-            require_finite(values, f"the {name}, made of x and the weights,")
+        for name, part in (("drive", drive), ("gram", gram), ("energy", energy)):
+            require_finite(part, f"the {name}, made of x and the weights,")
         wanted = tuple("quad" if name == "nll" else name for name in fields)
         out = infer(
             neuron, drive, gram, state, num_steps, wanted, every, self.kl_form, self.precision,
@@ -240,9 +240,7 @@ class IPVAE(nn.Module):
         if out.quad is not None:
             constant = F.nll_constant(self.in_features, log_scale)
             kept["nll"] = (out.quad + 0.5 * energy + constant)[every - 1 :: every]
-        return records.make_run(
-            {name: kept[name] for name in fields}, State(out.last_spk, out.last_mem)
-        )
+        return records.make_run({n: kept[n] for n in fields}, State(out.last_spk, out.last_mem))
 
     def loss(self, x: Tensor, num_steps: int | None = None, beta: float = 1.0) -> Tensor:
         """Training objective: mean of F_t over batch and timesteps, times 256 / M; a scalar.
@@ -294,7 +292,8 @@ class IPVAE(nn.Module):
             with seeded(0):  # the weights drawn here are replaced: leave the random state alone
                 model = cls(**config)
             model.to(weights["neuron.mem_init"].dtype).load_state_dict(weights)
-            require_number(float(model.neuron.mem_init.max()), "mem_init", most=CLAMP_MAX)
+            rest = float(model.neuron.mem_init.detach().abs().max())
+            require_number(rest, "the largest |mem_init|", most=MEM_INIT_MAX)
         except (KeyError, TypeError, ValueError, RuntimeError, AttributeError) as error:
             raise ValueError(f"{path} does not hold a valid model: {error}") from error
         return model.to(device).eval()

@@ -34,6 +34,8 @@ rate to stay stable; both end between 0.05 and 0.3."""
 
 CLAMP_MAX = 16.0
 """Largest clamp: float32 counts are exact up to 2²⁴, just above e¹⁶."""
+MEM_INIT_MAX = 60.0
+"""Farthest a membrane may start from 0, in nats: beyond, a KL overflows in float32."""
 
 
 class IPVAENeuron(StatefulNeuron):
@@ -60,13 +62,12 @@ class IPVAENeuron(StatefulNeuron):
         gram: with a number K, symmetric (K, K) lateral weights in nats per spike.
         learn_gram: learn ``gram`` (kept positive semidefinite) instead of keeping it fixed.
         lateral_scale: factor on the lateral inhibition; 1 is exact inference, 0 no competition.
-        leak: pull of the membrane back to ``mem_init`` per timestep, in [0, 1]; there is no
-            ``beta``, the nearest is ``leak = 1 − beta``.
+        leak: pull of the membrane back to ``mem_init`` per timestep, in [0, 1]; like 1 − ``beta``.
         clamp: upper bound of membrane and step, in nats (:func:`~ipvae_snn.functional.soft_clamp`);
             the lower one is always −8, where hardly any gradient passes.
         step: α > 0, the inference step size; stored as its logarithm, ``log_step``.
         bias: b > 0, tonic inhibition in nats per timestep, number or (K,); stored as ``log_bias``.
-        mem_init: u_0 in nats, number or (K,); default uniform in (−6, −4) per neuron.
+        mem_init: u_0 ≥ −60 nats, number or (K,); default uniform in (−6, −4) per neuron.
         learn_step, learn_bias, learn_mem_init: learn these three (default) or keep them fixed.
         spike_grad: an estimator of :mod:`ipvae_snn.surrogate` or any callable from membrane to
             spikes. Default ``midpoint()``. Relaxed estimators draw integer counts in ``eval()``.
@@ -164,7 +165,9 @@ class IPVAENeuron(StatefulNeuron):
         # All that can be refused is looked at first: what is refused draws no weights.
         features, like = features_of(decoder), getattr(decoder, "weight", torch.empty(0))
         tonic = per_neuron(bias, "bias", features, like, least=1e-6)
-        rest = None if mem_init is None else per_neuron(mem_init, "mem_init", features, like)
+        rest = mem_init
+        if rest is not None:
+            rest = per_neuron(rest, "mem_init", features, like, least=-MEM_INIT_MAX)
         numbers = {
             "lateral_scale": require_number(lateral_scale, "lateral_scale", least=0),
             "leak": require_number(leak, "leak", least=0, most=1),

@@ -39,17 +39,6 @@ class RunConfig:
         require_whole(self.eval_steps, "evaluation steps")
         require_whole(self.eval_samples, "samples", least=2)
 
-    @classmethod
-    def of(cls, content: Mapping[str, Any]) -> "RunConfig":
-        """From what :func:`describe` gave; raises ``KeyError``, ``TypeError`` or ``ValueError``."""
-        return cls(
-            data=dict(content["data"]),
-            model=dict(content["model"]),
-            training=TrainConfig(**content["training"]),
-            eval_steps=content["eval_steps"],
-            eval_samples=content["eval_samples"],
-        )
-
 
 def describe(config: RunConfig, dataset: data.Dataset) -> dict[str, Any]:
     """The content of ``config.json``."""
@@ -98,6 +87,27 @@ def read_config(run: str | Path, complete: bool = True) -> dict[str, Any]:
     except (ValueError, TypeError) as error:
         raise ValueError(f"{path} is damaged: {error}") from error
     return dict(config)
+
+
+def read_recipe(run: str | Path) -> tuple[dict[str, Any], RunConfig]:
+    """The ``config.json`` of a run that may not have ended, and what it is to be made with.
+
+    Raises:
+        FileNotFoundError: no run folder.
+        ValueError: the file is damaged.
+    """
+    content = read_config(run, complete=False)
+    try:
+        config = RunConfig(
+            data=dict(content["data"]),
+            model=dict(content["model"]),
+            training=TrainConfig(**content["training"]),
+            eval_steps=content["eval_steps"],
+            eval_samples=content["eval_samples"],
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{Path(run) / CONFIG} is damaged: {error}") from error
+    return content, config
 
 
 def is_complete(run: str | Path) -> bool:

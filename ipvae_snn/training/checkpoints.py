@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from ipvae_snn.baselines import Baseline
+from ipvae_snn.checks import require_finite
 from ipvae_snn.model import IPVAE
 from ipvae_snn.storage import read_content, write_content
 from ipvae_snn.training.config import TrainConfig
@@ -59,6 +60,8 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     for key, kind in KEYS.items():
         if not isinstance(content.get(key), kind):
             raise ValueError(f"{path} is damaged: its {key} is missing, or no {kind.__name__}")
+    if not all(isinstance(row, dict) for row in content["history"]):
+        raise ValueError(f"{path} is damaged: its history is no list of rows")
     total = content["config"].get("iterations")
     if not isinstance(total, int) or not 0 <= content["iteration"] <= total:
         raise ValueError(f"{path} is damaged: iteration {content['iteration']} of {total}")
@@ -111,6 +114,7 @@ def put_back(
             for value in state.values():
                 if value.ndim and value.shape != parameter.shape:
                     raise ValueError(f"{tuple(value.shape)} for a weight {tuple(parameter.shape)}")
+                require_finite(value, "the state of its optimizer")
     except (ValueError, KeyError, TypeError, RuntimeError, AttributeError, IndexError) as error:
         model.load_state_dict(before)
         reason = str(error).splitlines()[-1].strip()

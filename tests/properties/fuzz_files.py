@@ -54,6 +54,8 @@ KINDS: dict[str, Kind] = {
     "fixed-point": Kind(valid_files.make_fixed_point, valid_files.read_fixed_point, ".npz"),
     "xylo": Kind(valid_files.make_xylo, valid_files.read_xylo, ".npz"),
     "model": Kind(valid_files.make_model, valid_files.read_model, ".pt"),
+    "checkpoint": Kind(valid_files.make_checkpoint, valid_files.use_checkpoint, ".ckpt"),
+    "config": Kind(valid_files.make_config, valid_files.use_config, ".json"),
     "idx": Kind(valid_data.make_idx, valid_data.read_idx_values, ".idx"),
     "idx.gz": Kind(valid_data.make_idx, valid_data.read_idx_values, ".idx.gz"),
     "npy": Kind(valid_data.make_npy, valid_data.read_data_set, ".npy"),

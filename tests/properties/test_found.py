@@ -173,3 +173,10 @@ def test_a_graph_that_refuses_an_input_keeps_its_state():
     with pytest.raises(ValueError, match="output of node"):
         network(torch.full((1, 2), 1e3))
     assert network._states is before
+
+
+def test_membranes_that_start_where_no_kl_can_be_had_are_refused():
+    with pytest.raises(ValueError, match="mem_init must be at least -60"):
+        IPVAENeuron(3, mem_init=-1e4)
+    edge = IPVAENeuron(3, mem_init=-60.0)
+    assert torch.isfinite(edge.run(torch.ones(2, 1, 3))[1]).all()

@@ -1,12 +1,17 @@
 """Small valid files of every kind that the package writes, and readers that use what they read."""
 
+import json
+import shutil
+import tempfile
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import nn
 
-from ipvae_snn import IPVAE, IPVAENeuron, export
+from ipvae_snn import IPVAE, IPVAENeuron, TrainConfig, data, export, fit
+from ipvae_snn.runs.folder import RunConfig, describe, read_recipe
+from ipvae_snn.training.checkpoints import read_checkpoint, write_checkpoint
 
 PIXELS, NEURONS = 6, 5
 
@@ -30,6 +35,41 @@ def read_model(path: Path) -> None:
     out = model.run(torch.zeros(2, model.in_features, dtype=model.weight.dtype), 2, seed=0)
     require_numbers(out.spk, out.mem, out.nll, out.kl)
     require_numbers(model.decode(out.state.spk))
+
+
+def _train(path: Path) -> None:
+    recipe = TrainConfig(iterations=4, batch=2, steps=2, checkpoint_every=2, progress=False)
+    fit(_model(), _images(), recipe, checkpoint=path)
+
+
+def make_checkpoint(path: Path) -> None:
+    """A checkpoint of a training that is half done."""
+    _train(path)
+    content = read_checkpoint(path)
+    write_checkpoint(path, {**content, "iteration": 2, "history": []})
+
+
+def use_checkpoint(path: Path) -> None:
+    """Go on from it; a sound one leaves a sound one of the end."""
+    try:
+        _train(path)
+    except FloatingPointError as error:  # numbers that are some, and lead to some that are none
+        raise ValueError(error) from error
+    content = read_checkpoint(path)
+    assert content["iteration"] == 4
+    require_numbers(*content["weights"].values())
+
+
+def make_config(path: Path) -> None:
+    images = data.Dataset(_images(), _images(), (2, 3), "samples", "three images")
+    chosen = RunConfig(data={"source": "images.npy"}, model={"latents": NEURONS})
+    path.write_text(json.dumps(describe(chosen, images), indent=2))
+
+
+def use_config(path: Path) -> None:
+    with tempfile.TemporaryDirectory() as run:
+        shutil.copy(path, Path(run) / "config.json")
+        read_recipe(run)
 
 
 def make_exact_nir(path: Path) -> None:
