@@ -1,0 +1,29 @@
+"""Runs: train, evaluate, and a folder that holds everything one needs to look at and go on from."""
+
+from ipvae_snn.runs.folder import (
+    TRAIN_PATCHES,
+    RunConfig,
+    free_folder,
+    is_complete,
+    open_run,
+    read_config,
+    require_same_kind,
+)
+from ipvae_snn.runs.measure import evaluate_run, pick, read, table
+from ipvae_snn.runs.train import resume_run, train_run
+
+__all__ = [
+    "TRAIN_PATCHES",
+    "RunConfig",
+    "evaluate_run",
+    "free_folder",
+    "is_complete",
+    "open_run",
+    "pick",
+    "read",
+    "read_config",
+    "require_same_kind",
+    "resume_run",
+    "table",
+    "train_run",
+]
