@@ -1,4 +1,5 @@
 import os
+import signal
 from pathlib import Path
 
 import matplotlib
@@ -17,6 +18,8 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # for the processes that tests st
 @pytest.fixture(autouse=True)
 def _same_start():
     torch.manual_seed(0)
+    # Where tests run in several processes, those ignore it.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")

@@ -123,6 +123,12 @@ def test_a_signal_is_heard_once_and_handlers_are_put_back(tmp_path):
     assert not isinstance(plain.value, Stopped)
 
 
+def test_a_signal_that_is_ignored_stays_so(tmp_path):
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    fit(midpoint(), Signalling(2, signal.SIGINT), recipe(), checkpoint=tmp_path / "a.ckpt")
+    assert signal.getsignal(signal.SIGINT) == signal.SIG_IGN
+
+
 def test_checkpoints_are_written_at_the_start_every_so_often_and_at_the_end(tmp_path, monkeypatch):
     from ipvae_snn.training import keeper
 

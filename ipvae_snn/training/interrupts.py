@@ -46,21 +46,23 @@ def listening(wanted: bool = True) -> Iterator[Asked]:
     if not wanted or threading.current_thread() is not threading.main_thread():
         yield asked
         return
-    usual = {int(number): signal.getsignal(number) for number in SIGNALS}
+    found = {int(number): signal.getsignal(number) for number in SIGNALS}
+    # What is ignored, as in the background of a shell, or handled by no Python, stays so.
+    usual = {n: handler for n, handler in found.items() if handler not in (signal.SIG_IGN, None)}
 
     def take_down(number: int, frame: FrameType | None) -> None:
         asked.signum = number
         restore(signal.SIGINT)
 
     def restore(*numbers: int) -> None:
-        for number in numbers:
+        for number in usual.keys() & set(numbers):
             signal.signal(number, usual[number])
 
-    for number in SIGNALS:
+    for number in usual:
         signal.signal(number, take_down)
     try:
         yield asked
     finally:
-        restore(*SIGNALS)
+        restore(*usual)
     if asked.signum:  # nobody came to ask, and nothing else went wrong: as if it came now
         signal.raise_signal(asked.signum)
