@@ -10,6 +10,8 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+LOCK = ".lock"
+
 
 @contextmanager
 def whole_file(path: str | Path) -> Iterator[Path]:
@@ -30,9 +32,9 @@ def whole_file(path: str | Path) -> Iterator[Path]:
         umask = os.umask(0)
         os.umask(umask)
         temporary.chmod(0o666 & ~umask)
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())  # what is moved into place is on the disk, power cut or not
+        settle(temporary)
         os.replace(temporary, path)
+        settle(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -91,7 +93,7 @@ def exclusive(path: str | Path | None) -> Iterator[None]:
         return
     path = Path(path)
     _require_folder_of(path)
-    lock = FileLock(path / ".lock" if path.is_dir() else path.with_name(f".{path.name}.lock"))
+    lock = FileLock(path / LOCK if path.is_dir() else path.with_name(f".{path.name}.lock"))
     try:
         lock.acquire(timeout=0)
     except Timeout:
@@ -101,8 +103,19 @@ def exclusive(path: str | Path | None) -> Iterator[None]:
     try:
         yield
     finally:
-        Path(lock.lock_file).unlink(missing_ok=True)
+        with suppress(OSError):  # on a disk that has become read-only
+            Path(lock.lock_file).unlink(missing_ok=True)
         lock.release()
+
+
+def settle(path: Path) -> None:
+    """Have a file or folder on the disk before anything else is done, power cut or not."""
+    with suppress(OSError):  # some systems and disks cannot, for folders
+        handle = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
 
 
 def sweep(path: Path) -> None:
@@ -133,8 +146,17 @@ def _require_folder_of(path: Path) -> None:
 
 
 def require_free_folder(path: str | Path) -> None:
-    """Raise ``ValueError`` unless ``path`` does not exist yet or is an empty folder."""
+    """Raise ``ValueError`` unless ``path`` does not exist yet or is an empty folder.
+
+    What a killed writer left of its own does not count.
+    """
     path = Path(path)
-    taken = path.is_symlink() if not path.exists() else not path.is_dir() or any(path.iterdir())
+    taken = path.is_symlink() and not path.exists()
+    if path.exists():
+        taken = not path.is_dir() or not all(_is_left_over(child) for child in path.iterdir())
     if taken:
         raise ValueError(f"{path} exists already: name another folder, or remove it first")
+
+
+def _is_left_over(path: Path) -> bool:
+    return path.name == LOCK or (path.name.startswith(".") and path.suffix == ".part")

@@ -1,10 +1,15 @@
 """Samples that need not fit in memory: read as they are needed, ahead of need if asked to."""
 
 import multiprocessing
+import os
+import signal
+import threading
+import time
 import warnings
 import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Generator, Iterable, Iterator
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -167,10 +172,10 @@ def _read_ahead(samples: Samples, batches: Iterable[Tensor], workers: int) -> Ba
                 raise result.kind(result.message)
             yield result
         return
-    except RuntimeError as error:
-        if "DataLoader worker" not in str(error):
+    except (RuntimeError, EOFError, ConnectionError) as error:
+        if isinstance(error, RuntimeError) and "DataLoader worker" not in str(error):
             raise
-        reason = str(error).splitlines()[0]
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
     # Raised out here, so that the error does not keep the loader and its other workers alive.
     raise ChildProcessError(
         f"a process that reads samples ahead died ({reason}): it may have been killed for want of "
@@ -189,9 +194,40 @@ def _start(samples: Samples, batches: Iterable[Tensor], workers: int) -> Iterato
                 num_workers=workers,
                 collate_fn=_as_it_is,
                 multiprocessing_context=_context(),
+                worker_init_fn=partial(_begin, os.getpid()),
                 generator=torch.Generator(),  # a loader draws a seed: not from the global generator
             )
         )
+
+
+LOOKS_EVERY = 2.0
+"""Seconds between looks whether the program that a worker reads for is still there."""
+
+
+def _begin(program: int, worker: int) -> None:
+    """What a worker does first: leave Ctrl-C to its program, and watch whether that goes on.
+
+    The server that starts workers lives as long as they do: of its end nobody would tell them.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+    def watch() -> None:
+        while _is_alive(program):
+            time.sleep(LOOKS_EVERY)
+        os._exit(1)
+
+    if os.name == "posix":  # elsewhere there is no server between
+        threading.Thread(target=watch, daemon=True).start()
+
+
+def _is_alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:  # it is there, and is not ours to ask
+        pass
+    return True
 
 
 def _context() -> Any:

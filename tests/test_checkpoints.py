@@ -224,7 +224,7 @@ DAMAGE = {
     "compressed": (compressed, "compressed"),
     "claiming": (claiming, "claims more"),
     "no weights": (lambda p: rewritten(p, weights=None), "weights is missing"),
-    "late": (lambda p: rewritten(p, iteration=99), "iteration 99 of 9"),
+    "late": (lambda p: rewritten(p, iteration=99), "iteration is 99 of 9"),
     "other weights": (lambda p: rewritten(p, weights={"a": torch.zeros(2)}), "does not fit"),
     "nan": (
         lambda p: rewritten(

@@ -269,3 +269,15 @@ def test_no_photograph_is_read_to_choose_patches_or_samples(tmp_path, monkeypatc
     monkeypatch.setattr(data.image_files, "read_image", lambda path: pytest.fail(f"read {path}"))
     dataset = data.load(folder, stream=True)
     assert (len(dataset.train), len(dataset.test)) == (16, 4)
+
+
+def test_an_array_that_is_overwritten_in_place_is_told(tmp_path):
+    path = write(tmp_path, "bytes")
+    samples = data.load(path, stream=True).train
+    samples.read(torch.tensor([0]))
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    os.utime(path, ns=(1, 1))  # clocks of file systems may be slower than this test
+    with pytest.raises(ValueError, match=r"set\.npy can no longer be read: it has been changed"):
+        samples.read(torch.tensor([0]))

@@ -242,3 +242,88 @@ def test_killed_for_good_as_a_command_and_taken_up(tmp_path):
     assert process.returncode == 128 + signal.SIGTERM
     assert "stopped by SIGTERM after iteration" in error
     assert listing(run) == ["checkpoint.pt", "config.json"]
+
+
+def test_what_was_changed_is_gone_on_with(stopped, monkeypatch, capsys):
+    with monkeypatch.context() as patch:
+        stop_at(patch, 5)
+        assert main(["train", "--resume", str(stopped), "--quiet", "--lr", "1e-3"]) == 130
+    assert read_config(stopped, complete=False)["training"]["lr"] == 1e-3
+    assert main(["train", "--resume", str(stopped), "--quiet"]) == 0
+    last = (stopped / "history.csv").read_text().splitlines()
+    assert float(last[1].split(",")[last[0].split(",").index("lr")]) < 1e-3
+
+
+def test_a_start_that_comes_second_leaves_the_first_alone(tmp_path, monkeypatch, capsys):
+    from ipvae_snn.runs import train
+
+    run = tmp_path / "run"
+
+    def slow(path):
+        """As on a slow disk: another one starts after the look whether the folder is free."""
+        monkeypatch.setattr(train, "to_be_made", was)
+        assert main(["train", *QUICK, "--out", str(run), "--seed", "1"]) == 0
+        return was(path)
+
+    was = train.to_be_made
+    monkeypatch.setattr(train, "to_be_made", slow)
+    assert main(["train", *QUICK, "--out", str(run), "--seed", "2"]) == 1
+    assert "exists already" in capsys.readouterr().err
+    assert read_config(run)["training"]["seed"] == 1
+    assert listing(run) == RESULTS
+
+
+def test_left_overs_of_a_kill_are_no_run_and_are_swept(tmp_path, whole):
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / ".lock").touch()
+    (run / ".config.json.abc.part").write_text("{")
+    assert main(["train", *QUICK, "--out", str(run)]) == 0
+    assert (run / "history.csv").read_bytes() == (whole / "history.csv").read_bytes()
+    (run / ".results.part").mkdir()
+    (run / "checkpoint.pt").touch()
+    assert main(["train", "--resume", str(run), "--quiet"]) == 0
+    assert listing(run) == RESULTS
+
+
+def test_results_that_cannot_be_written_leave_the_training(stopped, monkeypatch, capsys):
+    from ipvae_snn.runs import train
+
+    def full(path, rows):
+        raise OSError(28, "No space left on device", str(path))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(train, "write_csv", full)
+        assert main(["train", "--resume", str(stopped), "--quiet"]) == 1
+    error = capsys.readouterr().err
+    assert "cannot write the results, No space left on device; the training is kept" in error
+    assert listing(stopped) == ["checkpoint.pt", "config.json"]
+    assert main(["train", "--resume", str(stopped), "--quiet"]) == 0
+
+
+@pytest.mark.parametrize(
+    ("part", "value"),
+    [
+        ("model", {}), ("model", {"latents": 10**30, "spike_grad": {"name": "midpoint"}}),
+        ("model", {"latents": 12, "odd": 1, "spike_grad": {"name": "midpoint"}}),
+        ("sample_shape", []), ("sample_shape", [8]), ("sample_shape", [1, 8, 8]),
+        ("eval_samples", -1), ("data", {"source": 3}),
+        ("training", {"steps": 1, "seed": 0, "a": 1}),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_a_configuration_edited_by_hand_is_refused_in_a_sentence(part, value, stopped, capsys):
+    config = json.loads((stopped / "config.json").read_text())
+    (stopped / "config.json").write_text(json.dumps({**config, part: value}))
+    assert main(["train", "--resume", str(stopped), "--quiet"]) == 1
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert error.startswith("ipvae-snn: ")
+    assert "config.json is damaged" in error or "no model can be made" in error
+    assert listing(stopped) == ["checkpoint.pt", "config.json"]
+
+
+def test_a_configuration_without_end_is_refused(stopped, capsys):
+    (stopped / "config.json").write_text("[" * 100_000)
+    assert main(["train", "--resume", str(stopped), "--quiet"]) == 1
+    assert "config.json is damaged" in capsys.readouterr().err

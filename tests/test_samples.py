@@ -5,6 +5,9 @@ import multiprocessing
 import os
 import runpy
 import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -226,3 +229,51 @@ def test_the_evidence_for_flat_memory(tmp_path):
     assert [result.readings[-1].done for result in results] == [10_000, 10_000, 2_000]
     assert "growth" in made["table"](results)
     made["draw"](plotting.canvas(), results)
+
+
+READING = """
+import sys
+import torch
+from ipvae_snn.samples import InMemory, Samples, stream
+
+
+class Slow(Samples):
+    features = 3
+
+    def __len__(self):
+        return 10
+
+    def read(self, rows):
+        return torch.zeros(len(rows), 3)
+
+    def fingerprint(self):
+        return ""
+
+
+if __name__ == "__main__":
+    read = stream(Slow(), iter(lambda: torch.tensor([1]), None), workers=1)
+    next(read)
+    print("reading", flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_workers_end_with_a_program_that_is_killed(tmp_path):
+    (tmp_path / "reading.py").write_text(READING)
+    process = subprocess.Popen(
+        [sys.executable, str(tmp_path / "reading.py")],
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True,
+    )  # fmt: skip
+    with process:
+        assert process.stdout.readline() == "reading\n"
+        group = process.pid
+        process.kill()
+        process.wait()
+        before = time.monotonic()
+        while True:  # until nobody of the program's group is left
+            try:
+                os.killpg(group, 0)
+            except ProcessLookupError:
+                break
+            assert time.monotonic() < before + 30
+            time.sleep(0.1)

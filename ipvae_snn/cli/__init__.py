@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from ipvae_snn.cli.commands import COMMANDS
 from ipvae_snn.cli.options import parser
-from ipvae_snn.runs.folder import CONFIG
+from ipvae_snn.runs.folder import CONFIG, is_complete
 from ipvae_snn.training import Stopped
 from ipvae_snn.training.processes import quiet_here
 
@@ -24,9 +24,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         status = COMMANDS[arguments.command](arguments)
     except (ValueError, TypeError, OSError, ImportError, ArithmeticError) as error:
-        return _complain(str(error))
+        return _complain(str(error) or type(error).__name__)
     except (RuntimeError, MemoryError) as error:  # torch says so when memory runs out
-        reason = (str(error) or type(error).__name__).splitlines()[0]
+        reason = str(error) or type(error).__name__
         return _complain(f"torch gave up: {reason}")
     except Stopped as stopped:
         if not quiet_here():
@@ -40,7 +40,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _complain(reason: str) -> int:
     who = f"process {os.environ['RANK']}: " if quiet_here() else ""
-    print(f"ipvae-snn: {who}{reason}", file=sys.stderr)
+    print(f"ipvae-snn: {who}{reason.splitlines()[0]}", file=sys.stderr)  # torch says more than one
     return 1
 
 
@@ -48,5 +48,7 @@ def _left(arguments: argparse.Namespace) -> str:
     """What an interrupted command leaves behind, in words."""
     run = getattr(arguments, "resume", None) or getattr(arguments, "out", None)
     if arguments.command in ("train", "demo") and run is not None and (run / CONFIG).is_file():
+        if is_complete(run):
+            return f"; {run} is complete"
         return f"; go on with: ipvae-snn train --resume {run}"
     return ", nothing was written"

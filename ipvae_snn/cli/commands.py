@@ -12,7 +12,7 @@ from ipvae_snn import bench, data, diagnostics
 from ipvae_snn.checks import require_whole
 from ipvae_snn.cli.export import export_run
 from ipvae_snn.cli.options import parser
-from ipvae_snn.cli.train import train
+from ipvae_snn.cli.train import resolved, train
 from ipvae_snn.files import require_free_folder
 from ipvae_snn.report import write_report
 from ipvae_snn.runs import (
@@ -32,10 +32,6 @@ def _demo(arguments: argparse.Namespace) -> None:
     for name in ("seed", "device", "quiet"):
         setattr(everything, name, getattr(arguments, name))
     train(everything)
-
-
-def _resolved(source: str) -> str:
-    return str(Path(source).resolve()) if Path(source).exists() else source
 
 
 def _evaluate(arguments: argparse.Namespace) -> None:
@@ -61,7 +57,7 @@ def _unseen(arguments: argparse.Namespace, trained: dict[str, Any]) -> data.Data
     """The data that was asked for, and of the data a run learned from only what was held out."""
     known = trained["data"]
     source = arguments.data or known["source"]
-    same = _resolved(source) == _resolved(known["source"])
+    same = resolved(source) == resolved(known["source"])
     treat, data_dir = arguments.treat, arguments.data_dir
     if arguments.data is None:  # as it was when the run was trained
         treat, data_dir = known.get("treat", treat), known.get("data_dir", data_dir)

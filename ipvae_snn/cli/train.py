@@ -1,22 +1,23 @@
 """The command ``train``: a new run, or one that goes on; alone, or one of several processes."""
 
 import argparse
+from pathlib import Path
 from typing import Any
 
 from ipvae_snn import data
 from ipvae_snn.checks import require_device, require_number, require_seed, require_whole
 from ipvae_snn.cli.options import PATCH_DEFAULTS, SAMPLE_DEFAULTS, WITH_RESUME
-from ipvae_snn.files import require_free_folder
+from ipvae_snn.files import exclusive, require_free_folder
 from ipvae_snn.functional import MEM_FLOOR
 from ipvae_snn.neurons import CLAMP_MAX
 from ipvae_snn.runs import (
     TRAIN_PATCHES,
     RunConfig,
     is_complete,
-    read_config,
     resume_run,
     train_run,
 )
+from ipvae_snn.runs.folder import read_recipe, tidy
 from ipvae_snn.training import Stopped, TrainConfig
 from ipvae_snn.training.processes import joined, quiet_here
 
@@ -59,16 +60,19 @@ def _resume(arguments: argparse.Namespace) -> None:
         )
     run = arguments.resume
     if is_complete(run):
+        if not quiet_here():
+            with exclusive(run):
+                tidy(run)
         _say(f"{run} is complete: there is nothing to go on with")
         return
-    content = read_config(run, complete=False)
-    known = dict(content["data"])
+    _, config = read_recipe(run)
+    known = dict(config.data)
     for name, value in (("source", arguments.data), ("data_dir", arguments.data_dir)):
         if value is not None:
             known[name] = value
-    training = content["training"]
-    with joined(arguments.device or training["device"]) as device:
-        dataset = _load(known, content["eval_samples"], training["seed"], known.get("stream"))
+    with joined(arguments.device or config.training.device) as device:
+        seed, stream = config.training.seed, known.get("stream")
+        dataset = _load(known, config.eval_samples, seed, stream)
         resume_run(
             run, dataset, lr=arguments.lr, device=device,
             checkpoint_every=arguments.checkpoint_every, say=_say, **_how(arguments),
@@ -100,15 +104,21 @@ def _say(text: str) -> None:
         print(text)
 
 
+def resolved(source: str | Path) -> str:
+    """A path from the root, so that a run knows its data from any folder; names stay names."""
+    named = str(source) in data.NAMES or not Path(source).exists()
+    return str(source) if named else str(Path(source).resolve())
+
+
 def _config(arguments: argparse.Namespace, kind: str, device: str) -> RunConfig:
     chosen = ("steps", "burn_in", "beta", "iterations", "batch", "lr")
     defaults = PATCH_DEFAULTS if kind == "patches" else SAMPLE_DEFAULTS
     given = {n: getattr(arguments, n) for n in chosen if getattr(arguments, n) is not None}
     return RunConfig(
         data={
-            "source": str(arguments.data),
+            "source": resolved(arguments.data),
             "treat": arguments.treat,
-            "data_dir": str(arguments.data_dir),
+            "data_dir": resolved(arguments.data_dir),
             "stream": arguments.stream,
         },
         model={

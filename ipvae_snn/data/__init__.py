@@ -22,6 +22,8 @@ LARGEST_SAMPLE = 64
 IN_MEMORY = 2**30
 """Bytes: samples that take more as float32 are read as they are needed."""
 TREATMENTS = ("auto", "samples", "patches")
+NAMES = ("natural", "digits", "mnist")
+"""Data sets that have names; all else is a path."""
 MNIST_NAMES = ("mnist.npz", "MNIST/raw", "mnist", ".")
 
 

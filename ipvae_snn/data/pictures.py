@@ -82,15 +82,15 @@ class InFile:
     ) -> None:
         self.path, self.shape, self.dtype = path.absolute(), shape, dtype
         self.offset, self.fortran = offset, fortran
-        self.file_bytes = path.stat().st_size
+        self.file_bytes, self.changed = _stamp(path.stat())
 
     def __getitem__(self, rows: NDArray[np.int64] | slice) -> NDArray:
         if isinstance(rows, slice):
             rows = np.arange(self.shape[0])[rows]
         try:
             with self.path.open("rb", buffering=0) as file:
-                if os.fstat(file.fileno()).st_size != self.file_bytes:
-                    raise ValueError("it has another size than it had")
+                if _stamp(os.fstat(file.fileno())) != (self.file_bytes, self.changed):
+                    raise ValueError("it has been changed since it was opened")
                 return self._by_columns(rows) if self.fortran else self._by_rows(file, rows)
         except (OSError, ValueError) as error:
             raise ValueError(f"{self.path} can no longer be read: {error}") from error
@@ -120,6 +120,11 @@ class InFile:
                 file.seek(int(start))
                 crc = zlib.crc32(file.read(length), crc)
         return crc
+
+
+def _stamp(status: os.stat_result) -> tuple[int, int]:
+    """What changes when a file does."""
+    return status.st_size, status.st_mtime_ns
 
 
 class Stack(Pictures):

@@ -8,7 +8,8 @@ import csv
 import json
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,12 +18,14 @@ import torch
 
 from ipvae_snn import data
 from ipvae_snn.checks import require_whole
+from ipvae_snn.files import settle, whole_file
 from ipvae_snn.model import IPVAE
 from ipvae_snn.training import TrainConfig
 from ipvae_snn.version import __version__
 
 TRAIN_PATCHES = 40_000
 CONFIG, MODEL, CHECKPOINT = "config.json", "model.pt", "checkpoint.pt"
+RESULTS = ".results.part"
 
 
 @dataclass
@@ -72,7 +75,7 @@ def read_config(run: str | Path, complete: bool = True) -> dict[str, Any]:
     path = run / CONFIG
     if not path.is_file():
         raise FileNotFoundError(
-            f"{run} is no run folder: expected {MODEL} and {CONFIG} in it, as train writes them"
+            f"{run} is no run folder: expected a {CONFIG} in it, as train writes it"
         )
     if complete and not is_complete(run):
         raise FileNotFoundError(
@@ -84,7 +87,7 @@ def read_config(run: str | Path, complete: bool = True) -> dict[str, Any]:
         _check_config(config)
     except KeyError as error:
         raise ValueError(f"{path} is damaged: it lacks {error}") from error
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, RecursionError) as error:
         raise ValueError(f"{path} is damaged: {error}") from error
     return dict(config)
 
@@ -119,7 +122,8 @@ def _check_config(config: Any) -> None:
     """Raise unless everything is there that an evaluation goes by."""
     require_whole(config["training"]["steps"], "training steps")
     require_whole(config["training"]["seed"], "training seed", least=0)
-    for side in config["sample_shape"]:
+    height, width = config["sample_shape"]
+    for side in (height, width):
         require_whole(side, "sample_shape")
     for text in (config["data"]["source"], config["sample_kind"]):
         if not isinstance(text, str):
@@ -148,19 +152,41 @@ def free_folder(path: Path) -> Path:
     return next(candidate for candidate in candidates if not candidate.exists())
 
 
-def move_in(results: Path, run: Path) -> None:
-    """Put results in a run folder, the model last, and remove the checkpoint they replace."""
-    for child in sorted(results.iterdir(), key=lambda path: path.name == MODEL):
-        there = run / child.name
-        if there.is_dir():  # from a move that was cut off
-            shutil.rmtree(there)
-        os.replace(child, there)
-    (run / CHECKPOINT).unlink(missing_ok=True)
+@contextmanager
+def results_of(run: Path) -> Iterator[Path]:
+    """A folder for results, which are moved into the run when they are complete, the model last.
+
+    The checkpoint they replace is removed then.
+    """
+    tidy(run)
+    folder = run / RESULTS
+    folder.mkdir()
+    try:
+        yield folder
+        for file in folder.rglob("*"):
+            settle(file)
+        for child in sorted(folder.iterdir(), key=lambda path: path.name == MODEL):
+            there = run / child.name
+            if there.is_dir():  # from a move that was cut off
+                shutil.rmtree(there)
+            os.replace(child, there)
+        settle(run)
+    finally:
+        tidy(run)
+
+
+def tidy(run: Path) -> None:
+    """Remove what a run does not need: results that are not complete, a checkpoint if they are."""
+    shutil.rmtree(run / RESULTS, ignore_errors=True)
+    if is_complete(run):
+        (run / CHECKPOINT).unlink(missing_ok=True)
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
     """Plain data, for people and programs."""
-    path.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n")
+    text = json.dumps(content, indent=2, allow_nan=False)
+    with whole_file(path) as part:
+        part.write_text(text + "\n")
 
 
 def write_csv(path: Path, rows: Sequence[Mapping[str, float]]) -> None:

@@ -1,8 +1,7 @@
 """A run from its first iteration, or from where it was interrupted, to its results."""
 
-import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ from ipvae_snn import data, surrogate
 from ipvae_snn.checks import require_device
 from ipvae_snn.evaluation import Evaluation, evaluate
 from ipvae_snn.figures import save_figures
-from ipvae_snn.files import exclusive, remove_made, to_be_made, whole_folder
+from ipvae_snn.files import exclusive, remove_made, require_free_folder, sweep, to_be_made
 from ipvae_snn.model import IPVAE
 from ipvae_snn.runs.folder import (
     CHECKPOINT,
@@ -22,19 +21,18 @@ from ipvae_snn.runs.folder import (
     RunConfig,
     describe,
     is_complete,
-    move_in,
     read_recipe,
     require_same_kind,
+    results_of,
     write_csv,
     write_json,
 )
 from ipvae_snn.runs.measure import SHOWN, close, pick, read
 from ipvae_snn.seeding import seeded
 from ipvae_snn.training import fit
+from ipvae_snn.training.batches import share
 from ipvae_snn.training.keeper import History
 from ipvae_snn.training.processes import World
-
-RESULTS = ".results.part"
 
 
 def train_run(
@@ -59,14 +57,25 @@ def train_run(
         Stopped: a signal asked to, and a checkpoint is written.
         FloatingPointError, OSError, ConnectionError: as :func:`~ipvae_snn.fit`.
     """
-    out, world, made = Path(out), World(), []
+    out, world = Path(out), World()
     require_device(config.training.device)
     _require_test(dataset)
+    share(config.training.batch, world.rank, world.size)
     if world.leads:
+        require_free_folder(out)
         made = to_be_made(out)
-        with whole_folder(out) as folder:
-            write_json(folder / CONFIG, describe(config, dataset))
-    return _carry_on(out, dataset, config, made, world, say, progress, workers)
+        out.mkdir(parents=True, exist_ok=True)
+    with exclusive(out if world.leads else None):
+        try:
+            if world.leads:
+                require_free_folder(out)  # another one may have been quicker
+                sweep(out / CONFIG)
+                write_json(out / CONFIG, describe(config, dataset))
+            return _carry_on(out, dataset, config, world, say, progress, workers)
+        except Exception:
+            if world.leads and not (out / CHECKPOINT).exists():  # there is nothing to keep
+                remove_made(made)
+            raise
 
 
 def resume_run(
@@ -93,16 +102,21 @@ def resume_run(
         What :func:`train_run` raises.
     """
     run = Path(run)
-    if is_complete(run):
-        raise ValueError(f"{run} is complete: there is nothing to go on with")
     content, config = read_recipe(run)
     require_same_kind(run, content, dataset)
     _require_test(dataset)
     others = {"lr": lr, "device": device, "checkpoint_every": checkpoint_every}
     changed: Any = {name: value for name, value in others.items() if value is not None}
     recipe = replace(config.training, progress=progress, **changed)
-    config = replace(config, training=recipe)
-    return _carry_on(run, dataset, config, [], World(), say, progress, workers)
+    config, world = replace(config, training=recipe), World()
+    with exclusive(run if world.leads else None):
+        if is_complete(run):
+            raise ValueError(f"{run} is complete: there is nothing to go on with")
+        known = content["training"]
+        if world.leads and any(known.get(name) != value for name, value in changed.items()):
+            # The folder tells what it is made with, and the next to go on goes on with that.
+            write_json(run / CONFIG, {**content, "training": {**known, **changed}})
+        return _carry_on(run, dataset, config, world, say, progress, workers)
 
 
 def _require_test(dataset: data.Dataset) -> None:
@@ -114,40 +128,34 @@ def _carry_on(
     run: Path,
     dataset: data.Dataset,
     config: RunConfig,
-    made: Sequence[Path],
     world: World,
     say: Callable[[str], None],
     progress: bool,
     workers: int,
 ) -> Evaluation | None:
-    started = time.monotonic()
-    with exclusive(run if world.leads else None):
-        try:
-            model, history = _trained(run, dataset, config, workers)
-        except Exception:
-            if not (run / CHECKPOINT).exists():  # it failed before there was anything to keep
-                remove_made(made)
-            raise
-        if not world.leads:
-            return None
-        recipe = config.training
-        x = pick(dataset.test, config.eval_samples, recipe.seed)
-        x = x.to(recipe.device) if isinstance(x, Tensor) else x
-        result = evaluate(model, x, config.eval_steps, seed=recipe.seed, progress=progress)
-        results = run / RESULTS
-        shutil.rmtree(results, ignore_errors=True)
-        try:
-            results.mkdir()
-            write_csv(results / "history.csv", history)
-            write_json(results / "metrics.json", result.summary())
+    started, recipe = time.monotonic(), config.training
+    model, history = _trained(run, dataset, config, workers)
+    if not world.leads:
+        return None
+    x = pick(dataset.test, config.eval_samples, recipe.seed)
+    x = x.to(recipe.device) if isinstance(x, Tensor) else x
+    result = evaluate(model, x, config.eval_steps, seed=recipe.seed, progress=progress)
+    try:
+        with results_of(run) as folder:
+            write_csv(folder / "history.csv", history)
+            write_json(folder / "metrics.json", result.summary())
             save_figures(
-                results / "figures", model, read(x, SHOWN).to(recipe.device), dataset.shape, result,
+                folder / "figures", model, read(x, SHOWN).to(recipe.device), dataset.shape, result,
                 trained_steps=recipe.steps, history=history, seed=recipe.seed,
             )  # fmt: skip
-            model.save(results / MODEL)
-            move_in(results, run)
-        finally:
-            shutil.rmtree(results, ignore_errors=True)
+            model.save(folder / MODEL)
+    except OSError as error:
+        raise OSError(
+            error.errno,
+            f"cannot write the results, {error.strerror}; the training is kept, make room and go "
+            "on from it",
+            str(run),
+        ) from error
     close(result, run, started, say)
     return result
 
@@ -155,10 +163,13 @@ def _carry_on(
 def _trained(
     run: Path, dataset: data.Dataset, config: RunConfig, workers: int
 ) -> tuple[IPVAE, History]:
-    options = dict(config.model)
-    options["spike_grad"] = surrogate.from_config(options["spike_grad"])
-    with seeded(config.training.seed):
-        model = IPVAE(in_features=dataset.shape[0] * dataset.shape[1], **options)
+    options, pixels = dict(config.model), dataset.shape[0] * dataset.shape[1]
+    try:
+        options["spike_grad"] = surrogate.from_config(options["spike_grad"])
+        with seeded(config.training.seed):
+            model = IPVAE(in_features=pixels, **options)
+    except (KeyError, TypeError, OverflowError) as error:
+        raise ValueError(f"no model can be made of {config.model}: {error}") from error
     history = fit(
         model, dataset.train, config.training, checkpoint=run / CHECKPOINT, workers=workers
     )

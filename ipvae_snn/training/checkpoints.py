@@ -9,11 +9,10 @@ import torch
 from torch import nn
 
 from ipvae_snn.baselines import Baseline
-from ipvae_snn.checks import require_finite
+from ipvae_snn.checks import require_finite, require_whole
 from ipvae_snn.model import IPVAE
 from ipvae_snn.storage import read_content, write_content
 from ipvae_snn.training.config import TrainConfig
-from ipvae_snn.training.health import unsound_weights
 from ipvae_snn.version import __version__
 
 FORMAT, FORMAT_VERSION = "ipvae_snn.checkpoint", 1
@@ -60,12 +59,28 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     for key, kind in KEYS.items():
         if not isinstance(content.get(key), kind):
             raise ValueError(f"{path} is damaged: its {key} is missing, or no {kind.__name__}")
-    if not all(isinstance(row, dict) for row in content["history"]):
-        raise ValueError(f"{path} is damaged: its history is no list of rows")
-    total = content["config"].get("iterations")
-    if not isinstance(total, int) or not 0 <= content["iteration"] <= total:
-        raise ValueError(f"{path} is damaged: iteration {content['iteration']} of {total}")
+    try:
+        _check_parts(content)
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"{path} is damaged: {error}") from error
     return content
+
+
+def _check_parts(content: Mapping[str, Any]) -> None:
+    rows = content["history"]
+    plain = all(
+        isinstance(row, dict) and row.keys() == rows[0].keys() and {"iteration", "loss"} <= {*row}
+        and all(type(value) in (int, float) for value in row.values())
+        for row in rows
+    )  # fmt: skip
+    if not plain:
+        raise ValueError("its history is no list of rows of numbers")
+    iteration = require_whole(content["iteration"], "its iteration", least=0)
+    if iteration > require_whole(content["config"].get("iterations"), "its iterations"):
+        raise ValueError(f"its iteration is {iteration} of {content['config']['iterations']}")
+    states = content["random"]
+    if not states or not all(isinstance(state, dict) and "cpu" in state for state in states):
+        raise ValueError("its random states are missing")
 
 
 def require_same_training(
@@ -105,17 +120,35 @@ def put_back(
     """Put weights and optimizer of a checkpoint in place; ``ValueError`` if they do not fit."""
     before = {name: value.clone() for name, value in model.state_dict().items()}
     try:
+        for name, value in content["weights"].items():
+            if name in before and value.dtype != before[name].dtype:
+                raise ValueError(f"{name} is {value.dtype}, not {before[name].dtype}")
+            require_finite(value, name)
         model.load_state_dict(content["weights"])
+        _check_optimizer(content, optimizer)
         optimizer.load_state_dict(content["optimizer"])
-        bad = unsound_weights(model)
-        if bad:
-            raise ValueError(bad)
-        for parameter, state in optimizer.state.items():
-            for value in state.values():
-                if value.ndim and value.shape != parameter.shape:
-                    raise ValueError(f"{tuple(value.shape)} for a weight {tuple(parameter.shape)}")
-                require_finite(value, "the state of its optimizer")
-    except (ValueError, KeyError, TypeError, RuntimeError, AttributeError, IndexError) as error:
+    except (ValueError, LookupError, TypeError, RuntimeError, AttributeError) as error:
         model.load_state_dict(before)
         reason = str(error).splitlines()[-1].strip()
         raise ValueError(f"{path} does not fit the model: {reason}") from error
+
+
+def _check_optimizer(content: Mapping[str, Any], optimizer: torch.optim.Optimizer) -> None:
+    """Raise unless the optimizer of a checkpoint has all that this one is to have, and finite."""
+    saved, own = content["optimizer"], optimizer.state_dict()
+    others = [{**group, "lr": 0} for group in saved["param_groups"]]
+    if others != [{**group, "lr": 0} for group in own["param_groups"]]:
+        raise ValueError("its optimizer has other settings")
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    for number, parameter in enumerate(parameters if content["iteration"] else ()):
+        parts = saved["state"][number]
+        for name, shape in (
+            ("step", ()),
+            ("exp_avg", parameter.shape),
+            ("exp_inf", parameter.shape),
+        ):
+            if parts[name].shape != shape:
+                raise ValueError(f"{name} of its optimizer has shape {tuple(parts[name].shape)}")
+            require_finite(parts[name], f"{name} of its optimizer")
+        if not 1 <= float(parts["step"]) <= content["iteration"]:
+            raise ValueError(f"its optimizer has made {float(parts['step']):g} steps")

@@ -6,6 +6,9 @@ from ipvae_snn import functional as F
 from ipvae_snn.checks import require_number, require_seed, require_whole
 from ipvae_snn.kernels.job import PRECISIONS
 
+MOST_SAMPLES = 2**20
+"""Largest batch."""
+
 
 @dataclass
 class TrainConfig:
@@ -70,6 +73,8 @@ class TrainConfig:
     def __post_init__(self) -> None:
         for name in ("iterations", "batch", "steps", "log_every", "checkpoint_every"):
             require_whole(getattr(self, name), name)
+        if self.batch > MOST_SAMPLES:
+            raise ValueError(f"batch must be at most {MOST_SAMPLES:,}, got {self.batch}")
         require_whole(self.burn_in, "burn_in", least=0)
         if self.burn_in >= self.steps:
             raise ValueError(f"burn_in must be below steps = {self.steps}, got {self.burn_in}")

@@ -43,16 +43,17 @@ def fit(
             are read batch by batch.
         config: the recipe; default :class:`TrainConfig`.
         checkpoint: file to keep the state of the training in: written at the start, every
-            ``config.checkpoint_every`` iterations, at the end, and when SIGINT or SIGTERM ask to
-            stop. If there is one, the training goes on from it, and on the CPU ends with the very
-            weights of one that was never interrupted.
+            ``config.checkpoint_every`` iterations, at the end, and when SIGINT, SIGTERM or SIGHUP
+            ask to stop. If there is one, the training goes on from it, and on the CPU ends with the
+            very weights of one that was never interrupted.
         workers: processes that read samples ahead; for Samples that are not in memory.
 
     Returns:
         History: a row per ``config.log_every`` iterations and one for the last, with ``iteration``,
         ``loss``, ``nll`` and ``kl`` (nats per sample and timestep), ``r2`` and ``zeros`` of the
         batch at the last timestep, ``beta``, ``clamp``, ``lr`` and ``grad_norm``. Equal seeds
-        give equal weights on the CPU, whatever was drawn before.
+        give equal weights on the CPU, whatever was drawn before, as long as no other thread draws
+        from torch's generator meanwhile.
 
     Raises:
         TypeError: data is no floating tensor.
@@ -87,8 +88,9 @@ def fit(
     with exclusive(path if world.leads else None), listening(path is not None) as asked:
         keeper = Keeper(path, model, optimizer, config, samples, world)
         with model.seeded(config.seed), _in_training(model, config) as final_clamp:
+            loop = Loop(model, optimizer, samples, config, world, keeper, final_clamp)
             keeper.restore()
-            Loop(model, optimizer, samples, config, world, keeper, final_clamp).run(asked, workers)
+            loop.run(asked, workers)
     return keeper.history
 
 

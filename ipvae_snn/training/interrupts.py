@@ -7,7 +7,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
+SIGNALS = tuple(
+    getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)
+)
+"""SIGHUP is what comes when the terminal goes; some systems have none."""
 
 
 class Stopped(KeyboardInterrupt):
@@ -38,7 +41,7 @@ class Asked:
 
 @contextmanager
 def listening(wanted: bool = True) -> Iterator[Asked]:
-    """A block in which SIGINT and SIGTERM are taken down; a second SIGINT acts as it usually does.
+    """A block in which :data:`SIGNALS` are taken down; a second SIGINT acts as it usually does.
 
     Only a program's main thread can listen; elsewhere, and if not ``wanted``, nothing changes.
     """

@@ -52,7 +52,7 @@ class Keeper:
         self.world = world
         self.fingerprint = "" if path is None else samples.fingerprint()
         self.description = describe_model(model)  # before a schedule changes the clamp
-        self.done = self.kept = 0
+        self.done, self.kept = 0, -1
         self.history: History = []
 
     def restore(self) -> None:
@@ -69,7 +69,10 @@ class Keeper:
         if shares_draws(self.model):  # all draw alike, each for its own rows
             rank = 0
         if rank < len(states):
-            set_random_state(self.model, states[rank])
+            try:
+                set_random_state(self.model, states[rank])
+            except ValueError as error:
+                raise ValueError(f"{self.path} is damaged: {error}") from error
         elif rank:
             go_apart(self.model, self.config.seed, self.done, rank)
         if self.path is None:
@@ -110,16 +113,17 @@ class Keeper:
             try:
                 write_checkpoint(self.path, content)
             except OSError as error:
+                kept = f"that of iteration {self.kept} is kept, make room and go on from it"
                 raise OSError(
                     error.errno,
-                    f"cannot write the checkpoint of iteration {iteration}, {error.strerror}; "
-                    f"that of iteration {self.kept} is kept, make room and go on from it",
+                    f"cannot write the checkpoint of iteration {iteration}, {error.strerror}"
+                    + (f"; {kept}" if self.kept >= 0 else ""),
                     str(self.path),
                 ) from error
         self.kept = iteration
 
     def told(self) -> str:
         """Where the last good state is, for those whose training has failed."""
-        if self.path is None:
+        if self.path is None or self.kept < 0:
             return ""
         return f"; {self.path} holds the state after iteration {self.kept}"

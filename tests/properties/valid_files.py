@@ -3,15 +3,17 @@
 import json
 import shutil
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import nn
 
-from ipvae_snn import IPVAE, IPVAENeuron, TrainConfig, data, export, fit
+from ipvae_snn import IPVAE, IPVAENeuron, data, export, fit
 from ipvae_snn.runs.folder import RunConfig, describe, read_recipe
-from ipvae_snn.training.checkpoints import read_checkpoint, write_checkpoint
+from ipvae_snn.training.checkpoints import read_checkpoint
+from tests.formats import make as formats
 
 PIXELS, NEURONS = 6, 5
 
@@ -37,26 +39,20 @@ def read_model(path: Path) -> None:
     require_numbers(model.decode(out.state.spk))
 
 
-def _train(path: Path) -> None:
-    recipe = TrainConfig(iterations=4, batch=2, steps=2, checkpoint_every=2, progress=False)
-    fit(_model(), _images(), recipe, checkpoint=path)
-
-
 def make_checkpoint(path: Path) -> None:
     """A checkpoint of a training that is half done."""
-    _train(path)
-    content = read_checkpoint(path)
-    write_checkpoint(path, {**content, "iteration": 2, "history": []})
+    with suppress(KeyboardInterrupt):
+        fit(formats.model(), formats.Interrupted(), formats.CONFIG, checkpoint=path)
 
 
 def use_checkpoint(path: Path) -> None:
     """Go on from it; a sound one leaves a sound one of the end."""
     try:
-        _train(path)
+        fit(formats.model(), formats.inputs(), formats.CONFIG, checkpoint=path)
     except FloatingPointError as error:  # numbers that are some, and lead to some that are none
         raise ValueError(error) from error
     content = read_checkpoint(path)
-    assert content["iteration"] == 4
+    assert content["iteration"] == formats.CONFIG.iterations
     require_numbers(*content["weights"].values())
 
 
