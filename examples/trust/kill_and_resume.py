@@ -22,7 +22,7 @@ import torch
 TRAIN = [sys.executable, "-m", "ipvae_snn.cli", "train", "--quiet"]
 RECIPE = [
     "--data", "digits", "--iterations", "5000", "--latents", "64", "--steps", "8",
-    "--batch", "20", "--checkpoint-every", "2", "--eval-steps", "30", "--samples", "40",
+    "--batch", "20", "--checkpoint-every", "1", "--eval-steps", "30", "--samples", "40",
 ]  # fmt: skip
 RESULTS = ("history.csv", "metrics.json")
 
@@ -43,7 +43,7 @@ def main() -> None:
         rows: list[dict[str, object]] = []
         while not (killed / "model.pt").is_file():
             last = len(rows) == options.kills
-            rows += _attempt(killed, None if last else moments.uniform(0.3, 5.5))
+            rows += _attempt(killed, None if last else moments.uniform(1.0, 6.0))
         same = _same_weights(alone, killed)
         same.update({n: (alone / n).read_bytes() == (killed / n).read_bytes() for n in RESULTS})
         left = sorted(p.name for p in killed.iterdir())
@@ -60,7 +60,7 @@ def main() -> None:
 
 def _attempt(run: Path, seconds: float | None) -> list[dict[str, object]]:
     """Start or go on, and kill it after so many seconds; what the kill met, if it came to that."""
-    begun = (run / "config.json").is_file()
+    begun, before = (run / "config.json").is_file(), _parts(run)
     how = ["--resume", str(run)] if begun else [*RECIPE, "--out", str(run)]
     with subprocess.Popen(
         [*TRAIN, *how], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
@@ -70,13 +70,24 @@ def _attempt(run: Path, seconds: float | None) -> list[dict[str, object]]:
         except subprocess.TimeoutExpired:
             process.send_signal(signal.SIGKILL)
             process.wait()
-            there = sorted(p.name for p in run.iterdir()) if run.is_dir() else []
-            writing = any(name.endswith(".part") for name in there)
-            print(f"killed after {seconds:4.1f} s: {', '.join(there) or 'nothing there yet'}")
-            return [{"after": seconds, "there": there, "writing": writing}]
+            writing, iteration = bool(_parts(run) - before), _iteration(run)
+            told = ", during a write" if writing else ""
+            print(f"killed after {seconds:4.1f} s, at iteration {iteration}{told}", flush=True)
+            return [{"after": seconds, "iteration": iteration, "writing": writing}]
     if process.returncode:
         sys.exit(f"it did not go on: {errors}")
     return []
+
+
+def _parts(run: Path) -> set[str]:
+    """Files and folders that were being written."""
+    return {path.name for path in run.glob(".*.part")}
+
+
+def _iteration(run: Path) -> int | None:
+    """What the checkpoint holds; None if there is none yet."""
+    path = run / "checkpoint.pt"
+    return torch.load(path, weights_only=True)["iteration"] if path.is_file() else None
 
 
 def _same_weights(first: Path, second: Path) -> dict[str, bool]:
