@@ -115,8 +115,10 @@ def test_keeping_a_checkpoint_changes_nothing(tmp_path):
 
 def test_a_signal_is_heard_once_and_handlers_are_put_back(tmp_path):
     before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
-    with pytest.raises(Stopped, match="SIGINT after iteration 2"):
-        fit(midpoint(), Signalling(2, signal.SIGINT), recipe(), checkpoint=tmp_path / "a.ckpt")
+    for name in ("SIGINT", "SIGTERM", "SIGHUP"):
+        source = Signalling(2, getattr(signal, name))
+        with pytest.raises(Stopped, match=f"{name} after iteration 2"):
+            fit(midpoint(), source, recipe(), checkpoint=tmp_path / f"{name}.ckpt")
     assert before == [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
     with pytest.raises(KeyboardInterrupt) as plain:  # without a checkpoint: as ever
         fit(midpoint(), Signalling(2, signal.SIGINT), recipe())

@@ -260,13 +260,13 @@ def test_a_start_that_comes_second_leaves_the_first_alone(tmp_path, monkeypatch,
     run = tmp_path / "run"
 
     def slow(path):
-        """As on a slow disk: another one starts after the look whether the folder is free."""
-        monkeypatch.setattr(train, "to_be_made", was)
+        """As on a slow disk: another one is quicker, after the look whether the folder is free."""
+        monkeypatch.setattr(train, "exclusive", was)
         assert main(["train", *QUICK, "--out", str(run), "--seed", "1"]) == 0
         return was(path)
 
-    was = train.to_be_made
-    monkeypatch.setattr(train, "to_be_made", slow)
+    was = train.exclusive
+    monkeypatch.setattr(train, "exclusive", slow)
     assert main(["train", *QUICK, "--out", str(run), "--seed", "2"]) == 1
     assert "exists already" in capsys.readouterr().err
     assert read_config(run)["training"]["seed"] == 1
@@ -327,3 +327,21 @@ def test_a_configuration_without_end_is_refused(stopped, capsys):
     (stopped / "config.json").write_text("[" * 100_000)
     assert main(["train", "--resume", str(stopped), "--quiet"]) == 1
     assert "config.json is damaged" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("there", [False, True])
+def test_a_run_that_cannot_begin_leaves_nothing(there, tmp_path, monkeypatch, capsys):
+    from ipvae_snn.runs import train
+
+    run = tmp_path / "above" / "run"
+    if there:
+        run.mkdir(parents=True)
+
+    def failing(*arguments, **options):
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr(train, "fit", failing)
+    assert main(["train", *QUICK, "--out", str(run)]) == 1
+    assert "Input/output error" in capsys.readouterr().err
+    assert listing(tmp_path) == (["above"] if there else [])
+    assert not there or not listing(run)

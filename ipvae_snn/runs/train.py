@@ -66,14 +66,17 @@ def train_run(
         made = to_be_made(out)
         out.mkdir(parents=True, exist_ok=True)
     with exclusive(out if world.leads else None):
+        if world.leads:
+            require_free_folder(out)  # another one may have been quicker; from here on it is ours
         try:
             if world.leads:
-                require_free_folder(out)  # another one may have been quicker
                 sweep(out / CONFIG)
                 write_json(out / CONFIG, describe(config, dataset))
             return _carry_on(out, dataset, config, world, say, progress, workers)
         except Exception:
-            if world.leads and not (out / CHECKPOINT).exists():  # there is nothing to keep
+            kept = (out / CHECKPOINT).exists() or is_complete(out)
+            if world.leads and not kept:
+                (out / CONFIG).unlink(missing_ok=True)
                 remove_made(made)
             raise
 
