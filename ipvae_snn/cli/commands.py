@@ -27,8 +27,8 @@ from ipvae_snn.runs import (
 
 
 def _demo(arguments: argparse.Namespace) -> None:
-    out = arguments.out or free_folder(Path("runs") / "demo")
-    everything = parser().parse_args(["train", "--data", "natural", "--out", str(out)])
+    arguments.out = arguments.out or free_folder(Path("runs") / "demo")
+    everything = parser().parse_args(["train", "--data", "natural", "--out", str(arguments.out)])
     for name in ("seed", "device", "quiet"):
         setattr(everything, name, getattr(arguments, name))
     train(everything)
