@@ -14,6 +14,7 @@ import torch.distributed as dist
 from ipvae_snn.kernels import native
 from ipvae_snn.training.batches import batches, share
 from ipvae_snn.training.checkpoints import read_checkpoint
+from ipvae_snn.training.processes import World, joined, quiet_here
 from tests.processes_main import trained
 
 MAIN = Path(__file__).with_name("processes_main.py")
@@ -140,3 +141,42 @@ def test_a_signal_stops_all_and_the_checkpoint_is_one(tmp_path):
     assert output.count("stopped by SIGTERM after iteration") == 1
     assert f"ipvae-snn train --resume {run}" in output
     assert f"after iteration {done(run)};" in output
+
+
+@pytest.mark.parametrize(
+    ("device", "says"),
+    [("cuda:1", "must be cpu or cuda, got 'cuda:1'"), ("cuda", "finds 0 GPU")],
+)
+def test_devices_that_processes_cannot_have_are_refused(device, says, monkeypatch):
+    if torch.cuda.is_available():
+        pytest.skip("there are GPUs here")
+    for name, value in {"RANK": 1, "WORLD_SIZE": 2, "MASTER_ADDR": "x", "MASTER_PORT": 1}.items():
+        monkeypatch.setenv(name, str(value))
+    assert quiet_here()
+    with pytest.raises(ValueError, match=says), joined(device):
+        raise AssertionError("it went on")
+    assert not dist.is_initialized()
+
+
+def test_alone_all_of_it_is_a_world_of_one():
+    world = World()
+    assert (world.rank, world.size, world.leads) == (0, 1, True)
+    assert world.gather("a") == ["a"]
+    assert world.most(3) == 3
+    assert world.from_leader(lambda: 5) == 5
+    module = torch.nn.Linear(2, 2)
+    assert world.share_gradients(module) is module
+    assert torch.equal(world.sum(torch.ones(2)), torch.ones(2))
+    with joined("cpu") as device:
+        assert device == "cpu"
+    with pytest.raises(RuntimeError, match="gloo"), world.together():
+        raise RuntimeError("gloo: not ours to explain where there is one process only")
+
+
+def test_a_process_that_loses_another_says_so_and_other_errors_pass():
+    world = World()
+    world.joined, world.size = True, 2
+    with pytest.raises(ConnectionError, match="another of the 2 processes"), world.together():
+        raise RuntimeError("[pair.cc:1] Connection closed by peer")
+    with pytest.raises(RuntimeError, match="shape"), world.together():
+        raise RuntimeError("shape")
