@@ -11,7 +11,9 @@ import pytest
 import torch
 import torch.distributed as dist
 
+from ipvae_snn.cli import main
 from ipvae_snn.kernels import native
+from ipvae_snn.training import loop
 from ipvae_snn.training.batches import batches, share
 from ipvae_snn.training.checkpoints import read_checkpoint
 from ipvae_snn.training.processes import World, joined, quiet_here
@@ -118,7 +120,9 @@ def children(process):
     return sorted(int(pid) for pid in listed.stdout.split())
 
 
-def test_when_one_is_killed_the_other_ends_and_says_so_and_one_alone_can_go_on(tmp_path):
+def test_when_one_is_killed_the_other_ends_and_says_so_and_one_alone_can_go_on(
+    tmp_path, monkeypatch
+):
     pytest.importorskip("sklearn", reason="digits need the extra data")
     run = tmp_path / "run"
     process = started(run, iterations=100_000)
@@ -128,8 +132,18 @@ def test_when_one_is_killed_the_other_ends_and_says_so_and_one_alone_can_go_on(t
     assert time.monotonic() < killed + 30
     assert process.returncode != 0
     assert "another of the 2 processes of this training has ended" in output
-    assert sorted(p.name for p in run.iterdir()) == ["checkpoint.pt", "config.json"]
-    assert done(run) > 0
+    assert {"checkpoint.pt", "config.json"} <= {path.name for path in run.iterdir()}
+    before, step = done(run), loop.train_step
+
+    def stopping(*arguments, **options):
+        if arguments[6] == before + 5:
+            signal.raise_signal(signal.SIGTERM)
+        return step(*arguments, **options)
+
+    monkeypatch.setattr(loop, "train_step", stopping)
+    assert main(["train", "--resume", str(run), "--quiet"]) == 128 + signal.SIGTERM
+    assert done(run) == before + 5
+    assert sorted(path.name for path in run.iterdir()) == ["checkpoint.pt", "config.json"]
 
 
 def test_a_signal_stops_all_and_the_checkpoint_is_one(tmp_path):

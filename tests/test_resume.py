@@ -1,11 +1,7 @@
 """Runs that are interrupted: the command, its folder, and what it says."""
 
 import json
-import os
 import signal
-import subprocess
-import sys
-import time
 
 import numpy as np
 import pytest
@@ -216,32 +212,6 @@ def test_streamed_samples_train_as_those_in_memory(tmp_path):
         histories.append((run / "history.csv").read_bytes())
     assert histories[0] == histories[1]
     assert read_config(tmp_path / "stream")["data"]["stream"] is True
-
-
-def test_killed_for_good_as_a_command_and_taken_up(tmp_path):
-    """One kill of the command as it stands; examples/trust/kill_and_resume.py does twenty."""
-    run = tmp_path / "run"
-    command = [sys.executable, "-m", "ipvae_snn.cli", "train"]
-    long = [*QUICK, "--iterations", "100000", "--checkpoint-every", "1", "--out", str(run)]
-    with subprocess.Popen([*command, *long]) as process:
-        while not (run / "checkpoint.pt").exists():
-            assert process.poll() is None
-            time.sleep(0.02)
-        time.sleep(0.3)
-        process.kill()
-    assert "checkpoint.pt" in listing(run)
-    with subprocess.Popen(
-        [*command, "--resume", str(run), "--quiet"], stderr=subprocess.PIPE, text=True
-    ) as process:
-        began = os.stat(run / "checkpoint.pt").st_mtime_ns
-        while os.stat(run / "checkpoint.pt").st_mtime_ns == began:
-            assert process.poll() is None
-            time.sleep(0.02)
-        process.terminate()
-        _, error = process.communicate(timeout=60)
-    assert process.returncode == 128 + signal.SIGTERM
-    assert "stopped by SIGTERM after iteration" in error
-    assert listing(run) == ["checkpoint.pt", "config.json"]
 
 
 def test_what_was_changed_is_gone_on_with(stopped, monkeypatch, capsys):
