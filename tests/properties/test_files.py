@@ -108,6 +108,16 @@ def test_a_model_of_other_sizes_than_its_weights_takes_no_memory(tmp_path):
     assert fuzz_files._status("VmHWM") - before < 2**28
 
 
+@pytest.mark.parametrize(("kind", "seed"), [("nir", "42/623"), ("nir-portable", "42/226")])
+def test_texts_of_a_graph_that_claim_to_be_long_take_no_memory(kind, seed, tmp_path):
+    pytest.importorskip("nir", reason="graphs need the extra nir")
+    (tmp_path / "a.nir").write_bytes(mutated(valid_content(kind), seed)[1])
+    before = fuzz_files._new_peak()
+    with pytest.raises(ValueError, match=r"a\.nir cannot be read as a NIR graph"):
+        export.read(tmp_path / "a.nir")
+    assert fuzz_files._status("VmHWM") - before < 2**27
+
+
 # -- .npy and .npz ----------------------------------------------------------------------------
 
 

@@ -34,10 +34,13 @@ def require_sound(path: Path) -> None:
     size, room = path.stat().st_size, LIMIT_BYTES
     if size > LIMIT_BYTES:
         raise ValueError(f"it has {size:,} bytes: expected at most {LIMIT_BYTES:,}")
-    _require_sound_heaps(path)
+    content = path.read_bytes()
+    _require_sound_heaps(content)
     with h5py.File(path, "r") as file:
         for name, item in _objects(file, h5py):
             _require_inside(name, item, size, h5py)
+            if _holds_text_of_any_length(item, h5py):
+                _require_sound_texts(name, item, content)
             room -= _declared(name, item) + _text_bytes(item, size, room, h5py)
             if room < 0:
                 raise ValueError(
@@ -46,9 +49,8 @@ def require_sound(path: Path) -> None:
                 )
 
 
-def _require_sound_heaps(path: Path) -> None:
+def _require_sound_heaps(content: bytes) -> None:
     """Follow the lists of texts: in a damaged one, HDF5 would stay at the same text for ever."""
-    content = path.read_bytes()
     start = content.find(_HEAP)
     while start >= 0:
         end = start + int.from_bytes(content[start + 8 : start + 16], "little")
@@ -60,6 +62,24 @@ def _require_sound_heaps(path: Path) -> None:
             if (is_free and size < 16) or at > min(end, len(content)):
                 raise ValueError("its texts are damaged")
         start = content.find(_HEAP, start + 1)
+
+
+def _holds_text_of_any_length(item: Any, h5py: Any) -> bool:
+    text = h5py.check_string_dtype(item.dtype)
+    return text is not None and text.length is None
+
+
+def _require_sound_texts(name: str, item: Any, content: bytes) -> None:
+    """Raise if a text claims to be longer than the file: HDF5 would take memory for all of it."""
+    held = item.id.get_storage_size()  # a length, an address and a number for each text
+    if not item.size:
+        return
+    start = item.id.get_offset() if held else None
+    if start is None or held != 16 * item.size:
+        raise ValueError(f"{name!r} keeps its texts in another way than nir.write does")
+    told = np.frombuffer(content[start : start + held].ljust(held, b"\xff"), dtype="<u4")
+    if int(told[::4].max()) > len(content):
+        raise ValueError(f"{name!r} holds a text of {int(told[::4].max()):,} bytes: it is damaged")
 
 
 def _objects(file: Any, h5py: Any) -> Iterator[tuple[str, Any]]:
@@ -130,8 +150,7 @@ def _require_inflatable(name: str, item: Any, filters: list[int], chunk_bytes: i
 
 def _text_bytes(item: Any, size: int, room: int, h5py: Any) -> int:
     """Bytes of texts of any length, many of which may be one and the same in the file."""
-    text = h5py.check_string_dtype(item.dtype)
-    if text is None or text.length is not None or not item.size or item.size * size < room:
+    if not _holds_text_of_any_length(item, h5py) or not item.size or item.size * size < room:
         return 0
     total = 0
     for index in np.ndindex(item.shape):
