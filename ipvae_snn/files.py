@@ -60,7 +60,7 @@ def whole_folder(path: str | Path) -> Iterator[Path]:
         missing = []
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
-        remove_made(missing)
+        remove_empty(missing)
 
 
 def to_be_made(path: str | Path) -> list[Path]:
@@ -69,12 +69,10 @@ def to_be_made(path: str | Path) -> list[Path]:
     return [p for p in (path, *path.parents) if not p.exists()]
 
 
-def remove_made(folders: Sequence[Path]) -> None:
-    """Remove the first of the folders with all it holds, the others if they are empty then."""
-    for folder in folders[:1]:
-        shutil.rmtree(folder, ignore_errors=True)
-    with suppress(OSError):
-        for folder in folders[1:]:
+def remove_empty(folders: Sequence[Path]) -> None:
+    """Remove those of the folders, innermost first, that hold nothing; all others stay."""
+    for folder in folders:
+        with suppress(OSError):
             folder.rmdir()
 
 

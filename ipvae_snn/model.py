@@ -226,8 +226,9 @@ class IPVAE(nn.Module):
             drive = neuron.drive(x)
         else:
             drive = row_products(x.to(gram.dtype), F.drive_weight(self.weight, log_scale))
+            require_finite(drive, "the drive, made of x and the weights,")
         energy = F.input_energy(x, log_scale)
-        for name, part in (("drive", drive), ("gram", gram), ("energy", energy)):
+        for name, part in (("gram", gram), ("energy", energy)):
             require_finite(part, f"the {name}, made of x and the weights,")
         wanted = tuple("quad" if name == "nll" else name for name in fields)
         out = infer(

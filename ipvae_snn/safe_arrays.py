@@ -11,6 +11,8 @@ from typing import IO, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+MOST_DEFLATED = 1032
+"""Bytes that a byte can stand for in files packed by zlib: gzip, zip, HDF5."""
 MAGIC = b"\x93NUMPY"
 _LONGEST_HEADER = 10_000  # bytes, as in numpy: what is parsed is short
 _MOST_AXES = 32

@@ -315,3 +315,20 @@ def test_a_run_that_cannot_begin_leaves_nothing(there, tmp_path, monkeypatch, ca
     assert "Input/output error" in capsys.readouterr().err
     assert listing(tmp_path) == (["above"] if there else [])
     assert not there or not listing(run)
+
+
+def test_a_folder_that_somebody_made_meanwhile_stays(tmp_path):
+    from ipvae_snn.files import whole_folder
+
+    out = tmp_path / "above" / "out"
+
+    def meanwhile():
+        with whole_folder(out):
+            out.mkdir(parents=True)
+            (out / "theirs").write_text("mine")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        meanwhile()
+    assert (out / "theirs").read_text() == "mine"
+    assert listing(tmp_path / "above") == ["out"]

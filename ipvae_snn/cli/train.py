@@ -44,9 +44,12 @@ def _start(arguments: argparse.Namespace) -> None:
     if not quiet_here():
         require_free_folder(arguments.out)
     _config(arguments, "samples", arguments.device)  # options are refused before data is read
-    known = {"source": arguments.data, "treat": arguments.treat, "data_dir": arguments.data_dir}
+    known = {
+        "source": arguments.data, "treat": arguments.treat, "data_dir": arguments.data_dir,
+        "stream": arguments.stream,
+    }  # fmt: skip
     with joined(arguments.device) as device:
-        dataset = _load(known, arguments.samples, arguments.seed, arguments.stream)
+        dataset = _load(known, arguments.samples, arguments.seed)
         config = _config(arguments, dataset.kind, device)
         train_run(arguments.out, dataset, config, say=_say, **_how(arguments))
 
@@ -71,22 +74,21 @@ def _resume(arguments: argparse.Namespace) -> None:
         if value is not None:
             known[name] = value
     with joined(arguments.device or config.training.device) as device:
-        seed, stream = config.training.seed, known.get("stream")
-        dataset = _load(known, config.eval_samples, seed, stream)
+        dataset = _load(known, config.eval_samples, config.training.seed)
         resume_run(
             run, dataset, lr=arguments.lr, device=device,
             checkpoint_every=arguments.checkpoint_every, say=_say, **_how(arguments),
         )  # fmt: skip
 
 
-def _load(known: dict[str, Any], samples: int, seed: int, stream: bool | None) -> data.Dataset:
+def _load(known: dict[str, Any], samples: int, seed: int) -> data.Dataset:
     dataset = data.load(
         known["source"],
         treat=known.get("treat", "auto"),
         data_dir=known.get("data_dir", "."),
         patches=(TRAIN_PATCHES, samples),
         seed=seed,
-        stream=stream,
+        stream=known.get("stream"),
     )
     _say(f"data: {dataset.description}")
     return dataset

@@ -12,9 +12,7 @@ from numpy.typing import NDArray
 from ipvae_snn.data.pictures import Images, InFile, Ready, Stack
 from ipvae_snn.data.pixels import to_grey, to_unit
 from ipvae_snn.extras import require_extra
-
-MOST_DEFLATED = 1032
-"""Bytes that a byte of a gzip file can stand for."""
+from ipvae_snn.safe_arrays import MOST_DEFLATED
 
 TRAIN_PHOTOGRAPHS = (
     "sklearn:china", "sklearn:flower", "astronaut", "chelsea", "rocket", "motorcycle_left",

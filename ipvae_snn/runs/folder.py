@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 from ipvae_snn import data
-from ipvae_snn.checks import require_whole
+from ipvae_snn.checks import require_sides, require_whole
 from ipvae_snn.files import settle, whole_file
 from ipvae_snn.model import IPVAE
 from ipvae_snn.training import TrainConfig
@@ -58,7 +58,7 @@ def describe(config: RunConfig, dataset: data.Dataset) -> dict[str, Any]:
 def open_run(run: str | Path, device: str = "cpu") -> tuple[IPVAE, dict[str, Any]]:
     """The model and ``config.json`` of a run folder; raises what :func:`read_config` does."""
     config = read_config(run)
-    return IPVAE.load(Path(run) / "model.pt", device=device), config
+    return IPVAE.load(Path(run) / MODEL, device=device), config
 
 
 def read_config(run: str | Path, complete: bool = True) -> dict[str, Any]:
@@ -122,9 +122,7 @@ def _check_config(config: Any) -> None:
     """Raise unless everything is there that an evaluation goes by."""
     require_whole(config["training"]["steps"], "training steps")
     require_whole(config["training"]["seed"], "training seed", least=0)
-    height, width = config["sample_shape"]
-    for side in (height, width):
-        require_whole(side, "sample_shape")
+    require_sides(config["sample_shape"])
     for text in (config["data"]["source"], config["sample_kind"]):
         if not isinstance(text, str):
             raise ValueError(f"expected a text, got {text!r}")
@@ -191,7 +189,6 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
 
 def write_csv(path: Path, rows: Sequence[Mapping[str, float]]) -> None:
     """Rows of numbers under the names of the first row."""
-
     with path.open("w", newline="") as file:
         writer = csv.DictWriter(file, fieldnames=list(rows[0]))
         writer.writeheader()

@@ -11,13 +11,11 @@ from torch import Tensor
 from ipvae_snn import data
 from ipvae_snn.checks import require_whole
 from ipvae_snn.evaluation import Evaluation, evaluate
-from ipvae_snn.figures import save_figures
+from ipvae_snn.figures import SHOWN_SAMPLES, save_figures
 from ipvae_snn.files import whole_folder
+from ipvae_snn.model import IPVAE
 from ipvae_snn.runs.folder import open_run, require_same_kind, write_json
 from ipvae_snn.samples import Part, Samples
-
-SHOWN = 16
-"""Samples that pictures are made of, at most."""
 
 
 def evaluate_run(
@@ -44,17 +42,26 @@ def evaluate_run(
     require_same_kind(run, config, dataset)
     if len(dataset.test) < 2:
         raise ValueError(f"at least 2 samples are needed, got {len(dataset.test)}")
-    x = pick(dataset.test, samples, seed)
-    x = x.to(device) if isinstance(x, Tensor) else x
     with whole_folder(out) as folder:
-        result = evaluate(model, x, num_steps, seed=seed, progress=progress)
+        x, result = measured(model, dataset.test, samples, num_steps, seed, progress)
         write_json(folder / "metrics.json", {"data": dataset.description, **result.summary()})
         save_figures(
-            folder / "figures", model, read(x, SHOWN).to(device), dataset.shape, result,
+            folder / "figures", model, x, dataset.shape, result,
             trained_steps=config["training"]["steps"], seed=seed,
         )  # fmt: skip
     close(result, out, started, say)
     return result
+
+
+def measured(
+    model: IPVAE, test: Tensor | Samples, samples: int, num_steps: int, seed: int, progress: bool
+) -> tuple[Tensor, Evaluation]:
+    """Evaluate so many of the held-out samples; those that pictures show, and the result."""
+    device = model.weight.device
+    x = pick(test, samples, seed)
+    x = x.to(device) if isinstance(x, Tensor) else x
+    result = evaluate(model, x, num_steps, seed=seed, progress=progress)
+    return read(x, SHOWN_SAMPLES).to(device), result
 
 
 @overload

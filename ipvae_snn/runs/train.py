@@ -6,13 +6,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
-
 from ipvae_snn import data, surrogate
 from ipvae_snn.checks import require_device
-from ipvae_snn.evaluation import Evaluation, evaluate
+from ipvae_snn.evaluation import Evaluation
 from ipvae_snn.figures import save_figures
-from ipvae_snn.files import exclusive, remove_made, require_free_folder, sweep, to_be_made
+from ipvae_snn.files import exclusive, remove_empty, require_free_folder, sweep, to_be_made
 from ipvae_snn.model import IPVAE
 from ipvae_snn.runs.folder import (
     CHECKPOINT,
@@ -27,7 +25,7 @@ from ipvae_snn.runs.folder import (
     write_csv,
     write_json,
 )
-from ipvae_snn.runs.measure import SHOWN, close, pick, read
+from ipvae_snn.runs.measure import close, measured
 from ipvae_snn.seeding import seeded
 from ipvae_snn.training import fit
 from ipvae_snn.training.batches import share
@@ -61,24 +59,38 @@ def train_run(
     require_device(config.training.device)
     _require_test(dataset)
     share(config.training.batch, world.rank, world.size)
+    made: list[Path] = []
     if world.leads:
         require_free_folder(out)
         made = to_be_made(out)
         out.mkdir(parents=True, exist_ok=True)
-    with exclusive(out if world.leads else None):
-        if world.leads:
-            require_free_folder(out)  # another one may have been quicker; from here on it is ours
-        try:
-            if world.leads:
-                sweep(out / CONFIG)
-                write_json(out / CONFIG, describe(config, dataset))
-            return _carry_on(out, dataset, config, world, say, progress, workers)
-        except Exception:
-            kept = (out / CHECKPOINT).exists() or is_complete(out)
-            if world.leads and not kept:
-                (out / CONFIG).unlink(missing_ok=True)
-                remove_made(made)
-            raise
+    try:
+        with exclusive(out if world.leads else None):
+            return _begin(out, dataset, config, world, say, progress, workers)
+    except Exception:
+        remove_empty(made)
+        raise
+
+
+def _begin(
+    out: Path,
+    dataset: data.Dataset,
+    config: RunConfig,
+    world: World,
+    say: Callable[[str], None],
+    progress: bool,
+    workers: int,
+) -> Evaluation | None:
+    if world.leads:
+        require_free_folder(out)  # another one may have been quicker; from here on it is ours
+        sweep(out / CONFIG)
+        write_json(out / CONFIG, describe(config, dataset))
+    try:
+        return _carry_on(out, dataset, config, world, say, progress, workers)
+    except Exception:
+        if world.leads and not ((out / CHECKPOINT).exists() or is_complete(out)):
+            (out / CONFIG).unlink(missing_ok=True)  # there is nothing to go on with
+        raise
 
 
 def resume_run(
@@ -140,15 +152,15 @@ def _carry_on(
     model, history = _trained(run, dataset, config, workers)
     if not world.leads:
         return None
-    x = pick(dataset.test, config.eval_samples, recipe.seed)
-    x = x.to(recipe.device) if isinstance(x, Tensor) else x
-    result = evaluate(model, x, config.eval_steps, seed=recipe.seed, progress=progress)
+    x, result = measured(
+        model, dataset.test, config.eval_samples, config.eval_steps, recipe.seed, progress
+    )
     try:
         with results_of(run) as folder:
             write_csv(folder / "history.csv", history)
             write_json(folder / "metrics.json", result.summary())
             save_figures(
-                folder / "figures", model, read(x, SHOWN).to(recipe.device), dataset.shape, result,
+                folder / "figures", model, x, dataset.shape, result,
                 trained_steps=recipe.steps, history=history, seed=recipe.seed,
             )  # fmt: skip
             model.save(folder / MODEL)

@@ -30,9 +30,13 @@ def unsound_weights(model: nn.Module) -> str:
 
 def require_sound_step(iteration: int, model: nn.Module, values: Mapping[str, Tensor]) -> None:
     """Raise :class:`Diverged` unless the gradient is finite and so are ``values``, named."""
+    gradients = {n: p.grad for n, p in model.named_parameters() if p.grad is not None}
+    sums = [*values.values(), *(gradient.sum() for gradient in gradients.values())]
+    if torch.isfinite(torch.stack(sums)).all():  # a GPU is waited for once
+        return
     told = [f"{name} is {float(v):g}" for name, v in values.items() if not torch.isfinite(v)]
-    gradients = ((f"the gradient of {n}", p.grad) for n, p in model.named_parameters())
-    told += filter(None, [_first_unsound((n, g) for n, g in gradients if g is not None)])
+    named = ((f"the gradient of {name}", gradient) for name, gradient in gradients.items())
+    told += filter(None, [_first_unsound(named)])
     if told:
         told += filter(None, [unsound_weights(model)])
         raise Diverged(iteration, ", ".join(told))

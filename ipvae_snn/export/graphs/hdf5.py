@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 
 from ipvae_snn.extras import require_extra
+from ipvae_snn.safe_arrays import MOST_DEFLATED
 
 LIMIT_BYTES = 2**30
 """Of all arrays of a graph together."""
 
-_HIGHEST_DEFLATION = 1032
 _HEAP = b"GCOL\1\0\0\0"  # where texts of any length lie
 _GZIP, _CHECKSUM = 1, 3  # HDF5's numbers of filters
 _FILTERS = {_GZIP, 2, _CHECKSUM, 32000}
@@ -39,9 +39,7 @@ def require_sound(path: Path) -> None:
     with h5py.File(path, "r") as file:
         for name, item in _objects(file, h5py):
             _require_inside(name, item, size, h5py)
-            if _holds_text_of_any_length(item, h5py):
-                _require_sound_texts(name, item, content)
-            room -= _declared(name, item) + _text_bytes(item, size, room, h5py)
+            room -= _declared(name, item) + _text_bytes(name, item, content, h5py)
             if room < 0:
                 raise ValueError(
                     f"its arrays take more than {LIMIT_BYTES:,} bytes up to {name!r}: expected a "
@@ -64,22 +62,22 @@ def _require_sound_heaps(content: bytes) -> None:
         start = content.find(_HEAP, start + 1)
 
 
-def _holds_text_of_any_length(item: Any, h5py: Any) -> bool:
+def _text_bytes(name: str, item: Any, content: bytes, h5py: Any) -> int:
+    """Bytes of texts of any length, many of which may be one and the same in the file.
+
+    Raises where one claims to be longer than the file: HDF5 would take memory for all of it.
+    """
     text = h5py.check_string_dtype(item.dtype)
-    return text is not None and text.length is None
-
-
-def _require_sound_texts(name: str, item: Any, content: bytes) -> None:
-    """Raise if a text claims to be longer than the file: HDF5 would take memory for all of it."""
+    if text is None or text.length is not None or not item.size:
+        return 0
     held = item.id.get_storage_size()  # a length, an address and a number for each text
-    if not item.size:
-        return
     start = item.id.get_offset() if held else None
     if start is None or held != 16 * item.size:
         raise ValueError(f"{name!r} keeps its texts in another way than nir.write does")
-    told = np.frombuffer(content[start : start + held].ljust(held, b"\xff"), dtype="<u4")
-    if int(told[::4].max()) > len(content):
-        raise ValueError(f"{name!r} holds a text of {int(told[::4].max()):,} bytes: it is damaged")
+    lengths = np.frombuffer(content[start : start + held].ljust(held, b"\xff"), dtype="<u4")[::4]
+    if int(lengths.max()) > len(content):
+        raise ValueError(f"{name!r} holds a text of {int(lengths.max()):,} bytes: it is damaged")
+    return int(lengths.sum(dtype=np.int64))
 
 
 def _objects(file: Any, h5py: Any) -> Iterator[tuple[str, Any]]:
@@ -108,7 +106,7 @@ def _objects(file: Any, h5py: Any) -> Iterator[tuple[str, Any]]:
 def _declared(name: str, item: Any) -> int:
     """Bytes of an array in memory; raises where the file cannot hold that many."""
     declared = math.prod(item.shape or (0,)) * item.dtype.itemsize
-    if declared > _HIGHEST_DEFLATION * item.id.get_storage_size():
+    if declared > MOST_DEFLATED * item.id.get_storage_size():
         raise ValueError(f"{name!r} declares {declared:,} bytes and holds hardly any of them")
     return int(declared)
 
@@ -146,15 +144,3 @@ def _require_inflatable(name: str, item: Any, filters: list[int], chunk_bytes: i
             raise ValueError(f"{name!r} unpacks to more than it declares")
 
     item.id.chunk_iter(unpack)
-
-
-def _text_bytes(item: Any, size: int, room: int, h5py: Any) -> int:
-    """Bytes of texts of any length, many of which may be one and the same in the file."""
-    if not _holds_text_of_any_length(item, h5py) or not item.size or item.size * size < room:
-        return 0
-    total = 0
-    for index in np.ndindex(item.shape):
-        total += len(item[index])
-        if total > room:
-            break
-    return total
