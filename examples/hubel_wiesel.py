@@ -23,8 +23,8 @@ from torch import Tensor
 
 from ipvae_snn import IPVAE, TrainConfig, currents, data, fit, metrics, plotting
 from ipvae_snn.data.stimuli import moving_bar
+from ipvae_snn.plotting.sound import save_clicks
 from ipvae_snn.runs import open_run
-from ipvae_snn.sound import save_clicks
 
 SELECTIVE = 0.3
 """Selectivity index above which a cell counts as orientation selective."""

@@ -26,8 +26,8 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from ipvae_snn import IPVAE, TrainConfig, data, fit, metrics, plotting
-from ipvae_snn.base import State
-from ipvae_snn.neurons import CLAMP_MAX
+from ipvae_snn.neurons.base import State
+from ipvae_snn.neurons.poisson import CLAMP_MAX
 from ipvae_snn.runs import read_config
 
 COLOURS = {"as trained": "#808080", "without clamps": "#0072B2", "NEST": "#D55E00"}

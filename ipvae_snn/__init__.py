@@ -6,13 +6,16 @@
 torch.Size([5, 2, 64])
 """
 
+from types import ModuleType
+
 from ipvae_snn import functional, surrogate
-from ipvae_snn.evaluation import Evaluation, evaluate
-from ipvae_snn.model import IPVAE
+from ipvae_snn._utils import moved
+from ipvae_snn.metrics.evaluation import Evaluation, evaluate
+from ipvae_snn.models.ipvae import IPVAE
+from ipvae_snn.models.streaming import Stream
 from ipvae_snn.neurons import IPVAENeuron
-from ipvae_snn.recorder import Recorder
-from ipvae_snn.states import detach, reset, tbptt
-from ipvae_snn.streaming import Stream
+from ipvae_snn.neurons.recorder import Recorder
+from ipvae_snn.neurons.states import detach, reset, tbptt
 from ipvae_snn.training import TrainConfig, fit
 from ipvae_snn.version import __version__
 
@@ -32,3 +35,9 @@ __all__ = [
     "surrogate",
     "tbptt",
 ]
+
+moved.install()
+
+
+def __getattr__(name: str) -> ModuleType:
+    return moved.import_moved(name)

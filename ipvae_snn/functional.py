@@ -25,7 +25,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ipvae_snn import checks
+from ipvae_snn._utils import checks
 
 LOG_SCALE_BOUND = 3.45
 """Learned log σ stays inside ±3.45 (see :func:`bound_log_scale`)."""

@@ -24,9 +24,9 @@ from torch import Tensor, nn
 
 from ipvae_snn import IPVAE, IPVAENeuron, metrics
 from ipvae_snn import functional as F
-from ipvae_snn.base import State
 from ipvae_snn.baselines.encoders import make_encoder
-from ipvae_snn.records import RECORDABLE, make_run
+from ipvae_snn.models.run_output import RECORDABLE, make_run
+from ipvae_snn.neurons.base import State
 from ipvae_snn.runs import pick
 
 from lab import FAMILIES, Lab, figure, finish, load, parse, trained

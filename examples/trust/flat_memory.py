@@ -24,8 +24,8 @@ from matplotlib.axes import Axes
 from torch import Tensor
 
 from ipvae_snn import IPVAE, Stream, data, evaluate, plotting
+from ipvae_snn.data.sources import Samples, as_samples
 from ipvae_snn.plotting.frame import BLUE, GREEN, ORANGE
-from ipvae_snn.samples import Samples, as_samples
 
 SIDE, LATENTS, STEPS, BATCH = 28, 64, 4, 500
 PIXELS, NEURONS, STAY = 64, 256, 10

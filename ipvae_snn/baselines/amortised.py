@@ -7,7 +7,6 @@ import torch
 from torch import Tensor, nn
 
 from ipvae_snn import functional as F
-from ipvae_snn.base import State
 from ipvae_snn.baselines.base import Baseline
 from ipvae_snn.baselines.encoders import make_encoder
 from ipvae_snn.baselines.gaussian_code import (
@@ -16,6 +15,7 @@ from ipvae_snn.baselines.gaussian_code import (
     bound,
     standard_kl,
 )
+from ipvae_snn.neurons.base import State
 from ipvae_snn.surrogate import midpoint
 
 LOG_RATE_CLAMP = 5.0

@@ -8,10 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from ipvae_snn import functional as F
-from ipvae_snn.base import State
-from ipvae_snn.checks import require_input, require_number, require_whole
-from ipvae_snn.records import RECORDABLE, check_fields, make_run
-from ipvae_snn.seeding import seeded
+from ipvae_snn._utils.checks import require_input, require_number, require_whole
+from ipvae_snn._utils.seeding import seeded
+from ipvae_snn.models.run_output import RECORDABLE, check_fields, make_run
+from ipvae_snn.neurons.base import State
 
 
 class Baseline(nn.Module):

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from torch import nn
 
-from ipvae_snn.checks import require_whole
+from ipvae_snn._utils.checks import require_whole
 
 ENCODERS = ("linear", "mlp", "conv")
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from ipvae_snn import functional as F
-from ipvae_snn.base import State
+from ipvae_snn._utils.checks import require_number
 from ipvae_snn.baselines.encoders import make_encoder
 from ipvae_snn.baselines.gaussian_code import (
     LOG_STD_BOUND,
@@ -14,7 +14,7 @@ from ipvae_snn.baselines.gaussian_code import (
     bound,
     standard_kl,
 )
-from ipvae_snn.checks import require_number
+from ipvae_snn.neurons.base import State
 
 MEAN_LIMIT, LOG_STD_LIMIT = 30.0, 3.0
 LARGEST_GRADIENT = 5.0

@@ -4,13 +4,13 @@ import torch
 from torch import Tensor, nn
 
 from ipvae_snn import functional as F
-from ipvae_snn.base import State
 from ipvae_snn.baselines.gaussian_code import (
     LOG_STD_BOUND,
     GaussianBaseline,
     bound,
     gaussian_kl,
 )
+from ipvae_snn.neurons.base import State
 
 MEAN_BOUND, MEAN_STEP_BOUND = 7.0, 7.0
 LOG_STD_STEP_BOUND = 3.0

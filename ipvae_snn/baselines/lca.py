@@ -4,9 +4,9 @@ import torch
 from torch import Tensor
 
 from ipvae_snn import functional as F
-from ipvae_snn.base import State
+from ipvae_snn._utils.checks import require_number
 from ipvae_snn.baselines.base import Baseline
-from ipvae_snn.checks import require_number
+from ipvae_snn.neurons.base import State
 
 
 class LCA(Baseline):

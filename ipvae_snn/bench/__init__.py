@@ -13,12 +13,12 @@ from typing import Any
 
 from tqdm.auto import tqdm
 
+from ipvae_snn._utils.checks import require_device
+from ipvae_snn._utils.files import require_free_folder, whole_folder
 from ipvae_snn.bench import cases
 from ipvae_snn.bench.cases import MNIST, PATCHES, Shape
 from ipvae_snn.bench.clock import machine
 from ipvae_snn.bench.report import picture, table
-from ipvae_snn.checks import require_device
-from ipvae_snn.files import require_free_folder, whole_folder
 
 __all__ = ["measure", "picture", "save", "table"]
 

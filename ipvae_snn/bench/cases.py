@@ -10,9 +10,9 @@ from torch import Tensor, nn
 
 from ipvae_snn.bench import reference
 from ipvae_snn.bench.clock import Work, interleaved, one_by_one, peak_bytes
-from ipvae_snn.model import IPVAE
-from ipvae_snn.neurons import CLAMP, STEP
-from ipvae_snn.streaming import Stream
+from ipvae_snn.models.ipvae import IPVAE
+from ipvae_snn.models.streaming import Stream
+from ipvae_snn.neurons.poisson import CLAMP, STEP
 
 RATE = -math.log1p(-0.15)
 """Expected spikes per neuron and timestep: 15% of neurons active, as in trained models."""

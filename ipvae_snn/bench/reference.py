@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from ipvae_snn.functional import bound_log_scale, poisson_kl, soft_clamp
-from ipvae_snn.model import IPVAE
+from ipvae_snn.models.ipvae import IPVAE
 
 
 def gram_form(model: IPVAE, x: Tensor, num_steps: int, beta: float) -> Tensor:

@@ -9,12 +9,11 @@ import torch
 from torch import Tensor
 
 from ipvae_snn import bench, data, diagnostics
-from ipvae_snn.checks import require_whole
+from ipvae_snn._utils.checks import require_whole
+from ipvae_snn._utils.files import require_free_folder
 from ipvae_snn.cli.export import export_run
 from ipvae_snn.cli.options import parser
 from ipvae_snn.cli.train import resolved, train
-from ipvae_snn.files import require_free_folder
-from ipvae_snn.report import write_report
 from ipvae_snn.runs import (
     evaluate_run,
     free_folder,
@@ -24,6 +23,7 @@ from ipvae_snn.runs import (
     read_config,
     require_same_kind,
 )
+from ipvae_snn.runs.report import write_report
 
 
 def _demo(arguments: argparse.Namespace) -> None:

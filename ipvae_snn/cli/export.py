@@ -7,9 +7,9 @@ from typing import Any
 from torch import Tensor
 
 from ipvae_snn import data, export
-from ipvae_snn.checks import require_seed, require_whole
-from ipvae_snn.files import require_free_file, whole_file
-from ipvae_snn.model import IPVAE
+from ipvae_snn._utils.checks import require_seed, require_whole
+from ipvae_snn._utils.files import require_free_file, whole_file
+from ipvae_snn.models.ipvae import IPVAE
 from ipvae_snn.runs import open_run, pick, read
 
 CALIBRATION_SAMPLES = 100

@@ -5,11 +5,11 @@ from pathlib import Path
 from typing import Any
 
 from ipvae_snn import data
-from ipvae_snn.checks import require_device, require_number, require_seed, require_whole
+from ipvae_snn._utils.checks import require_device, require_number, require_seed, require_whole
+from ipvae_snn._utils.files import exclusive, require_free_folder
 from ipvae_snn.cli.options import PATCH_DEFAULTS, SAMPLE_DEFAULTS, WITH_RESUME
-from ipvae_snn.files import exclusive, require_free_folder
 from ipvae_snn.functional import MEM_FLOOR
-from ipvae_snn.neurons import CLAMP_MAX
+from ipvae_snn.neurons.poisson import CLAMP_MAX
 from ipvae_snn.runs import (
     TRAIN_PATCHES,
     RunConfig,

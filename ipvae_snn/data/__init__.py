@@ -9,13 +9,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ipvae_snn.checks import require_seed, require_whole
+from ipvae_snn._utils.checks import require_seed, require_whole
 from ipvae_snn.data.arrays import read_arrays
 from ipvae_snn.data.image_files import read_folder
 from ipvae_snn.data.natural import natural_patches
 from ipvae_snn.data.pictures import Chosen, Images, Pictures, PictureSamples
 from ipvae_snn.data.readers import digits, is_mnist_idx, photographs, read_mnist_idx
-from ipvae_snn.samples import Samples
+from ipvae_snn.data.sources import Samples
 
 LARGEST_SAMPLE = 64
 """Images up to 64×64 pixels are samples as they are; larger ones are cut into patches."""
@@ -31,7 +31,7 @@ class Dataset(NamedTuple):
     """Samples for training and held-out samples, split by image.
 
     Attributes:
-        train, test: shapes (N, M) and (N', M), float32; or :class:`~ipvae_snn.samples.Samples`,
+        train, test: shapes (N, M) and (N', M), float32; or :class:`~ipvae_snn.data.Samples`,
             where they are read as they are needed.
         shape: (H, W) of a sample, H · W = M.
         kind: ``"samples"`` or ``"patches"``.

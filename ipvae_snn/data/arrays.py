@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from ipvae_snn._utils.untrusted import check_npy_header, read_npz_arrays
 from ipvae_snn.data.pictures import Images, InFile, Ready, Stack, joined
-from ipvae_snn.safe_arrays import check_npy_header, read_npz_arrays
 
 Arrays = dict[str, NDArray | InFile]
 LABELS = ("y", "label")

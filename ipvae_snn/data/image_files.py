@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ipvae_snn._utils.extras import require_extra
 from ipvae_snn.data.pictures import Images, Pictures, Ready
 from ipvae_snn.data.pixels import to_grey, to_unit
-from ipvae_snn.extras import require_extra
 
 IMAGE_SUFFIXES = {
     ".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".gif", ".webp", ".pgm", ".ppm",

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from ipvae_snn.extras import require_extra
+from ipvae_snn._utils.extras import require_extra
 
 Image = NDArray[np.floating]
 EDGE = 4

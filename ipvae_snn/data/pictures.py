@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ipvae_snn.data.pixels import require_pixels, to_grey, to_unit
-from ipvae_snn.samples import Samples
+from ipvae_snn.data.sources import Samples
 
 PIXELS_AT_A_TIME = 2**22
 

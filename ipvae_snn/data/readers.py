@@ -9,10 +9,10 @@ from typing import BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
+from ipvae_snn._utils.extras import require_extra
+from ipvae_snn._utils.untrusted import MOST_DEFLATED
 from ipvae_snn.data.pictures import Images, InFile, Ready, Stack
 from ipvae_snn.data.pixels import to_grey, to_unit
-from ipvae_snn.extras import require_extra
-from ipvae_snn.safe_arrays import MOST_DEFLATED
 
 TRAIN_PHOTOGRAPHS = (
     "sklearn:china", "sklearn:flower", "astronaut", "chelsea", "rocket", "motorcycle_left",

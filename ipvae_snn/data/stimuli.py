@@ -8,7 +8,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ipvae_snn.checks import require_number, require_whole
+from ipvae_snn._utils.checks import require_number, require_whole
 from ipvae_snn.data.natural import whiten
 
 SURROUND = 3

@@ -4,11 +4,11 @@ from dataclasses import replace
 
 from torch import Tensor
 
-from ipvae_snn.checks import require_float, require_seed, require_whole
+from ipvae_snn._utils.checks import require_float, require_seed, require_whole
 from ipvae_snn.diagnostics import signatures
 from ipvae_snn.diagnostics.observe import observe
 from ipvae_snn.diagnostics.report import Finding, Report
-from ipvae_snn.model import IPVAE
+from ipvae_snn.models.ipvae import IPVAE
 
 FEWEST_STEPS = 80
 """Timesteps below which nothing can be said of convergence."""

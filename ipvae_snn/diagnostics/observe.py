@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from ipvae_snn import metrics
-from ipvae_snn.model import IPVAE
+from ipvae_snn.models.ipvae import IPVAE
 
 CHUNK = 20
 

@@ -10,7 +10,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from ipvae_snn import metrics
-from ipvae_snn.checks import require_finite, require_float, require_seed, require_whole
+from ipvae_snn._utils.checks import require_finite, require_float, require_seed, require_whole
 from ipvae_snn.export.graphs.network import RUNAWAY
 from ipvae_snn.export.sources import Source, as_source
 

@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from ipvae_snn.files import require_file, whole_file
-from ipvae_snn.safe_arrays import read_npz_arrays
+from ipvae_snn._utils.files import require_file, whole_file
+from ipvae_snn._utils.untrusted import read_npz_arrays
 
 LIMIT_BYTES = 2**30
 """Of all arrays of a network together: lateral weights of 16,000 neurons take half of it."""

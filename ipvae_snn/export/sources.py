@@ -9,12 +9,12 @@ import torch
 from snntorch import SpikingNeuron
 from torch import Tensor, nn
 
+from ipvae_snn._utils.seeding import seeded
 from ipvae_snn.export.graphs.files import read
 from ipvae_snn.export.graphs.network import GraphNetwork, flattened, reset_of
 from ipvae_snn.export.graphs.pieces import nir_module, require_graph
-from ipvae_snn.model import IPVAE
-from ipvae_snn.seeding import seeded
-from ipvae_snn.states import reset as reset_states
+from ipvae_snn.models.ipvae import IPVAE
+from ipvae_snn.neurons.states import reset as reset_states
 from ipvae_snn.surrogate import rounded
 
 

@@ -8,13 +8,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ipvae_snn._utils.extras import require_extra
+from ipvae_snn._utils.seeding import seeded
 from ipvae_snn.export.graphs.network import flattened
 from ipvae_snn.export.graphs.pieces import require_graph
 from ipvae_snn.export.graphs.reading import SPIKING
 from ipvae_snn.export.sources import GraphSource
 from ipvae_snn.export.xylo.network import XyloNetwork
-from ipvae_snn.extras import require_extra
-from ipvae_snn.seeding import seeded
 
 ENDS = ("Input", "Output")
 

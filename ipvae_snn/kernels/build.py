@@ -14,7 +14,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from ipvae_snn.files import whole_file
+from ipvae_snn._utils.files import whole_file
 
 SOURCE = Path(__file__).parent
 FLAGS = (

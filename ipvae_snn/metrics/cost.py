@@ -9,11 +9,11 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
-from ipvae_snn.checks import require_finite, require_float, require_whole
+from ipvae_snn._utils.checks import require_finite, require_float, require_whole
+from ipvae_snn._utils.seeding import seeded
 from ipvae_snn.metrics.tally import Meter, Tally, total, whole
-from ipvae_snn.model import IPVAE
-from ipvae_snn.seeding import seeded
-from ipvae_snn.states import reset
+from ipvae_snn.models.ipvae import IPVAE
+from ipvae_snn.neurons.states import reset
 
 COUNTS = ("spikes", "events", "synops", "macs", "updates", "dense")
 TITLES = ("synapses", "spikes", "events", "synops", "MACs", "updates", "dense MACs")

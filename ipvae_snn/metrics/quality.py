@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from ipvae_snn.checks import require_finite, require_float, require_number
+from ipvae_snn._utils.checks import require_finite, require_float, require_number
 
 CONVERGENCE_WINDOW, CONVERGENCE_SLOPE, CONVERGENCE_PATIENCE = 60, 1e-5, 5
 
@@ -217,7 +217,7 @@ def probe_accuracy(train: Tensor, train_labels: Tensor, test: Tensor, test_label
     Raises:
         TypeError, ValueError: other shapes or types, NaN, or fewer than two different labels.
     """
-    from ipvae_snn.extras import require_extra
+    from ipvae_snn._utils.extras import require_extra
 
     for name, features, labels in (("train", train, train_labels), ("test", test, test_labels)):
         _require_counts_and_labels(name, features, labels)

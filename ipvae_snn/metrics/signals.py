@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ipvae_snn.checks import (
+from ipvae_snn._utils.checks import (
     require_finite,
     require_float,
     require_not_negative,

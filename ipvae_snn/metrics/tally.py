@@ -7,7 +7,7 @@ import torch
 from snntorch import SpikingNeuron
 from torch import Tensor, nn
 
-from ipvae_snn.neurons import IPVAENeuron
+from ipvae_snn.neurons.poisson import IPVAENeuron
 
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 LAYERS = (nn.Linear, *CONVOLUTIONS)

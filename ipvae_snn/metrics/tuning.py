@@ -5,7 +5,12 @@ import math
 import torch
 from torch import Tensor
 
-from ipvae_snn.checks import require_finite, require_float, require_not_negative, require_sides
+from ipvae_snn._utils.checks import (
+    require_finite,
+    require_float,
+    require_not_negative,
+    require_sides,
+)
 from ipvae_snn.metrics.quality import require_result, treves_rolls, wide
 
 

@@ -11,7 +11,7 @@ from matplotlib.collections import PathCollection
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from ipvae_snn.files import whole_file
+from ipvae_snn._utils.files import whole_file
 from ipvae_snn.plotting.frame import GREY, array, counts, darken, indices, ink
 from ipvae_snn.plotting.membranes import membranes
 from ipvae_snn.plotting.spikes import raster

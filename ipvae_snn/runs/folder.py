@@ -17,9 +17,9 @@ from typing import Any
 import torch
 
 from ipvae_snn import data
-from ipvae_snn.checks import require_sides, require_whole
-from ipvae_snn.files import settle, whole_file
-from ipvae_snn.model import IPVAE
+from ipvae_snn._utils.checks import require_sides, require_whole
+from ipvae_snn._utils.files import settle, whole_file
+from ipvae_snn.models.ipvae import IPVAE
 from ipvae_snn.training import TrainConfig
 from ipvae_snn.version import __version__
 

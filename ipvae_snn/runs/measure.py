@@ -9,13 +9,13 @@ import torch
 from torch import Tensor
 
 from ipvae_snn import data
-from ipvae_snn.checks import require_whole
-from ipvae_snn.evaluation import Evaluation, evaluate
-from ipvae_snn.figures import SHOWN_SAMPLES, save_figures
-from ipvae_snn.files import whole_folder
-from ipvae_snn.model import IPVAE
+from ipvae_snn._utils.checks import require_whole
+from ipvae_snn._utils.files import whole_folder
+from ipvae_snn.data.sources import Part, Samples
+from ipvae_snn.metrics.evaluation import Evaluation, evaluate
+from ipvae_snn.models.ipvae import IPVAE
+from ipvae_snn.runs.figures import SHOWN_SAMPLES, save_figures
 from ipvae_snn.runs.folder import open_run, require_same_kind, write_json
-from ipvae_snn.samples import Part, Samples
 
 
 def evaluate_run(

@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from ipvae_snn import data, surrogate
-from ipvae_snn.checks import require_device
-from ipvae_snn.evaluation import Evaluation
-from ipvae_snn.figures import save_figures
-from ipvae_snn.files import exclusive, remove_empty, require_free_folder, sweep, to_be_made
-from ipvae_snn.model import IPVAE
+from ipvae_snn._utils.checks import require_device
+from ipvae_snn._utils.files import exclusive, remove_empty, require_free_folder, sweep, to_be_made
+from ipvae_snn._utils.seeding import seeded
+from ipvae_snn.metrics.evaluation import Evaluation
+from ipvae_snn.models.ipvae import IPVAE
+from ipvae_snn.runs.figures import save_figures
 from ipvae_snn.runs.folder import (
     CHECKPOINT,
     CONFIG,
@@ -26,7 +27,6 @@ from ipvae_snn.runs.folder import (
     write_json,
 )
 from ipvae_snn.runs.measure import close, measured
-from ipvae_snn.seeding import seeded
 from ipvae_snn.training import fit
 from ipvae_snn.training.batches import share
 from ipvae_snn.training.keeper import History

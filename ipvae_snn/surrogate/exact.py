@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ipvae_snn.checks import require_finite, require_float, require_whole
+from ipvae_snn._utils.checks import require_finite, require_float, require_whole
 from ipvae_snn.kernels.sampler import poisson
 
 LOG_RATE_MAX = 16.0

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from ipvae_snn.checks import require_number
+from ipvae_snn._utils.checks import require_number
 from ipvae_snn.surrogate.exact import Estimator, bounded_log_rate, midpoint, require_membrane
 
 RELAXED_RATE = 50.0

@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from torch import nn
 
+from ipvae_snn._utils.checks import require_finite, require_whole
+from ipvae_snn._utils.storage import read_content, write_content
 from ipvae_snn.baselines import Baseline
-from ipvae_snn.checks import require_finite, require_whole
-from ipvae_snn.model import IPVAE
-from ipvae_snn.storage import read_content, write_content
+from ipvae_snn.models.ipvae import IPVAE
 from ipvae_snn.training.config import TrainConfig
 from ipvae_snn.version import __version__
 

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from ipvae_snn import functional as F
-from ipvae_snn.checks import require_number, require_seed, require_whole
+from ipvae_snn._utils.checks import require_number, require_seed, require_whole
 from ipvae_snn.kernels.job import PRECISIONS
 
 MOST_SAMPLES = 2**20

@@ -8,11 +8,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from ipvae_snn._utils.checks import require_device, require_whole
+from ipvae_snn._utils.files import exclusive
 from ipvae_snn.baselines import Baseline
-from ipvae_snn.checks import require_device, require_whole
-from ipvae_snn.files import exclusive
-from ipvae_snn.model import IPVAE
-from ipvae_snn.samples import Samples, as_samples
+from ipvae_snn.data.sources import Samples, as_samples
+from ipvae_snn.models.ipvae import IPVAE
 from ipvae_snn.training.config import TrainConfig
 from ipvae_snn.training.health import require_sound_weights
 from ipvae_snn.training.interrupts import listening
@@ -39,7 +39,7 @@ def fit(
             and left in ``eval()`` mode. An IPVAE has its final clamp again, and a relaxed estimator
             keeps the temperature it ended with. Baselines have neither: their history has no
             ``clamp``.
-        data: samples, shape (N, M), floating point; or :class:`~ipvae_snn.samples.Samples` that
+        data: samples, shape (N, M), floating point; or :class:`~ipvae_snn.data.Samples` that
             are read batch by batch.
         config: the recipe; default :class:`TrainConfig`.
         checkpoint: file to keep the state of the training in: written at the start, every

@@ -6,10 +6,10 @@ from typing import Any
 
 import torch
 
+from ipvae_snn._utils.files import sweep
 from ipvae_snn.baselines import Baseline
-from ipvae_snn.files import sweep
-from ipvae_snn.model import IPVAE
-from ipvae_snn.samples import Samples
+from ipvae_snn.data.sources import Samples
+from ipvae_snn.models.ipvae import IPVAE
 from ipvae_snn.training.checkpoints import (
     describe_model,
     put_back,

@@ -6,10 +6,10 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from ipvae_snn._utils.checks import require_finite
 from ipvae_snn.baselines import Baseline
-from ipvae_snn.checks import require_finite
-from ipvae_snn.model import IPVAE
-from ipvae_snn.samples import InMemory, Samples, stream
+from ipvae_snn.data.sources import InMemory, Samples, stream
+from ipvae_snn.models.ipvae import IPVAE
 from ipvae_snn.training.batches import batches, share
 from ipvae_snn.training.config import TrainConfig
 from ipvae_snn.training.health import Diverged

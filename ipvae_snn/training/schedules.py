@@ -5,7 +5,7 @@ import math
 import torch
 
 from ipvae_snn.baselines import Baseline
-from ipvae_snn.model import IPVAE
+from ipvae_snn.models.ipvae import IPVAE
 from ipvae_snn.surrogate.relaxed import Relaxed
 from ipvae_snn.training.config import TrainConfig
 

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from ipvae_snn import functional as F
 from ipvae_snn import metrics
 from ipvae_snn.baselines import Baseline
-from ipvae_snn.model import IPVAE
+from ipvae_snn.models.ipvae import IPVAE
 from ipvae_snn.training.config import TrainConfig
 from ipvae_snn.training.health import Diverged, require_sound_step, unsound_weights
 from ipvae_snn.training.processes import World

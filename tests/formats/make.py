@@ -14,10 +14,10 @@ from pathlib import Path
 import torch
 
 from ipvae_snn import IPVAE, TrainConfig, export, fit, storage
+from ipvae_snn.data.sources import InMemory, Samples
 from ipvae_snn.export.fixed_point import network as fixed_point
 from ipvae_snn.export.graphs import encode
 from ipvae_snn.export.xylo import network as xylo
-from ipvae_snn.samples import InMemory, Samples
 from ipvae_snn.training import checkpoints
 
 FOLDER = Path(__file__).parent

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from ipvae_snn import IPVAE, export
-from ipvae_snn.safe_arrays import read_npy_array, read_npz_arrays
+from ipvae_snn._utils.untrusted import read_npy_array, read_npz_arrays
 from tests.properties import fuzz_files
 from tests.properties.common import little_memory
 from tests.properties.fuzz_files import KINDS, attempt, fuzz, main, table, valid_content

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ipvae_snn import IPVAE, surrogate
-from ipvae_snn.base import State
+from ipvae_snn.neurons.base import State
 from tests.properties.common import (
     FLOATS,
     REFUSED,

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from ipvae_snn.files import whole_file
+from ipvae_snn._utils.files import whole_file
 from ipvae_snn.version import __version__
 
 

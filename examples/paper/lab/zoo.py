@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from ipvae_snn import IPVAE, TrainConfig, baselines, fit
-from ipvae_snn.files import whole_file
+from ipvae_snn._utils.files import whole_file
 
 from lab.bench import Lab
 from lab.sets import load

@@ -8,11 +8,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ipvae_snn.checks import require_finite, require_number, require_whole
+from ipvae_snn._utils.checks import require_finite, require_number, require_whole
 from ipvae_snn.export.fixed_point.arithmetic import Ints, clamp_table, exp_table, fixed, log_table
 from ipvae_snn.export.fixed_point.network import EMISSIONS, FixedPoint, declared
 from ipvae_snn.functional import MEM_FLOOR, drive_weight
-from ipvae_snn.model import IPVAE
+from ipvae_snn.models.ipvae import IPVAE
 
 __all__ = ["FixedPoint", "to_fixed_point"]
 

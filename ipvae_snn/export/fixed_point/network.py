@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ipvae_snn.checks import require_finite, require_float, require_seed, require_whole
+from ipvae_snn._utils.checks import require_finite, require_float, require_seed, require_whole
 from ipvae_snn.export.fixed_point.arithmetic import (
     CLAMP_CELLS,
     LOG_CELLS,

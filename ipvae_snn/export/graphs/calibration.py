@@ -9,11 +9,11 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from ipvae_snn import metrics
-from ipvae_snn.checks import require_finite, require_float, require_whole
+from ipvae_snn._utils.checks import require_finite, require_float, require_whole
 from ipvae_snn.export.graphs.encode import to_nir
 from ipvae_snn.export.graphs.network import RUNAWAY, GraphNetwork
 from ipvae_snn.export.graphs.poisson import Constants, Portable, require_reset
-from ipvae_snn.model import IPVAE
+from ipvae_snn.models.ipvae import IPVAE
 
 STEP = 2**0.5, 2.0, 0.5
 """Moves of the search: factors on gain and threshold, and what is added to the self-return."""

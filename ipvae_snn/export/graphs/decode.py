@@ -11,14 +11,14 @@ from numpy.typing import NDArray
 from torch import nn
 
 from ipvae_snn import surrogate
+from ipvae_snn._utils.seeding import seeded
 from ipvae_snn.export.graphs.encode import FORMAT, FORMAT_VERSION, to_nir
 from ipvae_snn.export.graphs.files import read
 from ipvae_snn.export.graphs.network import GraphNetwork, flattened, layer_of, reset_of
 from ipvae_snn.export.graphs.pieces import array, nir_module
 from ipvae_snn.export.graphs.poisson import Portable
-from ipvae_snn.model import IPVAE
-from ipvae_snn.neurons import IPVAENeuron
-from ipvae_snn.seeding import seeded
+from ipvae_snn.models.ipvae import IPVAE
+from ipvae_snn.neurons.poisson import IPVAENeuron
 
 _DECODER = "neuron.lateral.decoder.weight"
 _DAMAGE = (

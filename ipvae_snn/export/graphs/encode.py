@@ -7,13 +7,13 @@ import numpy as np
 from torch import nn
 
 from ipvae_snn import functional as F
-from ipvae_snn.checks import require_whole
+from ipvae_snn._utils.checks import require_whole
 from ipvae_snn.export.graphs.folding import folded
 from ipvae_snn.export.graphs.modules import ExtraMap, first_shape, pieces_of
 from ipvae_snn.export.graphs.pieces import Piece, array, nir_module, state_arrays
 from ipvae_snn.export.graphs.poisson import LEVELS, Portable, Style, ipvae_piece
-from ipvae_snn.model import IPVAE
-from ipvae_snn.neurons import IPVAENeuron
+from ipvae_snn.models.ipvae import IPVAE
+from ipvae_snn.neurons.poisson import IPVAENeuron
 from ipvae_snn.version import __version__
 
 FORMAT, FORMAT_VERSION = "ipvae_snn.export", 1

@@ -3,9 +3,9 @@
 from pathlib import Path
 from typing import Any
 
+from ipvae_snn._utils.files import require_file, whole_file
 from ipvae_snn.export.graphs.hdf5 import require_sound
 from ipvae_snn.export.graphs.pieces import nir_module, require_graph
-from ipvae_snn.files import require_file, whole_file
 
 
 def write(path: str | Path, graph: Any) -> None:

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from ipvae_snn.extras import require_extra
-from ipvae_snn.safe_arrays import MOST_DEFLATED
+from ipvae_snn._utils.extras import require_extra
+from ipvae_snn._utils.untrusted import MOST_DEFLATED
 
 LIMIT_BYTES = 2**30
 """Of all arrays of a graph together."""

@@ -11,7 +11,7 @@ from ipvae_snn import surrogate
 from ipvae_snn.export.graphs.pieces import Array, Piece, Shape, array, nir_module, state_arrays
 from ipvae_snn.export.graphs.poisson import Style, ipvae_piece
 from ipvae_snn.export.graphs.snntorch_neurons import SPIKING, spiking_piece
-from ipvae_snn.neurons import IPVAENeuron
+from ipvae_snn.neurons.poisson import IPVAENeuron
 
 ExtraMap = Mapping[type, Callable[[Any], Any]]
 

@@ -7,12 +7,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ipvae_snn.base import StatefulNeuron
-from ipvae_snn.checks import require_finite, require_float, require_whole
+from ipvae_snn._utils.checks import require_finite, require_float, require_whole
+from ipvae_snn._utils.seeding import seeded
 from ipvae_snn.export.graphs.pieces import require_graph
 from ipvae_snn.export.graphs.poisson import require_reset
 from ipvae_snn.export.graphs.reading import SPIKING, reading_of
-from ipvae_snn.seeding import seeded
+from ipvae_snn.neurons.base import StatefulNeuron
 
 Edge = tuple[str, str]
 RUNAWAY = 1e5

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ipvae_snn.extras import require_extra
+from ipvae_snn._utils.extras import require_extra
 
 Array = NDArray[np.float32]
 Shape = tuple[int, ...]

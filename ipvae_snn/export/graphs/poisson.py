@@ -6,9 +6,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from ipvae_snn.checks import require_number, require_whole
+from ipvae_snn._utils.checks import require_number, require_whole
 from ipvae_snn.export.graphs.pieces import Piece, array, nir_module
-from ipvae_snn.neurons import IPVAENeuron
+from ipvae_snn.neurons.poisson import IPVAENeuron
 
 FORMS, RESETS = ("exact", "portable"), ("zero", "subtract")
 LEVELS = 16

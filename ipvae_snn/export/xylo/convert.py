@@ -9,10 +9,10 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from ipvae_snn import functional as F
-from ipvae_snn.checks import require_finite, require_number
+from ipvae_snn._utils.checks import require_finite, require_number
 from ipvae_snn.export.xylo.chip import HIGH, LOW, MOST_INPUT_SPIKES, MOST_SPIKES, XyloChip
 from ipvae_snn.export.xylo.network import XyloNetwork, checked_inputs
-from ipvae_snn.model import IPVAE
+from ipvae_snn.models.ipvae import IPVAE
 
 CHANNELS, FANOUT = 16, 64
 """Input channels of Xylo, and targets per neuron of Xylo Audio. Source: SynSense's overview,

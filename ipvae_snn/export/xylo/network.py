@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ipvae_snn.checks import require_finite, require_float, require_number, require_whole
+from ipvae_snn._utils.checks import require_finite, require_float, require_number, require_whole
 from ipvae_snn.export.npz_files import read_npz, write_npz
 from ipvae_snn.export.xylo.chip import HIGH, LOW, MOST_INPUT_SPIKES, XyloChip, XyloState
 from ipvae_snn.export.xylo.simulator import simulate

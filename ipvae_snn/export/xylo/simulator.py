@@ -6,8 +6,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ipvae_snn._utils.extras import require_extra
 from ipvae_snn.export.xylo.chip import XyloChip, XyloState
-from ipvae_snn.extras import require_extra
 
 
 def simulate(chip: XyloChip, counts: NDArray, bias: NDArray | None = None) -> XyloState:

@@ -1,0 +1,1 @@
+"""What every room may use: checks, seeds, files. Nothing here knows of neurons or models."""

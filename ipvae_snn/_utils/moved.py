@@ -1,0 +1,67 @@
+"""Modules that have moved stay importable under the name they had.
+
+``import ipvae_snn.model`` gives the module ``ipvae_snn.models.ipvae`` itself, not a copy.
+"""
+
+import importlib
+import sys
+from collections.abc import Sequence
+from importlib.abc import Loader, MetaPathFinder
+from importlib.machinery import ModuleSpec
+from importlib.util import spec_from_loader
+from types import ModuleType
+
+MOVED = {
+    "base": "neurons.base",
+    "checks": "_utils.checks",
+    "currents": "neurons.currents",
+    "evaluation": "metrics.evaluation",
+    "extras": "_utils.extras",
+    "figures": "runs.figures",
+    "files": "_utils.files",
+    "lateral": "neurons.lateral",
+    "model": "models.ipvae",
+    "recorder": "neurons.recorder",
+    "records": "models.run_output",
+    "report": "runs.report",
+    "safe_arrays": "_utils.untrusted",
+    "samples": "data.sources",
+    "seeding": "_utils.seeding",
+    "sound": "plotting.sound",
+    "states": "neurons.states",
+    "storage": "_utils.storage",
+    "streaming": "models.streaming",
+    "unroll": "models.unroll",
+}
+"""Old name to new name, both below ``ipvae_snn``."""
+PACKAGE = "ipvae_snn"
+
+
+def import_moved(name: str) -> ModuleType:
+    """The module that was once ``ipvae_snn.<name>``; ``AttributeError`` if there was none."""
+    if name not in MOVED:
+        raise AttributeError(f"module {PACKAGE!r} has no attribute {name!r}")
+    return importlib.import_module(f"{PACKAGE}.{name}")
+
+
+class _Finder(MetaPathFinder, Loader):
+    """Finds an old name, and loads the module that has the new one."""
+
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        package, _, name = fullname.partition(".")
+        return spec_from_loader(fullname, self) if package == PACKAGE and name in MOVED else None
+
+    def create_module(self, spec: ModuleSpec) -> ModuleType:
+        module = importlib.import_module(f"{PACKAGE}.{MOVED[spec.name.partition('.')[2]]}")
+        self._spec = module.__spec__
+        return module
+
+    def exec_module(self, module: ModuleType) -> None:
+        module.__spec__ = self._spec  # the import system has put the old name there
+
+
+def install() -> None:
+    """Let the import system know of the old names."""
+    sys.meta_path.append(_Finder())

@@ -1,0 +1,1 @@
+"""Generative models whose inference is a spike train."""

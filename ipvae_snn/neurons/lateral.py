@@ -1,0 +1,220 @@
+"""Where lateral weights come from: modules that own or share what a Gram matrix is made of.
+
+All give K neurons a symmetric (K, K) matrix, in nats per spike, by ``gram()``.
+"""
+
+import numbers
+
+import torch
+from torch import Tensor, nn
+
+from ipvae_snn import functional as F
+from ipvae_snn._utils.checks import (
+    require_finite,
+    require_fitting,
+    require_flag,
+    require_float,
+    require_whole,
+)
+
+MOST_NEURONS = 2**20
+"""Their lateral weights would take four terabytes."""
+
+
+class SharedDecoder(nn.Module):
+    """Lateral weights of a decoder, G = Φᵀ Λ Φ: exact inference for that decoder.
+
+    Args:
+        decoder: ``nn.Linear(K, M, bias=False)``; shared, never copied.
+        log_scale: free parameter behind log σ, shape (M,), shared; ``None`` for σ = 1.
+
+    Raises:
+        ValueError: the decoder has a bias, or ``log_scale`` is not of shape (M,).
+    """
+
+    decoder: nn.Linear
+    log_scale: Tensor | None
+
+    def __init__(self, decoder: nn.Linear, log_scale: Tensor | None = None) -> None:
+        super().__init__()
+        if decoder.bias is not None:
+            raise ValueError(
+                "the decoder must have no bias: make it with nn.Linear(K, M, bias=False) and "
+                "centre the data instead"
+            )
+        if log_scale is not None:
+            self._check_scale(log_scale, decoder)
+        self.decoder = decoder
+        if isinstance(log_scale, nn.Parameter) or log_scale is None:
+            self.log_scale = log_scale
+        else:
+            self.register_buffer("log_scale", log_scale)
+
+    @staticmethod
+    def _check_scale(log_scale: Tensor, decoder: nn.Linear) -> None:
+        require_float(log_scale, "log_scale")
+        if log_scale.shape != (decoder.out_features,):
+            raise ValueError(
+                f"log_scale must have shape ({decoder.out_features},), one per output of the "
+                f"decoder, got {tuple(log_scale.shape)}"
+            )
+        require_finite(log_scale, "log_scale")
+        if log_scale.dtype != decoder.weight.dtype or log_scale.device != decoder.weight.device:
+            raise TypeError(
+                f"log_scale is {log_scale.dtype} on {log_scale.device}, the decoder's weights are "
+                f"{decoder.weight.dtype} on {decoder.weight.device}: make them agree"
+            )
+
+    @property
+    def weight(self) -> Tensor:
+        """Φ, shape (M, K), that of the decoder."""
+        return self.decoder.weight
+
+    @property
+    def features(self) -> int:
+        return self.decoder.in_features
+
+    def bounded_log_scale(self) -> Tensor | None:
+        """log σ as the model uses it, shape (M,), or ``None``."""
+        return None if self.log_scale is None else F.bound_log_scale(self.log_scale)
+
+    def gram(self) -> Tensor:
+        return F.gram(self.decoder.weight, self.bounded_log_scale())
+
+    def drive(self, x: Tensor) -> Tensor:
+        """Feed-forward current of inputs x of shape (..., M): Φᵀ Λ x, shape (..., K)."""
+        weight = self.decoder.weight
+        require_float(x, "x")
+        require_fitting(x, "x", like=weight)
+        if x.shape[-1:] != weight.shape[:1]:
+            raise ValueError(
+                f"x must have shape (..., {weight.shape[0]}), the outputs of the decoder, "
+                f"got {tuple(x.shape)}"
+            )
+        drive = F.drive(x.to(weight.dtype), weight, self.bounded_log_scale())
+        for name, values in (("x", x), ("the drive, made of x and the weights,", drive)):
+            require_finite(values, name)
+        return drive
+
+
+class FixedGram(nn.Module):
+    """Lateral weights that stay as given.
+
+    Args:
+        gram: symmetric, shape (K, K).
+    """
+
+    weight: Tensor
+
+    def __init__(self, gram: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("weight", gram.detach().clone())
+
+    @property
+    def features(self) -> int:
+        return self.weight.shape[0]
+
+    def gram(self) -> Tensor:
+        return self.weight
+
+
+class LearnedGram(nn.Module):
+    """Lateral weights of their own, G = AᵀA: positive semidefinite whatever A learns to be.
+
+    Args:
+        factor: A, shape (R, K).
+    """
+
+    def __init__(self, factor: Tensor) -> None:
+        super().__init__()
+        self.factor = nn.Parameter(factor.detach().clone())
+
+    @classmethod
+    def near_identity(cls, features: int, spread: float = 0.1) -> "LearnedGram":
+        """Start from self-inhibition of about 1 nat and weak random competition."""
+        noise = torch.randn(features, features) * (spread / features**0.5)
+        return cls(torch.eye(features) + noise)
+
+    @classmethod
+    def from_gram(cls, gram: Tensor) -> "LearnedGram":
+        """Start from a given positive semidefinite matrix."""
+        values, vectors = torch.linalg.eigh(gram.detach())
+        if values[0] < -1e-5 * values[-1].abs().clamp(min=1e-12):
+            raise ValueError(
+                f"gram must be positive semidefinite to be learned, its smallest eigenvalue is "
+                f"{values[0]:.3g}: pass learn_gram=False to keep it as it is"
+            )
+        return cls((vectors * values.clamp(min=0).sqrt()).mT)
+
+    @property
+    def weight(self) -> Tensor:
+        """A, shape (R, K)."""
+        return self.factor
+
+    @property
+    def features(self) -> int:
+        return self.factor.shape[1]
+
+    def gram(self) -> Tensor:
+        return F.gram(self.factor)
+
+
+def features_of(source: nn.Linear | int) -> int:
+    """K, from a decoder or a number of neurons.
+
+    Raises:
+        TypeError, ValueError: neither, or a number out of range.
+    """
+    if isinstance(source, nn.Linear):
+        return source.in_features
+    if isinstance(source, bool) or not isinstance(source, numbers.Integral):
+        raise TypeError(
+            "the first argument must be a decoder nn.Linear(K, M, bias=False) or a number of "
+            f"neurons K, got {source!r}"
+        )
+    features = require_whole(source, "the number of neurons")
+    if features > MOST_NEURONS:
+        raise ValueError(f"the number of neurons must be at most {MOST_NEURONS:,}, got {features}")
+    return features
+
+
+Lateral = SharedDecoder | FixedGram | LearnedGram
+
+
+def make_lateral(
+    source: nn.Linear | int,
+    *,
+    log_scale: Tensor | None = None,
+    gram: Tensor | None = None,
+    learn_gram: bool = False,
+) -> Lateral:
+    """The lateral weights that the arguments of :class:`~ipvae_snn.IPVAENeuron` ask for.
+
+    Raises:
+        TypeError: ``source`` is neither a linear layer nor a whole number, or ``gram`` no tensor.
+        ValueError: arguments that exclude each other, or a gram that is not symmetric (K, K).
+
+    >>> type(make_lateral(3)).__name__, type(make_lateral(3, gram=torch.eye(3))).__name__
+    ('LearnedGram', 'FixedGram')
+    """
+    features = features_of(source)
+    require_flag(learn_gram, "learn_gram")
+    if isinstance(source, nn.Linear):
+        if gram is not None or learn_gram:
+            raise ValueError(
+                "a decoder already gives the lateral weights: pass a number of neurons instead "
+                "of the decoder to set gram or learn_gram"
+            )
+        return SharedDecoder(source, log_scale)
+    if log_scale is not None:
+        raise ValueError("log_scale belongs to a decoder: pass the decoder as first argument")
+    if gram is None:
+        return LearnedGram.near_identity(features)
+    require_float(gram, "gram")
+    if gram.shape != (features, features):
+        raise ValueError(f"gram must have shape ({features}, {features}), got {tuple(gram.shape)}")
+    gram = gram.detach().to(torch.get_default_dtype())
+    require_finite(gram, "gram")
+    if not torch.allclose(gram, gram.mT, rtol=1e-4, atol=1e-6):
+        raise ValueError("gram must be symmetric: inhibition is mutual; pass (gram + gram.mT) / 2")
+    return LearnedGram.from_gram(gram) if learn_gram else FixedGram(gram)

@@ -1,0 +1,300 @@
+"""Stateful spiking neurons in the snnTorch manner: one call, one timestep."""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ipvae_snn import functional as F
+from ipvae_snn._utils.checks import (
+    per_neuron,
+    require_finite,
+    require_fitting,
+    require_flag,
+    require_float,
+    require_number,
+)
+from ipvae_snn.neurons.base import State, StatefulNeuron, refuse_foreign
+from ipvae_snn.neurons.lateral import Lateral, SharedDecoder, features_of, make_lateral
+from ipvae_snn.surrogate import midpoint
+from ipvae_snn.surrogate.relaxed import Relaxed
+
+BIAS = math.exp(-3)
+"""Tonic inhibition at the start of learning, nats per timestep."""
+
+CLAMP = 5.0
+"""Default clamp, nats: at most e⁵ = 148 spikes per timestep. The paper's 10 allows 22,026, enough
+for one rare burst to excite others and never come down again in briefly trained models."""
+
+STEP = 0.2
+"""Default inference step size. The paper starts learning from 1, which needs a smaller learning
+rate to stay stable; both end between 0.05 and 0.3."""
+
+CLAMP_MAX = 16.0
+"""Largest clamp: float32 counts are exact up to 2²⁴, just above e¹⁶."""
+MEM_INIT_MAX = 60.0
+"""Farthest a membrane may start from 0, in nats: beyond, a KL overflows in float32."""
+
+
+class IPVAENeuron(StatefulNeuron):
+    r"""Poisson neurons that infer together: membranes are log rates, spikes are counts.
+
+    One call is one timestep of natural-gradient inference in the iterative Poisson VAE:
+
+    .. math::
+        h_t &= α (d_t − z_{t−1} G − b − leak · (u_{t−1} − u_0)) \\
+        u_t &= clamp(u_{t−1} + clamp(h_t)) \\
+        z_t &∼ Poisson(e^{u_t})
+
+    ``input_`` is the current d_t, of shape (..., K), in nats per timestep: Φᵀ Λ x for exact
+    inference (:meth:`drive`), or whatever an ``nn.Linear(..., K)`` before it puts out. It acts on
+    the spikes of the same call; the spikes of the previous call inhibit. ``spk`` are integer counts
+    in the dtype of ``mem``; ``mem`` is u, in nats, log expected spikes per timestep.
+
+    Args:
+        decoder: where the lateral weights G come from. A bias-free ``nn.Linear(K, M)`` is shared,
+            never copied: G = Φᵀ Λ Φ follows its weights as they learn. A number K makes K neurons
+            with lateral weights of their own: ``gram`` if given, else learned from G ≈ 1.
+        log_scale: with a decoder, log σ per pixel, ``nn.Parameter`` or tensor of shape (M,), also
+            shared, bounded by :func:`~ipvae_snn.functional.bound_log_scale`. Default σ = 1.
+        gram: with a number K, symmetric (K, K) lateral weights in nats per spike.
+        learn_gram: learn ``gram`` (kept positive semidefinite) instead of keeping it fixed.
+        lateral_scale: factor on the lateral inhibition; 1 is exact inference, 0 no competition.
+        leak: pull of the membrane back to ``mem_init`` per timestep, in [0, 1]; like 1 − ``beta``.
+        clamp: upper bound of membrane and step, in nats (:func:`~ipvae_snn.functional.soft_clamp`);
+            the lower one is always −8, where hardly any gradient passes.
+        step: α > 0, the inference step size; stored as its logarithm, ``log_step``.
+        bias: b > 0, tonic inhibition in nats per timestep, number or (K,); stored as ``log_bias``.
+        mem_init: u_0 ≥ −60 nats, number or (K,); default uniform in (−6, −4) per neuron.
+        learn_step, learn_bias, learn_mem_init: learn these three (default) or keep them fixed.
+        spike_grad: an estimator of :mod:`ipvae_snn.surrogate` or any callable from membrane to
+            spikes. Default ``midpoint()``. Relaxed estimators draw integer counts in ``eval()``.
+        surrogate_disable: emit the same spikes without a gradient.
+        init_hidden: keep the state inside: ``spk = neuron(input_)``.
+        output: with ``init_hidden``, return ``(spk, mem)`` all the same.
+        state_quant: callable applied to ``mem`` before it emits; its result keeps mem's dtype.
+        threshold, learn_threshold, graded_spikes_factor, learn_graded_spikes_factor, inhibition,
+            reset_mechanism, reset_delay: accepted at snnTorch's defaults only. A Poisson neuron has
+            no threshold, counts are already graded, and reset and inhibition are G itself: its
+            diagonal subtracts after each spike, its other entries are the competition.
+
+    The defaults suit inference over hundreds of timesteps. As a hidden layer that has tens of them,
+    start near firing: ``mem_init=-1, step=0.3, clamp=3``, or ``step=0.5`` with ``rounded()``.
+
+    Returns of a call: ``(spk, mem)``; with ``init_hidden=True`` and ``output=False`` only ``spk``.
+
+    State: ``spk`` and ``mem`` are non-persistent buffers. A call without states goes on from the
+    stored ones; the first call, and the first after :meth:`reset_mem`, starts from no spikes and
+    ``mem_init``. A stored state that does not fit the input's shape is replaced by a fresh one,
+    with a warning.
+
+    Raises:
+        TypeError: a state is passed with ``init_hidden=True``; input is no floating tensor.
+        ValueError: wrong shapes, NaN or infinity in ``input_``, options out of range. A call that
+            raises leaves the state as it was.
+
+    Source: arXiv 2410.19315; the calling order is that of snnTorch's ``RLeaky``.
+
+    >>> decoder = nn.Linear(8, 16, bias=False)
+    >>> neuron = IPVAENeuron(decoder)
+    >>> current = neuron.drive(torch.rand(4, 16))
+    >>> spk, mem = neuron.reset_mem()
+    >>> for _ in range(10):
+    ...     spk, mem = neuron(current, spk, mem)
+    >>> spk.shape, mem.shape
+    (torch.Size([4, 8]), torch.Size([4, 8]))
+    """
+
+    lateral: Lateral
+    spike_grad: Callable[[Tensor], Tensor]
+    mem_init: Tensor
+    log_bias: Tensor
+    log_step: Tensor
+
+    def __init__(
+        self,
+        decoder: nn.Linear | int,
+        *,
+        log_scale: Tensor | None = None,
+        gram: Tensor | None = None,
+        learn_gram: bool = False,
+        lateral_scale: float = 1.0,
+        leak: float = 0.0,
+        clamp: float = CLAMP,
+        step: float = STEP,
+        bias: float | Tensor = BIAS,
+        mem_init: float | Tensor | None = None,
+        learn_step: bool = True,
+        learn_bias: bool = True,
+        learn_mem_init: bool = True,
+        threshold: float = 1.0,
+        spike_grad: Callable[[Tensor], Tensor] | None = None,
+        surrogate_disable: bool = False,
+        init_hidden: bool = False,
+        inhibition: bool = False,
+        learn_threshold: bool = False,
+        reset_mechanism: str = "subtract",
+        state_quant: Callable[[Tensor], Tensor] | bool = False,
+        output: bool = False,
+        graded_spikes_factor: float = 1.0,
+        learn_graded_spikes_factor: bool = False,
+        reset_delay: bool = True,
+    ) -> None:
+        refuse_foreign(
+            threshold=(threshold, 1.0, "lower mem_init or raise bias for fewer spikes"),
+            learn_threshold=(learn_threshold, False, "mem_init and bias are learned instead"),
+            inhibition=(inhibition, False, "lateral_scale sets the strength of competition"),
+            reset_mechanism=(reset_mechanism, "subtract", "the diagonal of gram is the reset"),
+            reset_delay=(reset_delay, True, "spikes inhibit from the next timestep on"),
+            graded_spikes_factor=(graded_spikes_factor, 1.0, "scale the next layer's weights"),
+            learn_graded_spikes_factor=(
+                learn_graded_spikes_factor, False, "the next layer's weights learn this"
+            ),
+        )  # fmt: skip
+        spike_grad = midpoint() if spike_grad is None else spike_grad
+        for name, function in (("spike_grad", spike_grad), ("state_quant", state_quant)):
+            if not (callable(function) or (name == "state_quant" and function is False)):
+                raise TypeError(f"{name} must be a callable on tensors, got {function!r}")
+        for name, flag in (
+            ("surrogate_disable", surrogate_disable), ("learn_step", learn_step),
+            ("learn_bias", learn_bias), ("learn_mem_init", learn_mem_init),
+        ):  # fmt: skip
+            require_flag(flag, name)
+        # All that can be refused is looked at first: what is refused draws no weights.
+        features, like = features_of(decoder), getattr(decoder, "weight", torch.empty(0))
+        tonic = per_neuron(bias, "bias", features, like, least=1e-6)
+        rest = mem_init
+        if rest is not None:
+            rest = per_neuron(rest, "mem_init", features, like, least=-MEM_INIT_MAX)
+        numbers = {
+            "lateral_scale": require_number(lateral_scale, "lateral_scale", least=0),
+            "leak": require_number(leak, "leak", least=0, most=1),
+            "clamp": require_number(clamp, "clamp", least=F.MEM_FLOOR + 1, most=CLAMP_MAX),
+        }
+        log_step = math.log(require_number(step, "step", least=1e-6))
+        super().__init__(
+            spike_grad=spike_grad, init_hidden=init_hidden, state_quant=state_quant, output=output
+        )
+        self.surrogate_disable = surrogate_disable
+        self.lateral = make_lateral(decoder, log_scale=log_scale, gram=gram, learn_gram=learn_gram)
+        self.lateral_scale, self.leak, self.clamp = numbers.values()
+        if rest is None:
+            rest = torch.empty(features).uniform_(-6, -4).to(like)
+        self._declare("mem_init", rest, learn_mem_init)
+        self._declare("log_bias", tonic.log(), learn_bias)
+        self._declare("log_step", like.new_tensor(log_step), learn_step)
+
+    # -- lateral weights and currents ---------------------------------------------------------
+
+    @property
+    def features(self) -> int:
+        """K, the number of neurons."""
+        return self.lateral.features
+
+    def gram(self) -> Tensor:
+        """Lateral weights G now, shape (K, K), differentiable."""
+        return self.lateral.gram()
+
+    def drive(self, x: Tensor) -> Tensor:
+        """Current Φᵀ Λ x that the decoder of this neuron calls for, (..., M) to (..., K)."""
+        if not isinstance(self.lateral, SharedDecoder):
+            raise TypeError("drive needs a decoder: this neuron was made from a number of neurons")
+        return self.lateral.drive(x)
+
+    # -- one timestep -------------------------------------------------------------------------
+
+    def integrate(self, drive: Tensor, inhibition: Tensor, mem: Tensor) -> Tensor:
+        """The next membrane, from the drive and from zG of the previous spikes; keeps no state."""
+        mem = F.membrane_step(
+            mem,
+            drive,
+            inhibition if self.lateral_scale == 1 else self.lateral_scale * inhibition,
+            step=self.log_step.exp(),
+            bias=self.log_bias.exp(),
+            leak=self.leak,
+            mem_rest=self.mem_init,
+            clamp=self.clamp,
+        )
+        return self._checked(self.state_quant(mem), mem, "state_quant") if self.state_quant else mem
+
+    def emit(self, mem: Tensor) -> Tensor:
+        """Spike counts for a membrane; keeps no state."""
+        if isinstance(self.spike_grad, Relaxed) and not self.training:
+            return self.spike_grad.sample(mem)
+        spk = self.spike_grad(mem.detach() if self.surrogate_disable else mem)
+        return self._checked(spk, mem, "spike_grad")
+
+    @staticmethod
+    def _checked(result: Tensor, mem: Tensor, name: str) -> Tensor:
+        if not isinstance(result, Tensor) or result.shape != mem.shape:
+            shape = tuple(result.shape) if isinstance(result, Tensor) else repr(result)
+            raise ValueError(
+                f"{name} must keep the shape of mem, {tuple(mem.shape)}: it returned {shape}"
+            )
+        return result.to(mem.dtype)
+
+    def forward(
+        self,
+        input_: Tensor,
+        spk: Tensor | None = None,
+        mem: Tensor | None = None,
+        *,
+        gram: Tensor | None = None,
+    ) -> Tensor | State:
+        """One timestep: see the class. ``gram``: G, where the caller already has it."""
+        self._check_call(spk, mem)
+        self._check_input(input_)
+        if gram is not None:
+            self._check_gram(gram)
+        state = self._resume(input_.shape, spk, mem)
+        state = self.step(input_, *state, gram=gram)
+        if self.observers:
+            self.observed(State(state.spk[None], state.mem[None]))
+        return self._keep(state)
+
+    def shared(self) -> dict[str, Any]:
+        """G, which all timesteps of a sequence share."""
+        return {"gram": self.gram()}
+
+    def step(  # type: ignore[override]  # of what steps share, there is G alone
+        self, input_: Tensor, spk: Tensor, mem: Tensor, *, gram: Tensor | None = None
+    ) -> State:
+        """One timestep from a state to the next: keeps no state, and checks nothing."""
+        inhibition = spk @ (self.gram() if gram is None else gram)
+        mem = self.integrate(input_, inhibition, mem)
+        return State(self.emit(mem), mem)
+
+    def _check_input(self, input_: Tensor) -> None:
+        require_float(input_, "input_")
+        if input_.shape[-1:] != (self.features,):
+            decoder = getattr(self.lateral, "decoder", None)
+            pixels = decoder is not None and input_.shape[-1:] == (decoder.out_features,)
+            raise ValueError(
+                f"input_ must have shape (..., {self.features}), a current per neuron, got "
+                f"{tuple(input_.shape)}"
+                + (": these look like inputs of the model, use neuron.drive(x)" if pixels else "")
+            )
+        require_fitting(input_, "input_", like=self.mem_init)
+        require_finite(input_, "input_")
+
+    def _check_gram(self, gram: Tensor) -> None:
+        require_float(gram, "gram")
+        shape, dtype = (self.features, self.features), self.mem_init.dtype
+        if gram.shape != shape or gram.dtype != dtype:
+            raise ValueError(
+                f"gram must be what neuron.gram() returned, {dtype} of shape {shape}, got "
+                f"{gram.dtype} of shape {tuple(gram.shape)}"
+            )
+
+    def initial_state(self, shape: torch.Size | tuple[int, ...]) -> State:
+        """No spikes and ``mem_init``, for currents of ``shape`` (..., K); keeps no state."""
+        mem = self.mem_init.expand(shape).clone()
+        return State(torch.zeros_like(mem), mem)
+
+    def extra_repr(self) -> str:
+        return (
+            f"{self.features}, spike_grad={self.spike_grad!r}, clamp={self.clamp:g}, "
+            f"leak={self.leak:g}, lateral_scale={self.lateral_scale:g}"
+        )

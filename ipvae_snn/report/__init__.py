@@ -1,5 +1,0 @@
-"""``report.html``: a run as one page that needs nothing but a browser."""
-
-from ipvae_snn.report.page import write_report
-
-__all__ = ["write_report"]

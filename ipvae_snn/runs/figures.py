@@ -1,0 +1,100 @@
+"""The pictures of a run, as PNG files."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from ipvae_snn import plotting
+from ipvae_snn.metrics.evaluation import Evaluation
+from ipvae_snn.models.ipvae import IPVAE
+
+RASTER_STEPS, RASTER_NEURONS, SHOWN_SAMPLES = 120, 200, 8
+
+
+@contextmanager
+def _png(path: Path, size: tuple[float, float]) -> Iterator[Axes]:
+    figure = Figure(figsize=size, layout="constrained")
+    yield figure.subplots()
+    figure.savefig(path, dpi=130)
+
+
+def save_figures(
+    folder: Path,
+    model: IPVAE,
+    x: Tensor,
+    shape: tuple[int, int],
+    result: Evaluation,
+    *,
+    trained_steps: int | None = None,
+    history: Sequence[Mapping[str, float]] | None = None,
+    seed: int = 0,
+) -> list[Path]:
+    """Draw dictionary, raster, membranes, convergence, reconstructions and training.
+
+    Args:
+        folder: where the PNG files go; made if it does not exist.
+        model: in ``eval()`` mode.
+        x: held-out samples, shape (N, M); the first few are shown.
+        shape: (H, W) of a sample.
+        result: of :func:`~ipvae_snn.metrics.evaluation.evaluate` on x.
+        trained_steps: T in training, marked in the convergence picture.
+        history: of :func:`~ipvae_snn.training.fit`.
+        seed: of the spikes shown.
+
+    Returns:
+        The files, in the order drawn.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    x = x[:SHOWN_SAMPLES]
+    steps = [t for t in result.reported_steps() if t > 1] or [1]
+    with torch.no_grad():
+        start = model.run(x, max(RASTER_STEPS, 1), record=("spk", "mem"), seed=seed)
+        last = model.run(x, result.num_steps, record=("mem",), every=result.num_steps, seed=seed)
+        x_hat = {
+            f"step {t}": model.decode(model.run(x, t, record=(), seed=seed).state.spk)
+            for t in steps
+        }
+        x_hat[f"rates, {result.num_steps}"] = model.decode(last.mem[-1].exp())
+    shown = int(start.spk.sum((0, 2)).median(0).indices)  # neither the liveliest nor the dullest
+    spk, mem = start.spk[:, shown], start.mem[:, shown]
+    active = torch.argsort(spk.sum(0), descending=True)[:RASTER_NEURONS]
+
+    with _png(folder / "dictionary.png", (9, 9.4)) as ax:
+        use = start.spk.sum((0, 1))
+        norm = model.decoder.weight.detach().square().sum(0)
+        order = torch.argsort(use / use.sum().clamp(min=1) + norm / norm.sum(), descending=True)
+        plotting.dictionary(model.decoder.weight, shape, order=order[:400].tolist(), ax=ax)
+        ax.set_title(f"Features of {min(400, model.latents)} of {model.latents} neurons")
+    with _png(folder / "raster.png", (9, 4.8)) as ax:
+        plotting.raster(spk[:, active], ax=ax)
+        ax.set_ylabel("neuron, most active first")
+        ax.set_title(
+            f"Spikes for one sample: the {len(active)} most active of {model.latents} neurons"
+        )
+    with _png(folder / "membranes.png", (9, 4)) as ax:
+        plotting.membranes(
+            mem, neurons=active[[0, 2, 5, 10, 20]].tolist() if len(active) > 20 else None, ax=ax
+        )
+        ax.set_title("Membranes of some of the active neurons")
+    with _png(folder / "convergence.png", (6.5, 4.2)) as ax:
+        shown_curves = {
+            "R², spikes of one timestep": result.curves["r2"],
+            "portion of zeros": result.curves["zeros"],
+            "R², rates": result.curves["r2_map"],
+        }
+        plotting.convergence(shown_curves, mark=trained_steps, ax=ax)
+        ax.set_title("Held-out samples")
+    columns, ratio = len(x_hat) + 1, shape[0] / shape[1]
+    with _png(folder / "reconstructions.png", (1.1 * columns, 1.1 * len(x) * ratio + 0.4)) as ax:
+        scale = "unit" if float(x.min()) >= 0 and float(x.max()) <= 1 else "each"
+        plotting.reconstructions(x, x_hat, shape, scale=scale, ax=ax)
+    if history:
+        with _png(folder / "training.png", (6.5, 4.2)) as ax:
+            plotting.training(history, ax=ax)
+            ax.set_title("Training batches, last timestep")
+    return sorted(folder.glob("*.png"))

@@ -1,0 +1,57 @@
+"""A few trials, timestep by timestep, small enough to travel in a page."""
+
+import base64
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ipvae_snn import metrics
+from ipvae_snn.models.ipvae import IPVAE
+
+ROWS, TRACES = 60, 6
+"""Neurons in a raster, membranes beside it."""
+
+
+@torch.no_grad()
+def trials(model: IPVAE, x: Tensor, shape: tuple[int, int], num_steps: int, seed: int) -> Any:
+    """What the page's slider moves through, as plain data: one entry for each sample.
+
+    Images are grey levels from 0 to 255, one scale for an input and its reconstructions; counts
+    above 255 are shown as 255; membranes are in nats.
+    """
+    out = model.run(x, num_steps, record=("spk", "mem"), seed=seed)
+    return [_trial(model, x[i], out.spk[:, i], out.mem[:, i], shape) for i in range(len(x))]
+
+
+def _trial(
+    model: IPVAE, x: Tensor, spk: Tensor, mem: Tensor, shape: tuple[int, int]
+) -> dict[str, Any]:
+    rows = metrics.by_use(spk)[:ROWS]
+    traces = rows[mem[:, rows].amax(0).argsort(descending=True)[:TRACES]]
+    x_hat = model.decode(spk)
+    peak = float(x.abs().max().clamp(min=1e-12))
+    low = 0.0 if float(x.min()) >= 0 else -peak
+    r2 = metrics.r2_per_sample(x.expand_as(x_hat), x_hat)
+    return {
+        "steps": len(spk),
+        "shape": list(shape),
+        "input": _packed(_grey(x, low, peak)),
+        "frames": _packed(_grey(x_hat, low, peak)),
+        "neurons": rows.tolist(),
+        "counts": _packed(spk[:, rows].clamp(max=255)),
+        "traces": traces.tolist(),
+        "mem": [[round(float(u), 2) for u in mem[:, k]] for k in traces],
+        "spikes": spk.sum(1).int().tolist(),
+        "r2": [round(float(value), 3) for value in r2],
+    }
+
+
+def _grey(values: Tensor, low: float, high: float) -> Tensor:
+    return ((values - low) / (high - low)).clamp(0, 1) * 255
+
+
+def _packed(values: Tensor) -> str:
+    whole = values.detach().cpu().numpy().round().astype(np.uint8)
+    return base64.b64encode(whole.tobytes()).decode()

@@ -1,0 +1,340 @@
+"""Trainings that are interrupted: what is kept, how they go on, and what is refused."""
+
+import copy
+import math
+import os
+import pickle
+import resource
+import signal
+import subprocess
+import sys
+import time
+import zipfile
+
+import pytest
+import torch
+
+from ipvae_snn import IPVAE, TrainConfig, fit, surrogate
+from ipvae_snn._utils.files import exclusive
+from ipvae_snn.baselines import IGVAE
+from ipvae_snn.data.sources import InMemory, Samples
+from ipvae_snn.training import Stopped
+from ipvae_snn.training.checkpoints import read_checkpoint
+
+X = torch.randn(50, 12, generator=torch.Generator().manual_seed(1))
+RECIPE = {"iterations": 9, "batch": 8, "steps": 4, "log_every": 2, "checkpoint_every": 3}
+
+
+class Signalling(Samples):
+    """Samples that send a signal when they are read for the n-th time."""
+
+    def __init__(self, at, number=signal.SIGTERM):
+        self.source, self.at, self.number, self.reads = InMemory(X), at, number, 0
+        self.features = self.source.features
+
+    def __len__(self):
+        return len(self.source)
+
+    def read(self, rows):
+        self.reads += 1
+        if self.reads == self.at:
+            signal.raise_signal(self.number)
+        return self.source.read(rows)
+
+    def fingerprint(self):
+        return self.source.fingerprint()
+
+
+def recipe(**changes):
+    return TrainConfig(**{**RECIPE, "progress": False, **changes})
+
+
+def midpoint():
+    return IPVAE(12, 10, init_std=0.3)
+
+
+def own_generator():
+    estimator = surrogate.midpoint(generator=torch.Generator())
+    return IPVAE(12, 10, init_std=0.3, spike_grad=estimator)
+
+
+def relaxed():
+    return IPVAE(12, 10, init_std=0.3, spike_grad=surrogate.eat(1.0))
+
+
+def in_float64():
+    return IPVAE(12, 10, init_std=0.3, learn_scale=False).double()
+
+
+def without_parameters_of_neurons():
+    fixed = {"learn_step": False, "learn_bias": False, "learn_mem_init": False}
+    return IPVAE(12, 10, init_std=0.3, **fixed)
+
+
+def baseline():
+    return IGVAE(12, 10)
+
+
+MODELS = [midpoint, own_generator, relaxed, in_float64, without_parameters_of_neurons, baseline]
+
+
+def weights(model):
+    return {name: value.clone() for name, value in model.state_dict().items()}
+
+
+def equal(a, b):
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+@pytest.mark.parametrize("at", [1, 4, 5, 9])
+@pytest.mark.parametrize("make", MODELS, ids=lambda make: make.__name__)
+def test_a_training_that_goes_on_ends_as_one_that_was_never_interrupted(make, at, tmp_path):
+    torch.manual_seed(3)
+    model = make()
+    again, path = copy.deepcopy(model), tmp_path / "a.ckpt"
+    history = fit(model, X, recipe())
+    with pytest.raises(Stopped) as stopped:
+        fit(again, Signalling(at), recipe(), checkpoint=path)
+    assert (stopped.value.iteration, stopped.value.signum) == (at, signal.SIGTERM)
+    assert read_checkpoint(path)["iteration"] == at
+    torch.manual_seed(4)
+    again = make()
+    torch.rand(7)
+    assert fit(again, X, recipe(), checkpoint=path) == history
+    assert equal(weights(again), weights(model))
+    assert fit(make(), X, recipe(), checkpoint=path) == history  # nothing is left to do
+    assert os.listdir(tmp_path) == ["a.ckpt"]
+
+
+def test_keeping_a_checkpoint_changes_nothing(tmp_path):
+    plain, kept = midpoint(), None
+    kept = copy.deepcopy(plain)
+    assert fit(plain, X, recipe()) == fit(kept, X, recipe(), checkpoint=tmp_path / "a.ckpt")
+    assert equal(weights(plain), weights(kept))
+
+
+def test_a_signal_is_heard_once_and_handlers_are_put_back(tmp_path, monkeypatch):
+    before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+    monkeypatch.setattr(signal, "SIG_IGN", None)  # of a terminal that may go, SIGHUP is ignored
+    for name in ("SIGINT", "SIGTERM", "SIGHUP"):
+        source = Signalling(2, getattr(signal, name))
+        with pytest.raises(Stopped, match=f"{name} after iteration 2"):
+            fit(midpoint(), source, recipe(), checkpoint=tmp_path / f"{name}.ckpt")
+    assert before == [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+    with pytest.raises(KeyboardInterrupt) as plain:  # without a checkpoint: as ever
+        fit(midpoint(), Signalling(2, signal.SIGINT), recipe())
+    assert not isinstance(plain.value, Stopped)
+
+
+def test_a_signal_that_is_ignored_stays_so(tmp_path):
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    fit(midpoint(), Signalling(2, signal.SIGINT), recipe(), checkpoint=tmp_path / "a.ckpt")
+    assert signal.getsignal(signal.SIGINT) == signal.SIG_IGN
+
+
+def test_checkpoints_are_written_at_the_start_every_so_often_and_at_the_end(tmp_path, monkeypatch):
+    from ipvae_snn.training import keeper
+
+    seen, write = [], keeper.write_checkpoint
+
+    def note(path, content):
+        seen.append(content["iteration"])
+        write(path, content)
+
+    monkeypatch.setattr(keeper, "write_checkpoint", note)
+    fit(midpoint(), X, recipe(iterations=8), checkpoint=tmp_path / "a.ckpt")
+    assert seen == [0, 3, 6, 8]
+
+
+def stopped_at_4(path):
+    torch.manual_seed(3)
+    model = midpoint()
+    with pytest.raises(Stopped):
+        fit(model, Signalling(4), recipe(), checkpoint=path)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("make", "data", "changes", "says"),
+    [
+        (midpoint, X, {"beta": 3.0}, "beta = 24.0"),
+        (midpoint, X, {"iterations": 10}, "iterations = 9"),
+        (midpoint, X, {"seed": 1}, "seed = 0"),
+        (midpoint, X + 1, {}, "other data"),
+        (midpoint, X[:40], {}, "other data"),
+        (lambda: IPVAE(12, 11), X, {}, "latents = 10"),
+        (lambda: IPVAE(12, 10, leak=0.1), X, {}, "leak = 0.0"),
+        (relaxed, X, {}, "spike_grad"),
+        (baseline, X, {}, "class = IPVAE"),
+        (lambda: midpoint().double(), X, {}, "dtype = float32"),
+    ],
+    ids=range(10),
+)
+def test_a_checkpoint_of_another_training_is_refused(make, data, changes, says, tmp_path):
+    path = stopped_at_4(tmp_path / "a.ckpt")
+    before, model = path.read_bytes(), make()
+    kept = weights(model)
+    with pytest.raises(ValueError, match=says):
+        fit(model, data, recipe(**changes), checkpoint=path)
+    assert path.read_bytes() == before
+    assert equal(weights(model), kept)
+    assert os.listdir(tmp_path) == ["a.ckpt"]
+
+
+def test_learning_rate_and_matters_of_taste_may_change(tmp_path):
+    path = stopped_at_4(tmp_path / "a.ckpt")
+    history = fit(
+        midpoint(), X, recipe(lr=1e-3, log_every=1, checkpoint_every=100), checkpoint=path
+    )
+    assert [row["iteration"] for row in history] == [2, 4, 5, 6, 7, 8, 9]
+    assert history[-1]["lr"] < 1e-3
+
+
+class Code:
+    def __reduce__(self):
+        return (os.mkdir, ("owned",))
+
+
+def rewritten(path, **changes):
+    content = torch.load(path, weights_only=True)
+    torch.save({**content, **changes}, path)
+
+
+def compressed(path):
+    with zipfile.ZipFile(path) as archive:
+        parts = [(info.filename, archive.read(info)) for info in archive.infolist()]
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, part in parts:
+            archive.writestr(name, part)
+
+
+def claiming(path):
+    rewritten(path, weights={"a": torch.zeros(1).expand(10**9, 10**6)})
+
+
+DAMAGE = {
+    "truncated": (lambda p: p.write_bytes(p.read_bytes()[:-100]), "cannot be read"),
+    "half": (lambda p: p.write_bytes(p.read_bytes()[: p.stat().st_size // 2]), "cannot be read"),
+    "empty": (lambda p: p.write_bytes(b""), "cannot be read"),
+    "junk": (lambda p: p.write_bytes(b"junk" * 1000), "cannot be read"),
+    "pickle": (lambda p: p.write_bytes(pickle.dumps(Code())), "cannot be read"),
+    "code": (lambda p: torch.save({"format": Code()}, p), "could run code"),
+    "code in weights": (lambda p: rewritten(p, weights={"a": Code()}), "could run code"),
+    "model file": (lambda p: IPVAE(3, 2).save(p), "was not written by"),
+    "list": (lambda p: torch.save([1], p), "was not written by"),
+    "newer": (lambda p: rewritten(p, version=2), "version 2.*update"),
+    "no version": (lambda p: rewritten(p, version=None), "version None"),
+    "compressed": (compressed, "compressed"),
+    "claiming": (claiming, "claims more"),
+    "no weights": (lambda p: rewritten(p, weights=None), "weights is missing"),
+    "late": (lambda p: rewritten(p, iteration=99), "iteration is 99 of 9"),
+    "other weights": (lambda p: rewritten(p, weights={"a": torch.zeros(2)}), "does not fit"),
+    "nan": (
+        lambda p: rewritten(
+            p, weights={k: v * math.nan for k, v in midpoint().state_dict().items()}
+        ),
+        "NaN",
+    ),
+    "other optimizer": (lambda p: rewritten(p, optimizer={}), "does not fit"),
+    "no random state": (lambda p: rewritten(p, random=[{}]), "random state"),
+    "short random state": (
+        lambda p: rewritten(p, random=[{"cpu": torch.zeros(5, dtype=torch.uint8)}]),
+        "random state",
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", DAMAGE)
+def test_a_damaged_checkpoint_is_refused_and_nothing_in_it_runs(kind, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    path, (damage, says) = stopped_at_4(tmp_path / "a.ckpt"), DAMAGE[kind]
+    damage(path)
+    before, model = path.read_bytes(), midpoint()
+    kept, random = weights(model), torch.get_rng_state()
+    with pytest.raises(ValueError, match=says) as error:
+        fit(model, X, recipe(), checkpoint=path)
+    assert "\n" not in str(error.value)
+    assert equal(weights(model), kept)
+    assert torch.equal(torch.get_rng_state(), random)
+    assert path.read_bytes() == before
+    assert os.listdir(tmp_path) == ["a.ckpt"]
+
+
+def test_a_full_disk_leaves_the_last_checkpoint(tmp_path):
+    path = stopped_at_4(tmp_path / "a.ckpt")
+    before, usual = path.read_bytes(), resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, usual[1]))
+    try:
+        with pytest.raises(OSError, match=r"iteration 6.*iteration 4 is kept"):
+            fit(midpoint(), X, recipe(), checkpoint=path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, usual)
+    assert path.read_bytes() == before
+    assert os.listdir(tmp_path) == ["a.ckpt"]
+
+
+def test_where_nothing_can_be_written_training_does_not_start():
+    if not os.path.isdir("/proc/self"):
+        pytest.skip("needs a folder where nobody may write, such as /proc")
+    with pytest.raises(OSError, match="/proc/self"):
+        fit(midpoint(), X, recipe(), checkpoint="/proc/self/a.ckpt")
+    with pytest.raises(ValueError, match="does not exist"):
+        fit(midpoint(), X, recipe(), checkpoint="/nowhere/a.ckpt")
+
+
+def test_two_trainings_do_not_share_a_checkpoint(tmp_path):
+    path = stopped_at_4(tmp_path / "a.ckpt")
+    before = path.read_bytes()
+    with exclusive(path), pytest.raises(OSError, match="another process is working on"):
+        fit(midpoint(), X, recipe(), checkpoint=path)
+    assert path.read_bytes() == before
+    fit(midpoint(), X, recipe(), checkpoint=path)
+
+
+PROGRAM = """
+import sys, torch
+from ipvae_snn import IPVAE, TrainConfig, fit
+torch.set_num_threads(1)
+torch.manual_seed(0)
+x, model = torch.randn(100, 30), IPVAE(30, 20, init_std=0.3)
+config = TrainConfig(iterations=2000, batch=10, steps=4, checkpoint_every=1, progress=False)
+fit(model, x, config, checkpoint=sys.argv[1])
+"""
+
+
+def test_killed_while_it_writes_it_goes_on(tmp_path):
+    """Killed for good, at moments that fall into writing as often as not."""
+    path = tmp_path / "a.ckpt"
+    iterations = []
+    for wait in (0.05, 0.2):
+        process = subprocess.Popen([sys.executable, "-c", PROGRAM, str(path)])
+        start = read_checkpoint(path)["iteration"] if iterations else -1
+        while not path.exists() or read_checkpoint(path)["iteration"] <= start:
+            assert process.poll() is None
+            time.sleep(0.01)
+        time.sleep(wait)
+        process.kill()
+        process.wait()
+        iterations.append(read_checkpoint(path)["iteration"])
+    assert 0 < iterations[0] < iterations[1] < 2000
+    content = read_checkpoint(path)
+    torch.manual_seed(0)
+    x, model = torch.randn(100, 30), IPVAE(30, 20, init_std=0.3)
+    again = copy.deepcopy(model)
+    for name, value in content["weights"].items():
+        assert torch.isfinite(value).all(), name
+    done = content["iteration"] + 5
+    config = TrainConfig(**{**content["config"], "iterations": 2000})
+    with pytest.raises(Stopped):
+        fit(model, Counted(x, 5), config, checkpoint=path)
+    with pytest.raises(Stopped):
+        fit(again, Counted(x, done), config, checkpoint=tmp_path / "b.ckpt")
+    assert equal(weights(model), weights(again))
+    assert sorted(os.listdir(tmp_path)) == ["a.ckpt", "b.ckpt"]
+
+
+class Counted(Signalling):
+    def __init__(self, x, at):
+        super().__init__(at)
+        self.source = InMemory(x)
+        self.features = self.source.features

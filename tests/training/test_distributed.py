@@ -1,0 +1,205 @@
+"""Several processes that train one model: the gradients of one, and a common end."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+import torch
+import torch.distributed as dist
+
+from ipvae_snn.cli import main
+from ipvae_snn.kernels import native
+from ipvae_snn.training import loop
+from ipvae_snn.training.batches import batches, share
+from ipvae_snn.training.checkpoints import read_checkpoint
+from ipvae_snn.training.processes import World, joined, quiet_here
+from tests.training.distributed_main import trained
+
+MAIN = Path(__file__).with_name("distributed_main.py")
+pytestmark = pytest.mark.skipif(
+    not dist.is_available() or not dist.is_gloo_available(), reason="this PyTorch has no gloo"
+)
+
+
+def torchrun(*command, size=2):
+    start = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", str(size)]
+    path = os.pathsep.join([str(MAIN.parent.parent), os.environ.get("PYTHONPATH", "")])
+    return subprocess.Popen(
+        [*start, "--standalone", *command], stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        text=True, env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": path},
+    )  # fmt: skip
+
+
+def ended(process, seconds=120):
+    output, _ = process.communicate(timeout=seconds)
+    return output
+
+
+@pytest.fixture(scope="module")
+def together(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("two")
+    process = torchrun(str(MAIN), str(folder))
+    output = ended(process)
+    assert process.returncode == 0, output
+    return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(2)]
+
+
+def nearly_equal(a, b, rtol=1e-6):
+    largest = max(float(value.abs().max()) for value in b.values() if value.is_floating_point())
+    for name, value in b.items():
+        assert torch.allclose(a[name], value, rtol=0, atol=rtol * largest), name
+
+
+@pytest.mark.parametrize("estimator", ["midpoint", "rounded"])
+@pytest.mark.parametrize("iterations", [1, 30])
+def test_two_processes_have_the_gradients_and_the_learning_of_one(together, estimator, iterations):
+    if not native.available():
+        pytest.skip("without compiled kernels processes draw other spikes than one alone")
+    alone = trained(estimator, iterations)
+    for rank in range(2):
+        found = together[rank][f"{estimator} {iterations}"]
+        nearly_equal(found["grads"], alone["grads"])
+        nearly_equal(found["weights"], alone["weights"])
+        for row, own in zip(found["history"], alone["history"], strict=True):
+            assert row == pytest.approx(own, rel=1e-4, abs=1e-6)
+
+
+@pytest.mark.parametrize("estimator", ["bernoulli", "baseline"])
+def test_where_draws_are_their_own_both_end_with_the_same_weights(together, estimator):
+    first, second = (results[f"{estimator} 30"] for results in together)
+    assert all(torch.equal(first["weights"][n], v) for n, v in second["weights"].items())
+    alone = trained(estimator, 30)
+    losses = [sum(row["loss"] for row in run["history"]) / 30 for run in (first, alone)]
+    assert losses[0] == pytest.approx(losses[1], rel=0.05)
+    assert first["history"] != alone["history"]
+
+
+def test_shares_are_the_whole_batch():
+    for batch, size in ((7, 2), (7, 7), (100, 3)):
+        rows = [i for rank in range(size) for i in range(batch)[share(batch, rank, size)]]
+        assert rows == list(range(batch))
+    with pytest.raises(ValueError, match="raise batch to at least 3"):
+        share(2, 0, 3)
+
+
+def test_order_of_samples_can_be_taken_up_anywhere():
+    order = batches(7, 3, seed=4)
+    everything = [next(order) for _ in range(20)]
+    for start in (0, 1, 2, 5, 7, 14):
+        order = batches(7, 3, seed=4, start=start)
+        assert all(torch.equal(next(order), rows) for rows in everything[start:])
+
+
+def started(folder, iterations):
+    """A training of two processes that writes a checkpoint at every iteration."""
+    options = (
+        "--data", "digits", "--quiet", "--latents", "16", "--steps", "4", "--batch", "10",
+        "--eval-steps", "5", "--samples", "9", "--checkpoint-every", "1",
+    )  # fmt: skip
+    command = ("-m", "ipvae_snn.cli", "train", *options, "--iterations", str(iterations))
+    process = torchrun(*command, "--out", str(folder))
+    before = time.monotonic()
+    while not done(folder):
+        assert process.poll() is None, ended(process)
+        assert time.monotonic() < before + 120
+        time.sleep(0.05)
+    return process
+
+
+def done(run):
+    path = run / "checkpoint.pt"
+    return read_checkpoint(path)["iteration"] if path.is_file() else 0
+
+
+def children(process):
+    """Processes that this one started; /proc tells of each: number, (name), state, parent."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError):  # it ended meanwhile
+            told = path.read_text().rpartition(")")[2].split()
+            if int(told[1]) == process.pid:
+                found.append(int(path.parent.name))
+    return sorted(found)
+
+
+def test_when_one_is_killed_the_other_ends_and_says_so_and_one_alone_can_go_on(
+    tmp_path, monkeypatch
+):
+    pytest.importorskip("sklearn", reason="digits need the extra data")
+    if not Path("/proc/self/stat").exists():
+        pytest.skip("needs /proc to find a process of the training")
+    run = tmp_path / "run"
+    process = started(run, iterations=100_000)
+    os.kill(children(process)[1], signal.SIGKILL)
+    killed = time.monotonic()
+    output = ended(process, seconds=30)
+    assert time.monotonic() < killed + 30
+    assert process.returncode != 0
+    assert "another of the 2 processes of this training has ended" in output
+    assert {"checkpoint.pt", "config.json"} <= {path.name for path in run.iterdir()}
+    before, step = done(run), loop.train_step
+
+    def stopping(*arguments, **options):
+        if arguments[6] == before + 5:
+            signal.raise_signal(signal.SIGTERM)
+        return step(*arguments, **options)
+
+    monkeypatch.setattr(loop, "train_step", stopping)
+    assert main(["train", "--resume", str(run), "--quiet"]) == 128 + signal.SIGTERM
+    assert done(run) == before + 5
+    assert sorted(path.name for path in run.iterdir()) == ["checkpoint.pt", "config.json"]
+
+
+def test_a_signal_stops_all_and_the_checkpoint_is_one(tmp_path):
+    pytest.importorskip("sklearn", reason="digits need the extra data")
+    run = tmp_path / "run"
+    process = started(run, iterations=100_000)
+    process.send_signal(signal.SIGTERM)
+    output = ended(process, seconds=60)
+    assert output.count("stopped by SIGTERM after iteration") == 1
+    assert f"ipvae-snn train --resume {run}" in output
+    assert f"after iteration {done(run)};" in output
+
+
+@pytest.mark.parametrize(
+    ("device", "says"),
+    [("cuda:1", "must be cpu or cuda, got 'cuda:1'"), ("cuda", "finds 0 GPU")],
+)
+def test_devices_that_processes_cannot_have_are_refused(device, says, monkeypatch):
+    if torch.cuda.is_available():
+        pytest.skip("there are GPUs here")
+    for name, value in {"RANK": 1, "WORLD_SIZE": 2, "MASTER_ADDR": "x", "MASTER_PORT": 1}.items():
+        monkeypatch.setenv(name, str(value))
+    assert quiet_here()
+    with pytest.raises(ValueError, match=says), joined(device):
+        raise AssertionError("it went on")
+    assert not dist.is_initialized()
+
+
+def test_alone_all_of_it_is_a_world_of_one():
+    world = World()
+    assert (world.rank, world.size, world.leads) == (0, 1, True)
+    assert world.gather("a") == ["a"]
+    assert world.most(3) == 3
+    assert world.from_leader(lambda: 5) == 5
+    module = torch.nn.Linear(2, 2)
+    assert world.share_gradients(module) is module
+    assert torch.equal(world.sum(torch.ones(2)), torch.ones(2))
+    with joined("cpu") as device:
+        assert device == "cpu"
+    with pytest.raises(RuntimeError, match="gloo"), world.together():
+        raise RuntimeError("gloo: not ours to explain where there is one process only")
+
+
+def test_a_process_that_loses_another_says_so_and_other_errors_pass():
+    world = World()
+    world.joined, world.size = True, 2
+    with pytest.raises(ConnectionError, match="another of the 2 processes"), world.together():
+        raise RuntimeError("[pair.cc:1] Connection closed by peer")
+    with pytest.raises(RuntimeError, match="shape"), world.together():
+        raise RuntimeError("shape")
