@@ -293,5 +293,5 @@ def free_energy(nll: Tensor, kl: Tensor, beta: float, in_features: int) -> Tenso
     tensor(1.5000)
     """
     checks.require_together(nll=nll, kl=kl)
-    checks.require_whole(in_features, "in_features")
+    checks.require_integer(in_features, "in_features")
     return (nll + beta * kl).mean() * (256 / in_features)

@@ -18,7 +18,7 @@ from pathlib import Path
 import torch
 
 from ipvae_snn import IPVAE, TrainConfig, fit
-from ipvae_snn.training.processes import World, joined
+from ipvae_snn.training.distributed import ProcessGroup, joined
 
 WAYS = {"1 process, 1 thread": (1, 1), "1 process, 2 threads": (1, 2), "2 processes": (2, 1)}
 SHAPES = {"patches": (256, 512, 16, 200), "digits": (784, 512, 32, 100)}
@@ -44,7 +44,7 @@ def work() -> None:
     """What each process does; the first one tells."""
     with joined("cpu"):
         results = {name: measured(shape) for name, shape in SHAPES.items()}
-        if World().leads:
+        if ProcessGroup().leads:
             print(json.dumps(results))
 
 

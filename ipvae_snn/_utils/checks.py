@@ -90,7 +90,7 @@ def require_input(x: Any, num_steps: Any, like: Tensor) -> int:
         )
     if num_steps is None and x.ndim == 2:
         raise ValueError("num_steps must be given for constant input x of shape (B, M)")
-    steps = x.shape[0] if num_steps is None else require_whole(num_steps, "num_steps")
+    steps = x.shape[0] if num_steps is None else require_integer(num_steps, "num_steps")
     if x.ndim == 3 and steps != x.shape[0]:
         raise ValueError(
             f"x changes over {x.shape[0]} timesteps but num_steps is {steps}: leave num_steps "
@@ -101,7 +101,7 @@ def require_input(x: Any, num_steps: Any, like: Tensor) -> int:
     return int(steps)
 
 
-def require_whole(value: Any, name: str, least: int = 1) -> int:
+def require_integer(value: Any, name: str, least: int = 1) -> int:
     """Raise ``TypeError`` or ``ValueError`` unless ``value`` is an integer ≥ ``least``."""
     if isinstance(value, bool) or not isinstance(value, numbers.Integral):
         raise TypeError(f"{name} must be an integer, got {value!r}")
@@ -205,17 +205,17 @@ def per_neuron(
     return values.expand(features).clone()
 
 
-def require_sides(shape: Any, least: int = 1) -> tuple[int, int]:
+def require_image_shape(shape: Any, least: int = 1) -> tuple[int, int]:
     """Height and width of an image; raises unless both are integers ≥ ``least``."""
     if not isinstance(shape, tuple | list | torch.Size) or len(shape) != 2:
         raise TypeError(f"shape must be a pair (H, W), got {shape!r}")
-    height, width = (require_whole(side, "shape", least) for side in shape)
+    height, width = (require_integer(side, "shape", least) for side in shape)
     return height, width
 
 
 def require_seed(value: Any) -> int:
     """Raise ``TypeError`` or ``ValueError`` unless ``value`` can seed a generator."""
-    seed = require_whole(value, "seed", least=0)
+    seed = require_integer(value, "seed", least=0)
     if seed >= 2**63:
         raise ValueError(f"seed must be below 2**63, got {seed}")
     return seed

@@ -14,7 +14,7 @@ LOCK = ".lock"
 
 
 @contextmanager
-def whole_file(path: str | Path) -> Iterator[Path]:
+def atomic_write(path: str | Path) -> Iterator[Path]:
     """Yield a temporary path beside ``path``; move it there if the block ends well.
 
     Raises:
@@ -40,7 +40,7 @@ def whole_file(path: str | Path) -> Iterator[Path]:
 
 
 @contextmanager
-def whole_folder(path: str | Path) -> Iterator[Path]:
+def atomic_folder(path: str | Path) -> Iterator[Path]:
     """Yield a temporary folder beside ``path``; it takes its place if the block ends well.
 
     Raises:
@@ -48,7 +48,7 @@ def whole_folder(path: str | Path) -> Iterator[Path]:
     """
     require_free_folder(path)
     path = Path(path).resolve()
-    missing = to_be_made(path)
+    missing = missing_folders(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=".", suffix=".part", dir=path.parent))
     try:
@@ -60,16 +60,16 @@ def whole_folder(path: str | Path) -> Iterator[Path]:
         missing = []
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
-        remove_empty(missing)
+        remove_empty_folders(missing)
 
 
-def to_be_made(path: str | Path) -> list[Path]:
+def missing_folders(path: str | Path) -> list[Path]:
     """The folders that are not there yet, ``path`` and those above it, innermost first."""
     path = Path(path).resolve()
     return [p for p in (path, *path.parents) if not p.exists()]
 
 
-def remove_empty(folders: Sequence[Path]) -> None:
+def remove_empty_folders(folders: Sequence[Path]) -> None:
     """Remove those of the folders, innermost first, that hold nothing; all others stay."""
     for folder in folders:
         with suppress(OSError):
@@ -77,7 +77,7 @@ def remove_empty(folders: Sequence[Path]) -> None:
 
 
 @contextmanager
-def exclusive(path: str | Path | None) -> Iterator[None]:
+def exclusive_lock(path: str | Path | None) -> Iterator[None]:
     """A block in which no other process works on ``path``, a file or a folder; None: no matter.
 
     Ends with the process, however that ends.
@@ -116,8 +116,8 @@ def settle(path: Path) -> None:
             os.close(handle)
 
 
-def sweep(path: Path) -> None:
-    """Remove what writers of ``path`` left when they were killed; call it in :func:`exclusive`."""
+def remove_partial_files(path: Path) -> None:
+    """Remove what writers of ``path`` left when they were killed; needs :func:`exclusive_lock`."""
     for part in path.parent.glob(f".{glob.escape(path.name)}.*.part"):
         part.unlink(missing_ok=True)
 

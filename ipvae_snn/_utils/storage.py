@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ipvae_snn._utils.checks import require_finite
-from ipvae_snn._utils.files import require_file, whole_file
+from ipvae_snn._utils.files import atomic_write, require_file
 
 FORMAT, FORMAT_VERSION = "ipvae_snn.IPVAE", 1
 Weights = dict[str, Tensor]
@@ -25,7 +25,7 @@ def write_content(path: str | Path, form: str, version: int, content: Mapping[st
     """
     memory = io.BytesIO()  # torch's own writer does not say that a disk is full
     torch.save({"format": form, "version": version, **content}, memory)
-    with whole_file(path) as temporary:
+    with atomic_write(path) as temporary:
         temporary.write_bytes(memory.getbuffer())
 
 

@@ -11,11 +11,11 @@ from typing import IO, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-MOST_DEFLATED = 1032
+MAX_DEFLATED = 1032
 """Bytes that a byte can stand for in files packed by zlib: gzip, zip, HDF5."""
 MAGIC = b"\x93NUMPY"
-_LONGEST_HEADER = 10_000  # bytes, as in numpy: what is parsed is short
-_MOST_AXES = 32
+_MAX_HEADER = 10_000  # bytes, as in numpy: what is parsed is short
+_MAX_AXES = 32
 _PIECE = 2**20  # bytes that are unpacked at once
 _PLAIN = re.compile(r"[<>|=]?(b1|[iu][1248]|f(2|4|8|16)|c(8|16|32)|[SU]\d{1,9})")
 
@@ -52,7 +52,7 @@ def check_npy_header(file: IO[bytes], limit_bytes: int, name: str = "the array")
     wide = start == MAGIC + b"\2\0"
     length = file.read(4 if wide else 2)
     size = int.from_bytes(length, "little")
-    text = file.read(size) if size <= _LONGEST_HEADER else b""
+    text = file.read(size) if size <= _MAX_HEADER else b""
     if start not in (MAGIC + b"\1\0", MAGIC + b"\2\0") or len(text) != size:
         raise ValueError(f"{name} is no array of an .npy file, or its header is damaged")
     try:
@@ -63,7 +63,7 @@ def check_npy_header(file: IO[bytes], limit_bytes: int, name: str = "the array")
     if not (isinstance(descr, str) and _PLAIN.fullmatch(descr)):
         raise ValueError(f"{name} holds {descr!r}: expected numbers or text".replace("\n", " "))
     whole = isinstance(shape, tuple) and all(type(n) is int and n >= 0 for n in shape)
-    if not whole or len(shape) > _MOST_AXES or not isinstance(fortran, bool):
+    if not whole or len(shape) > _MAX_AXES or not isinstance(fortran, bool):
         raise ValueError(f"{name} has a damaged .npy header: {str(said)[:200]}")
     dtype = np.dtype(descr)
     most = math.prod(max(n, 1) for n in shape) * dtype.itemsize

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from ipvae_snn import functional as F
-from ipvae_snn._utils.checks import require_input, require_number, require_whole
+from ipvae_snn._utils.checks import require_input, require_integer, require_number
 from ipvae_snn._utils.seeding import seeded
 from ipvae_snn.models.run_output import RECORDABLE, check_fields, make_run
 from ipvae_snn.neurons.base import State
@@ -35,8 +35,8 @@ class Baseline(nn.Module):
         self, in_features: int, latents: int, *, init_std: float = 1e-2, learn_scale: bool = True
     ) -> None:
         super().__init__()
-        require_whole(in_features, "in_features")
-        require_whole(latents, "latents")
+        require_integer(in_features, "in_features")
+        require_integer(latents, "latents")
         require_number(init_std, "init_std", least=0)
         self.decoder = nn.Linear(latents, in_features, bias=False)
         nn.init.normal_(self.decoder.weight, std=init_std)
@@ -111,7 +111,7 @@ class Baseline(nn.Module):
         """
         fields = check_fields(record)
         steps = require_input(x, num_steps, like=self.decoder.weight)
-        require_whole(every, "every")
+        require_integer(every, "every")
         kept: dict[str, list[Tensor]] = {name: [] for name in fields}
         with self.seeded(seed):
             shared, frame = self.shared(), x if x.ndim == 2 else x[0]

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from torch import nn
 
-from ipvae_snn._utils.checks import require_whole
+from ipvae_snn._utils.checks import require_integer
 
 ENCODERS = ("linear", "mlp", "conv")
 
@@ -36,7 +36,7 @@ def make_encoder(
     >>> make_encoder("conv", 64, 10, width=32, image_shape=(8, 8))(torch.rand(5, 64)).shape
     torch.Size([5, 10])
     """
-    require_whole(width, "width", least=16)
+    require_integer(width, "width", least=16)
     if kind == "linear":
         return nn.Linear(in_features, out_features)
     if kind == "mlp":

@@ -14,7 +14,7 @@ from typing import Any
 from tqdm.auto import tqdm
 
 from ipvae_snn._utils.checks import require_device
-from ipvae_snn._utils.files import require_free_folder, whole_folder
+from ipvae_snn._utils.files import atomic_folder, require_free_folder
 from ipvae_snn.bench import cases
 from ipvae_snn.bench.cases import MNIST, PATCHES, Shape
 from ipvae_snn.bench.clock import machine
@@ -85,6 +85,6 @@ def save(result: dict[str, Any], folder: str | Path) -> None:
         ValueError: the folder holds anything.
     """
     require_free_folder(folder)
-    with whole_folder(folder) as unfinished:
+    with atomic_folder(folder) as unfinished:
         (unfinished / "bench.json").write_text(json.dumps(result, indent=1) + "\n")
         picture(result).savefig(unfinished / "bench.png", dpi=110)

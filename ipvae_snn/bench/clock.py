@@ -90,7 +90,11 @@ def machine(device: torch.device) -> dict[str, Any]:
     return {
         "device": torch.cuda.get_device_name(device) if on_cuda else _processor(),
         "threads": torch.get_num_threads(),
-        "kernels": "CUDA" if on_cuda else "native" if native.available() else native.why_not(),
+        "kernels": "CUDA"
+        if on_cuda
+        else "native"
+        if native.available()
+        else native.unavailable_reason(),
         "ipvae_snn": __version__,
         "torch": torch.__version__,
         "snntorch": getattr(snntorch, "__version__", "unknown"),

@@ -10,7 +10,7 @@ from ipvae_snn.cli.commands import COMMANDS
 from ipvae_snn.cli.options import parser
 from ipvae_snn.runs.folder import CONFIG, is_complete
 from ipvae_snn.training import Stopped
-from ipvae_snn.training.processes import quiet_here
+from ipvae_snn.training.distributed import is_silent_rank
 
 __all__ = ["main", "parser"]
 
@@ -29,7 +29,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         reason = str(error) or type(error).__name__
         return _complain(f"torch gave up: {reason}")
     except Stopped as stopped:
-        if not quiet_here():
+        if not is_silent_rank():
             print(f"ipvae-snn: {stopped}; {stopped.advice}", file=sys.stderr)
         return 128 + stopped.signum
     except KeyboardInterrupt:
@@ -39,7 +39,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _complain(reason: str) -> int:
-    who = f"process {os.environ['RANK']}: " if quiet_here() else ""
+    who = f"process {os.environ['RANK']}: " if is_silent_rank() else ""
     print(f"ipvae-snn: {who}{reason.splitlines()[0]}", file=sys.stderr)  # torch says more than one
     return 1
 

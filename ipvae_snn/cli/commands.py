@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ipvae_snn import bench, data, diagnostics
-from ipvae_snn._utils.checks import require_whole
+from ipvae_snn._utils.checks import require_integer
 from ipvae_snn._utils.files import require_free_folder
 from ipvae_snn.cli.export import export_run
 from ipvae_snn.cli.options import parser
@@ -37,8 +37,8 @@ def _demo(arguments: argparse.Namespace) -> None:
 def _evaluate(arguments: argparse.Namespace) -> None:
     if arguments.out is not None:
         require_free_folder(arguments.out)
-    require_whole(arguments.eval_steps, "steps")
-    require_whole(arguments.samples, "samples", least=2)
+    require_integer(arguments.eval_steps, "steps")
+    require_integer(arguments.samples, "samples", least=2)
     dataset = _unseen(arguments, read_config(arguments.run))
     name = Path(arguments.data).resolve().stem
     evaluate_run(
@@ -74,8 +74,8 @@ def _unseen(arguments: argparse.Namespace, trained: dict[str, Any]) -> data.Data
 
 
 def _check(arguments: argparse.Namespace) -> int:
-    require_whole(arguments.eval_steps, "steps", least=diagnostics.FEWEST_STEPS)
-    require_whole(arguments.samples, "samples", least=2)
+    require_integer(arguments.eval_steps, "steps", least=diagnostics.MIN_STEPS)
+    require_integer(arguments.samples, "samples", least=2)
     model, trained = open_run(arguments.run, arguments.device)
     x = _held_out(arguments, trained)
     report = diagnostics.check(
@@ -87,8 +87,8 @@ def _check(arguments: argparse.Namespace) -> int:
 
 
 def _report(arguments: argparse.Namespace) -> None:
-    require_whole(arguments.eval_steps, "steps")
-    require_whole(arguments.samples, "samples", least=2)
+    require_integer(arguments.eval_steps, "steps")
+    require_integer(arguments.samples, "samples", least=2)
     model, trained = open_run(arguments.run, arguments.device)
     x = _held_out(arguments, trained)
     steps, seed = arguments.eval_steps, arguments.seed
@@ -107,7 +107,7 @@ def _bench(arguments: argparse.Namespace) -> None:
     out = arguments.out or free_folder(Path("runs") / "bench")
     require_free_folder(out)
     if arguments.threads is not None:
-        torch.set_num_threads(require_whole(arguments.threads, "--threads"))
+        torch.set_num_threads(require_integer(arguments.threads, "--threads"))
     result = bench.measure(
         device=arguments.device, quick=arguments.quick, precision=arguments.precision,
         progress=not arguments.quiet,

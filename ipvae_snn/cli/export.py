@@ -7,8 +7,8 @@ from typing import Any
 from torch import Tensor
 
 from ipvae_snn import data, export
-from ipvae_snn._utils.checks import require_seed, require_whole
-from ipvae_snn._utils.files import require_free_file, whole_file
+from ipvae_snn._utils.checks import require_integer, require_seed
+from ipvae_snn._utils.files import atomic_write, require_free_file
 from ipvae_snn.models.ipvae import IPVAE
 from ipvae_snn.runs import open_run, pick, read
 
@@ -32,8 +32,8 @@ def export_run(arguments: argparse.Namespace) -> None:
     options = _options(arguments)
     out = arguments.out
     require_free_file(out)
-    require_whole(arguments.samples, "samples", least=2)
-    require_whole(arguments.steps, "steps")
+    require_integer(arguments.samples, "samples", least=2)
+    require_integer(arguments.steps, "steps")
     seed, progress = require_seed(arguments.seed), not arguments.quiet
     model, config = open_run(arguments.run)
     trained = config["data"]
@@ -53,7 +53,7 @@ def export_run(arguments: argparse.Namespace) -> None:
     known = read(pick(dataset.train, CALIBRATION_SAMPLES, seed))
     x = read(pick(dataset.test, arguments.samples, seed))
     forms = {"nir": _nir, "xylo": _xylo, "fixed-point": _fixed_point}
-    with whole_file(out) as part:  # a table that fails leaves no file behind
+    with atomic_write(out) as part:  # a table that fails leaves no file behind
         compared = forms[arguments.to](model, known, options, part, progress)
         result = export.report(compared, model, x, arguments.steps, seed=seed, progress=progress)
     print(f"wrote {out}, {out.stat().st_size / 1e6:.1f} MB; compared on {dataset.description}")

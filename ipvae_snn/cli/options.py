@@ -9,7 +9,7 @@ from ipvae_snn import data
 from ipvae_snn.cli.export import TARGETS
 from ipvae_snn.export.fixed_point.network import EMISSIONS
 from ipvae_snn.export.graphs.poisson import FORMS, RESETS
-from ipvae_snn.kernels.job import PRECISIONS
+from ipvae_snn.kernels.spec import PRECISIONS
 from ipvae_snn.neurons.poisson import CLAMP
 from ipvae_snn.surrogate import ESTIMATORS
 from ipvae_snn.training import TrainConfig

@@ -5,8 +5,8 @@ from pathlib import Path
 from typing import Any
 
 from ipvae_snn import data
-from ipvae_snn._utils.checks import require_device, require_number, require_seed, require_whole
-from ipvae_snn._utils.files import exclusive, require_free_folder
+from ipvae_snn._utils.checks import require_device, require_integer, require_number, require_seed
+from ipvae_snn._utils.files import exclusive_lock, require_free_folder
 from ipvae_snn.cli.options import PATCH_DEFAULTS, SAMPLE_DEFAULTS, WITH_RESUME
 from ipvae_snn.functional import MEM_FLOOR
 from ipvae_snn.neurons.poisson import CLAMP_MAX
@@ -19,7 +19,7 @@ from ipvae_snn.runs import (
 )
 from ipvae_snn.runs.folder import read_recipe, tidy
 from ipvae_snn.training import Stopped, TrainConfig
-from ipvae_snn.training.processes import joined, quiet_here
+from ipvae_snn.training.distributed import is_silent_rank, joined
 
 
 def train(arguments: argparse.Namespace) -> None:
@@ -41,7 +41,7 @@ def _start(arguments: argparse.Namespace) -> None:
     for name, value in arguments.defaults.items():
         if getattr(arguments, name) is None:
             setattr(arguments, name, value)
-    if not quiet_here():
+    if not is_silent_rank():
         require_free_folder(arguments.out)
     _config(arguments, "samples", arguments.device)  # options are refused before data is read
     known = {
@@ -63,8 +63,8 @@ def _resume(arguments: argparse.Namespace) -> None:
         )
     run = arguments.resume
     if is_complete(run):
-        if not quiet_here():
-            with exclusive(run):
+        if not is_silent_rank():
+            with exclusive_lock(run):
                 tidy(run)
         _say(f"{run} is complete: there is nothing to go on with")
         return
@@ -96,13 +96,13 @@ def _load(known: dict[str, Any], samples: int, seed: int) -> data.Dataset:
 
 def _how(arguments: argparse.Namespace) -> dict[str, Any]:
     return {
-        "progress": not (arguments.quiet or quiet_here()),
-        "workers": require_whole(arguments.workers or 0, "--workers", least=0),
+        "progress": not (arguments.quiet or is_silent_rank()),
+        "workers": require_integer(arguments.workers or 0, "--workers", least=0),
     }
 
 
 def _say(text: str) -> None:
-    if not quiet_here():
+    if not is_silent_rank():
         print(text)
 
 
@@ -124,7 +124,7 @@ def _config(arguments: argparse.Namespace, kind: str, device: str) -> RunConfig:
             "stream": arguments.stream,
         },
         model={
-            "latents": require_whole(arguments.latents, "latents"),
+            "latents": require_integer(arguments.latents, "latents"),
             "clamp": require_number(arguments.clamp, "clamp", MEM_FLOOR + 1, CLAMP_MAX),
             "spike_grad": {"name": arguments.estimator},
         },

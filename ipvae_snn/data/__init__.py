@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ipvae_snn._utils.checks import require_seed, require_whole
+from ipvae_snn._utils.checks import require_integer, require_seed
 from ipvae_snn.data.arrays import read_arrays
 from ipvae_snn.data.image_files import read_folder
 from ipvae_snn.data.natural import natural_patches
@@ -88,10 +88,10 @@ def load(
     """
     if treat not in TREATMENTS:
         raise ValueError(f"treat must be one of {', '.join(TREATMENTS)}, got {treat!r}")
-    counts = tuple(require_whole(count, "patches", least=0) for count in patches)
+    counts = tuple(require_integer(count, "patches", least=0) for count in patches)
     if len(counts) != 2:
         raise ValueError(f"patches must be two numbers, for training and testing, got {patches}")
-    require_whole(patch_size, "patch_size", least=4)
+    require_integer(patch_size, "patch_size", least=4)
     require_seed(seed)
     name, images = _read(source, Path(data_dir), sys.maxsize if stream is False else IN_MEMORY)
     if treat == "auto":

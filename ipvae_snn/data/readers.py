@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ipvae_snn._utils.extras import require_extra
-from ipvae_snn._utils.untrusted import MOST_DEFLATED
+from ipvae_snn._utils.untrusted import MAX_DEFLATED
 from ipvae_snn.data.pictures import Images, InFile, Ready, Stack
 from ipvae_snn.data.pixels import to_grey, to_unit
 
@@ -61,7 +61,7 @@ def _idx_shape(file: BinaryIO | gzip.GzipFile, path: Path) -> tuple[int, ...]:
 def _unzipped_idx(file: BinaryIO | gzip.GzipFile, path: Path) -> NDArray:
     shape = _idx_shape(file, path)
     count = math.prod(shape)
-    if count > MOST_DEFLATED * path.stat().st_size:
+    if count > MAX_DEFLATED * path.stat().st_size:
         raise ValueError(f"{path} is damaged: it is too small to hold the shape {shape}")
     body = file.read(count + 1)  # one more than there is: the checksum comes at the end
     _require_size(len(body), shape, path)

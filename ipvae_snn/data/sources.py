@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from ipvae_snn._utils.checks import require_finite, require_float, require_whole
+from ipvae_snn._utils.checks import require_finite, require_float, require_integer
 
 Batches = Generator[Tensor, None, None]
 
@@ -160,7 +160,7 @@ def stream(samples: Samples, batches: Iterable[Tensor], workers: int = 0) -> Bat
     >>> [len(batch) for batch in stream(InMemory(torch.eye(3)), batches)]
     [2, 1]
     """
-    if require_whole(workers, "workers", least=0) and not samples.in_memory:
+    if require_integer(workers, "workers", least=0) and not samples.in_memory:
         return _read_ahead(samples, batches, workers)
     return (samples.read(rows) for rows in batches)
 

@@ -8,7 +8,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ipvae_snn._utils.checks import require_number, require_whole
+from ipvae_snn._utils.checks import require_integer, require_number
 from ipvae_snn.data.natural import whiten
 
 SURROUND = 3
@@ -45,7 +45,7 @@ def moving_bar(
     >>> frames.shape, round(frames[2].var(unbiased=False).item(), 3)
     (torch.Size([5, 64]), 1.0)
     """
-    require_whole(steps, "steps")
+    require_integer(steps, "steps")
     for name, value in (("width", width), ("length", length)):
         require_number(value, name, least=0.1)
     along, across = _axes(angle, size)
@@ -88,7 +88,7 @@ def grating(
 
 def _axes(angle: float, size: int) -> tuple[NDArray[np.floating], NDArray[np.floating]]:
     """Coordinates along a direction and across it, in pixels from the middle of a large canvas."""
-    require_whole(size, "size", least=4)
+    require_integer(size, "size", least=4)
     require_number(angle, "angle")
     side = np.arange(SURROUND * size) - (SURROUND * size - 1) / 2
     right, up = np.meshgrid(side, -side)

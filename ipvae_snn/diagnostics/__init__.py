@@ -4,7 +4,7 @@
 :class:`Finding` with a figure, a verdict and advice.
 """
 
-from ipvae_snn.diagnostics.examine import FEWEST_STEPS, check
+from ipvae_snn.diagnostics.examine import MIN_STEPS, check
 from ipvae_snn.diagnostics.report import Finding, Report
 
-__all__ = ["FEWEST_STEPS", "Finding", "Report", "check"]
+__all__ = ["MIN_STEPS", "Finding", "Report", "check"]

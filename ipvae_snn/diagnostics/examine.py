@@ -4,13 +4,13 @@ from dataclasses import replace
 
 from torch import Tensor
 
-from ipvae_snn._utils.checks import require_float, require_seed, require_whole
+from ipvae_snn._utils.checks import require_float, require_integer, require_seed
 from ipvae_snn.diagnostics import signatures
 from ipvae_snn.diagnostics.observe import observe
 from ipvae_snn.diagnostics.report import Finding, Report
 from ipvae_snn.models.ipvae import IPVAE
 
-FEWEST_STEPS = 80
+MIN_STEPS = 80
 """Timesteps below which nothing can be said of convergence."""
 # What an unhealthy finding explains; of several the one that is looked at first.
 EXPLAINS: dict[str, tuple[str, ...]] = {
@@ -86,8 +86,8 @@ def check(
     """
     if not isinstance(model, IPVAE):
         raise TypeError(f"check takes an IPVAE, got {type(model).__name__}")
-    require_whole(num_steps, "num_steps", least=FEWEST_STEPS)
-    require_whole(samples, "samples", least=2)
+    require_integer(num_steps, "num_steps", least=MIN_STEPS)
+    require_integer(samples, "samples", least=2)
     require_seed(seed)
     require_float(data, "data")
     if data.ndim != 2 or len(data) < 2 or data.shape[1] != model.in_features:

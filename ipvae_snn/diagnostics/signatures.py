@@ -8,20 +8,20 @@ from ipvae_snn.diagnostics.observe import Observation
 from ipvae_snn.diagnostics.report import Finding
 
 POISSON = (0.9, 1.1)
-FEWEST_COUNTS = 200
+MIN_COUNTS = 200
 """Expected counts below which their dispersion says nothing: its error is √(2 / counts) or more."""
-MOST_GROWTH, MOST_CLAMPED, MOST_DRIFT = 0.5, 0.05, 0.02
-MOST_SWING, MOST_SWING_BY_TURNS, BY_TURNS = 0.9, 0.3, -0.7
-MOST_ACTIVE, LEAST_LIFETIME, FEWEST_ACTIVE = 0.5, 0.3, 0.002
-MOST_SILENT, MOST_TWINS, TWIN = 0.25, 0.05, 0.95
+MAX_GROWTH, MAX_CLAMPED, MAX_DRIFT = 0.5, 0.05, 0.02
+MAX_SWING, MAX_SWING_BY_TURNS, BY_TURNS = 0.9, 0.3, -0.7
+MAX_ACTIVE, MIN_LIFETIME, MIN_ACTIVE = 0.5, 0.3, 0.002
+MAX_SILENT, MAX_TWINS, TWIN = 0.25, 0.05, 0.95
 HYPERACTIVE, EVERYWHERE = 8.0, 0.9
-LEAST_DETAIL, MOST_DETAIL_LOST, MOST_DEAD = 0.4, 0.1, 0.5
+MIN_DETAIL, MAX_DETAIL_LOST, MAX_DEAD = 0.4, 0.1, 0.5
 
 
 def poisson(seen: Observation) -> Finding:
     """Counts scatter about their rates as Poisson counts do."""
     low, high = POISSON
-    healthy = seen.expected < FEWEST_COUNTS or low <= seen.dispersion <= high
+    healthy = seen.expected < MIN_COUNTS or low <= seen.dispersion <= high
     return Finding(
         "poisson", healthy, seen.dispersion,
         f"variance of counts about their rates is {seen.dispersion:.2f} of Poisson's "
@@ -36,9 +36,9 @@ def membranes(seen: Observation) -> Finding:
     half, tail = len(seen.top) // 2, max(len(seen.top) // 10, 1)
     growth = float(seen.top[-tail:].mean() - seen.top[half : half + tail].mean())
     return Finding(
-        "membranes", growth < MOST_GROWTH, growth,
+        "membranes", growth < MAX_GROWTH, growth,
         f"the highest membrane rose by {growth:.2f} nats over the second half "
-        f"(healthy: below {MOST_GROWTH:g})",
+        f"(healthy: below {MAX_GROWTH:g})",
         "nothing stops the rates: lateral_scale must be above 0, and features must not vanish, so "
         "that spikes inhibit their own neuron",
     )  # fmt: skip
@@ -47,9 +47,9 @@ def membranes(seen: Observation) -> Finding:
 def clamp(seen: Observation) -> Finding:
     """Membranes stay below the clamp."""
     return Finding(
-        "clamp", seen.clamped < MOST_CLAMPED, seen.clamped,
+        "clamp", seen.clamped < MAX_CLAMPED, seen.clamped,
         f"{seen.clamped:.1%} of the spikes came within one nat of the clamp "
-        f"(healthy: below {MOST_CLAMPED:.0%})",
+        f"(healthy: below {MAX_CLAMPED:.0%})",
         "rates cannot rise as high as the data asks: raise the model's clamp, or let features "
         "grow (less weight decay)",
     )  # fmt: skip
@@ -75,7 +75,7 @@ def convergence(seen: Observation) -> Finding:
     step, end = metrics.convergence_step(seen.r2.tolist()), len(seen.r2)
     late = seen.r2[-end // 4 :]
     drift = float((late[-10:].mean() - late[:10].mean()).abs())
-    settled = step is not None and drift < MOST_DRIFT
+    settled = step is not None and drift < MAX_DRIFT
     where = (
         f"R² of rates settled at step {step}"
         if settled
@@ -91,7 +91,7 @@ def convergence(seen: Observation) -> Finding:
 
 def oscillation(seen: Observation) -> Finding:
     """Rates stay where they are, but for noise."""
-    most = MOST_SWING_BY_TURNS if seen.turning < BY_TURNS else MOST_SWING
+    most = MAX_SWING_BY_TURNS if seen.turning < BY_TURNS else MAX_SWING
     return Finding(
         "oscillation", seen.swing < most, seen.swing,
         f"rates change by {seen.swing:.0%} from one timestep to the next, "
@@ -103,8 +103,8 @@ def oscillation(seen: Observation) -> Finding:
 def active_neurons(seen: Observation) -> Finding:
     """A timestep has spikes of a small part of the neurons."""
     return Finding(
-        "active neurons", seen.active < MOST_ACTIVE, seen.active,
-        f"{seen.active:.1%} of the neurons spike in a timestep (healthy: below {MOST_ACTIVE:.0%})",
+        "active neurons", seen.active < MAX_ACTIVE, seen.active,
+        f"{seen.active:.1%} of the neurons spike in a timestep (healthy: below {MAX_ACTIVE:.0%})",
         "the code is dense: raise beta or the tonic inhibition (bias), add neurons, or check that "
         "lateral inhibition is on",
     )  # fmt: skip
@@ -115,8 +115,8 @@ def lifetime_sparsity(seen: Observation) -> Finding:
     share = seen.counts.sum(0) / seen.counts.sum().clamp(min=1e-12)
     value = float(share @ metrics.selectivity(seen.counts)) if bool(share.any()) else 1.0
     return Finding(
-        "lifetime sparsity", value > LEAST_LIFETIME, value,
-        f"{value:.2f} of the neuron behind a spike, on average (healthy: above {LEAST_LIFETIME:g})",
+        "lifetime sparsity", value > MIN_LIFETIME, value,
+        f"{value:.2f} of the neuron behind a spike, on average (healthy: above {MIN_LIFETIME:g})",
         "neurons answer to everything alike: is the data varied? centre or whiten it, raise beta",
     )  # fmt: skip
 
@@ -124,11 +124,11 @@ def lifetime_sparsity(seen: Observation) -> Finding:
 def silence(seen: Observation) -> Finding:
     """There are spikes enough to say something."""
     explained = float(metrics.r2(seen.x, seen.x_hat))
-    healthy = seen.active >= FEWEST_ACTIVE or explained > 0.5
+    healthy = seen.active >= MIN_ACTIVE or explained > 0.5
     return Finding(
         "silence", healthy, seen.active,
         f"{seen.active:.2%} of the neurons spike in a timestep, and explain "
-        f"{max(explained, 0):.0%} of the variance (healthy: {FEWEST_ACTIVE:.1%} or more, or half "
+        f"{max(explained, 0):.0%} of the variance (healthy: {MIN_ACTIVE:.1%} or more, or half "
         "of it)",
         "excessive sparsity: lower beta, beta_start or the tonic inhibition (bias), ramp beta up "
         "more slowly, or start membranes higher",
@@ -139,9 +139,9 @@ def silent_neurons(seen: Observation) -> Finding:
     """Few neurons hardly ever fire."""
     share = float((~_firing(seen)).float().mean())
     return Finding(
-        "silent neurons", share <= MOST_SILENT, share,
+        "silent neurons", share <= MAX_SILENT, share,
         f"{share:.1%} of the neurons give less than a hundredth of the mean neuron's spikes "
-        f"(healthy: {MOST_SILENT:.0%} at most)",
+        f"(healthy: {MAX_SILENT:.0%} at most)",
         "they carry nothing: fewer neurons would do, or more samples show what they are for; in "
         "training, ramp beta up more slowly",
     )  # fmt: skip
@@ -168,9 +168,9 @@ def duplicates(seen: Observation) -> Finding:
     alike = (phi.T @ phi).fill_diagonal_(0)
     share = float((alike.amax(1) > TWIN).float().mean()) if len(alike) > 1 else 0.0
     return Finding(
-        "duplicates", share <= MOST_TWINS, share,
+        "duplicates", share <= MAX_TWINS, share,
         f"{share:.1%} of the features have a twin (cosine above {TWIN:g}; healthy: "
-        f"{MOST_TWINS:.0%} at most)",
+        f"{MAX_TWINS:.0%} at most)",
         "twins share the spikes of one: fewer neurons would do, or lateral inhibition was off in "
         "training",
     )  # fmt: skip
@@ -188,11 +188,11 @@ def smoothing(seen: Observation, shape: tuple[int, int] | None) -> Finding:
         for band in (slice(None, half), slice(half, None))
     )
     detail, share = fine / max(coarse, 1e-9), float(given[half:].sum() / total)
-    healthy = detail > LEAST_DETAIL or share * (1 - fine) < MOST_DETAIL_LOST
+    healthy = detail > MIN_DETAIL or share * (1 - fine) < MAX_DETAIL_LOST
     return Finding(
         "smoothing", healthy, detail,
         f"fine detail, {share:.0%} of the power, keeps {fine:.0%} of it, coarse {coarse:.0%} "
-        f"(healthy: a ratio above {LEAST_DETAIL:g}, or less than {MOST_DETAIL_LOST:.0%} of all "
+        f"(healthy: a ratio above {MIN_DETAIL:g}, or less than {MAX_DETAIL_LOST:.0%} of all "
         "power lost)",
         "reconstructions are over-smoothed: train longer, lower beta, add neurons, or whiten data",
     )  # fmt: skip
@@ -204,9 +204,9 @@ def gradient(seen: Observation) -> Finding:
     firing = _firing(seen)
     share = float((~usable[firing]).float().mean()) if bool(firing.any()) else 0.0
     return Finding(
-        "gradient", share <= MOST_DEAD, share,
+        "gradient", share <= MAX_DEAD, share,
         f"no gradient comes through the spikes of {share:.1%} of the neurons that fire (healthy: "
-        f"{MOST_DEAD:.0%} at most)",
+        f"{MAX_DEAD:.0%} at most)",
         "the estimator passes nothing back: use midpoint(), and leave surrogate_disable off",
     )  # fmt: skip
 

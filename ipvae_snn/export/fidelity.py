@@ -10,7 +10,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from ipvae_snn import metrics
-from ipvae_snn._utils.checks import require_finite, require_float, require_seed, require_whole
+from ipvae_snn._utils.checks import require_finite, require_float, require_integer, require_seed
 from ipvae_snn.export.graphs.network import RUNAWAY
 from ipvae_snn.export.sources import Source, as_source
 
@@ -128,8 +128,8 @@ def report(
     if data.ndim < 2 or len(data) < 2:
         raise ValueError(f"data must hold at least 2 samples (N, M), got {tuple(data.shape)}")
     require_finite(data, "data")
-    num_steps, seed = require_whole(num_steps, "num_steps"), require_seed(seed)
-    window = min(require_whole(window, "window"), num_steps)
+    num_steps, seed = require_integer(num_steps, "num_steps"), require_seed(seed)
+    window = min(require_integer(window, "window"), num_steps)
     items = (
         exported if isinstance(exported, Sequence) and not isinstance(exported, str) else [exported]
     )

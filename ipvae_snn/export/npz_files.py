@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from ipvae_snn._utils.files import require_file, whole_file
+from ipvae_snn._utils.files import atomic_write, require_file
 from ipvae_snn._utils.untrusted import read_npz_arrays
 
 LIMIT_BYTES = 2**30
@@ -22,7 +22,7 @@ def write_npz(path: str | Path, kind: str, version: int, content: Mapping[str, A
     size = sum(np.asarray(value).nbytes for value in content.values())
     if size > LIMIT_BYTES - 2**16:  # what is left is for names and headers
         raise ValueError(f"{kind} of {size:,} bytes is too large for a file: take fewer neurons")
-    with whole_file(path) as temporary, temporary.open("wb") as file:
+    with atomic_write(path) as temporary, temporary.open("wb") as file:
         np.savez_compressed(file, format=kind, version=version, **content)
 
 

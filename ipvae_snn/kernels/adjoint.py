@@ -1,20 +1,20 @@
-"""Back through the timesteps, for every kernel: what the tape needs not hold is recomputed."""
+"""Back through the timesteps, for every kernel: what the saved needs not hold is recomputed."""
 
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ipvae_snn.kernels.job import Job
+from ipvae_snn.kernels.spec import UnrollSpec
 
 CHUNK = 4
 """Timesteps whose share in the gradient of G is added up by one product."""
 
 
 class Adjoint:
-    """Gradients of a job, from its tape and the gradients of what it returned.
+    """Gradients of a spec, from its saved and the gradients of what it returned.
 
-    Of each timestep the tape has membrane u_t and count z_t. With ū, z̄, h̄ the adjoints of
+    Of each timestep the saved has membrane u_t and count z_t. With ū, z̄, h̄ the adjoints of
     membrane, count and step, c_t the gradient of the likelihood and w_t the weight of the draw,
 
         z̄_t = −c_t d_t + p_t G,    p_t = c_t z_t − α h̄_{t+1}      (one product per timestep)
@@ -26,46 +26,46 @@ class Adjoint:
 
     def __init__(
         self,
-        job: Job,
-        tape: tuple[Tensor, Tensor],
+        spec: UnrollSpec,
+        saved: tuple[Tensor, Tensor],
         needed: set[str],
         stride: int | None = None,
         gram_grad: Tensor | None = None,
     ) -> None:
-        rows, latents = job.mem.shape
-        self.job, (self.mems, self.counts) = job, tape
+        rows, latents = spec.mem.shape
+        self.spec, (self.mems, self.counts) = spec, saved
         self.needed = needed
         self.stride = latents if stride is None else stride
-        self.half = job.empty(min(CHUNK, job.steps), rows, self.stride)
+        self.half = spec.empty(min(CHUNK, spec.steps), rows, self.stride)
         self.half[..., latents:] = 0
-        self.product = job.mem
-        self.carry = torch.zeros_like(job.mem)
-        self.push = job.mem
-        self.drive_grad = torch.zeros_like(job.drive)
+        self.product = spec.mem
+        self.carry = torch.zeros_like(spec.mem)
+        self.push = spec.mem
+        self.drive_grad = torch.zeros_like(spec.drive)
         # Several adjoints may add to one gradient of G.
         if gram_grad is None:
-            gram_grad = job.empty(latents, self.stride).zero_()
+            gram_grad = spec.empty(latents, self.stride).zero_()
         self.gram_grad = gram_grad
-        self.bias_sum = torch.zeros_like(job.bias)
-        self.step_sum = job.mem.new_zeros((), dtype=torch.float64)
+        self.bias_sum = torch.zeros_like(spec.bias)
+        self.step_sum = spec.mem.new_zeros((), dtype=torch.float64)
         self.spk_grad: Tensor | None = None
 
     def __call__(self, grads: dict[str, Tensor | None]) -> dict[str, Tensor]:
-        """Gradients of the job's tensors by name; ``grads`` are those of the outcome's."""
-        job, slope_of = self.job, self._slope
+        """Gradients of the spec's tensors by name; ``grads`` are those of the outcome's."""
+        spec, slope_of = self.spec, self._slope
         self.quad_grad, self.kl_grad = (
-            self.carry.new_zeros(job.steps, len(job.mem)) if g is None else g.contiguous()
+            self.carry.new_zeros(spec.steps, len(spec.mem)) if g is None else g.contiguous()
             for g in (grads["quad"], grads["kl"])
         )
         self._prepare()
-        last = job.steps - 1
+        last = spec.steps - 1
         self.push = self.quad_grad[last, :, None] * self.counts[last]
         self.half[self._slot(last), :, : self.push.shape[1]] = self.push / 2
         self._add_mem_grad(last, grads)
-        product = job.product()
+        product = spec.product()
         for t in range(last, -1, -1):
             if t % CHUNK == 0 and "gram" in self.needed:
-                self._add_gram(t, min(t + CHUNK, job.steps))
+                self._add_gram(t, min(t + CHUNK, spec.steps))
             self.spk_grad = self._recorded("spk", t, grads)
             self.product = product(self.push)
             self._step(t, slope_of(t))
@@ -73,40 +73,40 @@ class Adjoint:
         return self._finish()
 
     def _finish(self) -> dict[str, Tensor]:
-        job = self.job
-        gram_grad = self.gram_grad[:, : job.gram.shape[1]]
+        spec = self.spec
+        gram_grad = self.gram_grad[:, : spec.gram.shape[1]]
         # Spikes before the first step, whose h̄ is in push; a GPU is not asked whether there are.
-        if job.spk.device.type != "cpu" or bool(job.spk.any()):
-            gram_grad += job.spk.mT @ self.push
+        if spec.spk.device.type != "cpu" or bool(spec.spk.any()):
+            gram_grad += spec.spk.mT @ self.push
         return {
             "drive": self.drive_grad,
             "gram": gram_grad,
-            "spk": self.push @ job.gram if "spk" in self.needed else self.push,
+            "spk": self.push @ spec.gram if "spk" in self.needed else self.push,
             "mem": self.carry,
-            "step": (self.step_sum / job.step).to(job.step.dtype),
-            "bias": -job.step * self.bias_sum,
-            "rest": job.step * job.leak * self.bias_sum,
+            "step": (self.step_sum / spec.step).to(spec.step.dtype),
+            "bias": -spec.step * self.bias_sum,
+            "rest": spec.step * spec.leak * self.bias_sum,
         }
 
     def _slope(self, t: int) -> Tensor | None:
         """w_t, or None where no gradient passes the draw."""
-        if self.job.weight == "none":
+        if self.spec.weight == "none":
             return None
-        return self.job.estimator.slope(self.counts[t].to(self.mems.dtype), self.mems[t].exp())
+        return self.spec.estimator.slope(self.counts[t].to(self.mems.dtype), self.mems[t].exp())
 
     def _slot(self, t: int) -> int:
         return t % CHUNK % len(self.half)
 
     def _drive_grad(self, t: int) -> Tensor:
-        return self.drive_grad[t] if self.job.drive.ndim == 3 else self.drive_grad
+        return self.drive_grad[t] if self.spec.drive.ndim == 3 else self.drive_grad
 
     def _recorded(self, name: str, t: int, grads: dict[str, Tensor | None]) -> Tensor | None:
         """Gradient that reaches the spikes or membrane of timestep t from outside, if any."""
         found: Tensor | None = None
-        stack, last, every = grads[name], grads[f"last_{name}"], self.job.every
+        stack, last, every = grads[name], grads[f"last_{name}"], self.spec.every
         if stack is not None and t >= 0 and (t + 1) % every == 0:
             found = stack[t // every]
-        if last is not None and t == self.job.steps - 1:
+        if last is not None and t == self.spec.steps - 1:
             found = last if found is None else found + last
         return found
 

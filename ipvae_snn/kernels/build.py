@@ -14,7 +14,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from ipvae_snn._utils.files import whole_file
+from ipvae_snn._utils.files import atomic_write
 
 SOURCE = Path(__file__).parent
 FLAGS = (
@@ -45,7 +45,7 @@ def load() -> ctypes.CDLL:
             target = _target(compiler)
             path = folder / f"kernels-{_fingerprint(compiler, flags, target)}.so"
             if not path.exists():
-                with whole_file(path) as unfinished:
+                with atomic_write(path) as unfinished:
                     _run([compiler, *flags, str(SOURCE / "native.c"), "-o", str(unfinished), "-lm"])
             return ctypes.CDLL(str(path))
         except (BuildError, OSError, ValueError) as error:

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from ipvae_snn.kernels import build
-from ipvae_snn.kernels.job import INPUTS, Job, Outcome
+from ipvae_snn.kernels.spec import INPUTS, UnrollResult, UnrollSpec
 
 LANES, TEAM = 64, 4  # as in poisson.h and forward.h
 SWITCH = "IPVAE_SNN_NATIVE"
@@ -45,7 +45,7 @@ def kernels() -> ctypes.CDLL:
     return loaded
 
 
-def why_not() -> str:
+def unavailable_reason() -> str:
     """Why there are no compiled kernels here, empty where there are."""
     loaded = _loaded()
     return str(loaded) if isinstance(loaded, build.BuildError) else ""
@@ -54,7 +54,7 @@ def why_not() -> str:
 @torch.compiler.assume_constant_result
 def available() -> bool:
     """Whether the compiled kernels can be used here."""
-    return not why_not()
+    return not unavailable_reason()
 
 
 def fits(tensor: Tensor) -> bool:
@@ -69,9 +69,9 @@ def fits(tensor: Tensor) -> bool:
     )
 
 
-def suits(job: Job) -> bool:
-    """Whether the kernels take a job: all its tensors, and counts of a law they can draw."""
-    return job.law != "own" and all(fits(getattr(job, name)) for name in INPUTS)
+def suits(spec: UnrollSpec) -> bool:
+    """Whether the kernels take a spec: all its tensors, and counts of a law they can draw."""
+    return spec.law != "own" and all(fits(getattr(spec, name)) for name in INPUTS)
 
 
 def poisson(rate: Tensor, key: Tensor) -> Tensor:
@@ -130,11 +130,11 @@ Backward = _structure(
 )  # fmt: skip
 
 
-def dynamics_of(job: Job) -> Any:
+def dynamics_of(spec: UnrollSpec) -> Any:
     return Dynamics(
-        bias=at(job.bias), rest=at(job.rest), alpha=float(job.step), scale=job.scale,
-        leak=job.leak, epsilon=math.exp(-job.clamp), published=job.kl_form == "published",
-        rounded=job.law == "rounded",
+        bias=at(spec.bias), rest=at(spec.rest), alpha=float(spec.step), scale=spec.scale,
+        leak=spec.leak, epsilon=math.exp(-spec.clamp), published=spec.kl_form == "published",
+        rounded=spec.law == "rounded",
     )  # fmt: skip
 
 
@@ -153,34 +153,34 @@ def sum_inhibition(spk: Tensor, gram: Tensor, out: Tensor) -> None:
     )  # fmt: skip
 
 
-def forward(job: Job) -> Outcome:
+def forward(spec: UnrollSpec) -> UnrollResult:
     """All timesteps in one call, or one call per returned timestep where ``every`` > 1.
 
-    The job's tensors must be contiguous: what goes to the kernels are addresses.
+    The spec's tensors must be contiguous: what goes to the kernels are addresses.
     """
-    gram, drive = padded(job.gram), job.drive
-    rows, latents = job.mem.shape
+    gram, drive = padded(spec.gram), spec.drive
+    rows, latents = spec.mem.shape
     stride, threads = gram.shape[1], torch.get_num_threads()
-    stacks = {name: job.stack(name) for name in ("spk", "mem", "quad", "kl")}
-    tape = None
-    if job.keep:
-        tape = (
-            stacks["mem"] if stacks["mem"] is not None and job.every == 1
-            else job.empty(job.steps, rows, latents),
-            job.empty(job.steps, rows, latents, dtype=job.count_dtype()),
+    stacks = {name: spec.stack(name) for name in ("spk", "mem", "quad", "kl")}
+    saved = None
+    if spec.keep:
+        saved = (
+            stacks["mem"] if stacks["mem"] is not None and spec.every == 1
+            else spec.empty(spec.steps, rows, latents),
+            spec.empty(spec.steps, rows, latents, dtype=spec.count_dtype()),
         )  # fmt: skip
-    spk, mem = job.spk.clone(), job.mem.clone()
-    inhibition, work = torch.empty_like(mem), job.empty(threads, TEAM, stride + latents)
-    lib, dynamics = kernels(), dynamics_of(job)
+    spk, mem = spec.spk.clone(), spec.mem.clone()
+    inhibition, work = torch.empty_like(mem), spec.empty(threads, TEAM, stride + latents)
+    lib, dynamics = kernels(), dynamics_of(spec)
     sum_inhibition(spk, gram, inhibition)
-    draws = job.steps if job.law == "poisson" else 0
-    all_keys = torch.zeros(job.steps, dtype=torch.int64)
-    all_keys[:draws] = keys(draws, job.estimator.generator)
+    draws = spec.steps if spec.law == "poisson" else 0
+    all_keys = torch.zeros(spec.steps, dtype=torch.int64)
+    all_keys[:draws] = keys(draws, spec.estimator.generator)
     changing = drive.ndim == 3
-    chunk = job.steps if job.every == 1 else job.every
-    for start in range(0, job.steps, chunk):
-        steps = min(chunk, job.steps - start)
-        whole = job.every == 1
+    chunk = spec.steps if spec.every == 1 else spec.every
+    for start in range(0, spec.steps, chunk):
+        steps = min(chunk, spec.steps - start)
+        whole = spec.every == 1
 
         def here(stack: Tensor | None, start: int = start) -> c_void_p:
             return at(None if stack is None else stack[start:])
@@ -189,11 +189,11 @@ def forward(job: Job) -> Outcome:
             steps=steps, rows=rows, latents=latents, stride=stride,
             drive=here(drive) if changing else at(drive),
             drive_step=rows * latents if changing else 0, gram=at(gram), keys=here(all_keys),
-            row_ids=at(job.row_ids), spk=at(spk), mem=at(mem), inhibition=at(inhibition),
+            row_ids=at(spec.row_ids), spk=at(spk), mem=at(mem), inhibition=at(inhibition),
             all_spk=here(stacks["spk"]) if whole else None,
-            all_mem=here(tape[0] if tape else stacks["mem"] if whole else None),
-            all_counts=here(tape[1] if tape else None),
-            count_bytes=tape[1].element_size() if tape else 0, kl=here(stacks["kl"]),
+            all_mem=here(saved[0] if saved else stacks["mem"] if whole else None),
+            all_counts=here(saved[1] if saved else None),
+            count_bytes=saved[1].element_size() if saved else 0, kl=here(stacks["kl"]),
             quad=here(stacks["quad"]), work=at(work), threads=threads,
         )  # fmt: skip
         lib.ipvae_forward(byref(dynamics), byref(arguments))
@@ -202,4 +202,4 @@ def forward(job: Job) -> Outcome:
                 stack = stacks[name]
                 if stack is not None:
                     stack[start // chunk] = value
-    return Outcome(**stacks, last_spk=spk, last_mem=mem, tape=tape)
+    return UnrollResult(**stacks, last_spk=spk, last_mem=mem, saved=saved)

@@ -8,28 +8,28 @@ from torch import Tensor
 
 from ipvae_snn.kernels import native
 from ipvae_snn.kernels.adjoint import CHUNK, Adjoint
-from ipvae_snn.kernels.job import Job
 from ipvae_snn.kernels.native import LANES, at, walker
+from ipvae_snn.kernels.spec import UnrollSpec
 
 WEIGHTS = ("midpoint", "rate", "own", "none")  # as slope_kind in backward.h
 SPARSE_BELOW = 0.4
 """Share of neurons that spike above which the gradient of G is a dense product."""
 BLOCK = 2**17
 """Elements of (rows, K) that go through the timesteps together, so as to stay in the caches."""
-LEAST_ROWS = 64
+MIN_ROWS = 64
 
 
 class NativeAdjoint:
     """The adjoint of :class:`~ipvae_snn.kernels.plain.PlainAdjoint`, a block of rows at a time."""
 
-    def __init__(self, job: Job, tape: tuple[Tensor, Tensor], needed: set[str]) -> None:
-        self.job, self.tape, self.needed = job, tape, needed
+    def __init__(self, spec: UnrollSpec, saved: tuple[Tensor, Tensor], needed: set[str]) -> None:
+        self.spec, self.saved, self.needed = spec, saved, needed
 
     def __call__(self, grads: dict[str, Tensor | None]) -> dict[str, Tensor]:
-        batch, latents = self.job.mem.shape
-        blocks = -(-batch // max(BLOCK // latents, LEAST_ROWS))
+        batch, latents = self.spec.mem.shape
+        blocks = -(-batch // max(BLOCK // latents, MIN_ROWS))
         rows = -(-batch // blocks)
-        gram_grad = native.padded(torch.zeros_like(self.job.gram))
+        gram_grad = native.padded(torch.zeros_like(self.spec.gram))
         parts = [self._rows(slice(a, a + rows), grads, gram_grad) for a in range(0, batch, rows)]
         if blocks == 1:
             return parts[0]
@@ -41,56 +41,56 @@ class NativeAdjoint:
     def _rows(
         self, rows: slice, grads: dict[str, Tensor | None], gram_grad: Tensor
     ) -> dict[str, Tensor]:
-        job, (mems, counts) = self.job, self.tape
-        part = replace(job, drive=job.drive[..., rows, :], spk=job.spk[rows], mem=job.mem[rows])
+        spec, (mems, counts) = self.spec, self.saved
+        part = replace(spec, drive=spec.drive[..., rows, :], spk=spec.spk[rows], mem=spec.mem[rows])
         of_rows = {
             name: None if g is None else g[rows] if name.startswith("last") else g[:, rows]
             for name, g in grads.items()
         }
-        tape = mems[:, rows], counts[:, rows]
-        return _RowsAdjoint(part, tape, self.needed, gram_grad)(of_rows)
+        saved = mems[:, rows], counts[:, rows]
+        return _RowsAdjoint(part, saved, self.needed, gram_grad)(of_rows)
 
 
 class _RowsAdjoint(Adjoint):
-    """The adjoint of some rows; of the tape, each timestep is contiguous."""
+    """The adjoint of some rows; of the saved, each timestep is contiguous."""
 
     def __init__(
-        self, job: Job, tape: tuple[Tensor, Tensor], needed: set[str], gram_grad: Tensor
+        self, spec: UnrollSpec, saved: tuple[Tensor, Tensor], needed: set[str], gram_grad: Tensor
     ) -> None:
-        rows, latents = job.mem.shape
-        super().__init__(job, tape, needed, gram_grad.shape[1], gram_grad)
+        rows, latents = spec.mem.shape
+        super().__init__(spec, saved, needed, gram_grad.shape[1], gram_grad)
         self.threads = torch.get_num_threads()
-        self.push = torch.empty_like(job.mem)
-        self.bias_sums = job.empty(self.threads, self.stride).zero_()
+        self.push = torch.empty_like(spec.mem)
+        self.bias_sums = spec.empty(self.threads, self.stride).zero_()
         self.step_sums = torch.zeros(rows, dtype=torch.float64)
-        self.lists = job.empty(self.threads, LANES, CHUNK * rows, 2)
+        self.lists = spec.empty(self.threads, LANES, CHUNK * rows, 2)
         self.spiked: dict[int, int] = {}
-        self.dynamics, self.kernels = native.dynamics_of(job), native.kernels()
-        self.gram = native.padded(job.gram)
-        self.work = job.empty(self.threads, self.stride + 2 * latents)
-        self.first_inhibition = torch.empty_like(job.mem)
+        self.dynamics, self.kernels = native.dynamics_of(spec), native.kernels()
+        self.gram = native.padded(spec.gram)
+        self.work = spec.empty(self.threads, self.stride + 2 * latents)
+        self.first_inhibition = torch.empty_like(spec.mem)
         self.arguments = native.Backward(
             rows=rows, latents=latents, stride=self.stride,
-            count_bytes=self.counts.element_size(), slope_kind=WEIGHTS.index(job.weight),
+            count_bytes=self.counts.element_size(), slope_kind=WEIGHTS.index(spec.weight),
             gram=at(self.gram), work=at(self.work), bias_grad=at(self.bias_sums),
             step_sum=at(self.step_sums), threads=self.threads,
         )  # fmt: skip
 
     def _prepare(self) -> None:
-        changing = self.job.drive.ndim == 3
+        changing = self.spec.drive.ndim == 3
         self.walk_mem, self.walk_counts = walker(self.mems), walker(self.counts)
         self.walk_drive, self.walk_drive_grad = (
             walker(d) if changing else walker(d.expand(2, *d.shape))  # expanded: of stride 0
-            for d in (self.job.drive, self.drive_grad)
+            for d in (self.spec.drive, self.drive_grad)
         )
         self.walk_half = walker(self.half)
         self.walk_quad, self.walk_kl = walker(self.quad_grad), walker(self.kl_grad)
 
     def _slope(self, t: int) -> Tensor | None:
-        return super()._slope(t) if self.job.weight == "own" else None
+        return super()._slope(t) if self.spec.weight == "own" else None
 
     def _step(self, t: int, slope: Tensor | None) -> None:
-        job, p = self.job, self.arguments
+        spec, p = self.spec, self.arguments
         spk_grad = None if self.spk_grad is None else self.spk_grad.contiguous()
         slope = None if slope is None else slope.contiguous()
         self.push = torch.empty_like(self.product) if t == 0 else self.push
@@ -103,8 +103,8 @@ class _RowsAdjoint(Adjoint):
                 quad(t - 1),
             )
         else:
-            p.mem_before, p.counts_before, p.quad_grad_before = at(job.mem), None, None
-            native.sum_inhibition(job.spk, self.gram, self.first_inhibition)
+            p.mem_before, p.counts_before, p.quad_grad_before = at(spec.mem), None, None
+            native.sum_inhibition(spec.spk, self.gram, self.first_inhibition)
             p.first_inhibition = at(self.first_inhibition)
         p.drive, p.drive_grad = self.walk_drive(t), self.walk_drive_grad(t)
         p.product, p.slope, p.spk_grad = at(self.product), at(slope), at(spk_grad)
@@ -126,6 +126,6 @@ class _RowsAdjoint(Adjoint):
         )  # fmt: skip
 
     def _finish(self) -> dict[str, Tensor]:
-        self.bias_sum = self.bias_sums.sum(0)[: self.job.mem.shape[1]]
+        self.bias_sum = self.bias_sums.sum(0)[: self.spec.mem.shape[1]]
         self.step_sum = self.step_sums.sum()
         return super()._finish()

@@ -1,7 +1,7 @@
 """The unroll in PyTorch operations: any dtype, any device, any exact estimator.
 
 On a GPU nothing in the loops over timesteps looks at a value, so that it never waits for the host
-and the whole loop can be recorded (:mod:`~ipvae_snn.kernels.graphs`).
+and the whole loop can be recorded (:mod:`~ipvae_snn.kernels.cuda_graphs`).
 """
 
 import math
@@ -15,44 +15,44 @@ from torch import Tensor
 
 from ipvae_snn import functional as F
 from ipvae_snn.kernels.adjoint import Adjoint
-from ipvae_snn.kernels.job import Job, Outcome, narrow
+from ipvae_snn.kernels.spec import UnrollResult, UnrollSpec, narrow
 
 
-def forward(job: Job) -> Outcome:
+def forward(spec: UnrollSpec) -> UnrollResult:
     """All timesteps; memory grows with T only by what is returned or kept."""
-    stacks = {name: job.stack(name) for name in ("spk", "mem", "quad", "kl")}
-    tape = None
-    if job.keep:
-        shape = (job.steps, *job.mem.shape)
-        tape = job.empty(*shape), job.empty(*shape, dtype=job.count_dtype())
-    spk, mem, product = job.spk, job.mem, job.product()
+    stacks = {name: spec.stack(name) for name in ("spk", "mem", "quad", "kl")}
+    saved = None
+    if spec.keep:
+        shape = (spec.steps, *spec.mem.shape)
+        saved = spec.empty(*shape), spec.empty(*shape, dtype=spec.count_dtype())
+    spk, mem, product = spec.spk, spec.mem, spec.product()
     inhibition = product(spk)
-    for t in range(job.steps):
-        drive, prior = job.drive_at(t), mem
+    for t in range(spec.steps):
+        drive, prior = spec.drive_at(t), mem
         mem = _fused(F.membrane_step, mem)(
             mem,
             drive,
-            inhibition if job.scale == 1 else job.scale * inhibition,
-            step=job.step,
-            bias=job.bias,
-            leak=job.leak,
-            mem_rest=job.rest,
-            clamp=job.clamp,
+            inhibition if spec.scale == 1 else spec.scale * inhibition,
+            step=spec.step,
+            bias=spec.bias,
+            leak=spec.leak,
+            mem_rest=spec.rest,
+            clamp=spec.clamp,
         )
-        spk = job.draw(mem)
+        spk = spec.draw(mem)
         inhibition = product(spk)
-        if tape is not None:
-            tape[0][t], tape[1][t] = mem, narrow(spk, tape[1].dtype)
+        if saved is not None:
+            saved[0][t], saved[1][t] = mem, narrow(spk, saved[1].dtype)
         if stacks["quad"] is not None:
             stacks["quad"][t] = _fused(_likelihood, mem)(spk, inhibition, drive)
         if stacks["kl"] is not None:
-            stacks["kl"][t] = _fused(_divergence, mem)(mem, prior, job.kl_form)
-        if (t + 1) % job.every == 0:
+            stacks["kl"][t] = _fused(_divergence, mem)(mem, prior, spec.kl_form)
+        if (t + 1) % spec.every == 0:
             for name, value in (("spk", spk), ("mem", mem)):
                 stack = stacks[name]
                 if stack is not None:
-                    stack[t // job.every] = value
-    return Outcome(**stacks, last_spk=spk, last_mem=mem, tape=tape)
+                    stack[t // spec.every] = value
+    return UnrollResult(**stacks, last_spk=spk, last_mem=mem, saved=saved)
 
 
 def _likelihood(spk: Tensor, inhibition: Tensor, drive: Tensor) -> Tensor:
@@ -91,17 +91,17 @@ SATURATED = 0.1
 
 
 class PlainAdjoint(Adjoint):
-    """The adjoint of a timestep from the membranes and counts of the tape alone."""
+    """The adjoint of a timestep from the membranes and counts of the saved alone."""
 
     def _step(self, t: int, slope: Tensor | None) -> None:
-        job, mem = self.job, self.mems[t]
-        before = self.mems[t - 1] if t else job.mem
+        spec, mem = self.spec, self.mems[t]
+        before = self.mems[t - 1] if t else spec.mem
         found = _fused(_back, mem)(
             mem,
             before,
             self.counts[t],
             self.counts[t - 1] if t else None,
-            job.drive_at(t),
+            spec.drive_at(t),
             self.product,
             slope,
             self.spk_grad,
@@ -109,14 +109,14 @@ class PlainAdjoint(Adjoint):
             self.quad_grad[t, :, None],
             self.kl_grad[t, :, None],
             self.quad_grad[t - 1, :, None] if t else None,
-            job.step,
-            job.bias,
-            job.rest,
-            job.clamp,
+            spec.step,
+            spec.bias,
+            spec.rest,
+            spec.clamp,
             self._earlier_inhibition(t, mem, before),
-            scale=job.scale,
-            leak=job.leak,
-            published=job.kl_form == "published",
+            scale=spec.scale,
+            leak=spec.leak,
+            published=spec.kl_form == "published",
         )
         self.carry, self.push, half, to_drive, to_bias, step_sum = found
         self.half[self._slot(t - 1)] = half
@@ -131,12 +131,12 @@ class PlainAdjoint(Adjoint):
         where clamp and KL are such that it matters.
         """
         if mem.device.type == "cpu":
-            needed = bool((_passed(mem, before, self.job.clamp)[1] < SATURATED).any())
+            needed = bool((_passed(mem, before, self.spec.clamp)[1] < SATURATED).any())
         else:
-            needed = self.job.careful
+            needed = self.spec.careful
         if not needed:
             return None
-        return self.job.product()(self.counts[t - 1].to(mem.dtype) if t else self.job.spk)
+        return self.spec.product()(self.counts[t - 1].to(mem.dtype) if t else self.spec.spk)
 
 
 def _back(

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
-from ipvae_snn._utils.checks import require_finite, require_float, require_whole
+from ipvae_snn._utils.checks import require_finite, require_float, require_integer
 from ipvae_snn._utils.seeding import seeded
 from ipvae_snn.metrics.tally import Meter, Tally, total, whole
 from ipvae_snn.models.ipvae import IPVAE
@@ -190,7 +190,7 @@ def _of_network(network: nn.Module, x: Tensor, num_steps: int | None, seed: int 
     own = next((p.dtype for p in network.parameters() if p.is_floating_point()), x.dtype)
     if x.dtype != own and not torch.is_autocast_enabled(x.device.type):
         raise TypeError(f"x is {x.dtype}, the network {own}: convert one of them with .to(dtype)")
-    frames = [x] * require_whole(num_steps, "num_steps") if constant else list(x)
+    frames = [x] * require_integer(num_steps, "num_steps") if constant else list(x)
     batch = len(frames[0])
     meter = Meter(network, batch, constant)
     reset(network)

@@ -9,7 +9,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from ipvae_snn import metrics
-from ipvae_snn._utils.checks import require_whole
+from ipvae_snn._utils.checks import require_integer
 from ipvae_snn.baselines import Baseline
 from ipvae_snn.data.sources import Samples, as_samples, stream
 from ipvae_snn.models.ipvae import IPVAE
@@ -97,7 +97,7 @@ def evaluate(
     ([1, 5], ['lifetime_sparsity', 'mse'])
     """
     for name, value in (("num_steps", num_steps), ("batch", batch), ("chunk", chunk)):
-        require_whole(value, name)
+        require_integer(value, name)
     samples, weight = as_samples(x, "x"), model.decoder.weight
     count = len(samples)
     if count < 2:

@@ -8,9 +8,9 @@ from torch import Tensor
 from ipvae_snn._utils.checks import (
     require_finite,
     require_float,
+    require_image_shape,
+    require_integer,
     require_not_negative,
-    require_sides,
-    require_whole,
 )
 from ipvae_snn.metrics.quality import require_result
 
@@ -32,7 +32,7 @@ def radial_spectrum(images: Tensor, shape: tuple[int, int]) -> Tensor:
     0.5
     """
     require_float(images, "images")
-    height, width = shape = require_sides(shape, least=4)
+    height, width = shape = require_image_shape(shape, least=4)
     if images.ndim != 2 or not len(images) or images.shape[1] != height * width:
         raise ValueError(
             f"images must have shape (N, {height * width}) with N ≥ 1, got {tuple(images.shape)}"
@@ -78,8 +78,8 @@ def spike_triggered(spk: Tensor, signal: Tensor, *, before: int = 0, after: int 
     """
     require_float(spk, "spk")
     require_float(signal, "signal")
-    before = require_whole(before, "before", least=0)
-    after = require_whole(after, "after", least=0)
+    before = require_integer(before, "before", least=0)
+    after = require_integer(after, "after", least=0)
     if spk.ndim not in (1, 2) or signal.shape[: spk.ndim] != spk.shape:
         raise ValueError(
             f"spk must have shape (T,) or (T, B) and signal begin with it, got "

@@ -8,8 +8,8 @@ from torch import Tensor
 from ipvae_snn._utils.checks import (
     require_finite,
     require_float,
+    require_image_shape,
     require_not_negative,
-    require_sides,
 )
 from ipvae_snn.metrics.quality import require_result, treves_rolls, wide
 
@@ -119,7 +119,7 @@ def feature_tuning(weight: Tensor, shape: tuple[int, int]) -> tuple[Tensor, Tens
     (0, 0.25, 1.0)
     """
     require_float(weight, "weight")
-    height, width = require_sides(shape)
+    height, width = require_image_shape(shape)
     if weight.ndim != 2 or height * width != len(weight):
         raise ValueError(f"weight must have shape ({height * width}, K), got {tuple(weight.shape)}")
     require_finite(weight, "weight")

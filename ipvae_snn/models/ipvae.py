@@ -16,13 +16,13 @@ from ipvae_snn._utils.checks import (
     require_fitting,
     require_float,
     require_input,
+    require_integer,
     require_number,
-    require_whole,
 )
 from ipvae_snn._utils.seeding import seeded
 from ipvae_snn._utils.storage import read_model, write_model
-from ipvae_snn.kernels.job import PRECISIONS
 from ipvae_snn.kernels.rows import row_products
+from ipvae_snn.kernels.spec import PRECISIONS
 from ipvae_snn.models import run_output as records
 from ipvae_snn.models.unroll import infer
 from ipvae_snn.neurons.base import State
@@ -85,8 +85,8 @@ class IPVAE(nn.Module):
         learn_scale: bool = True,
     ) -> None:
         super().__init__()
-        in_features = require_whole(in_features, "in_features")
-        latents = require_whole(latents, "latents")
+        in_features = require_integer(in_features, "in_features")
+        latents = require_integer(latents, "latents")
         require_number(init_std, "init_std", least=0)
         F.poisson_kl(torch.zeros(1), torch.zeros(1), form=kl_form)  # refuses an unknown form
         numbers = {
@@ -207,7 +207,7 @@ class IPVAE(nn.Module):
             ValueError: wrong shapes, NaN or infinity in x, no steps, unknown names in ``record``.
         """
         num_steps = require_input(x, num_steps, like=self.decoder.weight)
-        require_whole(every, "every")
+        require_integer(every, "every")
         fields = records.check_fields(record)
         shape = (x.shape[-2], self.latents)
         if sample_seeds is not None:

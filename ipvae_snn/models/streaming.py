@@ -12,13 +12,13 @@ from ipvae_snn._utils.checks import (
     require_finite,
     require_fitting,
     require_float,
+    require_integer,
     require_seed,
-    require_whole,
 )
-from ipvae_snn.kernels.events import make_stepper
-from ipvae_snn.kernels.job import INPUTS
+from ipvae_snn.kernels.single_step import make_stepper
+from ipvae_snn.kernels.spec import INPUTS
 from ipvae_snn.models.ipvae import IPVAE
-from ipvae_snn.models.unroll import describe, job_of
+from ipvae_snn.models.unroll import describe, spec_of
 from ipvae_snn.neurons.base import State
 from ipvae_snn.neurons.lateral import SharedDecoder
 from ipvae_snn.neurons.poisson import IPVAENeuron
@@ -69,15 +69,17 @@ class Stream:
             estimator.generator = torch.Generator(device).manual_seed(require_seed(seed))
         with torch.no_grad():
             state = self.neuron.initial_state((1, self.neuron.features))
-            job = job_of(self.neuron, torch.zeros_like(state.mem), self.neuron.gram(), state)
+            spec = spec_of(self.neuron, torch.zeros_like(state.mem), self.neuron.gram(), state)
             known = describe(estimator, training=False) or {"law": "own", "weight": "own"}
-            tensors: dict[str, Any] = {name: getattr(job, name).detach().clone() for name in INPUTS}
-            self._job = replace(job, **tensors, **known, estimator=estimator)
+            tensors: dict[str, Any] = {
+                name: getattr(spec, name).detach().clone() for name in INPUTS
+            }
+            self._spec = replace(spec, **tensors, **known, estimator=estimator)
             lateral = self.neuron.lateral
             if self.of_frames and isinstance(lateral, SharedDecoder):
                 self._weight = F.drive_weight(lateral.weight, lateral.bounded_log_scale())
-        require_finite(self._job.gram, "the lateral weights")
-        self._stepper = make_stepper(self._job)
+        require_finite(self._spec.gram, "the lateral weights")
+        self._stepper = make_stepper(self._spec)
 
     def push(self, input_: Tensor | None = None, num_steps: int = 1) -> State:
         """Show a frame, or None to leave the last one on, for a number of timesteps.
@@ -89,7 +91,7 @@ class Stream:
             TypeError, ValueError: not a finite floating-point tensor of the right shape; the
                 stream then stays as it was.
         """
-        num_steps = require_whole(num_steps, "num_steps")
+        num_steps = require_integer(num_steps, "num_steps")
         with torch.no_grad():
             if input_ is not None:
                 self._show(input_)
@@ -101,20 +103,20 @@ class Stream:
     @property
     def state(self) -> State:
         """``(spk, mem)`` now, shape (K,) each, copies; assign to go on from another state."""
-        return State(self._job.spk[0].clone(), self._job.mem[0].clone())
+        return State(self._spec.spk[0].clone(), self._spec.mem[0].clone())
 
     @state.setter
     def state(self, state: State) -> None:
         for name, part in zip(("spk", "mem"), state, strict=True):
             self._check(part, f"state.{name}", self.neuron.features)
-        for own, part in zip((self._job.spk, self._job.mem), state, strict=True):
+        for own, part in zip((self._spec.spk, self._spec.mem), state, strict=True):
             own.copy_(part.detach())
         self._stepper.settle()
 
     def reset(self) -> None:
         """Back to the initial state; the frame goes too."""
         spk, mem = self.neuron.initial_state((self.neuron.features,))
-        self._job.drive.zero_()
+        self._spec.drive.zero_()
         self.state = State(spk, mem)
         self.timestep = 0
 
@@ -126,11 +128,11 @@ class Stream:
         else:
             self._check(input_, "a current", self.neuron.features)
             drive = input_
-        self._job.drive.copy_(drive)
+        self._spec.drive.copy_(drive)
 
     def _check(self, values: Tensor, name: str, length: int) -> None:
         require_float(values, name)
         if values.shape != (length,):
             raise ValueError(f"{name} must have shape ({length},), got {tuple(values.shape)}")
-        require_fitting(values, name, like=self._job.mem)
+        require_fitting(values, name, like=self._spec.mem)
         require_finite(values, name)

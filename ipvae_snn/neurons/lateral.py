@@ -14,10 +14,10 @@ from ipvae_snn._utils.checks import (
     require_fitting,
     require_flag,
     require_float,
-    require_whole,
+    require_integer,
 )
 
-MOST_NEURONS = 2**20
+MAX_NEURONS = 2**20
 """Their lateral weights would take four terabytes."""
 
 
@@ -172,9 +172,9 @@ def features_of(source: nn.Linear | int) -> int:
             "the first argument must be a decoder nn.Linear(K, M, bias=False) or a number of "
             f"neurons K, got {source!r}"
         )
-    features = require_whole(source, "the number of neurons")
-    if features > MOST_NEURONS:
-        raise ValueError(f"the number of neurons must be at most {MOST_NEURONS:,}, got {features}")
+    features = require_integer(source, "the number of neurons")
+    if features > MAX_NEURONS:
+        raise ValueError(f"the number of neurons must be at most {MAX_NEURONS:,}, got {features}")
     return features
 
 

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ipvae_snn._utils.checks import require_whole
+from ipvae_snn._utils.checks import require_integer
 from ipvae_snn.neurons.base import State, StatefulNeuron
 
 
@@ -82,7 +82,7 @@ class Recorder:
         self.record = (record,) if isinstance(record, str) else tuple(record)
         if not self.record or set(self.record) - set(State._fields):
             raise ValueError(f"record must name some of {State._fields}, got {self.record}")
-        self.every = require_whole(every, "every")
+        self.every = require_integer(every, "every")
         layers = {n: m for n, m in model.named_modules() if isinstance(m, StatefulNeuron)}
         if not layers:
             raise ValueError(f"{type(model).__name__} holds no neuron of this package")

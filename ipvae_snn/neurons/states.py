@@ -10,7 +10,7 @@ import torch
 from snntorch import SpikingNeuron
 from torch import Tensor, nn
 
-from ipvae_snn._utils.checks import require_whole
+from ipvae_snn._utils.checks import require_integer
 
 
 def reset(net: nn.Module) -> None:
@@ -90,7 +90,7 @@ def tbptt(
     >>> len(tbptt(net, torch.rand(10, 2, 3), loss, window=4))
     3
     """
-    window = require_whole(window, "window")
+    window = require_integer(window, "window")
     if not isinstance(input_, Tensor):
         raise TypeError(f"input_ must be a torch.Tensor, got {type(input_).__name__}")
     if input_.ndim < 2 or not len(input_):

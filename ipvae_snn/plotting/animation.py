@@ -11,7 +11,7 @@ from matplotlib.collections import PathCollection
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from ipvae_snn._utils.files import whole_file
+from ipvae_snn._utils.files import atomic_write
 from ipvae_snn.plotting.frame import GREY, array, counts, darken, indices, ink
 from ipvae_snn.plotting.membranes import membranes
 from ipvae_snn.plotting.spikes import raster
@@ -63,7 +63,7 @@ def animate(
     frames = [*range(every - 1, len(film.spk), every)]
     if not frames:
         raise ValueError(f"every must be at most the {len(film.spk)} timesteps, got {every}")
-    with whole_file(path) as temporary:
+    with atomic_write(path) as temporary:
         moving = animation.FuncAnimation(film.figure, film.show, frames=frames, blit=False)
         # The writers go by the ending, and the temporary file has another.
         part = temporary.with_suffix(path.suffix)

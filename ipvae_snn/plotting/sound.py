@@ -7,13 +7,13 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from ipvae_snn._utils.checks import require_float, require_number, require_whole
-from ipvae_snn._utils.files import whole_file
+from ipvae_snn._utils.checks import require_float, require_integer, require_number
+from ipvae_snn._utils.files import atomic_write
 
 CLICK = 0.003
 """Length of a click, in seconds."""
 
-MOST_SAMPLES = 2**30
+MAX_SAMPLES = 2**30
 """What a WAV file can hold, at 16 bits, with room to spare."""
 
 
@@ -42,14 +42,14 @@ def save_clicks(
     """
     require_float(spk, "spk")
     timestep = require_number(timestep, "timestep", least=1e-3, most=10)
-    rate = require_whole(rate, "rate", least=8000)
+    rate = require_integer(rate, "rate", least=8000)
     require_number(rate, "rate", most=192_000)
     counts: Any = spk.detach().cpu().double().numpy()
     if counts.ndim != 1 or not len(counts) or not np.isfinite(counts).all() or counts.min() < 0:
         raise ValueError(f"spk must hold counts of one neuron, shape (T,), got {tuple(spk.shape)}")
-    if len(counts) * timestep * rate > MOST_SAMPLES or counts.max() > timestep * rate:
+    if len(counts) * timestep * rate > MAX_SAMPLES or counts.max() > timestep * rate:
         raise ValueError(
-            f"spk must fit {MOST_SAMPLES:,} samples of sound with at most one click in each, got "
+            f"spk must fit {MAX_SAMPLES:,} samples of sound with at most one click in each, got "
             f"{len(counts):,} timesteps of {timestep:g} s and counts up to {counts.max():g}"
         )
     samples = np.zeros(int(np.ceil((len(counts) * timestep + CLICK) * rate)))
@@ -60,7 +60,7 @@ def save_clicks(
             samples[start : start + len(click)] += click[: len(samples) - start]
     peak = max(float(np.abs(samples).max()), 1.0)
     path = Path(path)
-    with whole_file(path) as temporary, wave.open(str(temporary), "wb") as sound:
+    with atomic_write(path) as temporary, wave.open(str(temporary), "wb") as sound:
         sound.setnchannels(1)
         sound.setsampwidth(2)
         sound.setframerate(rate)

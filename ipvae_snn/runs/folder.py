@@ -17,8 +17,8 @@ from typing import Any
 import torch
 
 from ipvae_snn import data
-from ipvae_snn._utils.checks import require_sides, require_whole
-from ipvae_snn._utils.files import settle, whole_file
+from ipvae_snn._utils.checks import require_image_shape, require_integer
+from ipvae_snn._utils.files import atomic_write, settle
 from ipvae_snn.models.ipvae import IPVAE
 from ipvae_snn.training import TrainConfig
 from ipvae_snn.version import __version__
@@ -39,8 +39,8 @@ class RunConfig:
     eval_samples: int = 500
 
     def __post_init__(self) -> None:
-        require_whole(self.eval_steps, "evaluation steps")
-        require_whole(self.eval_samples, "samples", least=2)
+        require_integer(self.eval_steps, "evaluation steps")
+        require_integer(self.eval_samples, "samples", least=2)
 
 
 def describe(config: RunConfig, dataset: data.Dataset) -> dict[str, Any]:
@@ -120,9 +120,9 @@ def is_complete(run: str | Path) -> bool:
 
 def _check_config(config: Any) -> None:
     """Raise unless everything is there that an evaluation goes by."""
-    require_whole(config["training"]["steps"], "training steps")
-    require_whole(config["training"]["seed"], "training seed", least=0)
-    require_sides(config["sample_shape"])
+    require_integer(config["training"]["steps"], "training steps")
+    require_integer(config["training"]["seed"], "training seed", least=0)
+    require_image_shape(config["sample_shape"])
     for text in (config["data"]["source"], config["sample_kind"]):
         if not isinstance(text, str):
             raise ValueError(f"expected a text, got {text!r}")
@@ -183,7 +183,7 @@ def tidy(run: Path) -> None:
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
     """Plain data, for people and programs."""
     text = json.dumps(content, indent=2, allow_nan=False)
-    with whole_file(path) as part:
+    with atomic_write(path) as part:
         part.write_text(text + "\n")
 
 

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from ipvae_snn import data
-from ipvae_snn._utils.checks import require_whole
-from ipvae_snn._utils.files import whole_folder
+from ipvae_snn._utils.checks import require_integer
+from ipvae_snn._utils.files import atomic_folder
 from ipvae_snn.data.sources import Part, Samples
 from ipvae_snn.metrics.evaluation import Evaluation, evaluate
 from ipvae_snn.models.ipvae import IPVAE
@@ -36,13 +36,13 @@ def evaluate_run(
         ValueError: the samples have another size than those the run was trained on.
     """
     started = time.monotonic()
-    require_whole(num_steps, "steps")
-    require_whole(samples, "samples", least=2)
+    require_integer(num_steps, "steps")
+    require_integer(samples, "samples", least=2)
     model, config = open_run(run, device)
     require_same_kind(run, config, dataset)
     if len(dataset.test) < 2:
         raise ValueError(f"at least 2 samples are needed, got {len(dataset.test)}")
-    with whole_folder(out) as folder:
+    with atomic_folder(out) as folder:
         x, result = measured(model, dataset.test, samples, num_steps, seed, progress)
         write_json(folder / "metrics.json", {"data": dataset.description, **result.summary()})
         save_figures(

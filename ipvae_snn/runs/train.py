@@ -8,7 +8,13 @@ from typing import Any
 
 from ipvae_snn import data, surrogate
 from ipvae_snn._utils.checks import require_device
-from ipvae_snn._utils.files import exclusive, remove_empty, require_free_folder, sweep, to_be_made
+from ipvae_snn._utils.files import (
+    exclusive_lock,
+    missing_folders,
+    remove_empty_folders,
+    remove_partial_files,
+    require_free_folder,
+)
 from ipvae_snn._utils.seeding import seeded
 from ipvae_snn.metrics.evaluation import Evaluation
 from ipvae_snn.models.ipvae import IPVAE
@@ -29,8 +35,8 @@ from ipvae_snn.runs.folder import (
 from ipvae_snn.runs.measure import close, measured
 from ipvae_snn.training import fit
 from ipvae_snn.training.batches import share
-from ipvae_snn.training.keeper import History
-from ipvae_snn.training.processes import World
+from ipvae_snn.training.checkpointer import History
+from ipvae_snn.training.distributed import ProcessGroup
 
 
 def train_run(
@@ -55,20 +61,20 @@ def train_run(
         Stopped: a signal asked to, and a checkpoint is written.
         FloatingPointError, OSError, ConnectionError: as :func:`~ipvae_snn.fit`.
     """
-    out, world = Path(out), World()
+    out, world = Path(out), ProcessGroup()
     require_device(config.training.device)
     _require_test(dataset)
     share(config.training.batch, world.rank, world.size)
     made: list[Path] = []
     if world.leads:
         require_free_folder(out)
-        made = to_be_made(out)
+        made = missing_folders(out)
         out.mkdir(parents=True, exist_ok=True)
     try:
-        with exclusive(out if world.leads else None):
+        with exclusive_lock(out if world.leads else None):
             return _begin(out, dataset, config, world, say, progress, workers)
     except Exception:
-        remove_empty(made)
+        remove_empty_folders(made)
         raise
 
 
@@ -76,14 +82,14 @@ def _begin(
     out: Path,
     dataset: data.Dataset,
     config: RunConfig,
-    world: World,
+    world: ProcessGroup,
     say: Callable[[str], None],
     progress: bool,
     workers: int,
 ) -> Evaluation | None:
     if world.leads:
         require_free_folder(out)  # another one may have been quicker; from here on it is ours
-        sweep(out / CONFIG)
+        remove_partial_files(out / CONFIG)
         write_json(out / CONFIG, describe(config, dataset))
     try:
         return _carry_on(out, dataset, config, world, say, progress, workers)
@@ -123,8 +129,8 @@ def resume_run(
     others = {"lr": lr, "device": device, "checkpoint_every": checkpoint_every}
     changed: Any = {name: value for name, value in others.items() if value is not None}
     recipe = replace(config.training, progress=progress, **changed)
-    config, world = replace(config, training=recipe), World()
-    with exclusive(run if world.leads else None):
+    config, world = replace(config, training=recipe), ProcessGroup()
+    with exclusive_lock(run if world.leads else None):
         if is_complete(run):
             raise ValueError(f"{run} is complete: there is nothing to go on with")
         known = content["training"]
@@ -143,7 +149,7 @@ def _carry_on(
     run: Path,
     dataset: data.Dataset,
     config: RunConfig,
-    world: World,
+    world: ProcessGroup,
     say: Callable[[str], None],
     progress: bool,
     workers: int,

@@ -7,12 +7,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ipvae_snn._utils.checks import require_finite, require_float, require_whole
+from ipvae_snn._utils.checks import require_finite, require_float, require_integer
 from ipvae_snn.kernels.sampler import poisson
 
 LOG_RATE_MAX = 16.0
 LOG_RATE_MIN = -30.0
-MOST_SUBSTEPS = 2**24
+MAX_SUBSTEPS = 2**24
 """float32 cannot hold every count above."""
 
 
@@ -134,9 +134,9 @@ class bernoulli(Exact):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self.substeps = require_whole(self.substeps, "substeps")
-        if self.substeps > MOST_SUBSTEPS:
-            raise ValueError(f"substeps must be at most {MOST_SUBSTEPS}, got {self.substeps}")
+        self.substeps = require_integer(self.substeps, "substeps")
+        if self.substeps > MAX_SUBSTEPS:
+            raise ValueError(f"substeps must be at most {MAX_SUBSTEPS}, got {self.substeps}")
 
     def draw(self, mem: Tensor) -> Tensor:
         with torch.no_grad():

@@ -3,7 +3,7 @@
 from ipvae_snn.training.config import TrainConfig
 from ipvae_snn.training.fit import fit
 from ipvae_snn.training.health import ADVICE, Diverged
-from ipvae_snn.training.interrupts import Stopped
 from ipvae_snn.training.schedules import linear_ramp, warmup_cosine
+from ipvae_snn.training.signals import Stopped
 
 __all__ = ["ADVICE", "Diverged", "Stopped", "TrainConfig", "fit", "linear_ramp", "warmup_cosine"]

@@ -3,10 +3,10 @@
 from dataclasses import dataclass
 
 from ipvae_snn import functional as F
-from ipvae_snn._utils.checks import require_number, require_seed, require_whole
-from ipvae_snn.kernels.job import PRECISIONS
+from ipvae_snn._utils.checks import require_integer, require_number, require_seed
+from ipvae_snn.kernels.spec import PRECISIONS
 
-MOST_SAMPLES = 2**20
+MAX_SAMPLES = 2**20
 """Largest batch."""
 
 
@@ -72,10 +72,10 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         for name in ("iterations", "batch", "steps", "log_every", "checkpoint_every"):
-            require_whole(getattr(self, name), name)
-        if self.batch > MOST_SAMPLES:
-            raise ValueError(f"batch must be at most {MOST_SAMPLES:,}, got {self.batch}")
-        require_whole(self.burn_in, "burn_in", least=0)
+            require_integer(getattr(self, name), name)
+        if self.batch > MAX_SAMPLES:
+            raise ValueError(f"batch must be at most {MAX_SAMPLES:,}, got {self.batch}")
+        require_integer(self.burn_in, "burn_in", least=0)
         if self.burn_in >= self.steps:
             raise ValueError(f"burn_in must be below steps = {self.steps}, got {self.burn_in}")
         require_seed(self.seed)

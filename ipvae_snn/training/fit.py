@@ -8,17 +8,17 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ipvae_snn._utils.checks import require_device, require_whole
-from ipvae_snn._utils.files import exclusive
+from ipvae_snn._utils.checks import require_device, require_integer
+from ipvae_snn._utils.files import exclusive_lock
 from ipvae_snn.baselines import Baseline
 from ipvae_snn.data.sources import Samples, as_samples
 from ipvae_snn.models.ipvae import IPVAE
+from ipvae_snn.training.checkpointer import Checkpointer, History
 from ipvae_snn.training.config import TrainConfig
+from ipvae_snn.training.distributed import ProcessGroup
 from ipvae_snn.training.health import require_sound_weights
-from ipvae_snn.training.interrupts import listening
-from ipvae_snn.training.keeper import History, Keeper
 from ipvae_snn.training.loop import Loop
-from ipvae_snn.training.processes import World
+from ipvae_snn.training.signals import deferred_signals
 
 
 def fit(
@@ -78,15 +78,15 @@ def fit(
             f"data must have shape (N, {model.in_features}) with N ≥ 1, got "
             f"({len(samples)}, {samples.features})"
         )
-    require_whole(workers, "workers", least=0)
+    require_integer(workers, "workers", least=0)
     require_sound_weights(model)
-    device, world = require_device(config.device), World()
+    device, world = require_device(config.device), ProcessGroup()
     path = None if checkpoint is None else Path(checkpoint)
     optimizer = torch.optim.Adamax(
         model.to(device).parameters(), lr=config.lr, weight_decay=config.weight_decay
     )
-    with exclusive(path if world.leads else None), listening(path is not None) as asked:
-        keeper = Keeper(path, model, optimizer, config, samples, world)
+    with exclusive_lock(path if world.leads else None), deferred_signals(path is not None) as asked:
+        keeper = Checkpointer(path, model, optimizer, config, samples, world)
         with model.seeded(config.seed), _in_training(model, config) as final_clamp:
             loop = Loop(model, optimizer, samples, config, world, keeper, final_clamp)
             keeper.restore()

@@ -11,13 +11,13 @@ from ipvae_snn.baselines import Baseline
 from ipvae_snn.data.sources import InMemory, Samples, stream
 from ipvae_snn.models.ipvae import IPVAE
 from ipvae_snn.training.batches import batches, share
+from ipvae_snn.training.checkpointer import Checkpointer
 from ipvae_snn.training.config import TrainConfig
+from ipvae_snn.training.distributed import ProcessGroup
 from ipvae_snn.training.health import Diverged
-from ipvae_snn.training.interrupts import Asked, Stopped
-from ipvae_snn.training.keeper import Keeper
-from ipvae_snn.training.processes import World
-from ipvae_snn.training.randomness import shares_draws
+from ipvae_snn.training.random_state import shares_draws
 from ipvae_snn.training.schedules import apply_schedules
+from ipvae_snn.training.signals import Asked, Stopped
 from ipvae_snn.training.step import Objective, Step, history_row, train_step
 
 
@@ -30,8 +30,8 @@ class Loop:
         optimizer: torch.optim.Optimizer,
         samples: Samples,
         config: TrainConfig,
-        world: World,
-        keeper: Keeper,
+        world: ProcessGroup,
+        keeper: Checkpointer,
         final_clamp: float,
     ) -> None:
         self.model, self.optimizer, self.samples = model, optimizer, samples
@@ -53,7 +53,7 @@ class Loop:
         )  # fmt: skip
         try:
             with bar, self.world.together():
-                objective = self.world.share_gradients(Objective(self.model))
+                objective = self.world.averaging_gradients(Objective(self.model))
                 for iteration, x in enumerate(self._shown(workers), done):
                     step, schedule = self._advance(objective, iteration, x)
                     self._log(iteration + 1, x, step, schedule, bar)

@@ -10,8 +10,8 @@ from ipvae_snn import metrics
 from ipvae_snn.baselines import Baseline
 from ipvae_snn.models.ipvae import IPVAE
 from ipvae_snn.training.config import TrainConfig
+from ipvae_snn.training.distributed import ProcessGroup
 from ipvae_snn.training.health import Diverged, require_sound_step, unsound_weights
-from ipvae_snn.training.processes import World
 
 
 class Step(NamedTuple):
@@ -84,7 +84,7 @@ def train_step(
 
 
 def history_row(
-    model: IPVAE | Baseline, x: Tensor, step: Step, world: World, batch: int
+    model: IPVAE | Baseline, x: Tensor, step: Step, world: ProcessGroup, batch: int
 ) -> dict[str, float]:
     """The numbers of a step, of all processes together."""
     with torch.no_grad():

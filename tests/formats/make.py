@@ -18,7 +18,7 @@ from ipvae_snn.data.sources import InMemory, Samples
 from ipvae_snn.export.fixed_point import network as fixed_point
 from ipvae_snn.export.graphs import encode
 from ipvae_snn.export.xylo import network as xylo
-from ipvae_snn.training import checkpoints
+from ipvae_snn.training import checkpoint as checkpoints
 
 FOLDER = Path(__file__).parent
 STEPS = 12

@@ -14,7 +14,9 @@ from ipvae_snn import surrogate
 from ipvae_snn.kernels import build, native
 from ipvae_snn.kernels.sampler import poisson
 
-NATIVE = pytest.mark.skipif(not native.available(), reason=f"no kernels: {native.why_not()}")
+NATIVE = pytest.mark.skipif(
+    not native.available(), reason=f"no kernels: {native.unavailable_reason()}"
+)
 RATES = [e for e in (-8, -6, -4, -2, -0.5, 0, 1, 2, 2.5, 2.772, 2.773, 3, 4, 5, 7, 8.5, 10)]
 
 
@@ -23,7 +25,7 @@ def kernels(request):
     if request.param == "plain":
         request.getfixturevalue("plain_kernels")
     elif not native.available():
-        pytest.skip(f"no kernels: {native.why_not()}")
+        pytest.skip(f"no kernels: {native.unavailable_reason()}")
     return request.param
 
 
@@ -188,11 +190,11 @@ SCRIPT = """
 import torch
 from ipvae_snn import IPVAE, Stream
 from ipvae_snn.kernels import native
-assert not native.available(), native.why_not()
+assert not native.available(), native.unavailable_reason()
 model = IPVAE(6, 5)
 model.loss(torch.rand(3, 6), 4).backward()
 Stream(model, seed=0).push(torch.rand(6), 3)
-print(native.why_not())
+print(native.unavailable_reason())
 """
 
 

@@ -9,7 +9,7 @@ import torch
 
 from ipvae_snn import IPVAE, surrogate, unroll
 from ipvae_snn.bench import reference
-from ipvae_snn.kernels import graphs, native, native_adjoint, plain
+from ipvae_snn.kernels import cuda_graphs, native, native_adjoint, plain
 
 
 @dataclass
@@ -33,7 +33,9 @@ class OwnSlope(surrogate.Exact):
         return rate + 0.3 * (spk - rate)
 
 
-NATIVE = pytest.mark.skipif(not native.available(), reason=f"no kernels: {native.why_not()}")
+NATIVE = pytest.mark.skipif(
+    not native.available(), reason=f"no kernels: {native.unavailable_reason()}"
+)
 ESTIMATORS = [
     surrogate.midpoint(), surrogate.rate(), surrogate.rounded(), surrogate.bernoulli(5), OwnSlope(),
 ]  # fmt: skip
@@ -158,7 +160,7 @@ def test_rows_in_blocks_give_the_gradient_of_all(seed, monkeypatch):
     model, x, steps, state = make(seed, torch.float32)
     _, whole = gradients(model, x, steps, state, every=2)
     monkeypatch.setattr(native_adjoint, "BLOCK", 1)
-    monkeypatch.setattr(native_adjoint, "LEAST_ROWS", 2)
+    monkeypatch.setattr(native_adjoint, "MIN_ROWS", 2)
     _, parts = gradients(model, x, steps, state, every=2)
     for name, expected in whole.items():
         torch.testing.assert_close(parts[name], expected, rtol=1e-4, atol=1e-4)
@@ -348,10 +350,10 @@ def fake_recorder(function):
 @pytest.mark.parametrize("seed", range(6))
 def test_recorded_loops_equal_unrecorded_ones(seed, monkeypatch, plain_kernels):
     """The path of a GPU, with a recorder that runs anywhere; clamps move as in training."""
-    monkeypatch.setattr(graphs, "suits", lambda job: job.law != "own")
-    monkeypatch.setattr(graphs.forward, "__defaults__", (fake_recorder,))
-    monkeypatch.setattr(graphs.GraphedAdjoint.__init__, "__defaults__", (fake_recorder,))
-    monkeypatch.setattr(graphs, "_recordings", type(graphs._recordings)())
+    monkeypatch.setattr(cuda_graphs, "suits", lambda spec: spec.law != "own")
+    monkeypatch.setattr(cuda_graphs.forward, "__defaults__", (fake_recorder,))
+    monkeypatch.setattr(cuda_graphs.GraphedAdjoint.__init__, "__defaults__", (fake_recorder,))
+    monkeypatch.setattr(cuda_graphs, "_recordings", type(cuda_graphs._recordings)())
     estimator = surrogate.rounded()  # whatever is drawn while recording
     for clamp in (3.0, 3.5):
         model, x, steps, state = make(seed, spike_grad=estimator)
@@ -363,7 +365,7 @@ def test_recorded_loops_equal_unrecorded_ones(seed, monkeypatch, plain_kernels):
         torch.testing.assert_close(out.mem, same.mem)
         for name, expected in plain.items():
             torch.testing.assert_close(recorded[name], expected, rtol=1e-8, atol=1e-8)
-    assert 0 < len(graphs._recordings) <= graphs.KEPT
+    assert 0 < len(cuda_graphs._recordings) <= cuda_graphs.KEPT
 
 
 @pytest.mark.parametrize("seed", [1, 4])

@@ -12,7 +12,7 @@ from torch import nn
 
 from ipvae_snn import IPVAE, IPVAENeuron, data, export, fit
 from ipvae_snn.runs.folder import RunConfig, describe, read_recipe
-from ipvae_snn.training.checkpoints import read_checkpoint
+from ipvae_snn.training.checkpoint import read_checkpoint
 from tests.formats import make as formats
 
 PIXELS, NEURONS = 6, 5

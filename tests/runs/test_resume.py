@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 import torch
 
-from ipvae_snn._utils.files import exclusive
+from ipvae_snn._utils.files import exclusive_lock
 from ipvae_snn.cli import main
 from ipvae_snn.runs import read_config
-from ipvae_snn.training import keeper, loop
+from ipvae_snn.training import checkpointer as keeper
+from ipvae_snn.training import loop
 
 QUICK = [
     "--data", "digits", "--latents", "12", "--steps", "4", "--iterations", "6", "--batch", "10",
@@ -160,7 +161,7 @@ def test_a_damaged_configuration_is_refused(damage, stopped, capsys):
 
 
 def test_two_processes_do_not_work_on_one_run(stopped, capsys):
-    with exclusive(stopped):
+    with exclusive_lock(stopped):
         assert main(["train", "--resume", str(stopped), "--quiet"]) == 1
     assert f"another process is working on {stopped}" in capsys.readouterr().err
     assert listing(stopped) == ["checkpoint.pt", "config.json"]
@@ -231,12 +232,12 @@ def test_a_start_that_comes_second_leaves_the_first_alone(tmp_path, monkeypatch,
 
     def slow(path):
         """As on a slow disk: another one is quicker, after the look whether the folder is free."""
-        monkeypatch.setattr(train, "exclusive", was)
+        monkeypatch.setattr(train, "exclusive_lock", was)
         assert main(["train", *QUICK, "--out", str(run), "--seed", "1"]) == 0
         return was(path)
 
-    was = train.exclusive
-    monkeypatch.setattr(train, "exclusive", slow)
+    was = train.exclusive_lock
+    monkeypatch.setattr(train, "exclusive_lock", slow)
     assert main(["train", *QUICK, "--out", str(run), "--seed", "2"]) == 1
     assert "exists already" in capsys.readouterr().err
     assert read_config(run)["training"]["seed"] == 1
@@ -318,12 +319,12 @@ def test_a_run_that_cannot_begin_leaves_nothing(there, tmp_path, monkeypatch, ca
 
 
 def test_a_folder_that_somebody_made_meanwhile_stays(tmp_path):
-    from ipvae_snn._utils.files import whole_folder
+    from ipvae_snn._utils.files import atomic_folder
 
     out = tmp_path / "above" / "out"
 
     def meanwhile():
-        with whole_folder(out):
+        with atomic_folder(out):
             out.mkdir(parents=True)
             (out / "theirs").write_text("mine")
             raise KeyboardInterrupt

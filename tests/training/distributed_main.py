@@ -7,7 +7,7 @@ import torch
 
 from ipvae_snn import IPVAE, TrainConfig, fit, surrogate
 from ipvae_snn.baselines import IGVAE
-from ipvae_snn.training.processes import World, joined
+from ipvae_snn.training.distributed import ProcessGroup, joined
 
 X = torch.randn(60, 20, generator=torch.Generator().manual_seed(1))
 ESTIMATORS = {
@@ -31,7 +31,7 @@ def trained(estimator, iterations):
 def main(folder):
     torch.set_num_threads(1)
     with joined("cpu"):
-        world = World()
+        world = ProcessGroup()
         results = {
             f"{name} {n}": trained(name, n) for name in (*ESTIMATORS, "baseline") for n in (1, 30)
         }

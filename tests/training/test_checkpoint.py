@@ -15,11 +15,11 @@ import pytest
 import torch
 
 from ipvae_snn import IPVAE, TrainConfig, fit, surrogate
-from ipvae_snn._utils.files import exclusive
+from ipvae_snn._utils.files import exclusive_lock
 from ipvae_snn.baselines import IGVAE
 from ipvae_snn.data.sources import InMemory, Samples
 from ipvae_snn.training import Stopped
-from ipvae_snn.training.checkpoints import read_checkpoint
+from ipvae_snn.training.checkpoint import read_checkpoint
 
 X = torch.randn(50, 12, generator=torch.Generator().manual_seed(1))
 RECIPE = {"iterations": 9, "batch": 8, "steps": 4, "log_every": 2, "checkpoint_every": 3}
@@ -133,7 +133,7 @@ def test_a_signal_that_is_ignored_stays_so(tmp_path):
 
 
 def test_checkpoints_are_written_at_the_start_every_so_often_and_at_the_end(tmp_path, monkeypatch):
-    from ipvae_snn.training import keeper
+    from ipvae_snn.training import checkpointer as keeper
 
     seen, write = [], keeper.write_checkpoint
 
@@ -285,7 +285,7 @@ def test_where_nothing_can_be_written_training_does_not_start():
 def test_two_trainings_do_not_share_a_checkpoint(tmp_path):
     path = stopped_at_4(tmp_path / "a.ckpt")
     before = path.read_bytes()
-    with exclusive(path), pytest.raises(OSError, match="another process is working on"):
+    with exclusive_lock(path), pytest.raises(OSError, match="another process is working on"):
         fit(midpoint(), X, recipe(), checkpoint=path)
     assert path.read_bytes() == before
     fit(midpoint(), X, recipe(), checkpoint=path)

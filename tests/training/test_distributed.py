@@ -16,8 +16,8 @@ from ipvae_snn.cli import main
 from ipvae_snn.kernels import native
 from ipvae_snn.training import loop
 from ipvae_snn.training.batches import batches, share
-from ipvae_snn.training.checkpoints import read_checkpoint
-from ipvae_snn.training.processes import World, joined, quiet_here
+from ipvae_snn.training.checkpoint import read_checkpoint
+from ipvae_snn.training.distributed import ProcessGroup, is_silent_rank, joined
 from tests.training.distributed_main import trained
 
 MAIN = Path(__file__).with_name("distributed_main.py")
@@ -175,20 +175,20 @@ def test_devices_that_processes_cannot_have_are_refused(device, says, monkeypatc
         pytest.skip("there are GPUs here")
     for name, value in {"RANK": 1, "WORLD_SIZE": 2, "MASTER_ADDR": "x", "MASTER_PORT": 1}.items():
         monkeypatch.setenv(name, str(value))
-    assert quiet_here()
+    assert is_silent_rank()
     with pytest.raises(ValueError, match=says), joined(device):
         raise AssertionError("it went on")
     assert not dist.is_initialized()
 
 
 def test_alone_all_of_it_is_a_world_of_one():
-    world = World()
+    world = ProcessGroup()
     assert (world.rank, world.size, world.leads) == (0, 1, True)
     assert world.gather("a") == ["a"]
     assert world.most(3) == 3
-    assert world.from_leader(lambda: 5) == 5
+    assert world.broadcast(lambda: 5) == 5
     module = torch.nn.Linear(2, 2)
-    assert world.share_gradients(module) is module
+    assert world.averaging_gradients(module) is module
     assert torch.equal(world.sum(torch.ones(2)), torch.ones(2))
     with joined("cpu") as device:
         assert device == "cpu"
@@ -197,7 +197,7 @@ def test_alone_all_of_it_is_a_world_of_one():
 
 
 def test_a_process_that_loses_another_says_so_and_other_errors_pass():
-    world = World()
+    world = ProcessGroup()
     world.joined, world.size = True, 2
     with pytest.raises(ConnectionError, match="another of the 2 processes"), world.together():
         raise RuntimeError("[pair.cc:1] Connection closed by peer")

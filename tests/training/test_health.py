@@ -11,7 +11,7 @@ from ipvae_snn import functional as F
 from ipvae_snn.baselines import IGVAE
 from ipvae_snn.data.sources import InMemory, Samples
 from ipvae_snn.training import ADVICE, Diverged
-from ipvae_snn.training.checkpoints import read_checkpoint
+from ipvae_snn.training.checkpoint import read_checkpoint
 
 X = torch.randn(40, 12, generator=torch.Generator().manual_seed(1))
 

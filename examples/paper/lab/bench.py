@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from ipvae_snn._utils.files import whole_file
+from ipvae_snn._utils.files import atomic_write
 from ipvae_snn.version import __version__
 
 
@@ -80,7 +80,7 @@ class Lab:
 def write_json(path: Path, content: Any) -> None:
     text = json.dumps(_short(content), indent=1, allow_nan=False)
     text = re.sub(r"\[[^][{}]*\]", lambda row: " ".join(row[0].split()), text)  # a list, a line
-    with whole_file(path) as temporary:
+    with atomic_write(path) as temporary:
         temporary.write_text(text + "\n")
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from ipvae_snn import IPVAE, TrainConfig, baselines, fit
-from ipvae_snn._utils.files import whole_file
+from ipvae_snn._utils.files import atomic_write
 
 from lab.bench import Lab
 from lab.sets import load
@@ -156,6 +156,6 @@ def trained(lab: Lab, data: str, name: str, seed: int = 0, **changes: Any) -> nn
     with torch.enable_grad():  # whoever asks may only want to look
         fit(model, samples.train, training)
     path.parent.mkdir(parents=True, exist_ok=True)
-    with whole_file(path) as temporary:
+    with atomic_write(path) as temporary:
         torch.save(model.state_dict(), temporary)
     return model

@@ -8,7 +8,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ipvae_snn._utils.checks import require_finite, require_number, require_whole
+from ipvae_snn._utils.checks import require_finite, require_integer, require_number
 from ipvae_snn.export.fixed_point.arithmetic import Ints, clamp_table, exp_table, fixed, log_table
 from ipvae_snn.export.fixed_point.network import EMISSIONS, FixedPoint, declared
 from ipvae_snn.functional import MEM_FLOOR, drive_weight
@@ -186,7 +186,7 @@ def _check(model: Any, emission: str) -> None:
 
 def _bits(name: str, bits: int) -> int:
     least, most = declared(int)[name]
-    if require_whole(bits, name, least) > most:
+    if require_integer(bits, name, least) > most:
         raise ValueError(f"{name} must be between {least} and {most}, got {bits}")
     return int(bits)
 

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ipvae_snn._utils.checks import require_finite, require_float, require_seed, require_whole
+from ipvae_snn._utils.checks import require_finite, require_float, require_integer, require_seed
 from ipvae_snn.export.fixed_point.arithmetic import (
     CLAMP_CELLS,
     LOG_CELLS,
@@ -80,7 +80,7 @@ class FixedPoint:
         if self.emission not in EMISSIONS:
             raise ValueError(f"emission must be one of {EMISSIONS}, got {self.emission!r}")
         for name, (least, most) in declared(int).items():
-            if require_whole(getattr(self, name), name, least) > most:
+            if require_integer(getattr(self, name), name, least) > most:
                 raise ValueError(f"{name} must be in [{least}, {most}], got {getattr(self, name)}")
         sizes = {
             "C": len(self.clamp_table) >> CLAMP_CELLS << CLAMP_CELLS | 1,
@@ -172,7 +172,7 @@ class FixedPoint:
         top = 2 ** (self.input_bits - 1)
         scaled = x.detach().cpu().double().numpy() * 2.0**self.input_fraction
         whole = np.clip(np.rint(scaled), -top, top - 1).astype(np.int32)
-        return self._infer(whole, require_whole(num_steps, "num_steps"), require_seed(seed))
+        return self._infer(whole, require_integer(num_steps, "num_steps"), require_seed(seed))
 
     def _infer(self, whole: Ints, num_steps: int, seed: int) -> Iterator[tuple[Ints, Ints]]:
         inhibit, words = ExactProduct(self.lateral), Words(seed, len(whole) * len(self.bias))

@@ -9,7 +9,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from ipvae_snn import metrics
-from ipvae_snn._utils.checks import require_finite, require_float, require_whole
+from ipvae_snn._utils.checks import require_finite, require_float, require_integer
 from ipvae_snn.export.graphs.encode import to_nir
 from ipvae_snn.export.graphs.network import RUNAWAY, GraphNetwork
 from ipvae_snn.export.graphs.poisson import Constants, Portable, require_reset
@@ -70,7 +70,7 @@ def calibrate(
     if data.ndim != 2 or data.shape[1] != model.in_features or not len(data):
         raise ValueError(f"data must have shape (N, {model.in_features}), got {tuple(data.shape)}")
     require_finite(data, "data")
-    num_steps = require_whole(num_steps, "num_steps", least=8)
+    num_steps = require_integer(num_steps, "num_steps", least=8)
     data = data.detach().cpu().float()
     tried: dict[Portable, _Score] = {}
     with tqdm(disable=not progress, desc="calibrating", unit="setting") as bar:

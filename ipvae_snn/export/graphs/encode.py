@@ -7,7 +7,7 @@ import numpy as np
 from torch import nn
 
 from ipvae_snn import functional as F
-from ipvae_snn._utils.checks import require_whole
+from ipvae_snn._utils.checks import require_integer
 from ipvae_snn.export.graphs.folding import folded
 from ipvae_snn.export.graphs.modules import ExtraMap, first_shape, pieces_of
 from ipvae_snn.export.graphs.pieces import Piece, array, nir_module, state_arrays
@@ -122,7 +122,7 @@ def _input_shape(
             "input_shape must be given, without batch, such as (1, 28, 28): the first module "
             "does not tell it"
         )
-    return tuple(require_whole(n, "input_shape") for n in shape)
+    return tuple(require_integer(n, "input_shape") for n in shape)
 
 
 def _reset_of(pieces: list[Piece], style: Style) -> str:

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from ipvae_snn._utils.files import require_file, whole_file
+from ipvae_snn._utils.files import atomic_write, require_file
 from ipvae_snn.export.graphs.hdf5 import require_sound
 from ipvae_snn.export.graphs.pieces import nir_module, require_graph
 
@@ -17,7 +17,7 @@ def write(path: str | Path, graph: Any) -> None:
     """
     nir = nir_module()
     require_graph(graph)
-    with whole_file(path) as temporary:
+    with atomic_write(path) as temporary:
         try:
             nir.write(temporary, graph)
         except TypeError as error:

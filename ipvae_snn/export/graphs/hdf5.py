@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from ipvae_snn._utils.extras import require_extra
-from ipvae_snn._utils.untrusted import MOST_DEFLATED
+from ipvae_snn._utils.untrusted import MAX_DEFLATED
 
 LIMIT_BYTES = 2**30
 """Of all arrays of a graph together."""
@@ -106,7 +106,7 @@ def _objects(file: Any, h5py: Any) -> Iterator[tuple[str, Any]]:
 def _declared(name: str, item: Any) -> int:
     """Bytes of an array in memory; raises where the file cannot hold that many."""
     declared = math.prod(item.shape or (0,)) * item.dtype.itemsize
-    if declared > MOST_DEFLATED * item.id.get_storage_size():
+    if declared > MAX_DEFLATED * item.id.get_storage_size():
         raise ValueError(f"{name!r} declares {declared:,} bytes and holds hardly any of them")
     return int(declared)
 

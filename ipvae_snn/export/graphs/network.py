@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ipvae_snn._utils.checks import require_finite, require_float, require_whole
+from ipvae_snn._utils.checks import require_finite, require_float, require_integer
 from ipvae_snn._utils.seeding import seeded
 from ipvae_snn.export.graphs.pieces import require_graph
 from ipvae_snn.export.graphs.poisson import require_reset
@@ -139,7 +139,7 @@ class GraphNetwork(nn.Module):
         changing = x.ndim == len(self.input_shape) + 2
         if num_steps is None and not changing:
             raise ValueError("num_steps must be given for constant input x of shape (B, ...)")
-        steps = len(x) if num_steps is None else require_whole(num_steps, "num_steps")
+        steps = len(x) if num_steps is None else require_integer(num_steps, "num_steps")
         if changing and len(x) != steps:
             raise ValueError(f"x has {len(x)} timesteps, num_steps is {steps}: leave num_steps out")
         with torch.no_grad(), seeded(seed, device=x.device):

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from ipvae_snn._utils.checks import require_number, require_whole
+from ipvae_snn._utils.checks import require_integer, require_number
 from ipvae_snn.export.graphs.pieces import Piece, array, nir_module
 from ipvae_snn.neurons.poisson import IPVAENeuron
 
@@ -14,7 +14,7 @@ FORMS, RESETS = ("exact", "portable"), ("zero", "subtract")
 LEVELS = 16
 """Thresholds per neuron in the exact form, that is the largest count it can emit."""
 
-MOST_LEVELS = 4096
+MAX_LEVELS = 4096
 """Each is a node of the graph: a chip has no room for more."""
 
 
@@ -91,8 +91,8 @@ class Style:
     def __post_init__(self) -> None:
         if self.form not in FORMS:
             raise ValueError(f"form must be one of {FORMS}, got {self.form!r}")
-        if require_whole(self.levels, "levels") > MOST_LEVELS:
-            raise ValueError(f"levels must be at most {MOST_LEVELS}, got {self.levels}")
+        if require_integer(self.levels, "levels") > MAX_LEVELS:
+            raise ValueError(f"levels must be at most {MAX_LEVELS}, got {self.levels}")
         require_reset(self.reset)
         if self.portable is not None and self.form != "portable":
             raise ValueError("portable belongs to form='portable': pass the form, too")

@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-MOST_HIDDEN, MOST_OUTPUTS = 1000, 8
-MOST_INPUT_SPIKES, MOST_SPIKES, MOST_OUTPUT_SPIKES = 15, 31, 1
+MAX_HIDDEN, MAX_OUTPUTS = 1000, 8
+MAX_INPUT_SPIKES, MAX_SPIKES, MAX_OUTPUT_SPIKES = 15, 31, 1
 """Per timestep: of an input channel, of a hidden neuron, of an output neuron."""
 LOW, HIGH = -(2**15), 2**15 - 1
 """Bounds of a state."""
@@ -95,7 +95,7 @@ class XyloChip:
     def __post_init__(self) -> None:
         hidden, outputs = len(self.threshold), len(self.threshold_out)
         for what, count, most in (
-            ("hidden neurons", hidden, MOST_HIDDEN), ("output neurons", outputs, MOST_OUTPUTS),
+            ("hidden neurons", hidden, MAX_HIDDEN), ("output neurons", outputs, MAX_OUTPUTS),
         ):  # fmt: skip
             if count > most:
                 raise ValueError(
@@ -119,16 +119,16 @@ class XyloChip:
             counts: per timestep, input spikes of shape (B, channels).
             bias: one for each sample, (B, K), in place of the chip's own.
         """
-        into = _Synapses(self.weights_in, self.weight_shift_in, MOST_INPUT_SPIKES)
-        lateral = _Synapses(self.weights_rec, self.weight_shift_rec, MOST_SPIKES)
-        readout = _Synapses(self.weights_out, self.weight_shift_out, MOST_SPIKES)
+        into = _Synapses(self.weights_in, self.weight_shift_in, MAX_INPUT_SPIKES)
+        lateral = _Synapses(self.weights_rec, self.weight_shift_rec, MAX_SPIKES)
+        readout = _Synapses(self.weights_out, self.weight_shift_out, MAX_SPIKES)
         hidden = _Neurons(
             self.threshold, self.bias if bias is None else bias, self.dash_mem, self.dash_syn,
-            MOST_SPIKES,
+            MAX_SPIKES,
         )  # fmt: skip
         outputs = _Neurons(
             self.threshold_out, self.bias_out, self.dash_mem_out, self.dash_syn_out,
-            MOST_OUTPUT_SPIKES,
+            MAX_OUTPUT_SPIKES,
         )  # fmt: skip
         state: XyloState | None = None
         for arriving in map(np.asarray, counts):

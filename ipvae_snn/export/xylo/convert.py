@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from ipvae_snn import functional as F
 from ipvae_snn._utils.checks import require_finite, require_number
-from ipvae_snn.export.xylo.chip import HIGH, LOW, MOST_INPUT_SPIKES, MOST_SPIKES, XyloChip
+from ipvae_snn.export.xylo.chip import HIGH, LOW, MAX_INPUT_SPIKES, MAX_SPIKES, XyloChip
 from ipvae_snn.export.xylo.network import XyloNetwork, checked_inputs
 from ipvae_snn.models.ipvae import IPVAE
 
@@ -18,7 +18,7 @@ CHANNELS, FANOUT = 16, 64
 """Input channels of Xylo, and targets per neuron of Xylo Audio. Source: SynSense's overview,
 https://rockpool.ai/devices/xylo-overview.html. xylosim knows neither limit."""
 WEIGHT_MAX = 127
-ROOM = HIGH // (2 * MOST_SPIKES)
+ROOM = HIGH // (2 * MAX_SPIKES)
 """Largest threshold: a membrane then holds twice the spikes that one timestep can carry."""
 KEEP, PASS = 15, 1
 """dash of membranes, which lose 1 LSB per timestep, and of synapses, which pass half of what they
@@ -139,7 +139,7 @@ def to_xylo(
         notes=(
             "neuron: integrate-and-fire with subtract reset in place of e^u and a Poisson draw",
             "clamps and the initial membrane: left out",
-            f"input gain {gain:.3g}, thresholds {reach:.3g} times diag(G), at most {MOST_SPIKES} "
+            f"input gain {gain:.3g}, thresholds {reach:.3g} times diag(G), at most {MAX_SPIKES} "
             "spikes per timestep",
             f"lateral weights: 8 bits, off by {lateral.error:.1%} rms; each neuron reaches up to "
             f"{fanout}" + (f", Xylo Audio has {FANOUT}: simulated only" if fanout > FANOUT else ""),
@@ -151,7 +151,7 @@ def to_xylo(
 
 def _spikes_per_unit(largest: float, peak: float) -> float:
     """As many as ``peak`` allows, so that the ``largest`` weight of a spike is 127 · 2^shift."""
-    shift = math.ceil(math.log2(largest * peak / (MOST_INPUT_SPIKES * WEIGHT_MAX)))
+    shift = math.ceil(math.log2(largest * peak / (MAX_INPUT_SPIKES * WEIGHT_MAX)))
     return largest / (WEIGHT_MAX << max(shift, 0))
 
 
@@ -163,7 +163,7 @@ def _input_note(into: "_Rounded", spikes_per_unit: float, pixels: int) -> str:
         f"input: {pixels} values need {channels} channels"
         + (f", the chip has {CHANNELS}: simulated only" if channels > CHANNELS else "")
         + f"; 8-bit weights, off by {into.error:.1%} rms; values beyond "
-        f"{MOST_INPUT_SPIKES / spikes_per_unit:.3g} saturate"
+        f"{MAX_INPUT_SPIKES / spikes_per_unit:.3g} saturate"
     )
 
 

@@ -9,9 +9,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ipvae_snn._utils.checks import require_finite, require_float, require_number, require_whole
+from ipvae_snn._utils.checks import require_finite, require_float, require_integer, require_number
 from ipvae_snn.export.npz_files import read_npz, write_npz
-from ipvae_snn.export.xylo.chip import HIGH, LOW, MOST_INPUT_SPIKES, XyloChip, XyloState
+from ipvae_snn.export.xylo.chip import HIGH, LOW, MAX_INPUT_SPIKES, XyloChip, XyloState
 from ipvae_snn.export.xylo.simulator import simulate
 
 FORMAT, FORMAT_VERSION = "ipvae_snn.XyloNetwork", 1
@@ -82,7 +82,7 @@ class XyloNetwork:
         """
         amount = self._amount(x)
         return np.stack(
-            [_spikes_at(amount, t) for t in range(require_whole(num_steps, "num_steps"))]
+            [_spikes_at(amount, t) for t in range(require_integer(num_steps, "num_steps"))]
         )
 
     def bias(self, x: Tensor) -> NDArray:
@@ -101,7 +101,7 @@ class XyloNetwork:
             seed: changes nothing; the network is deterministic.
         """
         amount = self._amount(x)
-        counts = (_spikes_at(amount, t) for t in range(require_whole(num_steps, "num_steps")))
+        counts = (_spikes_at(amount, t) for t in range(require_integer(num_steps, "num_steps")))
         states = self.chip.steps(counts, self.bias(x))
         return (torch.from_numpy(state.spk.astype(np.float32)) for state in states)
 
@@ -166,7 +166,7 @@ class XyloNetwork:
                 f"x goes down to {values.min():g}, but the network was made from data without "
                 "negative values: give to_xylo data that has them"
             )
-        return np.minimum(values * self.spikes_per_unit, MOST_INPUT_SPIKES)
+        return np.minimum(values * self.spikes_per_unit, MAX_INPUT_SPIKES)
 
 
 def checked_inputs(x: Tensor, pixels: int, name: str) -> NDArray:

@@ -11,8 +11,8 @@ from typing import Any
 from torch import Tensor
 
 from ipvae_snn import diagnostics
-from ipvae_snn._utils.checks import require_whole
-from ipvae_snn._utils.files import whole_file
+from ipvae_snn._utils.checks import require_integer
+from ipvae_snn._utils.files import atomic_write
 from ipvae_snn.models.ipvae import IPVAE
 from ipvae_snn.runs.report.trial import trials
 from ipvae_snn.version import __version__
@@ -58,8 +58,8 @@ def write_report(
     Raises:
         FileNotFoundError, ValueError: the folder lacks ``metrics.json``, or it is damaged.
     """
-    require_whole(num_steps, "num_steps")
-    require_whole(samples, "samples")
+    require_integer(num_steps, "num_steps")
+    require_integer(samples, "samples")
     run, shape = Path(run), tuple(config["sample_shape"])
     figures = _metrics(run)
     findings = diagnostics.check(model, x, shape=shape, samples=len(x), seed=seed)
@@ -79,7 +79,7 @@ def write_report(
     }
     for name, text in parts.items():
         template = template.replace(f"{{{{{name}}}}}", text)
-    with whole_file(run / NAME) as temporary:
+    with atomic_write(run / NAME) as temporary:
         temporary.write_text(template, encoding="utf-8")
     return run / NAME
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from ipvae_snn.kernels import plain
-from ipvae_snn.kernels.job import INPUTS, OUTPUTS, Job, Outcome
+from ipvae_snn.kernels.spec import INPUTS, OUTPUTS, UnrollResult, UnrollSpec
 
 Values = list[Tensor | None]
 Recorder = Callable[[Callable[[], Values]], tuple[Callable[[], object], Values]]
@@ -58,21 +58,21 @@ class Recording:
         return [None if t is None else t.clone() for t in self.outputs]
 
 
-def suits(job: Job) -> bool:
-    """Whether a job can be recorded: on the GPU, with draws from torch's own generator."""
-    return job.mem.device.type == "cuda" and job.law != "own" and job.estimator.generator is None
+def suits(spec: UnrollSpec) -> bool:
+    """Whether a spec can be recorded: on the GPU, with draws from torch's own generator."""
+    return spec.mem.device.type == "cuda" and spec.law != "own" and spec.estimator.generator is None
 
 
-def forward(job: Job, record: Recorder = record_cuda) -> Outcome:
+def forward(spec: UnrollSpec, record: Recorder = record_cuda) -> UnrollResult:
     """:func:`ipvae_snn.kernels.plain.forward`, replayed."""
 
     def run(inputs: Values) -> Values:
-        out = plain.forward(_with(job, inputs))
-        return [*(getattr(out, name) for name in OUTPUTS), *(out.tape or (None, None))]
+        out = plain.forward(_with(spec, inputs))
+        return [*(getattr(out, name) for name in OUTPUTS), *(out.saved or (None, None))]
 
-    found = _replay("forward", job, _inputs(job), run, record)
-    tape = found[-2:]
-    return Outcome(*found[:-2], tape=(tape[0], tape[1]) if job.keep else None)  # type: ignore
+    found = _replay("forward", spec, _inputs(spec), run, record)
+    saved = found[-2:]
+    return UnrollResult(*found[:-2], saved=(saved[0], saved[1]) if spec.keep else None)  # type: ignore
 
 
 class GraphedAdjoint:
@@ -80,49 +80,49 @@ class GraphedAdjoint:
 
     def __init__(
         self,
-        job: Job,
-        tape: tuple[Tensor, Tensor],
+        spec: UnrollSpec,
+        saved: tuple[Tensor, Tensor],
         needed: set[str],
         record: Recorder = record_cuda,
     ) -> None:
-        self.job, self.tape, self.needed, self.record = job, tape, needed, record
+        self.spec, self.saved, self.needed, self.record = spec, saved, needed, record
 
     def __call__(self, grads: dict[str, Tensor | None]) -> dict[str, Tensor]:
-        given: Values = [*self.tape, *(grads[name] for name in OUTPUTS)]
+        given: Values = [*self.saved, *(grads[name] for name in OUTPUTS)]
 
         def run(inputs: Values) -> Values:
-            mems, counts, *rest = inputs[len(_inputs(self.job)) :]
-            job = _with(self.job, inputs[: len(_inputs(self.job))])
-            adjoint = plain.PlainAdjoint(job, (mems, counts), self.needed)  # type: ignore
+            mems, counts, *rest = inputs[len(_inputs(self.spec)) :]
+            spec = _with(self.spec, inputs[: len(_inputs(self.spec))])
+            adjoint = plain.PlainAdjoint(spec, (mems, counts), self.needed)  # type: ignore
             found = adjoint(dict(zip(OUTPUTS, rest, strict=True)))
             return [found[name] for name in INPUTS]
 
         kind = ("backward", *sorted(self.needed))
-        found = _replay(kind, self.job, [*_inputs(self.job), *given], run, self.record)
+        found = _replay(kind, self.spec, [*_inputs(self.spec), *given], run, self.record)
         return dict(zip(INPUTS, found, strict=True))  # type: ignore
 
 
-def _inputs(job: Job) -> Values:
-    clamp = torch.as_tensor(job.clamp, dtype=job.mem.dtype, device=job.mem.device)
-    return [*(getattr(job, name) for name in INPUTS), clamp]
+def _inputs(spec: UnrollSpec) -> Values:
+    clamp = torch.as_tensor(spec.clamp, dtype=spec.mem.dtype, device=spec.mem.device)
+    return [*(getattr(spec, name) for name in INPUTS), clamp]
 
 
-def _with(job: Job, inputs: Values) -> Job:
+def _with(spec: UnrollSpec, inputs: Values) -> UnrollSpec:
     tensors = dict(zip(INPUTS, inputs[:-1], strict=True))
-    return replace(job, **tensors, clamp=inputs[-1], counts=job.count_dtype())  # type: ignore
+    return replace(spec, **tensors, clamp=inputs[-1], counts=spec.count_dtype())  # type: ignore
 
 
 def _replay(
-    kind: Any, job: Job, inputs: Values, run: Callable[[Values], Values], record: Recorder
+    kind: Any, spec: UnrollSpec, inputs: Values, run: Callable[[Values], Values], record: Recorder
 ) -> Values:
-    settings = (job.law, job.weight, job.kl_form, job.steps, job.fields, job.every, job.keep)
+    settings = (spec.law, spec.weight, spec.kl_form, spec.steps, spec.fields, spec.every, spec.keep)
     numbers = (
-        job.scale,
-        job.leak,
-        job.count_dtype(),
-        job.precision,
-        job.careful,
-        repr(job.estimator),
+        spec.scale,
+        spec.leak,
+        spec.count_dtype(),
+        spec.precision,
+        spec.careful,
+        repr(spec.estimator),
         record,
     )
     key = (kind, settings, numbers, _shapes(inputs))

@@ -20,7 +20,7 @@ PATIENCE = timedelta(minutes=10)
 LOST = ("closed", "reset", "gloo", "nccl", "timed out", "broken pipe")
 
 
-class World:
+class ProcessGroup:
     """The processes of this training, as one of them sees them."""
 
     def __init__(self) -> None:
@@ -36,7 +36,7 @@ class World:
         """Whether this is the one process that logs and writes."""
         return self.rank == 0
 
-    def share_gradients(self, module: nn.Module) -> nn.Module:
+    def averaging_gradients(self, module: nn.Module) -> nn.Module:
         """The module, such that backward passes leave the mean gradient of all processes."""
         if not self.joined:
             return module
@@ -56,7 +56,7 @@ class World:
             dist.all_reduce(largest, dist.ReduceOp.MAX, group=self._talk)
         return int(largest)
 
-    def from_leader(self, make: Callable[[], Any]) -> Any:
+    def broadcast(self, make: Callable[[], Any]) -> Any:
         """What ``make`` gives in the process that leads, in all of them."""
         values = [make() if self.leads else None]
         if self.joined:
@@ -85,14 +85,14 @@ class World:
             ) from error
 
 
-def started_by_torchrun() -> bool:
+def is_torchrun() -> bool:
     """Whether this process is one of several that ``torchrun`` started, or the one it did."""
     return all(name in os.environ for name in ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"))
 
 
-def quiet_here() -> bool:
+def is_silent_rank() -> bool:
     """Whether another process than this one does the talking."""
-    return started_by_torchrun() and os.environ["RANK"] != "0"
+    return is_torchrun() and os.environ["RANK"] != "0"
 
 
 @contextmanager
@@ -105,7 +105,7 @@ def joined(device: str) -> Iterator[str]:
     Raises:
         ValueError: more processes than GPUs, or a GPU named by number.
     """
-    if not started_by_torchrun():
+    if not is_torchrun():
         yield device
         return
     on_cuda = torch.device(device).type == "cuda"

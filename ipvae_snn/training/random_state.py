@@ -47,7 +47,7 @@ def set_random_state(model: IPVAE | Baseline, state: dict[str, Any]) -> None:
         raise ValueError(f"the random state cannot be put back: {error}") from error
 
 
-def go_apart(model: IPVAE | Baseline, seed: int, iteration: int, rank: int) -> None:
+def seed_rank(model: IPVAE | Baseline, seed: int, iteration: int, rank: int) -> None:
     """Random states of a process for itself, so that no two draw the same for other samples."""
     own = combine(seed, iteration, rank)
     torch.manual_seed(own)

@@ -6,23 +6,23 @@ from typing import Any
 
 import torch
 
-from ipvae_snn._utils.files import sweep
+from ipvae_snn._utils.files import remove_partial_files
 from ipvae_snn.baselines import Baseline
 from ipvae_snn.data.sources import Samples
 from ipvae_snn.models.ipvae import IPVAE
-from ipvae_snn.training.checkpoints import (
+from ipvae_snn.training.checkpoint import (
     describe_model,
-    put_back,
     read_checkpoint,
     require_same_training,
+    restore,
     write_checkpoint,
 )
 from ipvae_snn.training.config import TrainConfig
+from ipvae_snn.training.distributed import ProcessGroup
 from ipvae_snn.training.health import Diverged, unsound_weights
-from ipvae_snn.training.processes import World
-from ipvae_snn.training.randomness import (
-    go_apart,
+from ipvae_snn.training.random_state import (
     random_state,
+    seed_rank,
     set_random_state,
     shares_draws,
 )
@@ -30,7 +30,7 @@ from ipvae_snn.training.randomness import (
 History = list[dict[str, float]]
 
 
-class Keeper:
+class Checkpointer:
     """History and checkpoint of a training; without a path it writes nothing.
 
     Attributes:
@@ -46,7 +46,7 @@ class Keeper:
         optimizer: torch.optim.Optimizer,
         config: TrainConfig,
         samples: Samples,
-        world: World,
+        world: ProcessGroup,
     ) -> None:
         self.path, self.model, self.optimizer, self.config = path, model, optimizer, config
         self.world = world
@@ -57,7 +57,7 @@ class Keeper:
 
     def restore(self) -> None:
         """Go on from the file, or write it as it is at the start; errors as :func:`fit`."""
-        content = self.world.from_leader(self._read)
+        content = self.world.broadcast(self._read)
         states = [] if content is None else content["random"]
         if content is not None:
             assert self.path is not None
@@ -74,18 +74,18 @@ class Keeper:
             except ValueError as error:
                 raise ValueError(f"{self.path} is damaged: {error}") from error
         elif rank:
-            go_apart(self.model, self.config.seed, self.done, rank)
+            seed_rank(self.model, self.config.seed, self.done, rank)
         if self.path is None:
             return
         if content is None:
             self._write(0)
         else:
-            put_back(self.path, content, self.model, self.optimizer)
+            restore(self.path, content, self.model, self.optimizer)
 
     def _read(self) -> dict[str, Any] | None:
         if self.path is None:
             return None
-        sweep(self.path)
+        remove_partial_files(self.path)
         return read_checkpoint(self.path) if self.path.exists() else None
 
     def keep(self, iteration: int, now: bool) -> None:

@@ -40,7 +40,7 @@ class Asked:
 
 
 @contextmanager
-def listening(wanted: bool = True) -> Iterator[Asked]:
+def deferred_signals(wanted: bool = True) -> Iterator[Asked]:
     """A block in which :data:`SIGNALS` are taken down; a second SIGINT acts as it usually does.
 
     Only a program's main thread can listen; elsewhere, and if not ``wanted``, nothing changes.

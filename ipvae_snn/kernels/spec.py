@@ -9,14 +9,14 @@ import torch
 from torch import Tensor
 
 INPUTS = ("drive", "gram", "spk", "mem", "step", "bias", "rest")
-"""The tensors of a job."""
+"""The tensors of a spec."""
 OUTPUTS = ("spk", "mem", "quad", "kl", "last_spk", "last_mem")
 """The tensors of an outcome."""
 PRECISIONS = ("float32", "tf32", "bfloat16")
 
 
 @dataclass
-class Job:
+class UnrollSpec:
     """T timesteps of inference for B samples and K neurons.
 
     Attributes:
@@ -112,11 +112,11 @@ class Job:
 
 
 @dataclass
-class Outcome:
-    """What a job gave: the fields asked for (else None), the last state, and the tape.
+class UnrollResult:
+    """What a spec gave: the fields asked for (else None), the last state, and the saved.
 
     ``quad``, (T, B), is z·(zG/2 − d), the part of the Gaussian negative log-likelihood that
-    depends on spikes. ``tape``: membranes and counts of all timesteps, (T, B, K), or None.
+    depends on spikes. ``saved``: membranes and counts of all timesteps, (T, B, K), or None.
     """
 
     spk: Tensor | None
@@ -125,7 +125,7 @@ class Outcome:
     kl: Tensor | None
     last_spk: Tensor
     last_mem: Tensor
-    tape: tuple[Tensor, Tensor] | None
+    saved: tuple[Tensor, Tensor] | None
 
 
 def _tf32(rows: Tensor, gram: Tensor) -> Tensor:
@@ -138,7 +138,7 @@ def _tf32(rows: Tensor, gram: Tensor) -> Tensor:
 
 
 def narrow(spk: Tensor, dtype: torch.dtype) -> Tensor:
-    """Counts in a type from :meth:`Job.count_dtype`, at most its largest value."""
+    """Counts in a type from :meth:`UnrollSpec.count_dtype`, at most its largest value."""
     if dtype.is_floating_point:
         return spk.to(dtype)
     return spk.clamp(max=torch.iinfo(dtype).max).to(dtype)

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from ipvae_snn._utils.checks import require_finite, require_whole
+from ipvae_snn._utils.checks import require_finite, require_integer
 from ipvae_snn._utils.storage import read_content, write_content
 from ipvae_snn.baselines import Baseline
 from ipvae_snn.models.ipvae import IPVAE
@@ -75,8 +75,8 @@ def _check_parts(content: Mapping[str, Any]) -> None:
     )  # fmt: skip
     if not plain:
         raise ValueError("its history is no list of rows of numbers")
-    iteration = require_whole(content["iteration"], "its iteration", least=0)
-    if iteration > require_whole(content["config"].get("iterations"), "its iterations"):
+    iteration = require_integer(content["iteration"], "its iteration", least=0)
+    if iteration > require_integer(content["config"].get("iterations"), "its iterations"):
         raise ValueError(f"its iteration is {iteration} of {content['config']['iterations']}")
     states = content["random"]
     if not states or not all(isinstance(state, dict) and "cpu" in state for state in states):
@@ -111,7 +111,7 @@ def require_same_training(
         )
 
 
-def put_back(
+def restore(
     path: str | Path,
     content: Mapping[str, Any],
     model: nn.Module,
