@@ -41,6 +41,14 @@ def require_finite(tensor: Tensor, name: str) -> None:
     )
 
 
+def require_all_finite(**tensors: Tensor) -> None:
+    """:func:`require_finite` for several small tensors at the cost of one look at a value."""
+    total = sum(tensor.detach().sum() for tensor in tensors.values())
+    if not (isinstance(total, Tensor) and _holds(torch.isfinite, total)):
+        for name, tensor in tensors.items():
+            require_finite(tensor, name)
+
+
 def require_not_negative(tensor: Tensor, message: str) -> None:
     """Raise ``ValueError`` with ``message`` if a value of ``tensor`` is below 0."""
     if not _holds(lambda values: values >= 0, tensor):

@@ -24,8 +24,8 @@ from ipvae_snn._utils.storage import read_model, write_model
 from ipvae_snn.kernels.rows import row_products
 from ipvae_snn.kernels.spec import PRECISIONS
 from ipvae_snn.models import run_output as records
-from ipvae_snn.models.unroll import infer
 from ipvae_snn.neurons.base import State
+from ipvae_snn.neurons.inference import infer
 from ipvae_snn.neurons.lateral import SharedDecoder
 from ipvae_snn.neurons.poisson import BIAS, CLAMP, MEM_INIT_MAX, STEP, IPVAENeuron
 
