@@ -197,10 +197,16 @@ def poisson_kl(mem: Tensor, mem_prior: Tensor, form: str = "exact") -> Tensor:
     >>> poisson_kl(torch.tensor(0.9), torch.tensor(0.3), form="published")
     tensor(0.6669)
     """
-    if form not in ("exact", "published"):
-        raise ValueError(f"form must be 'exact' or 'published', got {form!r}")
+    require_kl_form(form)
     checks.require_together(mem=mem, mem_prior=mem_prior)
     return equations.poisson_kl(mem, mem_prior, form)
+
+
+def require_kl_form(form: Any) -> str:
+    """``form``; ``ValueError`` unless it is one of :func:`poisson_kl`."""
+    if form not in ("exact", "published"):
+        raise ValueError(f"form must be 'exact' or 'published', got {form!r}")
+    return str(form)
 
 
 def gaussian_nll(residual: Tensor, log_scale: Tensor | None = None) -> Tensor:

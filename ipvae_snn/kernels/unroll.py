@@ -1,6 +1,6 @@
 """All timesteps of inference as one differentiable function of drive, G, state and parameters."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import fields as fields_of
 from dataclasses import replace
 from typing import Any
@@ -73,23 +73,28 @@ class _Unroll(torch.autograd.Function):
 
 
 def row_by_row(
-    run: Callable[[UnrollSpec], UnrollResult], spec: UnrollSpec, sample_seeds: Tensor
-) -> UnrollResult:
-    """Run a spec sample by sample, each seeded by its own number.
+    run: Callable[[int], Mapping[str, Any]],
+    sample_seeds: Tensor,
+    device: torch.device,
+    generator: torch.Generator | None,
+) -> dict[str, Any]:
+    """Run sample by sample, each seeded by its own number.
 
     For draws that do not know rows by number, as those of compiled kernels do.
+
+    Args:
+        run: the outputs by name of the sample of an index, alone in its batch: states (1, K) if
+            their name begins with "last", else time first.
     """
-    generator = getattr(spec.estimator, "generator", None)
     key = int(native.keys(1, generator))
     outs = []
     for i, number in enumerate(sample_seeds.tolist()):
-        own = {name: getattr(spec, name)[..., i : i + 1, :] for name in ("drive", "spk", "mem")}
-        with seeded(combine(key, number), device=spec.mem.device, generator=generator):
-            outs.append(run(replace(spec, **own)))
+        with seeded(combine(key, number), device=device, generator=generator):
+            outs.append(run(i))
 
     def joined(name: str) -> Any:
-        parts = [getattr(out, name) for out in outs]
+        parts = [out[name] for out in outs]
         dim = 0 if name.startswith("last") else 1
         return None if parts[0] is None else torch.cat(parts, dim)
 
-    return UnrollResult(**{name: joined(name) for name in OUTPUTS})
+    return {name: joined(name) for name in outs[0]}

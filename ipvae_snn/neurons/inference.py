@@ -1,5 +1,6 @@
 """Many timesteps of a neuron: by fused kernels where its estimator allows it, else in a loop."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -10,7 +11,7 @@ from torch import Tensor
 from ipvae_snn._utils.checks import require_all_finite
 from ipvae_snn.kernels import equations, native
 from ipvae_snn.kernels.loop import Moment, State, Timestep, record
-from ipvae_snn.kernels.spec import UnrollResult, UnrollSpec
+from ipvae_snn.kernels.spec import OUTPUTS, UnrollResult, UnrollSpec
 from ipvae_snn.kernels.unroll import row_by_row, unroll
 from ipvae_snn.neurons.base import is_transformed
 from ipvae_snn.surrogate import Assumptions, Estimator
@@ -100,8 +101,20 @@ def infer(
     elif fused and native.suits(spec):
         out = run(replace(spec, row_ids=sample_seeds))
     else:
-        out = row_by_row(run, spec, sample_seeds)
+        out = _row_by_row(run, spec, sample_seeds)
     return _shown(neuron, out, fields, every) if watched else out
+
+
+def _row_by_row(
+    run: Callable[[UnrollSpec], UnrollResult], spec: UnrollSpec, sample_seeds: Tensor
+) -> UnrollResult:
+    def one(i: int) -> dict[str, Any]:
+        own = {name: getattr(spec, name)[..., i : i + 1, :] for name in ("drive", "spk", "mem")}
+        out = run(replace(spec, **own))
+        return {name: getattr(out, name) for name in OUTPUTS}
+
+    generator = getattr(spec.estimator, "generator", None)
+    return UnrollResult(**row_by_row(one, sample_seeds, spec.mem.device, generator))
 
 
 def _shown(

@@ -155,11 +155,6 @@ class SharedDecoder(Lateral):
 
     def __init__(self, decoder: nn.Linear, log_scale: Tensor | None = None) -> None:
         super().__init__()
-        if decoder.bias is not None:
-            raise ValueError(
-                "the decoder must have no bias: make it with nn.Linear(K, M, bias=False) and "
-                "centre the data instead"
-            )
         if log_scale is not None:
             self._check_scale(log_scale, decoder)
         self.decoder = decoder
@@ -167,6 +162,27 @@ class SharedDecoder(Lateral):
             self.log_scale = log_scale
         else:
             self.register_buffer("log_scale", log_scale)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name == "decoder":
+            self._check_decoder(value)
+        super().__setattr__(name, value)
+
+    def _check_decoder(self, decoder: Any) -> None:
+        """Raise unless ``decoder`` is linear, without bias, and of the size of the one before."""
+        if not isinstance(decoder, nn.Linear):
+            raise TypeError(f"decoder must be an nn.Linear, got {type(decoder).__name__}")
+        if decoder.bias is not None:
+            raise ValueError(
+                "the decoder must have no bias: make it with nn.Linear(K, M, bias=False) and "
+                "centre the data instead"
+            )
+        before = self._modules.get("decoder")
+        if before is not None and decoder.weight.shape != before.weight.shape:
+            raise ValueError(
+                f"the decoder must have weights of shape {tuple(before.weight.shape)}, got "
+                f"{tuple(decoder.weight.shape)}"
+            )
 
     @staticmethod
     def _check_scale(log_scale: Tensor, decoder: nn.Linear) -> None:

@@ -36,6 +36,8 @@ rate to stay stable; both end between 0.05 and 0.3."""
 
 CLAMP_MAX = 16.0
 """Largest clamp: float32 counts are exact up to 2²⁴, just above e¹⁶."""
+MEM_INIT_RANGE = -6.0, -4.0
+"""Membranes start uniformly between these, in nats, unless told otherwise."""
 MEM_INIT_MAX = 60.0
 """Farthest a membrane may start from 0, in nats: beyond, a KL overflows in float32."""
 
@@ -193,7 +195,7 @@ class IPVAENeuron(StatefulNeuron):
         self.lateral = make_lateral(decoder, log_scale=log_scale, gram=gram, learn_gram=learn_gram)
         self.lateral_scale, self.leak, self.clamp = lateral_scale, leak, clamp
         if rest is None:
-            rest = torch.empty(features).uniform_(-6, -4).to(like)
+            rest = torch.empty(features).uniform_(*MEM_INIT_RANGE).to(like)
         self._declare("mem_init", rest, learn_mem_init)
         self._declare("log_bias", tonic.log(), learn_bias)
         self._declare("log_step", like.new_tensor(log_step), learn_step)
