@@ -37,8 +37,8 @@ def counts(*shape):
 
 
 def test_a_tiny_network_counted_by_hand():
-    # Input (1, 2) gives neuron 0 a current of 1, and it spikes at each of 4 timesteps; neuron 1 none,
-    # and it is silent; neuron 2 a current of ½, and it spikes at every other timestep: 6 spikes.
+    # Input (1, 2): neuron 0 receives a current of 1 and spikes at each of 4 timesteps, neuron 1 none
+    # and is silent, neuron 2 a current of ½ and spikes at every other timestep: 6 spikes.
     net = nn.Sequential(
         nn.Linear(2, 3, bias=False),
         snn.Leaky(beta=1.0, threshold=0.9, init_hidden=True, reset_mechanism="zero"),
