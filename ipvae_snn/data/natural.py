@@ -101,11 +101,11 @@ def natural_patches(
     """
     rng = np.random.default_rng(seed)
     shares = np.diff(np.linspace(0, count, len(images) + 1).round().astype(int))
-    found = [
-        _patches_of(image, int(share), size, rng, f0, sigma).astype(np.float32)
+    cut = [
+        _cut_patches(image, int(share), size, rng, f0, sigma).astype(np.float32)
         for image, share in zip(images, shares, strict=True)
     ]
-    patches = np.concatenate(found)
+    patches = np.concatenate([np.empty((0, size * size), np.float32), *cut])
     if count and not len(patches):
         raise ValueError(f"all {len(images)} image(s) are blank: no patch has any contrast")
     missing = count - len(patches)
@@ -114,7 +114,7 @@ def natural_patches(
     return rng.permutation(patches)
 
 
-def _patches_of(
+def _cut_patches(
     image: Image, count: int, size: int, rng: np.random.Generator, f0: float, sigma: float
 ) -> Image:
     cut = image[EDGE:-EDGE, EDGE:-EDGE]
