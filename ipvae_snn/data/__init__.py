@@ -2,6 +2,7 @@
 
 import math
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -148,33 +149,29 @@ def _split(images: Split, name: str, seed: int, least: int) -> Split:
         )
     order = np.random.default_rng(seed).permutation(count)
     held_out, train = map(np.sort, np.split(order, [max(math.ceil(count / 5), least)]))
-    labels = images.train_labels
-    return Split(
-        Chosen(images.train, train),
-        Chosen(images.train, held_out),
-        None if labels is None else labels[train],
-        None if labels is None else labels[held_out],
-    )
+    parts = Chosen(images.train, train), Chosen(images.train, held_out)
+    if images.train_labels is None:
+        return Split(*parts)
+    return Split(*parts, images.train_labels[train], images.train_labels[held_out])
 
 
-def _as_patches(name: str, images: Split, counts: tuple[int, ...], size: int, seed: int) -> Dataset:
+def _as_patches(name: str, images: Split, counts: Sequence[int], size: int, seed: int) -> Dataset:
     if any(len(shape) != 2 for shape in images.train.shapes | images.test.shapes):
         raise ValueError(f"{name} holds flat samples: patches can only be cut from images (H, W)")
     count = counts[0] if len(images.train) else 0
     train = natural_patches(images.train, count, size=size, seed=seed)
     test = natural_patches(images.test, counts[1], size=size, seed=seed + 1)
-    return Dataset(
-        torch.from_numpy(train),
-        torch.from_numpy(test),
-        (size, size),
-        "patches",
+    description = (
         f"{name}: whitened {size}×{size} patches, {len(train):,} from {len(images.train)} images, "
-        f"{len(test):,} held out from {len(images.test)} others",
+        f"{len(test):,} held out from {len(images.test)} others"
     )
+    tensors = torch.from_numpy(train), torch.from_numpy(test)
+    return Dataset(*tensors, (size, size), "patches", description)
 
 
 def _as_samples(name: str, images: Split, stream: bool | None) -> Dataset:
-    shapes = sorted(images.train.shapes | images.test.shapes)
+    train, test = images.train, images.test
+    shapes = sorted(train.shapes | test.shapes)
     if len(shapes) > 1:
         raise ValueError(
             f"{name} holds images of different sizes ({shapes[0]}, {shapes[-1]}, ...): resize them "
@@ -182,21 +179,12 @@ def _as_samples(name: str, images: Split, stream: bool | None) -> Dataset:
         )
     size = math.prod(shapes[0])
     side = math.isqrt(size)
-    flat_shape = (side, side) if side * side == size else (1, size)
-    height, width = shapes[0] if len(shapes[0]) == 2 else flat_shape
-    if stream is None:
-        stream = 4 * size * (len(images.train) + len(images.test)) > IN_MEMORY
-    how = ", read as they are needed" if stream else ""
-    train, test = (
-        part if stream and len(part) else part.read_all() for part in (images.train, images.test)
+    flat = (side, side) if side * side == size else (1, size)
+    height, width = shapes[0] if len(shapes[0]) == 2 else flat
+    stream = 4 * size * (len(train) + len(test)) > IN_MEMORY if stream is None else stream
+    description = (
+        f"{name}: samples of {height}×{width} as they are, in [0, 1], {len(train):,} to train on, "
+        f"{len(test):,} others held out{', read as they are needed' if stream else ''}"
     )
-    return Dataset(
-        train,
-        test,
-        (height, width),
-        "samples",
-        f"{name}: samples of {height}×{width} as they are, in [0, 1], {len(train):,} "
-        f"to train on, {len(test):,} others held out{how}",
-        images.train_labels,
-        images.test_labels,
-    )
+    x, y = (part if stream and len(part) else part.read_all() for part in (train, test))
+    return Dataset(x, y, (height, width), "samples", description, *images[2:])

@@ -64,14 +64,11 @@ def read_arrays(path: Path, limit_bytes: int = sys.maxsize) -> Split:
 
 def _labels(arrays: Arrays, names: list[str]) -> Tensor | None:
     """``y...`` for a single ``x...``, if it exists, is as long, and holds integers."""
-    if len(names) != 1 or not names[0].startswith("x"):
+    x = names[0] if len(names) == 1 else ""
+    y = arrays.get("y" + x[1:]) if x.startswith("x") else None
+    if y is None or y.shape != arrays[x].shape[:1] or y.dtype.kind not in "biuf":
         return None
-    labels = arrays.get("y" + names[0][1:])
-    if labels is None or labels.shape != arrays[names[0]].shape[:1]:
-        return None
-    if labels.dtype.kind not in "biuf":
-        return None
-    values = labels[:]
+    values = y[:]
     with np.errstate(invalid="ignore"):  # NaN changes when it is converted, and so is no label
         integers = values.astype(np.int64)
     return torch.from_numpy(integers) if (integers == values).all() else None

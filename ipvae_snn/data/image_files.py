@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ipvae_snn._utils.extras import require_extra
-from ipvae_snn.data.images import Images, Joined, Rows, Split
+from ipvae_snn.data.images import Images, Rows, Split
 from ipvae_snn.data.pixels import to_grey, to_unit
 
 SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
@@ -36,8 +36,8 @@ def read_image(path: Path) -> NDArray[Any]:
         pixels = pixels.astype(np.uint16)  # Pillow widens some 16-bit files to 32 bits
     if pixels.ndim not in (2, 3) or 0 in pixels.shape:
         raise ValueError(f"{path} is no image: its pixels have shape {pixels.shape}")
-    grey = to_grey(to_unit(pixels[None, ...], lambda _: str(path)), str(path))
-    return np.asarray(grey[0])
+    (grey,) = to_grey(to_unit(pixels[None, ...], lambda _: str(path)), str(path))
+    return np.asarray(grey)
 
 
 def image_shape(path: Path) -> tuple[int, int]:
@@ -72,7 +72,7 @@ def _opened(path: Path) -> Iterator[Any]:
 
 
 def _check_size(size: tuple[int, int], file_bytes: int) -> None:
-    """Check the header: some decoders allocate all pixels before they read the first one."""
+    """Check a header: some decoders allocate all pixels before they read the first."""
     if size[0] * size[1] > max(MAX_UNCHECKED_PIXELS, MAX_PIXELS_PER_BYTE * file_bytes):
         raise ValueError(
             f"its header promises {size[1]}×{size[0]} pixels, but {file_bytes:,} bytes cannot hold "
@@ -84,19 +84,15 @@ class ImageFiles(Images):
     """The images of files; the constructor reads their headers only."""
 
     def __init__(self, paths: Sequence[Path]) -> None:
-        super().__init__(image_shape(path) for path in paths)
+        super().__init__(len(paths), map(image_shape, paths))
         self.paths = [str(path.absolute()) for path in paths]
-
-    def __len__(self) -> int:
-        return len(self.paths)
 
     def stack(self, rows: Rows) -> NDArray[Any]:
         images = [read_image(Path(self.paths[row])) for row in rows]
         for row, image in zip(rows, images, strict=True):
             if image.shape not in self.shapes:
-                raise ValueError(
-                    f"{self.paths[row]} has another size than it had: load the folder again"
-                )
+                path = self.paths[row]
+                raise ValueError(f"{path} has another size than it had: load the folder again")
         return np.stack(images)
 
     def fingerprint(self) -> str:
@@ -119,10 +115,8 @@ def read_folder(folder: Path) -> Split:
     train = _image_paths(folder / "train" if own_split else folder)
     test = _image_paths(folder / "test") if own_split else []
     if not train:
-        raise ValueError(
-            f"{folder} holds no images: expected files ending in {', '.join(SUFFIXES)}"
-        )
-    return Split(ImageFiles(train), ImageFiles(test) if test else Joined(()))
+        raise ValueError(f"{folder} holds no images: no files ending in {', '.join(SUFFIXES)}")
+    return Split(ImageFiles(train), ImageFiles(test))
 
 
 def _image_paths(folder: Path) -> list[Path]:
@@ -132,6 +126,6 @@ def _image_paths(folder: Path) -> list[Path]:
 
 def _is_foreign(path: Path, folder: Path) -> bool:
     """True for hidden files, and for figures of a run that was written into the data folder."""
-    parents = [p for p in path.parents if p.is_relative_to(folder)]
-    hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
-    return hidden or any((p / "metrics.json").is_file() for p in parents)
+    inside = path.relative_to(folder)
+    hidden = any(part.startswith(".") for part in inside.parts)
+    return hidden or any((folder / p / "metrics.json").is_file() for p in inside.parents)

@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ipvae_snn.data.pixels import require_pixels, to_grey, to_unit
+from ipvae_snn.data.pixels import to_grey, to_unit
 from ipvae_snn.data.sources import Samples
 
 MAX_BATCH_PIXELS = 2**22
@@ -30,12 +30,16 @@ class Images(Samples, Sequence[NDArray[Any]]):
     Images may be flat, (M,), instead of (H, W).
 
     Args:
+        length: how many images there are.
         shapes: all shapes that occur; :meth:`stack` and :meth:`read` need them to be equal.
     """
 
-    def __init__(self, shapes: Iterable[tuple[int, ...]]) -> None:
-        self.shapes = frozenset(shapes)
+    def __init__(self, length: int, shapes: Iterable[tuple[int, ...]]) -> None:
+        self.length, self.shapes = length, frozenset(shapes)
         self.features = math.prod(*self.shapes) if len(self.shapes) == 1 else 0
+
+    def __len__(self) -> int:
+        return self.length
 
     @abstractmethod
     def stack(self, rows: Rows) -> NDArray[Any]:
@@ -86,9 +90,12 @@ class FileArray:
         self.path = self.path.absolute()
         self._stamp = _stamp(self.path.stat())
 
+    def __len__(self) -> int:
+        return self.shape[0]
+
     def __getitem__(self, rows: Rows | slice) -> NDArray[Any]:
         if isinstance(rows, slice):
-            rows = np.arange(self.shape[0])[rows]
+            rows = np.arange(len(self))[rows]
         try:
             with self.path.open("rb", buffering=0) as file:
                 if _stamp(os.fstat(file.fileno())) != self._stamp:
@@ -139,12 +146,9 @@ class ImageArray(Images):
     """
 
     def __init__(self, array: NDArray[Any] | FileArray, name: str) -> None:
-        require_pixels(array.dtype, name)
-        super().__init__([to_grey(np.empty((0, *array.shape[1:])), name).shape[1:]])
+        none = np.empty((0, *array.shape[1:]), array.dtype)
+        super().__init__(len(array), [to_grey(to_unit(none, lambda _: name), name).shape[1:]])
         self.array, self.name = array, name
-
-    def __len__(self) -> int:
-        return self.array.shape[0]
 
     def stack(self, rows: Rows) -> NDArray[Any]:
         images = to_unit(self.array[rows], lambda i: f"{self.name}, image {rows[i]},")
@@ -163,12 +167,9 @@ class Joined(Images):
     """The images of several sources, one after the other; of no source, no images."""
 
     def __init__(self, sources: Sequence[Images]) -> None:
-        super().__init__(shape for source in sources for shape in source.shapes)
-        self.sources = sources
-        self.starts = np.cumsum([0, *map(len, sources)])
-
-    def __len__(self) -> int:
-        return int(self.starts[-1])
+        shapes = (shape for source in sources for shape in source.shapes)
+        super().__init__(sum(map(len, sources)), shapes)
+        self.sources, self.starts = sources, np.cumsum([0, *map(len, sources)])
 
     def stack(self, rows: Rows) -> NDArray[Any]:
         if len(self.sources) == 1:
@@ -190,11 +191,8 @@ class Chosen(Images):
     """Some images of another source, in the order given, or none."""
 
     def __init__(self, images: Images, rows: Rows) -> None:
-        super().__init__(images.shapes)
+        super().__init__(len(rows), images.shapes)
         self.images, self.rows = images, rows
-
-    def __len__(self) -> int:
-        return len(self.rows)
 
     def stack(self, rows: Rows) -> NDArray[Any]:
         return self.images.stack(self.rows[rows])

@@ -17,7 +17,7 @@ def to_unit(stack: NDArray[Any], name_of: Callable[[int], str]) -> NDArray[Any]:
         name_of: what messages call the image of an index.
 
     Raises:
-        ValueError: no pixel type, NaN or infinity, or floats outside [0, 1].
+        ValueError: not bool, uint8, uint16 or floats; NaN or infinity; floats outside [0, 1].
 
     >>> to_unit(np.array([[0, 255]], dtype=np.uint8), "image {}".format)
     array([[0., 1.]], dtype=float32)
@@ -25,33 +25,23 @@ def to_unit(stack: NDArray[Any], name_of: Callable[[int], str]) -> NDArray[Any]:
     Traceback (most recent call last):
     ValueError: image 1 holds values from 2 to 2: rescale them to [0, 1] first
     """
-    if len(stack):
-        require_pixels(stack.dtype, name_of(0))
-    if stack.dtype == bool:
-        return stack.astype(np.float32)
-    if stack.dtype.kind == "u":
-        return stack.astype(np.float32) / np.iinfo(stack.dtype).max
+    dtype = stack.dtype
+    if dtype.kind not in "bf" and not (dtype.kind == "u" and dtype.itemsize <= 2):
+        raise ValueError(f"{name_of(0)} holds {dtype}: expected uint8, uint16 or floats in [0, 1]")
+    if dtype.kind == "u":
+        return stack.astype(np.float32) / np.iinfo(dtype).max
     with np.errstate(over="ignore", invalid="ignore"):  # overflow gives infinity, rejected below
         stack = stack.astype(np.float32)
-    if not stack.size or _in_unit(stack):
+    if not stack.size or (stack.min() >= 0 and stack.max() <= 1):  # not so if any value is NaN
         return stack
-    index = next(i for i, image in enumerate(stack) if not _in_unit(image))
-    low, high = stack[index].min(), stack[index].max()
-    if not np.isfinite(stack[index]).all():
-        raise ValueError(f"{name_of(index)} holds NaN or infinite values: remove them first")
-    raise ValueError(
-        f"{name_of(index)} holds values from {low:g} to {high:g}: rescale them to [0, 1] first"
-    )
-
-
-def _in_unit(values: NDArray[Any]) -> bool:
-    return bool(values.min() >= 0 and values.max() <= 1)  # False if any value is NaN
-
-
-def require_pixels(dtype: np.dtype[Any], name: str) -> None:
-    """Raise ``ValueError`` unless ``dtype`` is bool, uint8, uint16 or floating point."""
-    if dtype.kind not in "bf" and not (dtype.kind == "u" and dtype.itemsize <= 2):
-        raise ValueError(f"{name} holds {dtype}: expected uint8, uint16 or floats in [0, 1]")
+    for index, image in enumerate(stack):
+        if not np.isfinite(image).all():
+            raise ValueError(f"{name_of(index)} holds NaN or infinite values: remove them first")
+        low, high = image.min(), image.max()
+        if low < 0 or high > 1:
+            found = f"values from {low:g} to {high:g}"
+            raise ValueError(f"{name_of(index)} holds {found}: rescale them to [0, 1] first")
+    return stack
 
 
 def to_grey(array: NDArray[Any], name: str) -> NDArray[Any]:

@@ -70,9 +70,8 @@ class InMemory(Samples):
     def __init__(self, data: Tensor, name: str = "data") -> None:
         require_float(data, name)
         if data.ndim != 2 or not data.numel():
-            raise ValueError(
-                f"{name} must have shape (N, M) and not be empty, got {tuple(data.shape)}"
-            )
+            shape = tuple(data.shape)
+            raise ValueError(f"{name} must have shape (N, M) and not be empty, got {shape}")
         require_finite(data, name)
         self.data, self.features = data.detach(), data.shape[1]
 
@@ -100,14 +99,11 @@ class Part(Samples):
     def __init__(self, samples: Samples, rows: Tensor) -> None:
         rows = rows.detach().cpu()
         if rows.ndim != 1 or not len(rows) or rows.dtype != torch.int64:
-            raise ValueError(
-                f"rows must be int64 of shape (n,) with n ≥ 1, got {rows.dtype} of shape "
-                f"{tuple(rows.shape)}"
-            )
-        if rows.min() < 0 or rows.max() >= len(samples):
-            raise ValueError(
-                f"rows must be from 0 to {len(samples) - 1}, got {rows.min()} to {rows.max()}"
-            )
+            found = f"{rows.dtype} of shape {tuple(rows.shape)}"
+            raise ValueError(f"rows must be int64 of shape (n,) with n ≥ 1, got {found}")
+        low, high = int(rows.min()), int(rows.max())
+        if low < 0 or high >= len(samples):
+            raise ValueError(f"rows must be from 0 to {len(samples) - 1}, got {low} to {high}")
         self.samples, self.rows = samples, rows
         self.features, self.in_memory = samples.features, samples.in_memory
 
