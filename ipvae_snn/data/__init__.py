@@ -132,11 +132,11 @@ def _read(source: str | Path, data_dir: Path, limit_bytes: int) -> tuple[str, Sp
 
 def _mnist_path(data_dir: Path) -> Path:
     for path in (data_dir / name for name in MNIST_PATHS):
-        if path.is_file() if path.suffix == ".npz" else is_mnist_idx(path):
+        if is_mnist_idx(path) or (path.suffix == ".npz" and path.is_file()):
             return path
     raise FileNotFoundError(
-        f"no MNIST in {data_dir.resolve()}: expected mnist.npz or the four IDX files "
-        "there; name another folder with data_dir (--data-dir), or give their path"
+        f"no MNIST in {data_dir.resolve()}: expected mnist.npz or the four IDX files there; name "
+        "another folder with data_dir (--data-dir), or give their path"
     )
 
 
@@ -165,8 +165,8 @@ def _as_patches(name: str, images: Split, counts: Sequence[int], size: int, seed
         f"{name}: whitened {size}×{size} patches, {len(train):,} from {len(images.train)} images, "
         f"{len(test):,} held out from {len(images.test)} others"
     )
-    tensors = torch.from_numpy(train), torch.from_numpy(test)
-    return Dataset(*tensors, (size, size), "patches", description)
+    x, y = torch.from_numpy(train), torch.from_numpy(test)
+    return Dataset(x, y, (size, size), "patches", description)
 
 
 def _as_samples(name: str, images: Split, stream: bool | None) -> Dataset:

@@ -172,16 +172,16 @@ class Joined(Images):
         self.sources, self.starts = sources, np.cumsum([0, *map(len, sources)])
 
     def stack(self, rows: Rows) -> NDArray[Any]:
-        if len(self.sources) == 1:
-            return self.sources[0].stack(rows)
         source_of = np.searchsorted(self.starts, rows, side="right") - 1
-        order = np.argsort(source_of, kind="stable")  # by source; within one, as asked for
-        used, begins = np.unique(source_of[order], return_index=True)
-        stacks = [
-            self.sources[source].stack(rows[places] - self.starts[source])
-            for source, places in zip(used, np.split(order, begins[1:]), strict=True)
-        ]
-        return np.concatenate(stacks)[np.argsort(order)]
+        first = int(source_of[0])
+        if (source_of == first).all():
+            return self.sources[first].stack(rows - self.starts[first])
+        (shape,) = self.shapes
+        images = np.empty((len(rows), *shape), dtype=np.float32)
+        for source in np.unique(source_of):
+            places = source_of == source
+            images[places] = self.sources[source].stack(rows[places] - self.starts[source])
+        return images
 
     def fingerprint(self) -> str:
         return " + ".join(source.fingerprint() for source in self.sources)

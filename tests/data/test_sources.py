@@ -124,8 +124,8 @@ def test_fingerprint_changes_with_the_data():
     assert InMemory(data.T.contiguous().T).fingerprint() == fingerprints[0]
 
 
-def test_fingerprints_of_earlier_releases():
-    """Checkpoints compare them: a run must resume with a later release."""
+def test_fingerprints_stay_the_same_in_later_releases():
+    """A run resumes only if the fingerprint in its checkpoint is that of its data."""
     data = InMemory(torch.arange(12.0).reshape(4, 3))
     assert data.fingerprint() == "4×3 torch.float32 3e667d78"
     assert (

@@ -239,6 +239,26 @@ def test_fingerprint_changes_with_a_byte_of_the_data(tmp_path, kind):
     assert data.load(source, stream=True).train.fingerprint() != first
 
 
+def test_fingerprints_stay_the_same_in_later_releases(tmp_path):
+    """A run resumes only if the fingerprint in its checkpoint is that of its data."""
+    images = np.arange(6 * 4 * 5, dtype=np.uint8).reshape(6, 4, 5)
+    np.save(tmp_path / "a.npy", images)
+    np.save(tmp_path / "turned.npy", np.asfortranarray(images))
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    for index, pixels in enumerate(images):
+        (folder / f"{index}.pgm").write_bytes(b"P5 5 4 255\n" + pixels.tobytes())
+    fingerprints = [
+        [samples.fingerprint() for samples in data.load(path, stream=True)[:2]]
+        for path in (tmp_path / "a.npy", tmp_path / "turned.npy", folder)
+    ]
+    assert fingerprints == [
+        ["4 (04fe7269) of 6×4×5 uint8 0f700778", "2 (e59469d5) of 6×4×5 uint8 0f700778"],
+        ["4 (04fe7269) of 6×4×5 uint8 3e173fe7", "2 (e59469d5) of 6×4×5 uint8 3e173fe7"],
+        ["4 (04fe7269) of 6 image files 696e2572", "2 (e59469d5) of 6 image files 696e2572"],
+    ]
+
+
 def test_fingerprint_changes_with_the_split(tmp_path):
     source = write(tmp_path, "bytes")
     one, other = (data.load(source, stream=True, seed=s).train.fingerprint() for s in (0, 1))
