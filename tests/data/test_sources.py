@@ -52,6 +52,12 @@ def no_workers() -> bool:
     return not multiprocessing.active_children()
 
 
+def test_public_names_are_the_same_class():
+    import ipvae_snn.samples
+
+    assert ipvae_snn.samples.Samples is ipvae_snn.data.Samples is Samples
+
+
 def test_as_samples_of_a_tensor_reads_its_rows():
     data = torch.randn(6, 3, dtype=torch.float64, requires_grad=True)
     samples = as_samples(data)
@@ -128,10 +134,8 @@ def test_fingerprints_stay_the_same_in_later_releases():
     """A run resumes only if the fingerprint in its checkpoint is that of its data."""
     data = InMemory(torch.arange(12.0).reshape(4, 3))
     assert data.fingerprint() == "4×3 torch.float32 3e667d78"
-    assert (
-        Part(data, torch.tensor([2, 0])).fingerprint()
-        == "2 (6b1b6e36) of 4×3 torch.float32 3e667d78"
-    )
+    part = Part(data, torch.tensor([2, 0]))
+    assert part.fingerprint() == "2 (6b1b6e36) of 4×3 torch.float32 3e667d78"
 
 
 @pytest.mark.parametrize("workers", [0, 1, 3])
