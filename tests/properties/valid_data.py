@@ -11,7 +11,6 @@ from PIL import Image
 
 from ipvae_snn import data
 from ipvae_snn.data.image_files import ImageFiles
-from ipvae_snn.data.pictures import PictureSamples
 from ipvae_snn.data.readers import read_idx
 
 COUNT, HEIGHT, WIDTH = 12, 9, 7
@@ -62,7 +61,7 @@ def make_image(path: Path) -> None:
 
 
 def read_picture(path: Path) -> None:
-    values = PictureSamples(ImageFiles([path])).all()
+    values = ImageFiles([path]).read_all()
     assert values.isfinite().all()
     assert values.min() >= 0
     assert values.max() <= 1
