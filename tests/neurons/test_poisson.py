@@ -3,6 +3,7 @@
 import math
 import warnings
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -156,3 +157,54 @@ def test_explicit_states_must_fit():
         neuron(CURRENT, torch.zeros(3, 6), torch.zeros(3, 6))
     with pytest.raises(TypeError, match="mem is"):
         neuron(CURRENT, torch.zeros(4, 6), torch.zeros(4, 6).double())
+
+
+def test_a_float64_decoder_makes_a_float64_neuron():
+    neuron = IPVAENeuron(nn.Linear(6, 10, bias=False, dtype=torch.float64))
+    spk, _ = neuron(neuron.drive(torch.rand(3, 10, dtype=torch.float64)))
+    assert spk.dtype == torch.float64
+
+
+@pytest.mark.parametrize("learn", [False, True])
+def test_a_float64_gram_from_numpy_works(learn):
+    gram = torch.eye(6, dtype=torch.float64)
+    assert IPVAENeuron(6, gram=gram, learn_gram=learn)(CURRENT)[0].dtype == torch.float32
+
+
+@pytest.mark.parametrize(
+    ("log_scale", "error"),
+    [
+        (0.0, TypeError),
+        (torch.zeros(10).double(), TypeError),
+        (torch.full((10,), math.nan), ValueError),
+    ],
+)
+def test_bad_log_scale(log_scale, error):
+    with pytest.raises(error, match="log_scale"):
+        make(log_scale=log_scale)
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_bad_explicit_states(bad):
+    good, wrong = torch.zeros(4, 6), torch.full((4, 6), bad)
+    for states in ((good, wrong), (wrong, good)):
+        with pytest.raises(ValueError, match="NaN or infinite"):
+            make()(CURRENT, *states)
+
+
+@pytest.mark.parametrize("result", [lambda u: u[:1], lambda u: 1.0])
+@pytest.mark.parametrize("option", ["state_quant", "spike_grad"])
+def test_callables_that_break_the_shape(option, result):
+    neuron = make(**{option: result})
+    with pytest.raises(ValueError, match=option):
+        neuron(CURRENT)
+    assert neuron.mem.shape == (0,)
+
+
+def test_a_tensor_threshold_is_refused_too():
+    with pytest.raises(ValueError, match="threshold"):
+        make(threshold=torch.ones(6))
+
+
+def test_numbers_of_numpy_are_numbers():
+    assert IPVAENeuron(np.int64(6), step=np.float32(0.1)).features == 6

@@ -16,7 +16,6 @@ import torch
 from matplotlib.figure import Figure
 from torch import nn
 
-import ipvae_snn
 from ipvae_snn import IPVAENeuron, detach, plotting, reset, surrogate
 
 K = 5
@@ -204,63 +203,3 @@ def test_p25_no_current_makes_a_count_overflow(current):
 def test_our_class_is_no_leaky_that_an_exporter_would_mistake():
     assert not isinstance(hidden(), snn.Leaky)
     assert isinstance(hidden(), snn.SpikingNeuron)
-
-
-def test_forgetting_to_detach_names_the_cure():
-    layer, neuron = nn.Linear(2, K), IPVAENeuron(K)
-    kept = {"state": None}
-
-    def forgetful(window, start):
-        loss = 0.0
-        for frame in window:
-            kept["state"] = neuron(layer(frame), *(kept["state"] or ()))
-            loss = loss + kept["state"][1].mean()
-        return loss
-
-    with pytest.raises(RuntimeError, match=r"ipvae_snn\.detach\(net\)"):
-        ipvae_snn.tbptt(nn.ModuleList([layer, neuron]), torch.rand(6, 3, 2), forgetful, window=3)
-
-
-def test_truncated_windows_give_the_gradient_of_the_last_window_only():
-    torch.manual_seed(1)
-    net = nn.Sequential(nn.Linear(2, K), hidden(spike_grad=surrogate.rounded()))
-    twin = copy.deepcopy(net)
-    x = torch.rand(8, 3, 2)
-
-    def last_mem(net):
-        def loss(window, start):
-            for frame in window:
-                net(frame)
-            return net[1].mem.mean()
-
-        return loss
-
-    losses = ipvae_snn.tbptt(net, x, last_mem(net), window=4)
-    assert len(losses) == 2
-    with torch.no_grad():
-        for frame in x[:4]:
-            twin(frame)
-    last_mem(twin)(x[4:], 4).backward()
-    first = copy.deepcopy(twin)
-    first.zero_grad()
-    reset(first)
-    last_mem(first)(x[:4], 0).backward()
-    total = twin[0].weight.grad + first[0].weight.grad
-    torch.testing.assert_close(net[0].weight.grad, total)
-
-
-@pytest.mark.parametrize(
-    ("call", "error"),
-    [
-        (lambda net, x, loss: ipvae_snn.tbptt(net, x, loss, window=0), ValueError),
-        (lambda net, x, loss: ipvae_snn.tbptt(net, x[:0], loss, window=2), ValueError),
-        (lambda net, x, loss: ipvae_snn.tbptt(net, x, lambda w, s: w, window=2), ValueError),
-        (lambda net, x, loss: ipvae_snn.tbptt("net", x, loss, window=2), TypeError),
-        (lambda net, x, loss: reset(None), TypeError),
-        (lambda net, x, loss: detach([]), TypeError),
-    ],
-)
-def test_misuse_is_refused(call, error):
-    net = nn.Sequential(nn.Linear(2, K), hidden())
-    with pytest.raises(error):
-        call(net, torch.rand(4, 3, 2), lambda window, start: net(window[0]).mean())

@@ -14,6 +14,8 @@ import torch
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+HUGE = 10**400
+"""An integer beyond float64."""
 REFUSED = object()
 """What :func:`attempt` returns for a call that was refused."""
 

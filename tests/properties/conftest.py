@@ -7,14 +7,16 @@ tests/properties`` tries 300 new ones per property, and prints how many were tri
 import functools
 import os
 from collections import Counter
+from collections.abc import Callable
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import hypothesis
 import pytest
 import torch
 
-from tests.properties.common import little_memory
+from tests.properties.common import REFUSED, attempt, little_memory
 
 CASES = os.environ.get("IPVAE_SNN_CASES")
 tried: Counter[str] = Counter()
@@ -48,6 +50,24 @@ def _counted(inner: Any, name: str) -> Any:
         tried[name] += 1
 
     return test
+
+
+@pytest.fixture
+def assert_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Check that a call is refused, writes no file and leaves the global generator untouched.
+
+    The generator is not watched where the call itself draws: random tensors, initial weights.
+    """
+    monkeypatch.chdir(tmp_path)
+
+    def check(call: Callable[[], Any]) -> None:
+        names = call.__code__.co_names
+        draws = any(name in names for name in ("Linear", "IPVAE", "rand"))
+        uses_new_neuron = "IPVAENeuron" in names and len(names) > 1
+        assert attempt(call, random_state=not (draws or uses_new_neuron)) is REFUSED
+        assert not list(tmp_path.iterdir())
+
+    return check
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:

@@ -67,7 +67,7 @@ KINDS: dict[str, Kind] = {
 }
 
 
-class UnrollResult(NamedTuple):
+class Outcome(NamedTuple):
     """What became of one damaged file."""
 
     kind: str
@@ -83,7 +83,7 @@ class UnrollResult(NamedTuple):
 
 
 def attempt(path: Path, read: Callable[[Path], object]) -> tuple[str, str]:
-    """Read one file: the result and the message of an :class:`UnrollResult`."""
+    """Read one file: the result and the message of an :class:`Outcome`."""
     try:
         read(path)
     except REFUSALS as error:
@@ -149,7 +149,7 @@ class _Worker:
         self.due = time.monotonic() + seconds
         self.jobs.send(seed)
 
-    def outcome(self) -> UnrollResult | None:
+    def outcome(self) -> Outcome | None:
         """What became of the file, or ``None`` where only its damage is known as yet."""
         try:
             came = self.jobs.recv()
@@ -159,16 +159,16 @@ class _Worker:
         if isinstance(came, str):
             self.damage = came
             return None
-        return UnrollResult(self.kind, self.seed, self.damage, *came)
+        return Outcome(self.kind, self.seed, self.damage, *came)
 
-    def hung(self, seconds: float) -> UnrollResult:
+    def hung(self, seconds: float) -> Outcome:
         self.process.kill()
         self.process.join()
         return self._failed("hang", f"not done after {seconds:g} s")
 
-    def _failed(self, result: str, message: str) -> UnrollResult:
+    def _failed(self, result: str, message: str) -> Outcome:
         self._start()
-        return UnrollResult(self.kind, self.seed, self.damage, result, message)
+        return Outcome(self.kind, self.seed, self.damage, result, message)
 
     def end(self) -> None:
         self.jobs.send(None)
@@ -177,7 +177,7 @@ class _Worker:
 
 def fuzz(
     kind: str, count: int, *, seed: int = 0, jobs: int = 1, seconds: float = 10.0
-) -> Iterable[UnrollResult]:
+) -> Iterable[Outcome]:
     """Read ``count`` damaged files of a kind; outcomes in the order in which they come."""
     content = valid_content(kind)
     workers = [_Worker(kind, content) for _ in range(min(jobs, count))]
@@ -212,7 +212,7 @@ def valid_content(kind: str) -> bytes:
         return path.read_bytes()
 
 
-def table(outcomes: list[UnrollResult]) -> str:
+def table(outcomes: list[Outcome]) -> str:
     """One line per kind: what became of its files."""
     bad = ("crash", "hang", "memory", "wrong")
     lines = [f"{'':14}{'files':>7}{'accepted':>9}" + "".join(f"{b:>8}" for b in bad) + "  refused"]
@@ -238,7 +238,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--keep", type=Path, help="folder for the files that failed")
     chosen = parser.parse_args(arguments)
     kinds = chosen.kind.split(",")
-    outcomes: list[UnrollResult] = []
+    outcomes: list[Outcome] = []
     started = time.monotonic()
     with tqdm(total=chosen.count, unit="file", disable=None) as progress:
         for n, kind in enumerate(kinds):

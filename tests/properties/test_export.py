@@ -1,6 +1,7 @@
 """Exports: what they make runs and stays finite, for odd options, odd networks and odd inputs."""
 
 import itertools
+import math
 
 import numpy as np
 import pytest
@@ -26,6 +27,7 @@ from tests.properties.common import (
 
 nir = pytest.importorskip("nir")
 M, K = 4, 3
+ones = torch.ones
 inputs = mostly(ordinary((2, M)), awkward | tensors((2, M), dtypes=FLOATS))
 steps = mostly(st.integers(1, 3), anything.filter(lambda n: not isinstance(n, int) or n < 9))
 
@@ -275,3 +277,71 @@ def test_calibration(data, reset, num_steps):
         return
     if found is not REFUSED:
         assert finite(torch.tensor([found.gain, found.threshold, found.self_return, found.decode]))
+
+
+def graph_of(**nodes):
+    """A graph of two inputs and two outputs with these nodes in series."""
+    shape = np.array([2])
+    inner = {"input": nir.Input(shape), **nodes, "output": nir.Output(shape)}
+    names = list(inner)
+    return nir.NIRGraph(inner, list(itertools.pairwise(names)), type_check=False)
+
+
+def node(kind, **fields):
+    return getattr(nir, kind)(**{k: np.asarray(v) for k, v in fields.items()})
+
+
+def unrolled(graph, x=None, reset="zero"):
+    network = export.from_nir(graph, reset=reset)
+    return list(network.unroll(ones(1, 2) if x is None else x, 2))
+
+
+INVALID_CALLS = {
+    "10^9 levels": lambda: export.to_nir(IPVAE(2, 3), levels=10**9),
+    "complex threshold": lambda: unrolled(graph_of(a=node("Threshold", threshold=[1j, 1j]))),
+    "scale of NaN": lambda: unrolled(graph_of(a=node("Scale", scale=[math.nan, 1.0]))),
+    "τ = 0": lambda: unrolled(
+        graph_of(a=node("LI", tau=[0.0, 1.0], r=[1.0, 1.0], v_leak=[0.0, 0.0]))
+    ),
+    "threshold 0": lambda: unrolled(
+        graph_of(a=node("IF", r=[1.0, 1.0], v_threshold=[0.0, 1.0], v_reset=[0.0, 0.0])),
+        reset="subtract",
+    ),
+    "scale of another shape": lambda: unrolled(graph_of(a=node("Scale", scale=[1.0, 1.0, 1.0]))),
+    "output beyond float32": lambda: unrolled(graph_of(a=node("I", r=[3e38, 1.0])), 3 * ones(1, 2)),
+    "input is a number": lambda: unrolled(graph_of(a=node("Scale", scale=[1.0, 1.0])), 3),
+    "stochastic is text": lambda: export.from_nir(graph_of(), stochastic="yes"),
+}
+
+
+@pytest.mark.parametrize("call", INVALID_CALLS.values(), ids=INVALID_CALLS)
+def test_invalid_calls_are_refused(call, assert_refused):
+    assert_refused(call)
+
+
+def test_missing_nodes_and_a_missing_path_to_the_output_are_refused():
+    ends = {"input": nir.Input(np.array([2])), "output": nir.Output(np.array([2]))}
+    for edges in ([("input", "nowhere")], [], [("output", "input")]):
+        with pytest.raises(ValueError, match=r"edge|path"):
+            export.GraphNetwork(nir.NIRGraph(ends, edges, type_check=False))
+
+
+def test_integer_arrays_in_graphs_are_numbers():
+    ((spk, out), _) = unrolled(graph_of(a=node("Threshold", threshold=[0, 2])))
+    assert out.tolist() == [[1.0, 0.0]]
+    assert spk.tolist() == [[1.0, 0.0]]
+
+
+def test_numpy_numbers_are_accepted_as_options():
+    assert type(export.Portable(gain=np.float32(0.5)).gain) is float
+    model = IPVAE(4, 3)
+    assert export.report([], model, torch.rand(3, 4), np.uint8(4)).num_steps == 4
+
+
+def test_a_graph_that_refuses_an_input_keeps_its_state():
+    network = export.GraphNetwork(graph_of(a=node("I", r=[1e38, 1.0])))
+    network(ones(1, 2))
+    before = network._states
+    with pytest.raises(ValueError, match="output of node"):
+        network(torch.full((1, 2), 1e3))
+    assert network._states is before

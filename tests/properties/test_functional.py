@@ -2,6 +2,7 @@
 
 import math
 
+import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
@@ -9,6 +10,7 @@ from hypothesis import strategies as st
 from ipvae_snn import functional as F
 from tests.properties.common import (
     FLOATS,
+    HUGE,
     REFUSED,
     anything,
     attempt,
@@ -19,6 +21,8 @@ from tests.properties.common import (
     sizes,
     tensors,
 )
+
+ones = torch.ones
 
 
 @st.composite
@@ -155,3 +159,21 @@ def test_options_are_taken_or_refused(clamp, form, number):
     ):
         result = attempt(call)
         assert result is REFUSED or result.is_floating_point()
+
+
+INVALID_CALLS = {
+    "gram of a vector": lambda: F.gram(ones(3)),
+    "drive with another number of pixels": lambda: F.drive(ones(2, 3), ones(4, 2)),
+    "drive of another dtype": lambda: F.drive(ones(2, 4).double(), ones(4, 2)),
+    "nll with another number of pixels": lambda: F.gaussian_nll(ones(2, 3), ones(2)),
+    "KL of different shapes": lambda: F.poisson_kl(ones(2), ones(3)),
+    "membrane step of different shapes": lambda: F.membrane_step(ones(2), ones(3), ones(2)),
+    "soft clamp of complex": lambda: F.soft_clamp(ones(2, dtype=torch.complex64), 1.0),
+    "soft clamp at 10^400": lambda: F.soft_clamp(ones(2), HUGE),
+    "free energy of 0 pixels": lambda: F.free_energy(ones(1, 1), ones(1, 1), 1.0, 0),
+}
+
+
+@pytest.mark.parametrize("call", INVALID_CALLS.values(), ids=INVALID_CALLS)
+def test_invalid_calls_are_refused(call, assert_refused):
+    assert_refused(call)

@@ -1,16 +1,19 @@
 """One neuron layer: a timestep, a sequence, its state and its options."""
 
+import math
 import warnings
 
+import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
 import ipvae_snn
-from ipvae_snn import IPVAENeuron, surrogate
+from ipvae_snn import IPVAENeuron, currents, surrogate
 from tests.properties.common import (
     FLOATS,
+    HUGE,
     REFUSED,
     anything,
     attempt,
@@ -24,7 +27,8 @@ from tests.properties.common import (
 )
 
 K = 3
-currents = mostly(
+ones = torch.ones
+inputs = mostly(
     ordinary((2, K)) | ordinary((2, K), least=-1e4, most=1e4),
     awkward | tensors((2, K), dtypes=FLOATS) | tensors((K,), dtypes=FLOATS),
 )
@@ -44,7 +48,7 @@ def sound(neuron, spk, mem, shape):
 
 
 @given(
-    input_=currents,
+    input_=inputs,
     spk=states,
     mem=states,
     dtype=st.sampled_from(FLOATS[:2]),
@@ -213,3 +217,61 @@ def test_empty_batches_and_any_number_of_dimensions(shape):
     spk, mem = neuron(torch.ones(*shape, K))
     sound(neuron, spk, mem, (*shape, K))
     sound(neuron, *neuron.run(torch.ones(2, *shape, K)), (2, *shape, K))
+
+
+@given(
+    drive=mostly(ordinary((2, 3)), awkward),
+    spk=mostly(ordinary((4, 2, 3), least=0), awkward),
+    mem=mostly(ordinary((4, 2, 3)), awkward),
+    state=mostly(st.none(), st.tuples(awkward, awkward) | anything),
+)
+def test_currents_add_up_to_the_change_of_the_membrane(drive, spk, mem, state):
+    neuron = IPVAENeuron(3)
+    parts = attempt(lambda: currents.parts(neuron, drive, spk, mem, state=state))
+    if parts is not REFUSED:
+        assert finite(*parts)
+        assert torch.allclose(sum(parts)[1:], mem.detach().diff(dim=0), atol=1e-3)
+
+
+def constant_loss(x, start):
+    return torch.zeros(())
+
+
+INVALID_CALLS = {
+    "step beyond float64": lambda: IPVAENeuron(3, step=HUGE),
+    "bias beyond float64": lambda: IPVAENeuron(3, bias=HUGE),
+    "complex bias": lambda: IPVAENeuron(3, bias=1j),
+    "init_hidden is a tensor": lambda: IPVAENeuron(3, init_hidden=ones(2)),
+    "learn_step is text": lambda: IPVAENeuron(3, learn_step="no"),
+    "2^31 neurons": lambda: IPVAENeuron(2**31),
+    "leak above 1": lambda: IPVAENeuron(3, leak=7),
+    "bias of another shape": lambda: IPVAENeuron(3, bias=ones(4)),
+    "gram is a number": lambda: IPVAENeuron(3)(ones(2, 3), gram=1.0),
+    "gram of another dtype": lambda: IPVAENeuron(3)(ones(2, 3), gram=torch.eye(3).double()),
+    "gram of NaN": lambda: IPVAENeuron(3)(ones(2, 3), gram=torch.full((3, 3), math.nan)),
+    "drive of infinity": lambda: IPVAENeuron(nn.Linear(3, 2, bias=False)).drive(
+        torch.full((1, 2), math.inf)
+    ),
+    "tbptt without input": lambda: ipvae_snn.tbptt(nn.Linear(2, 2), None, constant_loss, window=1),
+    "tbptt window is True": lambda: ipvae_snn.tbptt(
+        nn.Linear(2, 2), ones(2, 1, 2), constant_loss, window=True
+    ),
+    "tbptt loss without gradient": lambda: ipvae_snn.tbptt(
+        nn.Linear(2, 2), ones(2, 1, 2), constant_loss, window=1
+    ),
+    "state of a scalar": lambda: currents.parts(
+        IPVAENeuron(3), ones(2, 3), ones(4, 2, 3), ones(4, 2, 3), state=(ones(()), None)
+    ),
+}
+
+
+@pytest.mark.parametrize("call", INVALID_CALLS.values(), ids=INVALID_CALLS)
+def test_invalid_calls_are_refused(call, assert_refused):
+    assert_refused(call)
+
+
+def test_initial_membranes_without_a_finite_kl_are_refused():
+    with pytest.raises(ValueError, match="mem_init must be at least -60"):
+        IPVAENeuron(3, mem_init=-1e4)
+    edge = IPVAENeuron(3, mem_init=-60.0)
+    assert torch.isfinite(edge.run(torch.ones(2, 1, 3))[1]).all()

@@ -1,5 +1,6 @@
 """Recording changes nothing, keeps what was asked for, and refuses what it cannot."""
 
+import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
@@ -7,6 +8,8 @@ from torch import nn
 
 from ipvae_snn import IPVAE, IPVAENeuron, Recorder
 from tests.properties.common import REFUSED, anything, attempt, awkward, mostly, ordinary
+
+ones = torch.ones
 
 
 def make(kind):
@@ -63,3 +66,15 @@ def test_recording_changes_nothing(x, num_steps, every, seed):
     both = torch.cat([watched.mem, again.mem])[every - 1 :: every]
     found = attempt(lambda: recorder.mem)
     assert found is REFUSED if not len(both) else torch.equal(found, both.detach())
+
+
+INVALID_CALLS = {
+    "neurons are objects": lambda: Recorder(IPVAE(2, 3), neurons=object()),
+    "neurons are complex": lambda: Recorder(IPVAE(2, 3), neurons=ones(1, dtype=torch.complex64)),
+    "neurons are bool": lambda: Recorder(IPVAE(2, 3), neurons=torch.tensor([True])),
+}
+
+
+@pytest.mark.parametrize("call", INVALID_CALLS.values(), ids=INVALID_CALLS)
+def test_invalid_calls_are_refused(call, assert_refused):
+    assert_refused(call)

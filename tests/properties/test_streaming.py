@@ -1,5 +1,6 @@
 """A stream: the same law as a run, one frame at a time, and nothing lost by a refusal."""
 
+import numpy as np
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
@@ -28,7 +29,7 @@ def make(kind, **options):
 
 
 def state_of(stream):
-    return lambda: (*stream.state, torch.tensor(stream.timestep), stream._job.drive.clone())
+    return lambda: (*stream.state, torch.tensor(stream.timestep), stream._spec.drive.clone())
 
 
 @given(
@@ -95,3 +96,10 @@ def test_what_a_stream_is_made_of(model, seed, estimator):
         assert stream.timestep == 0
         assert counts(first.spk)
         assert finite(first.mem)
+
+
+def test_numpy_integers_are_accepted_as_num_steps():
+    stream = Stream(IPVAE(2, 3), seed=0)
+    for _ in range(70):
+        stream.push(num_steps=np.uint8(4))
+    assert stream.timestep == 280

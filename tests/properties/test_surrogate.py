@@ -9,7 +9,16 @@ from hypothesis import strategies as st
 
 from ipvae_snn import surrogate
 from ipvae_snn.surrogate.relaxed import Relaxed
-from tests.properties.common import REFUSED, anything, attempt, awkward, counts, finite, tensors
+from tests.properties.common import (
+    HUGE,
+    REFUSED,
+    anything,
+    attempt,
+    awkward,
+    counts,
+    finite,
+    tensors,
+)
 
 MAKERS = list(surrogate.ESTIMATORS.values())
 membranes = tensors(dtypes=(torch.float32, torch.float64, torch.float16, torch.bfloat16))
@@ -77,3 +86,16 @@ def test_descriptions_are_read_or_refused(config):
 @given(thing=anything)
 def test_only_estimators_have_descriptions(thing):
     assert attempt(lambda: surrogate.to_config(thing)) is REFUSED
+
+
+INVALID_CALLS = {
+    "generator is a number": lambda: surrogate.midpoint(generator=0),
+    "substeps beyond 2^64": lambda: surrogate.bernoulli(HUGE),
+    "indicator is a list": lambda: surrogate.eat(indicator=[]),
+    "name is a list": lambda: surrogate.from_config({"name": []}),
+}
+
+
+@pytest.mark.parametrize("call", INVALID_CALLS.values(), ids=INVALID_CALLS)
+def test_invalid_calls_are_refused(call, assert_refused):
+    assert_refused(call)

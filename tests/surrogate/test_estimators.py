@@ -88,6 +88,17 @@ def goodness_of_fit(counts, law):
     return stats.chisquare(observed, expected).pvalue
 
 
+@pytest.mark.parametrize("estimator", [surrogate.midpoint(), surrogate.bernoulli(4)], ids=repr)
+def test_draw_is_sample_without_the_check(estimator):
+    mem = torch.randn(20, 30)
+    torch.manual_seed(1)
+    a = estimator.sample(mem)
+    torch.manual_seed(1)
+    assert torch.equal(a, estimator.draw(mem))
+    with pytest.raises(ValueError, match="NaN"):
+        estimator.sample(mem * float("nan"))
+
+
 # -- gradients ------------------------------------------------------------------------------------
 # f(z) = ½|x − Φz|², two neurons, exact gradient of E[f] by enumeration over their counts.
 

@@ -15,7 +15,6 @@ import torch.distributed as dist
 from ipvae_snn.cli import main
 from ipvae_snn.kernels import native
 from ipvae_snn.training import loop
-from ipvae_snn.training.batches import batches, share
 from ipvae_snn.training.checkpoint import read_checkpoint
 from ipvae_snn.training.distributed import ProcessGroup, is_silent_rank, joined
 from tests.training.distributed_main import trained
@@ -77,22 +76,6 @@ def test_where_draws_are_their_own_both_end_with_the_same_weights(together, esti
     losses = [sum(row["loss"] for row in run["history"]) / 30 for run in (first, alone)]
     assert losses[0] == pytest.approx(losses[1], rel=0.05)
     assert first["history"] != alone["history"]
-
-
-def test_shares_are_the_whole_batch():
-    for batch, size in ((7, 2), (7, 7), (100, 3)):
-        rows = [i for rank in range(size) for i in range(batch)[share(batch, rank, size)]]
-        assert rows == list(range(batch))
-    with pytest.raises(ValueError, match="raise batch to at least 3"):
-        share(2, 0, 3)
-
-
-def test_order_of_samples_can_be_taken_up_anywhere():
-    order = batches(7, 3, seed=4)
-    everything = [next(order) for _ in range(20)]
-    for start in (0, 1, 2, 5, 7, 14):
-        order = batches(7, 3, seed=4, start=start)
-        assert all(torch.equal(next(order), rows) for rows in everything[start:])
 
 
 def started(folder, iterations):

@@ -7,7 +7,6 @@ import pytest
 import torch
 
 from ipvae_snn import IPVAE, TrainConfig, evaluate, fit, surrogate
-from ipvae_snn.training.batches import batches
 
 
 def planted(count=600, pixels=20, latents=8, seed=0):
@@ -96,13 +95,6 @@ def test_every_estimator_trains(name):
     assert all(math.isfinite(v) for row in history for v in row.values())
 
 
-def test_every_sample_comes_once_per_epoch():
-    order = batches(10, 4, seed=0)
-    drawn = torch.cat([next(order) for _ in range(5)])  # two epochs
-    assert sorted(drawn[:10].tolist()) == list(range(10))
-    assert sorted(drawn[10:].tolist()) == list(range(10))
-
-
 @pytest.mark.parametrize(
     ("data", "error"),
     [
@@ -156,32 +148,3 @@ def test_divergence_stops_with_advice_before_the_weights_are_touched():
         fit(model, bad, TrainConfig(**QUICK))
     assert all(torch.isfinite(v).all() for v in model.state_dict().values())
     assert model.neuron.clamp == 5.0
-
-
-def test_evaluation_equals_metrics_of_a_plain_run():
-    from ipvae_snn import metrics
-
-    model, x = IPVAE(20, 8, init_std=0.3).eval(), planted(40)
-    result = evaluate(model, x, 25, chunk=7, seed=3)
-    with torch.no_grad():
-        out = model.run(x, 25, record=("spk", "mem"), seed=3)
-    for t in (1, 7, 8, 25):
-        z, values = out.spk[t - 1], result.at(t)
-        x_hat = model.decode(z)
-        assert values["r2"] == pytest.approx(metrics.r2(x, x_hat).item(), abs=1e-5)
-        by_rates = metrics.r2(x, model.decode(out.mem[t - 1].exp()))
-        assert values["r2_map"] == pytest.approx(by_rates.item(), abs=1e-5)
-        assert values["mse"] == pytest.approx(metrics.mse(x, x_hat).item(), rel=1e-5)
-        assert values["zeros"] == pytest.approx(metrics.zeros(z).item())
-        assert values["lifetime_sparsity"] == pytest.approx(metrics.lifetime_sparsity(z).item())
-        assert values["population_sparsity"] == pytest.approx(
-            metrics.population_sparsity(z).item(), rel=1e-5
-        )
-
-
-def test_evaluation_in_batches_covers_every_sample():
-    model, x = IPVAE(20, 8, init_std=0.3, spike_grad=surrogate.rounded()), planted(40)
-    whole, parts = evaluate(model, x, 12), evaluate(model, x, 12, batch=7)
-    for name, values in whole.curves.items():
-        assert parts.curves[name] == pytest.approx(values, rel=1e-4, abs=1e-5), name
-    assert model.training  # left in the mode it had
