@@ -1,4 +1,4 @@
-"""``ipvae-snn export``: the file it writes, the table it ends with, what it refuses."""
+"""``ipvae-snn export``: the file it writes, the table it prints, and error messages."""
 
 import numpy as np
 import pytest
@@ -29,7 +29,7 @@ def exported(run, out, *options):
         (["--to", "nir", "--form", "portable", "--reset", "zero"], "portable graph, zero reset"),
     ],
 )
-def test_a_graph_is_written_and_compared(run, tmp_path, capsys, options, label):
+def test_a_graph_is_written_and_compared_with_the_model(run, tmp_path, capsys, options, label):
     pytest.importorskip("nir", reason="the extra nir is not installed")
     out = tmp_path / "graph.nir"
     assert exported(run, out, *options) == 0
@@ -40,7 +40,7 @@ def test_a_graph_is_written_and_compared(run, tmp_path, capsys, options, label):
     assert (back.decoder.weight == model.decoder.weight).all()
 
 
-def test_integers_are_written_and_compared(run, tmp_path, capsys):
+def test_a_fixed_point_network_is_written_and_compared_with_the_model(run, tmp_path, capsys):
     out = tmp_path / "fixed.npz"
     options = ["--to", "fixed-point", "--weight-bits", "6", "--emission", "rounded"]
     assert exported(run, out, *options) == 0
@@ -50,7 +50,7 @@ def test_integers_are_written_and_compared(run, tmp_path, capsys):
     assert export.FixedPoint.load(out).weight_bits == 6
 
 
-def test_a_xylo_network_is_written_and_compared(run, tmp_path, capsys):
+def test_a_xylo_network_is_written_and_compared_with_the_model(run, tmp_path, capsys):
     out = tmp_path / "xylo.npz"
     assert exported(run, out, "--to", "xylo") == 0
     assert "Xylo" in capsys.readouterr().out

@@ -23,7 +23,7 @@ def write_images(folder, count, shape=(40, 50)):
         io.imsave(folder / f"{index}.png", pixels, check_contrast=False)
 
 
-def test_sixteen_bit_images_keep_their_greys(tmp_path):
+def test_sixteen_bit_images_keep_their_intensities(tmp_path):
     ramp = np.arange(64).reshape(8, 8) * 1000
     for index in range(4):
         (tmp_path / f"{index}.pgm").write_bytes(b"P5\n8 8\n65535\n" + ramp.astype(">u2").tobytes())
@@ -45,7 +45,7 @@ def test_other_image_modes(tmp_path, mode):
     assert rows.std() > 0.2
 
 
-def test_stray_files_and_old_runs_are_not_images(tmp_path):
+def test_stray_files_and_run_folders_are_ignored(tmp_path):
     write_images(tmp_path, 5)
     (tmp_path / "._0.png").write_bytes(b"resource fork")
     (tmp_path / "folder.png").mkdir()
@@ -66,17 +66,17 @@ def test_small_collections_hold_out_two_samples(tmp_path):
 @pytest.mark.parametrize(
     "labels", [np.zeros((20, 1), dtype=np.int64), np.zeros((20, 10), dtype=np.uint8)]
 )
-def test_labels_of_two_dimensions_are_not_taken_for_images(tmp_path, labels):
+def test_two_dimensional_labels_are_not_read_as_images(tmp_path, labels):
     np.savez(tmp_path / "a.npz", x_train=BYTES, y_train=labels, x_test=BYTES, y_test=labels)
     assert data.load(tmp_path / "a.npz").train.shape == (20, 63)
 
 
-def test_flat_arrays_beside_images_are_left_alone(tmp_path):
+def test_flat_arrays_beside_images_are_ignored(tmp_path):
     np.savez(tmp_path / "a.npz", x=BYTES, packed=np.zeros((20, 99), dtype=np.uint8))
     assert data.load(tmp_path / "a.npz").train.shape == (16, 63)
 
 
-def test_corrupt_compression_is_one_error(tmp_path):
+def test_corrupt_compressed_data_raises_value_error(tmp_path):
     noise = RNG.integers(0, 256, (50, 20, 20), dtype=np.uint8)
     np.savez_compressed(tmp_path / "a.npz", x=noise)
     raw = bytearray((tmp_path / "a.npz").read_bytes())
@@ -97,6 +97,6 @@ def test_corrupt_compression_is_one_error(tmp_path):
     [{"patches": (-1, 5)}, {"patches": (10,)}, {"patch_size": 1}, {"seed": -1}],
     ids=str,
 )
-def test_bad_numbers(options):
+def test_bad_options_are_refused(options):
     with pytest.raises(ValueError, match=r"must|patches"):
         data.load("digits", **options)

@@ -14,15 +14,15 @@ NATIVE = pytest.mark.skipif(
 )
 
 
-def fresh(monkeypatch, tmp_path, **environment):
+def use_empty_cache(monkeypatch, tmp_path, **environment):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
 
 
 @NATIVE
-def test_kernels_are_built_once_and_kept(monkeypatch, tmp_path):
-    fresh(monkeypatch, tmp_path)
+def test_kernels_are_built_once_and_cached(monkeypatch, tmp_path):
+    use_empty_cache(monkeypatch, tmp_path)
     assert isinstance(build.load(), ctypes.CDLL)
     (path,) = (tmp_path / "cache" / "ipvae_snn").iterdir()
     made = path.stat().st_mtime_ns
@@ -32,8 +32,8 @@ def test_kernels_are_built_once_and_kept(monkeypatch, tmp_path):
 
 
 @NATIVE
-def test_a_folder_that_others_can_write_to_is_not_trusted(monkeypatch, tmp_path):
-    fresh(monkeypatch, tmp_path)
+def test_a_cache_folder_that_others_can_write_to_is_refused(monkeypatch, tmp_path):
+    use_empty_cache(monkeypatch, tmp_path)
     folder = tmp_path / "cache" / "ipvae_snn"
     folder.mkdir(parents=True)
     folder.chmod(0o777)
@@ -43,8 +43,8 @@ def test_a_folder_that_others_can_write_to_is_not_trusted(monkeypatch, tmp_path)
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no kernels on Windows")
 @pytest.mark.parametrize("compiler", ["no-such-compiler", "false"])
-def test_without_a_compiler_the_reason_is_told(monkeypatch, tmp_path, compiler):
-    fresh(monkeypatch, tmp_path, CC=compiler)
+def test_a_missing_or_broken_compiler_is_named(monkeypatch, tmp_path, compiler):
+    use_empty_cache(monkeypatch, tmp_path, CC=compiler)
     with pytest.raises(build.BuildError, match=compiler):
         build.load()
     left = tmp_path / "cache" / "ipvae_snn"
@@ -66,7 +66,7 @@ print(native.unavailable_reason())
 @pytest.mark.parametrize(
     ("environment", "says"), [({"IPVAE_SNN_NATIVE": "0"}, "=0"), ({"CC": "no-cc"}, "no-cc")]
 )
-def test_everything_runs_without_kernels(environment, says, tmp_path):
+def test_models_run_without_compiled_kernels(environment, says, tmp_path):
     environment = {**os.environ, "XDG_CACHE_HOME": str(tmp_path), **environment}
     done = subprocess.run(
         [sys.executable, "-c", SCRIPT], env=environment, capture_output=True, text=True, check=True

@@ -1,4 +1,4 @@
-"""The sampler, and how the compiled kernels are had."""
+"""The Poisson sampler: distribution, independence, reproducibility, and its random generator."""
 
 import subprocess
 
@@ -26,7 +26,7 @@ def kernels(request):
 
 
 def chi_square(counts, rate):
-    """p-value of counts under Poisson(rate), in bins of at least 10 expected."""
+    """p-value of counts under Poisson(rate), in bins of at least 10 expected counts."""
     low, high = int(counts.min()), int(counts.max())
     edges, expected = [], []
     low = min(low, max(0, int(rate - 5 * rate**0.5)))
@@ -46,7 +46,7 @@ def chi_square(counts, rate):
     return stats.chisquare(observed, np.array(expected) * len(counts) / np.sum(expected)).pvalue
 
 
-def test_chi_square_rejects_what_is_not_poisson():
+def test_chi_square_rejects_other_distributions():
     counts = np.random.default_rng(0).poisson(3.0, 200_000)
     assert chi_square(counts, 3.0) > 1e-3
     assert chi_square(counts, 3.03) < 1e-3
@@ -54,7 +54,7 @@ def test_chi_square_rejects_what_is_not_poisson():
 
 
 @pytest.mark.parametrize("log_rate", RATES)
-def test_counts_follow_the_law(log_rate, kernels):
+def test_counts_are_poisson(log_rate, kernels):
     rate = float(np.exp(np.float32(log_rate)))
     generator = torch.Generator().manual_seed(11)
     counts = poisson(torch.full((2000, 500), rate), generator).flatten().numpy()
@@ -63,7 +63,7 @@ def test_counts_follow_the_law(log_rate, kernels):
 
 
 @pytest.mark.parametrize("log_rate", RATES)
-def test_moments_follow_the_law(log_rate, kernels):
+def test_mean_and_variance_are_poisson(log_rate, kernels):
     rate = float(np.float32(np.exp(log_rate)))
     generator = torch.Generator().manual_seed(12)
     counts = poisson(torch.full((2000, 500), rate), generator).double().flatten()
@@ -74,8 +74,8 @@ def test_moments_follow_the_law(log_rate, kernels):
 
 
 @NATIVE
-def test_neighbours_are_independent():
-    """Lanes, blocks, rows and calls share no numbers."""
+def test_draws_are_independent():
+    """No random numbers are shared between lanes, blocks, rows or calls."""
     rate = torch.full((300, 256), 1.0)
     generator = torch.Generator().manual_seed(1)
     first, second = (poisson(rate, generator) - 1 for _ in range(2))
@@ -86,8 +86,8 @@ def test_neighbours_are_independent():
 
 
 @NATIVE
-def test_rates_of_all_sizes_side_by_side():
-    """Slow lanes of a block leave its others alone."""
+def test_mixed_rates_in_one_call():
+    """Slow lanes do not affect the others of their block."""
     rate = torch.tensor([3e-4, 0.2, 5.0, 15.9, 16.1, 400.0, 2e4, 0.0]).repeat(20_000, 16)
     counts = poisson(rate, torch.Generator().manual_seed(2)).double()
     mean, n = counts.mean(0), len(counts)
@@ -97,7 +97,7 @@ def test_rates_of_all_sizes_side_by_side():
 
 
 @NATIVE
-def test_a_count_depends_on_key_row_and_column_alone():
+def test_a_count_depends_only_on_key_row_and_column():
     rate = torch.rand(9, 200) * 30
     key = torch.tensor(12345)
     whole = native.poisson(rate, key)
@@ -111,7 +111,7 @@ def test_a_count_depends_on_key_row_and_column_alone():
         torch.set_num_threads(before)
 
 
-def test_a_seed_gives_the_same_counts_whatever_the_shape_of_the_call(kernels):
+def test_equal_seeds_give_equal_counts_and_any_shape_is_accepted(kernels):
     rate = torch.rand(3, 4, 5) * 3
     a = poisson(rate, torch.Generator().manual_seed(3))
     b = poisson(rate, torch.Generator().manual_seed(3))
@@ -136,7 +136,7 @@ int main(void) {
 
 @NATIVE
 def test_the_generator_is_philox(tmp_path):
-    """The known answer of Random123 for a counter and a key of zeros."""
+    """The known-answer test of Random123 for a counter and a key of zeros."""
     (tmp_path / "main.c").write_text(PHILOX)
     compiler = build._compiler()
     command = [compiler, "-O1", f"-I{build.SOURCE}", "main.c", "-o", "main", "-lm"]

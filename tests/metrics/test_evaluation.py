@@ -4,11 +4,11 @@ import pytest
 import torch
 
 from ipvae_snn import IPVAE, evaluate, metrics, surrogate
-from tests.training.test_fit import planted
+from tests.training.test_fit import sparse_sums
 
 
 def test_evaluation_equals_metrics_of_a_plain_run():
-    model, x = IPVAE(20, 8, init_std=0.3).eval(), planted(40)
+    model, x = IPVAE(20, 8, init_std=0.3).eval(), sparse_sums(40)
     result = evaluate(model, x, 25, chunk=7, seed=3)
     with torch.no_grad():
         out = model.run(x, 25, record=("spk", "mem"), seed=3)
@@ -27,7 +27,7 @@ def test_evaluation_equals_metrics_of_a_plain_run():
 
 
 def test_evaluation_in_batches_covers_every_sample():
-    model, x = IPVAE(20, 8, init_std=0.3, spike_grad=surrogate.rounded()), planted(40)
+    model, x = IPVAE(20, 8, init_std=0.3, spike_grad=surrogate.rounded()), sparse_sums(40)
     whole, parts = evaluate(model, x, 12), evaluate(model, x, 12, batch=7)
     for name, values in whole.curves.items():
         assert parts.curves[name] == pytest.approx(values, rel=1e-4, abs=1e-5), name

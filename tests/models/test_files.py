@@ -29,18 +29,18 @@ def test_save_and_load(tmp_path, spike_grad):
     assert [p.name for p in tmp_path.iterdir()] == ["model.pt"]
 
 
-class Bomb:
+class PrintsWhenUnpickled:
     def __reduce__(self):
         return (print, ("this must never run",))
 
 
 @pytest.mark.parametrize("kind", ["bomb", "truncated", "text", "foreign", "newer", "shapes"])
-def test_a_bad_file_is_refused_and_runs_nothing(model, tmp_path, kind, capsys):
+def test_a_bad_file_is_refused_and_its_code_never_runs(model, tmp_path, kind, capsys):
     path = tmp_path / "model.pt"
     model.save(path)
     content = torch.load(path, weights_only=True)
     if kind == "bomb":
-        torch.save({**content, "config": Bomb()}, path)
+        torch.save({**content, "config": PrintsWhenUnpickled()}, path)
     elif kind == "truncated":
         path.write_bytes(path.read_bytes()[:1000])
     elif kind == "text":
@@ -63,10 +63,10 @@ def test_a_missing_file_and_a_missing_folder(model, tmp_path):
         model.save(tmp_path / "no" / "model.pt")
 
 
-def test_a_failed_save_leaves_the_old_file(model, tmp_path):
+def test_a_failed_save_keeps_the_old_file(model, tmp_path):
     model.save(tmp_path / "model.pt")
     before = (tmp_path / "model.pt").read_bytes()
-    model.neuron.spike_grad = torch.exp  # cannot be written down
+    model.neuron.spike_grad = torch.exp  # has no config
     with pytest.raises(TypeError, match="midpoint"):
         model.save(tmp_path / "model.pt")
     assert (tmp_path / "model.pt").read_bytes() == before
@@ -74,12 +74,12 @@ def test_a_failed_save_leaves_the_old_file(model, tmp_path):
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
-def test_files_keep_the_precision(tmp_path, dtype):
+def test_files_keep_the_dtype(tmp_path, dtype):
     IPVAE(12, 7).to(dtype).save(tmp_path / "model.pt")
     assert IPVAE.load(tmp_path / "model.pt").decoder.weight.dtype == dtype
 
 
-def test_files_keep_what_was_changed_after_construction_and_loading_draws_nothing(model, tmp_path):
+def test_files_keep_later_changes_and_loading_leaves_the_random_state_untouched(model, tmp_path):
     model.neuron.lateral_scale, model.neuron.leak, model.neuron.clamp = 0.5, 0.1, 3.0
     model.save(tmp_path / "model.pt")
     state = torch.get_rng_state()

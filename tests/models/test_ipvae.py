@@ -1,4 +1,4 @@
-"""The model: unrolled inference against the one-step neuron, records, loss, files."""
+"""The model: unrolled inference against the one-step neuron, recorded fields, loss, bad input."""
 
 import pickle
 
@@ -18,7 +18,7 @@ def model():
 X = torch.rand(5, 12, generator=torch.Generator().manual_seed(0))
 
 
-def test_parameter_count_is_the_papers():
+def test_parameter_count_equals_the_papers():
     assert sum(p.numel() for p in IPVAE(784, 512).parameters()) == 403_217
 
 
@@ -35,7 +35,7 @@ def test_run_equals_the_one_step_neuron(model):
     assert torch.equal(out.state.mem, out.mem[-1])
 
 
-def test_recorded_nll_and_kl_are_those_of_the_recorded_spikes_and_membranes(model):
+def test_recorded_nll_and_kl_match_the_recorded_spikes_and_membranes(model):
     out = model.run(X, 10)
     log_scale = model.neuron.lateral.bounded_log_scale()
     torch.testing.assert_close(out.nll, F.gaussian_nll(X - model.decode(out.spk), log_scale))
@@ -55,14 +55,14 @@ def test_loss_is_the_mean_free_energy(model):
     assert published.loss(X, 6, beta=3.0) != loss
 
 
-def test_every_parameter_learns(model):
+def test_every_parameter_gets_a_gradient(model):
     model.loss(X, 6).backward()
     for name, parameter in model.named_parameters():
         assert parameter.grad.abs().sum() > 0, name
 
 
 def test_gradient_equals_that_of_the_residual_form(model):
-    """An independent unroll in float64: pixels at every step, no Gram, the same spikes."""
+    """An independent loop in float64: residuals at every timestep, no Gram, the same spikes."""
     model = model.double()
     x, steps, beta = X.double(), 8, 2.0
     model.run(x, steps)
@@ -91,7 +91,7 @@ def test_gradient_equals_that_of_the_residual_form(model):
         torch.testing.assert_close(fused[name], parameter.grad, rtol=1e-9, atol=1e-9)
 
 
-def test_record_names_what_is_returned(model):
+def test_record_selects_the_returned_fields(model):
     out = model.run(X, 6, record=("kl", "spk"))
     assert out._fields == ("kl", "spk", "state")
     assert out.kl.shape == (6, 5)
@@ -101,7 +101,7 @@ def test_record_names_what_is_returned(model):
     assert again._fields == ("nll", "state")
 
 
-def test_every_keeps_each_nth_step(model):
+def test_every_keeps_each_nth_timestep(model):
     whole, some = model.run(X, 10, seed=0), model.run(X, 10, every=3, seed=0)
     assert torch.equal(some.spk, whole.spk[2::3])
     assert torch.equal(some.nll, whole.nll[2::3])
@@ -109,7 +109,7 @@ def test_every_keeps_each_nth_step(model):
     assert model.run(X, 2, every=3).spk.shape[0] == 0
 
 
-def test_a_run_goes_on_from_a_state(model):
+def test_a_run_resumes_from_a_state(model):
     torch.manual_seed(3)
     whole = model.run(X, 10)
     torch.manual_seed(3)
@@ -119,14 +119,14 @@ def test_a_run_goes_on_from_a_state(model):
     assert torch.equal(torch.cat([first.kl, second.kl]), whole.kl)
 
 
-def test_changing_input_of_equal_frames_equals_constant_input(model):
+def test_a_sequence_of_equal_frames_equals_constant_input(model):
     constant = model.run(X, 7, seed=1)
     changing = model.run(X.expand(7, 5, 12), seed=1)
     for a, b in zip(constant[:4], changing[:4], strict=True):
         torch.testing.assert_close(a, b)
 
 
-def test_a_frame_acts_from_its_own_timestep_on(model):
+def test_a_frame_has_no_effect_before_its_timestep(model):
     frames = X.repeat(6, 1, 1)
     other = frames.clone()
     other[3:] += 1.0
@@ -136,7 +136,7 @@ def test_a_frame_acts_from_its_own_timestep_on(model):
 
 
 @pytest.mark.parametrize("own", [False, True])
-def test_equal_seeds_give_equal_spikes_whatever_was_drawn_before(own):
+def test_a_seed_fixes_the_spikes_and_leaves_the_random_state_untouched(own):
     generator = torch.Generator() if own else None
     model = IPVAE(12, 7, spike_grad=surrogate.midpoint(generator=generator))
     first = model.run(X, 5, seed=0)
@@ -149,18 +149,18 @@ def test_equal_seeds_give_equal_spikes_whatever_was_drawn_before(own):
     assert not torch.equal(first.mem, model.run(X, 5, seed=1).mem)
 
 
-def test_lateral_scale_zero_is_no_competition(model):
+def test_lateral_scale_zero_removes_inhibition(model):
     model.neuron.lateral_scale = 0.0
     alone = model.run(X, 1).mem[0]
     step = model.neuron.log_step.exp() * (model.neuron.drive(X) - model.neuron.log_bias.exp())
     clamped = F.soft_clamp(model.neuron.mem_init + F.soft_clamp(step, 5.0), 5.0)
     torch.testing.assert_close(alone, clamped)
     out = model.run(X, 3, seed=0)
-    # Without inhibition a membrane does not know what was emitted.
+    # Without inhibition membranes do not depend on the spikes.
     assert torch.equal(out.mem, model.run(X, 3, seed=1).mem)
 
 
-def test_relaxed_estimators_count_exactly_in_eval():
+def test_relaxed_estimators_draw_integers_in_eval_mode():
     model = IPVAE(12, 7, init_std=0.3, spike_grad=surrogate.eat(0.5))
     assert (model.run(X, 5).spk % 1).any()
     assert not (model.eval().run(X, 5).spk % 1).any()
@@ -184,7 +184,7 @@ def test_without_a_learned_scale_sigma_is_one(tmp_path):
     assert torch.equal(again.run(x, 10, seed=0).spk, mine.spk)
 
 
-def test_the_bias_is_given_and_kept(tmp_path):
+def test_a_fixed_bias_is_no_parameter_and_is_saved(tmp_path):
     model = IPVAE(16, 8, bias=0.02, learn_bias=False)
     torch.testing.assert_close(model.neuron.log_bias.exp(), torch.full((8,), 0.02))
     assert "neuron.log_bias" not in dict(model.named_parameters())
@@ -219,7 +219,7 @@ def test_the_bias_is_given_and_kept(tmp_path):
         (X, {"state": (torch.zeros(4, 7), torch.zeros(4, 7))}, ValueError, "state.spk"),
     ],
 )
-def test_bad_input_to_run(model, x, options, error, says):
+def test_run_refuses_bad_input(model, x, options, error, says):
     before = {k: v.clone() for k, v in model.state_dict().items()}
     with pytest.raises(error, match=says):
         model.run(x, **{"num_steps": 3, **options})
@@ -240,7 +240,7 @@ def test_bad_input_to_run(model, x, options, error, says):
         ({"init_std": float("nan")}, ValueError, "init_std"),
     ],
 )
-def test_bad_options(options, error, says):
+def test_bad_options_are_refused(options, error, says):
     with pytest.raises(error, match=says):
         IPVAE(**{"in_features": 12, "latents": 7, **options})
 
@@ -265,18 +265,18 @@ def test_decode_refuses_the_wrong_size(model):
         (lambda m: m.neuron(torch.zeros(5, 7), [1.0], [2.0]), TypeError),
     ],
 )
-def test_every_misuse_is_named(model, call, error):
+def test_invalid_arguments_are_refused(model, call, error):
     with pytest.raises(error):
         call(model)
 
 
-def test_weights_that_went_bad_are_named(model):
+def test_nan_weights_are_refused(model):
     with torch.no_grad():
         model.decoder.weight[0, 0] = float("nan")
     with pytest.raises(ValueError, match="weights"):
         model.run(X, 3)
 
 
-def test_a_half_precision_state_is_taken(model):
+def test_a_half_precision_state_is_accepted(model):
     state = tuple(part.half() for part in model.run(X, 3).state)
     assert model.run(X, 3, state=state).mem.dtype == torch.float32

@@ -10,9 +10,7 @@ from ipvae_snn.kernels import native
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("moving", [False, True])
 @pytest.mark.parametrize("estimator", [surrogate.midpoint, surrogate.bernoulli])
-def test_spikes_of_a_sample_do_not_depend_on_the_others_where_it_has_a_seed(
-    dtype, moving, estimator
-):
+def test_with_sample_seeds_spikes_do_not_depend_on_the_other_samples(dtype, moving, estimator):
     model = IPVAE(40, 70, init_std=0.3, spike_grad=estimator()).to(dtype)
     x = torch.randn(*((12,) if moving else ()), 9, 40, dtype=dtype)
     seeds = torch.randint(-(2**62), 2**62, (9,))
@@ -25,19 +23,19 @@ def test_spikes_of_a_sample_do_not_depend_on_the_others_where_it_has_a_seed(
     assert not torch.equal(model.run(x, 12, seed=3, sample_seeds=seeds + 1).spk, together.spk)
 
 
-def test_seeds_of_samples_that_count_them_draw_as_no_seeds_do():
+def test_sample_seeds_0_to_b_draw_like_no_sample_seeds():
     model = IPVAE(40, 70, init_std=0.3).double().float()
     x = torch.randn(200, 40)
     if not native.fits(model.weight):
         pytest.skip("no compiled kernels")
     state = model.neuron.initial_state((200, 70))
-    x[:] = x[0]  # equal drives, whatever a product does with its rows
+    x[:] = x[0]  # equal drives, however a matrix product rounds its rows
     plain = model.run(x, 5, seed=1, state=state)
-    counted = model.run(x, 5, seed=1, state=state, sample_seeds=torch.arange(200))
-    assert (plain.spk == counted.spk).float().mean() > 0.999
+    seeded = model.run(x, 5, seed=1, state=state, sample_seeds=torch.arange(200))
+    assert (plain.spk == seeded.spk).float().mean() > 0.999
 
 
-def test_gradients_with_seeds_of_samples_are_those_of_the_whole_batch():
+def test_gradients_with_sample_seeds_equal_those_without():
     model = IPVAE(12, 10, init_std=0.3, spike_grad=surrogate.rounded()).double()
     x = torch.randn(6, 12, dtype=torch.float64)
     grads = []
@@ -60,6 +58,6 @@ def test_gradients_with_seeds_of_samples_are_those_of_the_whole_batch():
     ],
     ids=str,
 )
-def test_seeds_of_samples_that_are_none(seeds, error):
+def test_bad_sample_seeds_are_refused(seeds, error):
     with pytest.raises(error, match="sample_seeds"):
         IPVAE(5, 3).run(torch.rand(4, 5), 2, sample_seeds=seeds)

@@ -1,4 +1,4 @@
-"""Deep networks of our layers and snnTorch's train end to end."""
+"""Deep networks of IPVAE and snnTorch layers train end to end."""
 
 import pytest
 import snntorch as snn
@@ -8,7 +8,7 @@ from torch import nn
 import ipvae_snn
 from ipvae_snn import IPVAENeuron, surrogate
 
-READY = {"init_hidden": True, "mem_init": -1.0, "step": 0.3, "clamp": 3.0}
+NEAR_FIRING = {"init_hidden": True, "mem_init": -1.0, "step": 0.3, "clamp": 3.0}
 
 
 def three_classes(count=150):
@@ -37,9 +37,9 @@ def test_a_stack_trains_end_to_end(spike_grad):
     x, labels = three_classes()
     net = nn.Sequential(
         nn.Linear(12, 24),
-        IPVAENeuron(24, spike_grad=spike_grad, **READY),
+        IPVAENeuron(24, spike_grad=spike_grad, **NEAR_FIRING),
         nn.Linear(24, 24),
-        IPVAENeuron(24, spike_grad=spike_grad, **READY),
+        IPVAENeuron(24, spike_grad=spike_grad, **NEAR_FIRING),
         nn.Linear(24, 3),
         snn.Leaky(0.9, init_hidden=True, output=True),
     )
@@ -53,7 +53,7 @@ def test_a_stack_trains_end_to_end(spike_grad):
     assert all(not torch.equal(a, net[i].weight) for a, i in zip(first, (0, 2, 4), strict=True))
 
 
-def test_a_layer_after_a_convolution_trains_on_its_flattened_latent():
+def test_a_layer_after_a_convolution_trains():
     x, labels = three_classes()
     net = nn.Sequential(
         nn.Unflatten(1, (1, 3, 4)),
@@ -61,7 +61,7 @@ def test_a_layer_after_a_convolution_trains_on_its_flattened_latent():
         snn.Leaky(0.8, init_hidden=True),
         nn.Flatten(),
         nn.Linear(24, 16),
-        IPVAENeuron(16, **READY),
+        IPVAENeuron(16, **NEAR_FIRING),
         nn.Linear(16, 3),
     )
 
@@ -74,7 +74,7 @@ def test_a_layer_after_a_convolution_trains_on_its_flattened_latent():
 
 def test_sequences_in_one_call_train():
     x, labels = three_classes()
-    layer, neuron, readout = nn.Linear(12, 24), IPVAENeuron(24, **READY), nn.Linear(24, 3)
+    layer, neuron, readout = nn.Linear(12, 24), IPVAENeuron(24, **NEAR_FIRING), nn.Linear(24, 3)
     net = nn.ModuleList([layer, neuron, readout])
 
     def forward(net, x):

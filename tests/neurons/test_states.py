@@ -16,22 +16,25 @@ def hidden(**options):
     return IPVAENeuron(K, init_hidden=True, **options)
 
 
-def test_forgetting_to_detach_names_the_cure():
+def test_a_missing_detach_is_named_in_the_error():
     layer, neuron = nn.Linear(2, K), IPVAENeuron(K)
-    kept = {"state": None}
+    state = ()
 
-    def forgetful(window, start):
+    def loss_without_detach(window, start):
+        nonlocal state
         loss = 0.0
         for frame in window:
-            kept["state"] = neuron(layer(frame), *(kept["state"] or ()))
-            loss = loss + kept["state"][1].mean()
+            state = neuron(layer(frame), *state)
+            loss = loss + state[1].mean()
         return loss
 
     with pytest.raises(RuntimeError, match=r"ipvae_snn\.detach\(net\)"):
-        ipvae_snn.tbptt(nn.ModuleList([layer, neuron]), torch.rand(6, 3, 2), forgetful, window=3)
+        ipvae_snn.tbptt(
+            nn.ModuleList([layer, neuron]), torch.rand(6, 3, 2), loss_without_detach, window=3
+        )
 
 
-def test_truncated_windows_give_the_gradient_of_the_last_window_only():
+def test_gradients_stay_within_their_window():
     torch.manual_seed(1)
     net = nn.Sequential(nn.Linear(2, K), hidden(spike_grad=surrogate.rounded()))
     twin = copy.deepcopy(net)
@@ -70,7 +73,7 @@ def test_truncated_windows_give_the_gradient_of_the_last_window_only():
         (lambda net, x, loss: detach([]), TypeError),
     ],
 )
-def test_misuse_is_refused(call, error):
+def test_invalid_arguments_are_refused(call, error):
     net = nn.Sequential(nn.Linear(2, K), hidden())
     with pytest.raises(error):
         call(net, torch.rand(4, 3, 2), lambda window, start: net(window[0]).mean())

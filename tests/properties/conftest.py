@@ -1,7 +1,7 @@
-"""How many cases each property is tried on, and how many it was.
+"""The number of generated cases per property.
 
-By default few, and the same ones each time. ``IPVAE_SNN_CASES=300 python -m pytest
-tests/properties`` tries 300 new ones per property, and prints how many were tried.
+By default a few, the same ones each time. ``IPVAE_SNN_CASES=300 python -m pytest
+tests/properties`` tries 300 random ones per property and prints a count of all.
 """
 
 import functools
@@ -36,7 +36,7 @@ hypothesis.settings.load_profile("few")
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     ours = [i for i in items if "tests/properties/" in i.nodeid]
     tests = {i.obj: i for i in ours if hasattr(getattr(i, "obj", None), "hypothesis")}
-    for test, item in tests.items():  # of a parametrised one, all items share the function
+    for test, item in tests.items():  # items of a parametrised test share its function
         name = item.nodeid.split("[")[0].removeprefix("tests/properties/")
         test.hypothesis.inner_test = _counted(test.hypothesis.inner_test, name)
 

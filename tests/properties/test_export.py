@@ -1,4 +1,4 @@
-"""Exports: what they make runs and stays finite, for odd options, odd networks and odd inputs."""
+"""Exports run and stay finite, or are refused, for any options, networks and inputs."""
 
 import itertools
 import math
@@ -101,7 +101,7 @@ def test_graphs_run_or_are_refused(made, form, options, stochastic, x):
         mostly(st.floats(1e-6, 9)),
     )
 )
-def test_portable_settings(options):
+def test_portable_options(options):
     portable = attempt(lambda: export.Portable(**options))
     if portable is not REFUSED:
         made = model()
@@ -116,7 +116,7 @@ NODES = ["Affine", "Linear", "Scale", "Threshold", "I", "LI", "IF", "LIF", "Cuba
 
 @st.composite
 def graphs(draw):
-    """Nodes with arrays of any kind, and edges between any two."""
+    """Graphs of nodes with arrays of any shape, dtype and value, and edges between any two."""
 
     def array():
         shape = draw(mostly(st.just((M,)), st.sampled_from([(1,), (), (0,), (2, 3)])))
@@ -151,7 +151,7 @@ def graphs(draw):
         }[kind]()  # fmt: skip
         try:
             nodes[name] = getattr(nir, kind)(**fields)
-        except Exception:  # nir itself refuses it
+        except Exception:  # refused by nir itself
             continue
     ends = st.sampled_from(list(nodes))
     path = ["input", *(n for n in nodes if n not in ("input", "output")), "output"]
@@ -167,7 +167,7 @@ def graphs(draw):
     reset=mostly(st.sampled_from(["zero", "subtract", None])),
     x=inputs,
 )
-def test_graphs_of_others(graph, reset, x):
+def test_arbitrary_graphs_run_or_are_refused(graph, reset, x):
     network = attempt(lambda: export.from_nir(graph, reset=reset))
     if network is REFUSED:
         return
@@ -272,11 +272,12 @@ def test_fidelity(sources, x, num_steps, seed):
 def test_calibration(data, reset, num_steps):
     made = model()
     try:
-        found = attempt(lambda: export.calibrate(made, data, reset, num_steps=num_steps), made)
-    except UserWarning:  # documented: it does not come near the model
+        portable = attempt(lambda: export.calibrate(made, data, reset, num_steps=num_steps), made)
+    except UserWarning:  # documented: the calibrated graph falls short of the model
         return
-    if found is not REFUSED:
-        assert finite(torch.tensor([found.gain, found.threshold, found.self_return, found.decode]))
+    if portable is not REFUSED:
+        values = [portable.gain, portable.threshold, portable.self_return, portable.decode]
+        assert finite(torch.tensor(values))
 
 
 def graph_of(**nodes):

@@ -1,4 +1,4 @@
-"""Metrics: within their bounds, or a refusal."""
+"""Metrics stay within their bounds, or the call is refused."""
 
 import math
 
@@ -157,7 +157,7 @@ def test_synops(x, num_steps, seed, kind):
         "nothing": lambda: None,
     }[kind]()
     if kind == "network" and isinstance(x, torch.Tensor) and x.shape[-1:] != (4,):
-        return  # what the network says of it is the network's own
+        return  # the error comes from the network itself
     cost = attempt(lambda: metrics.synops(network, x, num_steps, seed=seed), network)
     if cost is not REFUSED:
         whole = cost.per_image

@@ -1,4 +1,4 @@
-"""One neuron layer: a timestep, a sequence, its state and its options."""
+"""One neuron layer: timesteps, sequences, state, options and currents, for any arguments."""
 
 import math
 import warnings
@@ -39,7 +39,7 @@ def state_of(neuron):
     return lambda: (neuron.spk.detach().clone(), neuron.mem.detach().clone(), neuron._fresh)
 
 
-def sound(neuron, spk, mem, shape):
+def assert_valid(neuron, spk, mem, shape):
     assert spk.shape == mem.shape == shape
     assert spk.dtype == mem.dtype == neuron.mem_init.dtype
     assert finite(mem)
@@ -55,14 +55,14 @@ def sound(neuron, spk, mem, shape):
     hidden=mostly(st.just(False), st.just(True)),
     gram=mostly(st.none() | ordinary((K, K)), awkward),
 )
-def test_one_timestep(input_, spk, mem, dtype, hidden, gram):
+def test_a_timestep_is_valid_or_refused(input_, spk, mem, dtype, hidden, gram):
     neuron = IPVAENeuron(K, init_hidden=hidden, output=True).to(dtype)
     neuron(torch.zeros(2, K, dtype=dtype))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # a stored state of another shape
         out = attempt(lambda: neuron(input_, spk, mem, gram=gram), neuron, state_of(neuron))
     if out is not REFUSED:
-        sound(neuron, *out, input_.shape)
+        assert_valid(neuron, *out, input_.shape)
         assert neuron.mem is out[1]
 
 
@@ -74,14 +74,14 @@ def test_one_timestep(input_, spk, mem, dtype, hidden, gram):
     mem=states,
     carry=st.booleans(),
 )
-def test_a_sequence(input_, spk, mem, carry):
+def test_a_sequence_is_valid_or_refused(input_, spk, mem, carry):
     neuron = IPVAENeuron(K)
     neuron(torch.zeros(2, K))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)
         out = attempt(lambda: neuron.run(input_, spk, mem, carry=carry), neuron, state_of(neuron))
     if out is not REFUSED:
-        sound(neuron, *out, input_.shape)
+        assert_valid(neuron, *out, input_.shape)
         assert torch.equal(neuron.mem, out.mem[-1])
 
 
@@ -89,7 +89,7 @@ def test_a_sequence(input_, spk, mem, carry):
     input_=tensors((4, 2, K), dtypes=(torch.float32,), extremes=False),
     estimator=st.sampled_from([surrogate.rounded, surrogate.midpoint, surrogate.eat]),
 )
-def test_a_sequence_is_its_timesteps(input_, estimator):
+def test_a_sequence_equals_its_timesteps(input_, estimator):
     neuron = IPVAENeuron(K, spike_grad=estimator())
     torch.manual_seed(1)
     whole = neuron.run(input_)
@@ -102,7 +102,7 @@ def test_a_sequence_is_its_timesteps(input_, estimator):
 
 
 @given(input_=ordinary((4, K)), order=st.permutations(range(4)))
-def test_samples_may_come_in_any_order(input_, order):
+def test_a_timestep_is_equivariant_to_the_order_of_samples(input_, order):
     neuron = IPVAENeuron(K, spike_grad=surrogate.rounded())
     _, mem = neuron(input_)
     neuron.reset_mem()
@@ -111,7 +111,7 @@ def test_samples_may_come_in_any_order(input_, order):
 
 
 @given(input_=ordinary((3, 2, K), least=-1e4, most=1e4))
-def test_reset_forgets(input_):
+def test_reset_restores_the_initial_state(input_):
     neuron = IPVAENeuron(K, spike_grad=surrogate.rounded(), init_hidden=True, output=True)
     net = nn.Sequential(neuron)
     first = neuron(input_[0])
@@ -144,7 +144,7 @@ OPTIONS = {
     ),
     source=mostly(st.just(K) | st.builds(lambda m: nn.Linear(K, m, bias=False), st.integers(1, 3))),
 )
-def test_options_are_taken_or_refused(options, source):
+def test_options_are_accepted_or_refused(options, source):
     made = attempt(lambda: IPVAENeuron(source, **options))
     if made is REFUSED or made.features > 100:
         return
@@ -191,7 +191,7 @@ def test_drive_is_finite_or_refused(x, log_scale):
     window=mostly(st.integers(0, 7)),
     loss=st.sampled_from(["sum", "vector", "number", "none"]),
 )
-def test_truncated_windows(net, input_, window, loss):
+def test_tbptt_covers_all_windows(net, input_, window, loss):
     for of_network in (ipvae_snn.reset, ipvae_snn.detach):
         attempt(lambda of_network=of_network: of_network(net))
     neuron = IPVAENeuron(K, init_hidden=True)
@@ -215,8 +215,8 @@ def test_truncated_windows(net, input_, window, loss):
 def test_empty_batches_and_any_number_of_dimensions(shape):
     neuron = IPVAENeuron(K)
     spk, mem = neuron(torch.ones(*shape, K))
-    sound(neuron, spk, mem, (*shape, K))
-    sound(neuron, *neuron.run(torch.ones(2, *shape, K)), (2, *shape, K))
+    assert_valid(neuron, spk, mem, (*shape, K))
+    assert_valid(neuron, *neuron.run(torch.ones(2, *shape, K)), (2, *shape, K))
 
 
 @given(

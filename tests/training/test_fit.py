@@ -1,4 +1,4 @@
-"""Learning: it works, it is reproducible, its schedules are those of the recipe."""
+"""Training learns, is reproducible, follows its schedules and refuses bad input."""
 
 import copy
 import math
@@ -9,8 +9,8 @@ import torch
 from ipvae_snn import IPVAE, TrainConfig, evaluate, fit, surrogate
 
 
-def planted(count=600, pixels=20, latents=8, seed=0):
-    """Sparse sums of known features: something there is to learn."""
+def sparse_sums(count=600, pixels=20, latents=8, seed=0):
+    """Sparse sums of random features, plus noise."""
     generator = torch.Generator().manual_seed(seed)
     features = torch.randn(latents, pixels, generator=generator)
     active = (torch.rand(count, latents, generator=generator) < 0.2).float()
@@ -21,8 +21,8 @@ def planted(count=600, pixels=20, latents=8, seed=0):
 QUICK = {"iterations": 12, "batch": 20, "steps": 4, "progress": False, "log_every": 5}
 
 
-def test_it_learns_planted_features():
-    x = planted()
+def test_it_learns_the_features_of_the_data():
+    x = sparse_sums()
     model = IPVAE(20, 16)
     before = evaluate(model, x[500:], 30).at(30)["r2"]
     config = TrainConfig(iterations=400, batch=50, steps=16, beta=2.0, progress=False)
@@ -35,14 +35,14 @@ def test_it_learns_planted_features():
 
 
 @pytest.mark.parametrize("own_generator", [False, True])
-def test_equal_seeds_give_equal_weights_and_metrics_whatever_came_before(own_generator):
+def test_a_seed_fixes_weights_and_metrics(own_generator):
     def train():
         generator = torch.Generator() if own_generator else None
         torch.manual_seed(5)
         model = IPVAE(20, 8, spike_grad=surrogate.midpoint(generator=generator))
         torch.rand(torch.randint(1, 50, ()).item())
-        history = fit(model, planted(), TrainConfig(**QUICK))
-        return model, history, evaluate(model, planted(50), 20)
+        history = fit(model, sparse_sums(), TrainConfig(**QUICK))
+        return model, history, evaluate(model, sparse_sums(50), 20)
 
     first, first_history, first_result = train()
     model, history, result = train()
@@ -51,11 +51,11 @@ def test_equal_seeds_give_equal_weights_and_metrics_whatever_came_before(own_gen
         assert torch.equal(value, model.state_dict()[name]), name
     assert history == first_history
     assert result == first_result
-    model.run(planted(10), 100)
-    assert evaluate(model, planted(50), 20) == first_result
+    model.run(sparse_sums(10), 100)
+    assert evaluate(model, sparse_sums(50), 20) == first_result
     other = copy.deepcopy(model)
     torch.set_rng_state(state)
-    fit(other, planted(), TrainConfig(**{**QUICK, "seed": 1}))
+    fit(other, sparse_sums(), TrainConfig(**{**QUICK, "seed": 1}))
     assert torch.equal(torch.get_rng_state(), state)
     assert not torch.equal(other.decoder.weight, model.decoder.weight)
 
@@ -66,7 +66,7 @@ def test_schedules_follow_the_recipe():
         lr=0.01, log_every=1, progress=False,
     )  # fmt: skip
     model = IPVAE(20, 8, clamp=6.0)
-    rows = fit(model, planted(), config)
+    rows = fit(model, sparse_sums(), config)
     assert rows[0]["beta"] == pytest.approx(1e-4)
     assert rows[5]["beta"] == pytest.approx(1e-4 + (10 - 1e-4) * 0.5)
     assert all(r["beta"] == 10 for r in rows[10:])
@@ -82,16 +82,16 @@ def test_schedules_follow_the_recipe():
     assert rows[-1]["lr"] < 2e-5
 
 
-def test_temperature_of_a_relaxed_estimator_falls():
+def test_the_temperature_of_relaxed_estimators_is_annealed():
     model = IPVAE(20, 8, spike_grad=surrogate.eat(1.0))
-    fit(model, planted(), TrainConfig(**QUICK))
+    fit(model, sparse_sums(), TrainConfig(**QUICK))
     assert model.neuron.spike_grad.temp == pytest.approx(0.01)
 
 
 @pytest.mark.parametrize("name", sorted(surrogate.ESTIMATORS))
 def test_every_estimator_trains(name):
     model = IPVAE(20, 8, spike_grad=surrogate.from_config({"name": name}))
-    history = fit(model, planted(), TrainConfig(**QUICK))
+    history = fit(model, sparse_sums(), TrainConfig(**QUICK))
     assert all(math.isfinite(v) for row in history for v in row.values())
 
 
@@ -105,7 +105,7 @@ def test_every_estimator_trains(name):
         (torch.full((5, 20), math.nan), ValueError),
     ],
 )
-def test_bad_data_leaves_the_model_alone(data, error):
+def test_bad_data_leaves_the_model_unchanged(data, error):
     model = IPVAE(20, 8)
     before = copy.deepcopy(model.state_dict())
     with pytest.raises(error):
@@ -121,13 +121,13 @@ def test_bad_data_leaves_the_model_alone(data, error):
     ],
     ids=str,
 )  # fmt: skip
-def test_bad_recipes(option):
+def test_bad_configs_are_refused(option):
     with pytest.raises((ValueError, TypeError), match=next(iter(option))):
         TrainConfig(**option)
 
 
-def test_the_error_of_a_burn_in_does_not_count_and_its_kl_does():
-    x = planted()
+def test_burn_in_counts_in_the_kl_but_not_in_the_error():
+    x = sparse_sums()
     config = TrainConfig(**{**QUICK, "iterations": 1, "beta": 3.0, "burn_in": 3, "beta_ramp": 0.0})
     model = IPVAE(20, 8)
     weights = copy.deepcopy(model.state_dict())
@@ -141,9 +141,9 @@ def test_the_error_of_a_burn_in_does_not_count_and_its_kl_does():
     assert row["loss"] == pytest.approx(float(expected.detach()), rel=1e-5)
 
 
-def test_divergence_stops_with_advice_before_the_weights_are_touched():
+def test_divergence_stops_before_the_weights_change():
     model = IPVAE(20, 8)
-    bad = planted() * 1e25
+    bad = sparse_sums() * 1e25
     with pytest.raises((FloatingPointError, ValueError), match=r"diverged|NaN"):
         fit(model, bad, TrainConfig(**QUICK))
     assert all(torch.isfinite(v).all() for v in model.state_dict().values())
