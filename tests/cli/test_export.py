@@ -74,10 +74,10 @@ def test_bad_options_are_refused_and_nothing_is_written(run, tmp_path, capsys, o
 
 
 def test_a_file_is_never_overwritten(run, tmp_path, capsys):
-    (tmp_path / "there").write_text("mine")
-    assert exported(run, tmp_path / "there", "--to", "nir") == 1
+    (tmp_path / "existing").write_text("mine")
+    assert exported(run, tmp_path / "existing", "--to", "nir") == 1
     assert "exists already" in capsys.readouterr().err
-    assert (tmp_path / "there").read_text() == "mine"
+    assert (tmp_path / "existing").read_text() == "mine"
     assert exported(run, tmp_path / "no" / "folder", "--to", "nir") == 1
     assert "does not exist" in capsys.readouterr().err
     assert exported(tmp_path, tmp_path / "x", "--to", "nir") == 1

@@ -172,13 +172,13 @@ def _npy(content: bytes, chance: random.Random) -> tuple[str, bytes]:
     key, values = chance.choice((("shape", _SHAPES), ("descr", _DTYPES)))
     other = {"shape": "descr", "descr": "shape"}[key]
     try:
-        kept = ast.literal_eval(text)[other]
+        old = ast.literal_eval(text)[other]
     except Exception:  # a header that is damaged already
-        kept = (3,)
+        old = (3,)
     header = (
-        f"{{'descr': {values_at(key, 'descr', values, kept, chance)}, 'fortran_order': "
+        f"{{'descr': {values_at(key, 'descr', values, old, chance)}, 'fortran_order': "
         f"{chance.choice(('False', 'False', 'True', '2'))}, "
-        f"'shape': {values_at(key, 'shape', values, kept, chance)}, }}\n"
+        f"'shape': {values_at(key, 'shape', values, old, chance)}, }}\n"
     )
     data = header.encode("latin1")
     body = chance.choice((body, body, b"", body[:3], body + b"\0" * 64))
@@ -186,10 +186,10 @@ def _npy(content: bytes, chance: random.Random) -> tuple[str, bytes]:
 
 
 def values_at(
-    changed: str, key: str, values: tuple[str, ...], kept: object, chance: random.Random
+    changed: str, key: str, values: tuple[str, ...], old: object, chance: random.Random
 ) -> str:
     """The text of a header's entry: an absurd one for the key that is changed."""
-    return chance.choice(values) if key == changed else repr(kept)
+    return chance.choice(values) if key == changed else repr(old)
 
 
 # -- zip archives -----------------------------------------------------------------------------

@@ -51,9 +51,9 @@ def test_reconstruction_in_double_precision(x, noise):
     expected = 1 - (wide - far).square().sum(1) / (wide - wide.mean(1, keepdim=True)).square().sum(
         1
     )
-    found = metrics.r2_per_sample(x, x + noise).double()
+    result = metrics.r2_per_sample(x, x + noise).double()
     blank = wide.amax(1) == wide.amin(1)
-    assert torch.allclose(found[~blank], expected[~blank], rtol=1e-3, atol=1e-3)
+    assert torch.allclose(result[~blank], expected[~blank], rtol=1e-3, atol=1e-3)
     assert bool((metrics.r2_per_sample(x, x) == 1).all())
 
 

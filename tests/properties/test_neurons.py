@@ -164,12 +164,14 @@ def test_lateral_weights_are_symmetric_or_refused(source, gram):
     for learn in (False, True):
         made = attempt(lambda learn=learn: IPVAENeuron(source, gram=gram, learn_gram=learn))
         if made is not REFUSED and made.features < 100:
-            found = made.gram().detach()
-            assert finite(found)
-            assert torch.allclose(found, found.mT, rtol=1e-3, atol=1e-4 * float(found.abs().max()))
+            made_gram = made.gram().detach()
+            assert finite(made_gram)
+            assert torch.allclose(
+                made_gram, made_gram.mT, rtol=1e-3, atol=1e-4 * float(made_gram.abs().max())
+            )
             if isinstance(gram, torch.Tensor):
-                scale = 1e-3 * float(found.abs().max()) + 1e-5
-                assert torch.allclose(found, gram.detach().float(), atol=scale)
+                scale = 1e-3 * float(made_gram.abs().max()) + 1e-5
+                assert torch.allclose(made_gram, gram.detach().float(), atol=scale)
 
 
 @given(

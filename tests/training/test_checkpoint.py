@@ -174,11 +174,11 @@ def stopped_at_4(path):
 def test_a_checkpoint_of_another_training_is_refused(make, data, changes, says, tmp_path):
     path = stopped_at_4(tmp_path / "a.ckpt")
     before, model = path.read_bytes(), make()
-    kept = weights(model)
+    old_weights = weights(model)
     with pytest.raises(ValueError, match=says):
         fit(model, data, recipe(**changes), checkpoint=path)
     assert path.read_bytes() == before
-    assert equal(weights(model), kept)
+    assert equal(weights(model), old_weights)
     assert os.listdir(tmp_path) == ["a.ckpt"]
 
 
@@ -252,11 +252,11 @@ def test_a_damaged_checkpoint_is_refused_and_nothing_in_it_runs(kind, tmp_path, 
     path, (damage, says) = stopped_at_4(tmp_path / "a.ckpt"), DAMAGE[kind]
     damage(path)
     before, model = path.read_bytes(), midpoint()
-    kept, random = weights(model), torch.get_rng_state()
+    old_weights, random = weights(model), torch.get_rng_state()
     with pytest.raises(ValueError, match=says) as error:
         fit(model, X, recipe(), checkpoint=path)
     assert "\n" not in str(error.value)
-    assert equal(weights(model), kept)
+    assert equal(weights(model), old_weights)
     assert torch.equal(torch.get_rng_state(), random)
     assert path.read_bytes() == before
     assert os.listdir(tmp_path) == ["a.ckpt"]

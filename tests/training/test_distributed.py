@@ -153,7 +153,7 @@ def test_a_signal_stops_all_ranks_after_one_checkpoint(tmp_path):
 )
 def test_unavailable_devices_are_refused(device, says, monkeypatch):
     if torch.cuda.is_available():
-        pytest.skip("there are GPUs here")
+        pytest.skip("this machine has GPUs")
     for name, value in {"RANK": 1, "WORLD_SIZE": 2, "MASTER_ADDR": "x", "MASTER_PORT": 1}.items():
         monkeypatch.setenv(name, str(value))
     assert is_silent_rank()
@@ -174,7 +174,7 @@ def test_a_process_group_of_one():
     with joined("cpu") as device:
         assert device == "cpu"
     with pytest.raises(RuntimeError, match="gloo"), world.together():
-        raise RuntimeError("gloo: not ours to explain where there is one process only")
+        raise RuntimeError("gloo: passed on, as there is only one process")
 
 
 def test_a_lost_connection_is_explained_and_other_errors_pass():
