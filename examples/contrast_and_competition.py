@@ -71,8 +71,10 @@ def best_gratings(model: IPVAE, side: int, steps: int) -> tuple[list[dict[str, f
     """The gratings that were tried, and the responses to them, shape (S, K)."""
     tried = [
         {"angle": a * 180 / ORIENTATIONS, "frequency": f, "phase": p * 360 / PHASES}
-        for a in range(ORIENTATIONS) for f in (0.1, 0.16, 0.25) for p in range(PHASES)
-    ]  # fmt: skip
+        for a in range(ORIENTATIONS)
+        for f in (0.1, 0.16, 0.25)
+        for p in range(PHASES)
+    ]
     x = torch.stack([grating(size=side, **g) for g in tried])
     return tried, steady_state(respond(model.neuron, model.neuron.gram(), x, steps, trials=2))
 

@@ -149,9 +149,10 @@ def draw(
         state=(spk[0, best, :1] * 0, mem[0, best, :1]),
     ).of(0, neuron)  # fmt: skip
     plotting.currents(
-        {name: values[1:] for name, values in contributions.items()}, first_step=2,
+        {name: values[1:] for name, values in contributions.items()},
+        first_step=2,
         ax=parts["current"],
-    )  # fmt: skip
+    )
     parts["current"].set_title("what moved it, first sweep", fontsize="medium")
     figure.savefig(path, dpi=130)
     print(f"picture: {path}")

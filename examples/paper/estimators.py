@@ -92,8 +92,10 @@ def times(setup: Setup) -> dict[str, float]:
     loss_steps = setup.amount(16, quick=4)
     seconds = interleaved(
         {n: lambda m=m: m.loss(x, loss_steps, BETA).backward() for n, m in models.items()},
-        torch.device(setup.device), repeats=setup.amount(7, quick=1), warm_up=1,
-    )  # fmt: skip
+        torch.device(setup.device),
+        repeats=setup.amount(7, quick=1),
+        warm_up=1,
+    )
     seconds["eat sigmoid annealed"] = (seconds["eat sigmoid annealed"] + seconds.pop("half")) / 2
     return seconds
 

@@ -57,8 +57,9 @@ def main() -> None:
         drawn = (
             (quality, "r2", "from spikes", "#0072B2"),
             (quality, "r2_rates", "from rates", "#D55E00"),
-            (sparsity, "zeros", "", "#009E73"), (stability, "swing", "", "#CC79A7"),
-        )  # fmt: skip
+            (sparsity, "zeros", "", "#009E73"),
+            (stability, "swing", "", "#CC79A7"),
+        )
         for ax, key, label, colour in drawn:
             for seed, rows in enumerate(by_seed):
                 name = label if not seed else None

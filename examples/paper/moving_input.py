@@ -120,9 +120,11 @@ def draw(setup: Setup, rows: dict, before: list[float], course: dict) -> None:
     with figure(setup, 2, 3, size=(12.5, 7)) as axes:
         (turn, rates, lag), (jitter, peers, time) = axes
         panels = (
-            (turn, "turning", "error"), (rates, "turning", "error_rates"), (lag, "turning", "lag"),
+            (turn, "turning", "error"),
+            (rates, "turning", "error_rates"),
+            (lag, "turning", "lag"),
             (jitter, "jitter", "error"),
-        )  # fmt: skip
+        )
         for (way, dash), (steps, colour) in product(WAYS.items(), PER_FRAME.items()):
             key, line = f"{way}, {steps}", {"color": colour, "ls": dash}
             for ax, motion, what in panels:

@@ -77,9 +77,11 @@ def main() -> None:
             ratios = [r[way][name][0] / r[alone][name][0] for r in rounds]
             row = {
                 "milliseconds": 1000 * statistics.median(seconds),
-                "ratio": statistics.median(ratios), "ratio_low": min(ratios),
-                "ratio_high": max(ratios), "loss": rounds[0][way][name][1],
-            }  # fmt: skip
+                "ratio": statistics.median(ratios),
+                "ratio_low": min(ratios),
+                "ratio_high": max(ratios),
+                "loss": rounds[0][way][name][1],
+            }
             result[name][way] = row
             print(
                 f"  {way:22}{row['milliseconds']:8.1f} ms {row['ratio']:6.2f} "

@@ -128,9 +128,11 @@ def smooth_features():
     weight = torch.stack(
         [
             torch.exp(-((down - y) ** 2 + (across - x) ** 2) / 8.0).flatten()
-            for y in range(0, SIDE, 2) for x in range(0, SIDE, 2)
-        ], 1,
-    )  # fmt: skip
+            for y in range(0, SIDE, 2)
+            for x in range(0, SIDE, 2)
+        ],
+        1,
+    )
     weight = weight / weight.norm(dim=0)
     x = sparse_data(weight, active=3)
     return model_of(weight), x + 1.2 * torch.randn(

@@ -42,9 +42,11 @@ def test_it_records_what_run_returns_and_changes_nothing(estimator, every):
 
 def test_it_records_layers_called_step_by_step_or_with_run():
     net = nn.Sequential(
-        nn.Linear(6, 8), IPVAENeuron(8, init_hidden=True, mem_init=0.0),
-        nn.Linear(8, 9), IPVAENeuron(9, init_hidden=True, mem_init=0.0),
-    )  # fmt: skip
+        nn.Linear(6, 8),
+        IPVAENeuron(8, init_hidden=True, mem_init=0.0),
+        nn.Linear(8, 9),
+        IPVAENeuron(9, init_hidden=True, mem_init=0.0),
+    )
     x = torch.rand(7, 3, 6)
 
     def outputs():

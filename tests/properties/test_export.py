@@ -144,11 +144,12 @@ def graphs(draw):
             "CubaLI": lambda: {n: array() for n in ("tau_mem", "tau_syn", "r", "v_leak", "w_in")},
             "CubaLIF": lambda n=neuron: {"tau_mem": array(), "tau_syn": array(), **n},
             "Flatten": lambda: {
-                "start_dim": draw(st.integers(-3, 3)), "end_dim": draw(st.integers(-3, 3)),
+                "start_dim": draw(st.integers(-3, 3)),
+                "end_dim": draw(st.integers(-3, 3)),
                 "input_type": {"input": np.array([M])},
             },
             "Delay": lambda: {"delay": array()},
-        }[kind]()  # fmt: skip
+        }[kind]()
         try:
             nodes[name] = getattr(nir, kind)(**fields)
         except Exception:  # refused by nir itself
@@ -229,7 +230,7 @@ def test_fixed_point(made, options, x, num_steps, seed):
     ),
     x=inputs | ordinary((2, M), least=0),
     num_steps=steps,
-)  # fmt: skip
+)
 def test_xylo(made, data, options, x, num_steps):
     network = attempt(lambda: export.to_xylo(made, data, **options), made)
     if network is REFUSED:

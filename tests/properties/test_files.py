@@ -235,7 +235,7 @@ HARMFUL = {
     ),
     "unpacks to more": deflated_beyond,
     "reference": lambda f: f.__setitem__("node/x", f["node"].ref),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("harm", HARMFUL.values(), ids=HARMFUL)
@@ -261,8 +261,10 @@ def test_an_endless_text_heap_is_refused(tmp_path):
 def test_metadata_that_contradicts_the_weights_allocates_no_memory(tmp_path):
     graph = export.to_nir(IPVAE(4, 3))
     for name, key, value in (
-        ("config", "latents", 10**9), ("config", "in_features", 10**9), ("options", "levels", 4000),
-    ):  # fmt: skip
+        ("config", "latents", 10**9),
+        ("config", "in_features", 10**9),
+        ("options", "levels", 4000),
+    ):
         other = export.to_nir(IPVAE(4, 3))
         other.metadata[name] = json.dumps({**json.loads(graph.metadata[name]), key: value})
         with little_memory(2**28), pytest.raises(ValueError, match="metadata of the graph"):

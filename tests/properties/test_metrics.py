@@ -108,8 +108,9 @@ def test_spike_triggered(spk, signal, before, after):
         assert finite(average)
         if bool((spk >= 0).all()) and finite(signal):
             slack = 0.05 * float(signal.detach().double().abs().max()) + 1e-3
-            bounded(average, float(signal.detach().min()) - slack,
-                    float(signal.detach().max()) + slack)  # fmt: skip
+            bounded(
+                average, float(signal.detach().min()) - slack, float(signal.detach().max()) + slack
+            )
 
 
 @given(
@@ -134,7 +135,7 @@ def test_curves(r2, zeros, length):
     labels=mostly(st.just(torch.tensor([0, 1, 0, 1])), awkward),
     test=mostly(ordinary((2, 3)), awkward),
     test_labels=mostly(st.just(torch.tensor([0, 1])), awkward),
-)  # fmt: skip
+)
 def test_probe(train, labels, test, test_labels):
     accuracy = attempt(lambda: metrics.probe_accuracy(train, labels, test, test_labels))
     assert accuracy is REFUSED or 0 <= accuracy <= 1

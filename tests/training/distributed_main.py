@@ -11,8 +11,10 @@ from ipvae_snn.training.distributed import ProcessGroup, joined
 
 X = torch.randn(60, 20, generator=torch.Generator().manual_seed(1))
 ESTIMATORS = {
-    "midpoint": surrogate.midpoint, "rounded": surrogate.rounded, "bernoulli": surrogate.bernoulli,
-}  # fmt: skip
+    "midpoint": surrogate.midpoint,
+    "rounded": surrogate.rounded,
+    "bernoulli": surrogate.bernoulli,
+}
 
 
 def trained(estimator, iterations):

@@ -42,9 +42,11 @@ def _load(name: str, folder: Path | None, quick: bool) -> Samples:
     first = slice(0, 300 if quick else None)
     labels = (images.train_labels, images.test_labels)
     return Samples(
-        images.train[first], images.test[first], images.shape,
+        images.train[first],
+        images.test[first],
+        images.shape,
         *(None if y is None else y[first] for y in labels),
-    )  # fmt: skip
+    )
 
 
 def spoken_digits(path: Path, size: int = 32) -> Samples:

@@ -121,9 +121,10 @@ def settings(setup: Setup, data: str, name: str, **changes: Any) -> dict[str, An
         if "width" in given:
             given["width"] = min(given["width"], 32)
     training = TrainConfig(
-        device=setup.device, progress=not setup.quick,
+        device=setup.device,
+        progress=not setup.quick,
         **{k: v for k, v in given.items() if k in _TRAIN_FIELDS},
-    )  # fmt: skip
+    )
     options = {k: v for k, v in given.items() if k not in _TRAIN_FIELDS}
     options.setdefault("latents", 512)
     if name == "sa":
