@@ -7,7 +7,7 @@ import torch
 from ipvae_snn._utils.seeding import combine
 from ipvae_snn.baselines import Baseline
 from ipvae_snn.models.ipvae import IPVAE
-from ipvae_snn.models.unroll import draws_by_row
+from ipvae_snn.neurons.inference import draws_by_row
 
 
 def _own_generator(model: IPVAE | Baseline) -> torch.Generator | None:
