@@ -47,6 +47,7 @@ class Model(Protocol):
     takes_sample_seeds: bool
     draws_by_row: bool
     emits_counts: bool
+    sparse_code: bool
     precision: str
 
     @property
@@ -96,6 +97,8 @@ class BaseModel(Recorded, nn.Module):
     """Whether ``sample_seeds`` cost no time, so that ranks can share the draws of a batch."""
     emits_counts = False
     """Whether ``spk`` are Poisson counts whose log rate is ``mem``."""
+    sparse_code = True
+    """Whether most values of a code are to be 0."""
     generator: torch.Generator | None = None
     """A random generator of its own, beside torch's."""
     clamp: float | None = None
