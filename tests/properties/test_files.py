@@ -254,7 +254,7 @@ def test_a_list_of_texts_without_an_end_is_refused(tmp_path):
     first = 16 + -(-int.from_bytes(content[heap + 8 : heap + 16], "little") // 8) * 8
     content[heap + first : heap + first + 16] = bytes(16)  # an entry of no length: HDF5 stays at it
     (tmp_path / "a.nir").write_bytes(content)
-    with pytest.raises(ValueError, match="its texts are damaged"):
+    with pytest.raises(ValueError, match="its variable-length strings are damaged"):
         export.read(tmp_path / "a.nir")
 
 

@@ -1,0 +1,114 @@
+"""All that an export reads of a model, in float64: one reader for every target."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ipvae_snn.functional import drive_weight
+from ipvae_snn.neurons.lateral import SharedDecoder
+from ipvae_snn.neurons.poisson import IPVAENeuron
+
+Floats = NDArray[np.float64]
+
+
+@dataclass(frozen=True, eq=False)
+class NeuronConstants:
+    """Constants of K Poisson neurons.
+
+    Attributes:
+        step: the step size α.
+        bias: tonic inhibition b, (K,), in nats per timestep.
+        mem_init: initial membrane u_0, (K,), in nats.
+        leak: fraction of u − u_0 that is lost per timestep, α included.
+        clamp: upper bound of the membrane and of its increment, in nats.
+        lateral_scale: factor on the lateral inhibition.
+        gram: lateral_scale · G, (K, K), in nats per spike.
+        state_quant: whether the neurons quantise their membranes.
+    """
+
+    step: float
+    bias: Floats
+    mem_init: Floats
+    leak: float
+    clamp: float
+    lateral_scale: float
+    gram: Floats
+    state_quant: bool
+
+
+@dataclass(frozen=True, eq=False)
+class ModelConstants(NeuronConstants):
+    """Constants of a linear Gaussian spiking model: M pixels, K neurons.
+
+    Attributes:
+        weight: decoder Φ, (M, K).
+        log_scale: log σ per pixel, (M,); ``None`` where σ = 1.
+        drive_weight: ΛΦ, (M, K); inputs x drive the neurons by x @ drive_weight.
+    """
+
+    weight: Floats
+    log_scale: Floats | None
+    drive_weight: Floats
+
+
+def neuron_constants(neuron: IPVAENeuron) -> NeuronConstants:
+    """The constants of Poisson neurons, whatever their lateral weights are made of."""
+    step = float(neuron.log_step.detach().double().exp())
+    return NeuronConstants(
+        step=step,
+        bias=_floats(neuron.log_bias.detach().double().exp()),
+        mem_init=_floats(neuron.mem_init),
+        leak=step * neuron.leak,
+        clamp=neuron.clamp,
+        lateral_scale=neuron.lateral_scale,
+        gram=_floats(neuron.lateral_scale * neuron.gram().detach().double()),
+        state_quant=bool(neuron.state_quant),
+    )
+
+
+def linear_gaussian(model: Any) -> ModelConstants:
+    """The constants of a linear Gaussian spiking model.
+
+    Raises:
+        TypeError: ``model`` is none.
+
+    >>> from ipvae_snn import IPVAE
+    >>> linear_gaussian(IPVAE(in_features=16, latents=8)).drive_weight.shape
+    (16, 8)
+    """
+    require_linear_gaussian(model)
+    weight, log_scale = _floats(model.decoder.weight), model.log_scale
+    log_scale = None if log_scale is None else _floats(log_scale)
+    scale = None if log_scale is None else torch.from_numpy(log_scale)
+    drive = drive_weight(torch.from_numpy(weight), scale).numpy()
+    return ModelConstants(
+        **vars(neuron_constants(model.neuron)),
+        weight=weight,
+        log_scale=log_scale,
+        drive_weight=drive,
+    )
+
+
+def is_linear_gaussian(model: Any) -> bool:
+    """Whether ``model`` runs and decodes, and its Poisson neurons share its linear decoder."""
+    neuron = getattr(model, "neuron", None)
+    return (
+        isinstance(neuron, IPVAENeuron)
+        and isinstance(neuron.lateral, SharedDecoder)
+        and all(callable(getattr(model, name, None)) for name in ("run", "decode"))
+    )
+
+
+def require_linear_gaussian(model: Any) -> None:
+    """Raise ``TypeError`` unless ``model`` is a linear Gaussian spiking model."""
+    if not is_linear_gaussian(model):
+        raise TypeError(f"model must be an IPVAE, got {type(model).__name__}")
+
+
+def _floats(values: Tensor) -> Floats:
+    array: Floats = values.detach().cpu().double().numpy()
+    return array
