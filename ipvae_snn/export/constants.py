@@ -1,13 +1,13 @@
-"""All that an export reads of a model, in float64: one reader for every target."""
+"""What exports read of models and samples, in float64."""
 
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from ipvae_snn._utils.checks import require_finite, require_float
 from ipvae_snn.functional import drive_weight
 from ipvae_snn.neurons.lateral import SharedDecoder
 from ipvae_snn.neurons.poisson import IPVAENeuron
@@ -81,15 +81,13 @@ def linear_gaussian(model: Any) -> ModelConstants:
     (16, 8)
     """
     require_linear_gaussian(model)
-    weight, log_scale = _floats(model.decoder.weight), model.log_scale
-    log_scale = None if log_scale is None else _floats(log_scale)
-    scale = None if log_scale is None else torch.from_numpy(log_scale)
-    drive = drive_weight(torch.from_numpy(weight), scale).numpy()
+    weight, log_scale = model.decoder.weight.detach().double(), model.log_scale
+    log_scale = None if log_scale is None else log_scale.detach().double()
     return ModelConstants(
         **vars(neuron_constants(model.neuron)),
-        weight=weight,
-        log_scale=log_scale,
-        drive_weight=drive,
+        weight=_floats(weight),
+        log_scale=None if log_scale is None else _floats(log_scale),
+        drive_weight=_floats(drive_weight(weight, log_scale)),
     )
 
 
@@ -107,6 +105,20 @@ def require_linear_gaussian(model: Any) -> None:
     """Raise ``TypeError`` unless ``model`` is a linear Gaussian spiking model."""
     if not is_linear_gaussian(model):
         raise TypeError(f"model must be an IPVAE, got {type(model).__name__}")
+
+
+def samples(x: Tensor, pixels: int, name: str) -> Floats:
+    """Samples (B, M), validated.
+
+    Raises:
+        TypeError, ValueError: not a finite floating-point tensor of that shape, or empty.
+    """
+    require_float(x, name)
+    if x.ndim != 2 or x.shape[1] != pixels or not len(x):
+        shape = tuple(x.shape)
+        raise ValueError(f"{name} must have shape (B, {pixels}) and not be empty, got {shape}")
+    require_finite(x, name)
+    return _floats(x)
 
 
 def _floats(values: Tensor) -> Floats:

@@ -39,12 +39,10 @@ class Target(Protocol):
 
             bits: int = 8
 
-            def write(self, model, calibration, path, *, progress=False): ...
+            def write(self, model, calibration, path, *, progress): ...
     """
 
-    def write(
-        self, model: Any, calibration: Tensor, path: Path, *, progress: bool = False
-    ) -> list[Any]:
+    def write(self, model: Any, calibration: Tensor, path: Path, *, progress: bool) -> list[Any]:
         """Export a model to one file.
 
         Args:
@@ -82,9 +80,7 @@ class NIRTarget:
         if getattr(self, other) is not None:
             raise ValueError(f"--{other} belongs to --form {form}: leave it out")
 
-    def write(
-        self, model: Any, calibration: Tensor, path: Path, *, progress: bool = False
-    ) -> list[Any]:
+    def write(self, model: Any, calibration: Tensor, path: Path, *, progress: bool) -> list[Any]:
         if self.form == "exact":
             write(path, to_nir(model, levels=LEVELS if self.levels is None else self.levels))
             return [GraphSource(read(path))]
@@ -114,9 +110,7 @@ class XyloTarget:
     threshold: float = 2.5
     input_as: Literal["spikes", "bias"] = "spikes"
 
-    def write(
-        self, model: Any, calibration: Tensor, path: Path, *, progress: bool = False
-    ) -> list[Any]:
+    def write(self, model: Any, calibration: Tensor, path: Path, *, progress: bool) -> list[Any]:
         to_xylo(model, calibration, **asdict(self)).save(path)
         return [XyloNetwork.load(path)]
 
@@ -140,9 +134,7 @@ class FixedPointTarget:
     input_bits: int = 12
     input_range: float = 8.0
 
-    def write(
-        self, model: Any, calibration: Tensor, path: Path, *, progress: bool = False
-    ) -> list[Any]:
+    def write(self, model: Any, calibration: Tensor, path: Path, *, progress: bool) -> list[Any]:
         to_fixed_point(model, **asdict(self)).save(path)
         in_floats = [rounded_source(model)] if self.emission == "rounded" else []
         return [*in_floats, FixedPoint.load(path)]

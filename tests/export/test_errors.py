@@ -242,7 +242,7 @@ def test_calibration_and_report_check_what_they_get(model):
     x = torch.rand(5, 16)
     with pytest.raises(TypeError, match="model must be an IPVAE"):
         export.calibrate(nn.Linear(3, 3), x)
-    with pytest.raises(ValueError, match=r"data must have shape \(N, 16\)"):
+    with pytest.raises(ValueError, match=r"data must have shape \(B, 16\)"):
         export.calibrate(model, x[:, 1:])
     with pytest.raises(ValueError, match="reset must be one of"):
         export.calibrate(model, x, "soft")

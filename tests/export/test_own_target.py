@@ -29,7 +29,7 @@ class Quantised:
         if self.bits < 2:
             raise ValueError(f"bits must be at least 2, got {self.bits}")
 
-    def write(self, model, calibration, path: Path, *, progress=False):
+    def write(self, model, calibration, path: Path, *, progress):
         constants = export.linear_gaussian(model)
         unit = np.abs(constants.weight).max() / (2 ** (self.bits - 1) - 1)
         integers = np.rint(constants.weight / unit).astype(np.int32)

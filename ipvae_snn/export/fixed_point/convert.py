@@ -6,10 +6,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from ipvae_snn._utils.checks import require_finite, require_integer, require_number
+from ipvae_snn._utils.checks import require_finite, require_number
 from ipvae_snn.export.constants import Floats, ModelConstants, linear_gaussian
 from ipvae_snn.export.fixed_point.arithmetic import Ints, clamp_table, exp_table, fixed, log_table
-from ipvae_snn.export.fixed_point.network import EMISSIONS, FixedPoint, declared
+from ipvae_snn.export.fixed_point.network import EMISSIONS, FixedPoint, require_declared
 from ipvae_snn.functional import MEM_FLOOR
 
 __all__ = ["FixedPoint", "to_fixed_point"]
@@ -58,9 +58,9 @@ def to_fixed_point(
     """
     constants = linear_gaussian(model)
     _require_convertible(constants, emission)
-    weight_bits = _bits("weight_bits", weight_bits)
-    state_bits = _bits("state_bits", state_bits)
-    input_bits = _bits("input_bits", input_bits)
+    weight_bits = require_declared(weight_bits, "weight_bits")
+    state_bits = require_declared(state_bits, "state_bits")
+    input_bits = require_declared(input_bits, "input_bits")
     input_fraction = input_bits - 1 - _exponent(input_range)
     decoder, step, leak = constants.weight, constants.step, constants.leak
     clamp, mem_init = constants.clamp, constants.mem_init
@@ -182,13 +182,6 @@ def _require_convertible(constants: ModelConstants, emission: str) -> None:
             f"a clamp of {constants.clamp:g} nats allows rates that do not fit 32 bits: set "
             f"model.neuron.clamp to at most {CLAMP_MAX:g}"
         )
-
-
-def _bits(name: str, bits: int) -> int:
-    least, most = declared(int)[name]
-    if require_integer(bits, name, least) > most:
-        raise ValueError(f"{name} must be between {least} and {most}, got {bits}")
-    return int(bits)
 
 
 def _exponent(input_range: float) -> int:

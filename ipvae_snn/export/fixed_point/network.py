@@ -9,7 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ipvae_snn._utils.checks import require_finite, require_float, require_integer, require_seed
+from ipvae_snn._utils.checks import require_float, require_integer, require_seed
+from ipvae_snn.export.constants import samples
 from ipvae_snn.export.fixed_point.arithmetic import (
     CLAMP_CELLS,
     LOG_CELLS,
@@ -79,9 +80,8 @@ class FixedPoint:
     def __post_init__(self) -> None:
         if self.emission not in EMISSIONS:
             raise ValueError(f"emission must be one of {EMISSIONS}, got {self.emission!r}")
-        for name, (low, high) in declared(int).items():
-            if require_integer(getattr(self, name), name, low) > high:
-                raise ValueError(f"{name} must be in [{low}, {high}], got {getattr(self, name)}")
+        for name in declared(int):
+            require_declared(getattr(self, name), name)
         sizes = {
             "C": len(self.clamp_table) >> CLAMP_CELLS << CLAMP_CELLS | 1,
             "E": (1 << (self.state_bits - exp_cell(self.mem_fraction))) + 1,
@@ -164,13 +164,8 @@ class FixedPoint:
 
     def _timesteps(self, x: Tensor, num_steps: int, seed: int) -> Iterator[tuple[Ints, Ints]]:
         """(spk, mem) of each timestep; validates the arguments now, not at the first timestep."""
-        require_float(x, "x")
-        if x.ndim != 2 or x.shape[1] != len(self.input_weight) or not len(x):
-            shape = f"(B, {len(self.input_weight)})"
-            raise ValueError(f"x must have shape {shape} and not be empty, got {tuple(x.shape)}")
-        require_finite(x, "x")
         top = 2 ** (self.input_bits - 1)
-        scaled = x.detach().cpu().double().numpy() * 2.0**self.input_fraction
+        scaled = samples(x, len(self.input_weight), "x") * 2.0**self.input_fraction
         quantised = np.clip(np.rint(scaled), -top, top - 1).astype(np.int32)
         return self._infer(quantised, require_integer(num_steps, "num_steps"), require_seed(seed))
 
@@ -283,6 +278,14 @@ class FixedPoint:
             return cls(**values, notes=notes)
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise ValueError(f"{path} does not hold a valid fixed-point model: {error}") from error
+
+
+def require_declared(value: Any, name: str) -> int:
+    """``value``, if it is an integer within the bounds of the field ``name``."""
+    low, high = declared(int)[name]
+    if require_integer(value, name, low) > high:
+        raise ValueError(f"{name} must be between {low} and {high}, got {value}")
+    return int(value)
 
 
 def declared(kind: type) -> dict[str, tuple[Any, Any]]:

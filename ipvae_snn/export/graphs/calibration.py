@@ -10,8 +10,8 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from ipvae_snn import metrics
-from ipvae_snn._utils.checks import require_finite, require_float, require_integer
-from ipvae_snn.export.constants import Floats, linear_gaussian
+from ipvae_snn._utils.checks import require_integer
+from ipvae_snn.export.constants import Floats, linear_gaussian, samples
 from ipvae_snn.export.graphs.encode import to_nir
 from ipvae_snn.export.graphs.network import RUNAWAY, GraphNetwork
 from ipvae_snn.export.graphs.poisson import Portable, require_reset
@@ -67,13 +67,8 @@ def calibrate(
     """
     constants = linear_gaussian(model)
     require_reset(reset)
-    require_float(data, "data")
-    pixels = len(constants.weight)
-    if data.ndim != 2 or data.shape[1] != pixels or not len(data):
-        raise ValueError(f"data must have shape (N, {pixels}), got {tuple(data.shape)}")
-    require_finite(data, "data")
+    data = torch.from_numpy(samples(data, len(constants.weight), "data")).float()
     num_steps = require_integer(num_steps, "num_steps", least=8)
-    data = data.detach().cpu().float()
     tried: dict[Portable, _Score] = {}
     with tqdm(disable=not progress, desc="calibrating", unit="setting") as bar:
         for best in _starts(constants.gram, reset):

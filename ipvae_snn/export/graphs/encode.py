@@ -1,6 +1,7 @@
 """Exports a model or a network to a NIR graph."""
 
 import json
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -191,13 +192,8 @@ def _model_metadata(model: Any, options: GraphOptions, nested: bool) -> dict[str
         config = model.config()
     except TypeError:
         return {}
-    portable = None if options.portable is None else vars(options.portable)
-    arguments = {
-        "levels": options.levels,
-        "reset": options.reset,
-        "portable": portable,
-        "nested": nested,
-    }
+    arguments = {**asdict(options), "nested": nested}
+    arguments.pop("form")
     return {
         "kind": "IPVAE",
         "config": json.dumps(config),

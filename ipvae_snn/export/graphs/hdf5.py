@@ -39,9 +39,8 @@ def validate_hdf5(path: Path) -> None:
     with h5py.File(path, "r") as file:
         for name, dataset in _datasets(file, h5py):
             _validate_dataset(name, dataset, size, h5py)
-            remaining -= _declared_bytes(name, dataset) + _string_bytes(
-                name, dataset, content, h5py
-            )
+            remaining -= _declared_bytes(name, dataset)
+            remaining -= _string_bytes(name, dataset, content, h5py)
             if remaining < 0:
                 raise ValueError(
                     f"its arrays take more than {MAX_BYTES:,} bytes up to {name!r}: expected a "

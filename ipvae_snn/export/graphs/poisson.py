@@ -10,7 +10,8 @@ from ipvae_snn._utils.checks import require_integer, require_number
 from ipvae_snn.export.constants import Floats, NeuronConstants
 from ipvae_snn.export.graphs.graph_fragment import Fragment, array, nir_module
 
-Form, Reset = Literal["exact", "portable"], Literal["zero", "subtract"]
+Form = Literal["exact", "portable"]
+Reset = Literal["zero", "subtract"]
 FORMS, RESETS = get_args(Form), get_args(Reset)
 LEVELS = 16
 """Thresholds per neuron in the exact form: the largest count of a timestep."""

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from ipvae_snn._utils.checks import require_finite, require_number
-from ipvae_snn.export.constants import Floats, ModelConstants, linear_gaussian
+from ipvae_snn.export.constants import Floats, ModelConstants, linear_gaussian, samples
 from ipvae_snn.export.xylo.chip import HIGH, LOW, MAX_INPUT_SPIKES, MAX_SPIKES, XyloChip
-from ipvae_snn.export.xylo.network import XyloNetwork, checked_inputs
+from ipvae_snn.export.xylo.network import XyloNetwork
 
 CHANNELS, FANOUT = 16, 64
 """Input channels of Xylo, and targets per neuron of Xylo Audio; xylosim has neither limit. Source:
@@ -79,7 +79,7 @@ def to_xylo(
     """
     c = linear_gaussian(model)
     _require_convertible(model, c)
-    values = checked_inputs(data, len(c.weight), "data")
+    values = samples(data, len(c.weight), "data")
     peak, signed = float(np.abs(values).max()), bool(values.min() < 0)
     if not peak:
         raise ValueError("data must not be all zeros: its range becomes that of the input")

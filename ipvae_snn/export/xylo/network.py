@@ -10,8 +10,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ipvae_snn._utils.checks import require_finite, require_float, require_integer, require_number
-from ipvae_snn.export.constants import Floats
+from ipvae_snn._utils.checks import require_float, require_integer, require_number
+from ipvae_snn.export.constants import Floats, samples
 from ipvae_snn.export.npz_files import read_npz, write_npz
 from ipvae_snn.export.xylo.chip import HIGH, LOW, MAX_INPUT_SPIKES, Ints, XyloChip, XyloState
 from ipvae_snn.export.xylo.simulator import simulate
@@ -86,7 +86,7 @@ class XyloNetwork:
 
     def bias(self, x: Tensor) -> Ints:
         """Bias per sample and neuron, (B, K): the chip's own if the input is spikes."""
-        values = checked_inputs(x, len(self.weight), "x")
+        values = samples(x, len(self.weight), "x")
         if self.spikes_per_unit:
             return np.broadcast_to(self.chip.bias, (len(values), len(self.chip.bias)))
         return np.rint(self.chip.bias + values @ self.drive).clip(LOW, HIGH).astype(np.int16)
@@ -161,7 +161,7 @@ class XyloNetwork:
 
     def _input_rate(self, x: Tensor) -> Floats:
         """Mean spikes per timestep of each channel, (B, channels)."""
-        values = checked_inputs(x, len(self.weight), "x")
+        values = samples(x, len(self.weight), "x")
         channels = len(self.chip.weights_in)
         if not channels:
             return values[:, :0]
@@ -173,15 +173,3 @@ class XyloNetwork:
                 "negative values: give to_xylo data that has them"
             )
         return np.minimum(values * self.spikes_per_unit, MAX_INPUT_SPIKES)
-
-
-def checked_inputs(x: Tensor, pixels: int, name: str) -> Floats:
-    """Validated inputs (B, M) as float64."""
-    require_float(x, name)
-    if x.ndim != 2 or x.shape[1] != pixels or not len(x):
-        raise ValueError(
-            f"{name} must have shape (B, {pixels}) and not be empty, got {tuple(x.shape)}"
-        )
-    require_finite(x, name)
-    values: Floats = x.detach().cpu().double().numpy()
-    return values

@@ -27,7 +27,7 @@ def simulate(chip: XyloChip, counts: Ints, bias: Ints | None = None) -> XyloStat
         chip.bias if bias is None else bias, (counts.shape[1], *chip.bias.shape)
     )
     runs = [
-        _run(v2, chip, synapses, sample.tolist(), sample_bias.tolist())
+        _run(v2, chip, synapses, sample, sample_bias)
         for sample, sample_bias in zip(counts.swapaxes(0, 1), biases, strict=True)
     ]
     return XyloState(*(np.stack(samples, axis=1) for samples in zip(*runs, strict=True)))
@@ -41,13 +41,7 @@ def _synapses(v2: ModuleType, weights: Ints) -> list[list[Any]]:
     ]
 
 
-def _run(
-    v2: ModuleType,
-    chip: XyloChip,
-    synapses: list[list[list[Any]]],
-    counts: list[list[int]],
-    bias: list[int],
-) -> list[Ints]:
+def _run(v2: ModuleType, chip: XyloChip, synapses: Any, counts: Ints, bias: Ints) -> list[Ints]:
     """The fields of a :class:`XyloState` of one sample, (T, ·) each."""
     layer = v2.XyloLayer(
         synapses_in=synapses[0],
@@ -57,7 +51,7 @@ def _run(
         threshold=chip.threshold.tolist(),
         threshold_out=chip.threshold_out.tolist(),
         has_bias=True,
-        bias=bias,
+        bias=bias.tolist(),
         bias_out=chip.bias_out.tolist(),
         weight_shift_inp=chip.weight_shift_in,
         weight_shift_rec=chip.weight_shift_rec,
@@ -68,7 +62,7 @@ def _run(
         dash_syns_out=chip.dash_syn_out[:, None].tolist(),
         name="",
     )
-    layer.evolve(counts)
+    layer.evolve(counts.tolist())
     # xylosim records states as (neurons, T), spikes as (T, neurons).
     hidden, outputs, steps = len(chip.threshold), len(chip.threshold_out), len(counts)
     return [
