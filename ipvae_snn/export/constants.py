@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ipvae_snn._utils.checks import require_finite, require_float
 from ipvae_snn.functional import drive_weight
+from ipvae_snn.models.base import Model
 from ipvae_snn.neurons.lateral import SharedDecoder
 from ipvae_snn.neurons.poisson import IPVAENeuron
 
@@ -74,7 +75,7 @@ def linear_gaussian(model: Any) -> ModelConstants:
     """The constants of a linear Gaussian spiking model.
 
     Raises:
-        TypeError: ``model`` is none.
+        TypeError: another model.
 
     >>> from ipvae_snn import IPVAE
     >>> linear_gaussian(IPVAE(in_features=16, latents=8)).drive_weight.shape
@@ -91,20 +92,14 @@ def linear_gaussian(model: Any) -> ModelConstants:
     )
 
 
-def is_linear_gaussian(model: Any) -> bool:
-    """Whether ``model`` runs and decodes, and its Poisson neurons share its linear decoder."""
-    neuron = getattr(model, "neuron", None)
-    return (
-        isinstance(neuron, IPVAENeuron)
-        and isinstance(neuron.lateral, SharedDecoder)
-        and all(callable(getattr(model, name, None)) for name in ("run", "decode"))
-    )
-
-
 def require_linear_gaussian(model: Any) -> None:
-    """Raise ``TypeError`` unless ``model`` is a linear Gaussian spiking model."""
-    if not is_linear_gaussian(model):
-        raise TypeError(f"model must be an IPVAE, got {type(model).__name__}")
+    """Raise ``TypeError`` unless ``model`` has Poisson neurons that share its linear decoder."""
+    lateral = getattr(getattr(model, "neuron", None), "lateral", None)
+    if not (isinstance(model, Model) and isinstance(lateral, SharedDecoder)):
+        raise TypeError(
+            "model must be an IPVAE with a linear decoder and a Gaussian likelihood, got "
+            f"{type(model).__name__}"
+        )
 
 
 def samples(x: Tensor, pixels: int, name: str) -> Floats:

@@ -14,6 +14,7 @@ from ipvae_snn.export.constants import require_linear_gaussian
 from ipvae_snn.export.graphs.files import read
 from ipvae_snn.export.graphs.graph_fragment import nir_module, require_graph
 from ipvae_snn.export.graphs.network import GraphNetwork, flattened, reset_of
+from ipvae_snn.models.base import Model
 from ipvae_snn.neurons.states import reset as reset_states
 from ipvae_snn.surrogate import rounded
 
@@ -40,10 +41,10 @@ class Source(Protocol):
 
 
 class ModelSource:
-    """The stochastic model itself.
+    """The model itself, with its draws.
 
     Args:
-        model: an :class:`~ipvae_snn.IPVAE`.
+        model: an :class:`~ipvae_snn.IPVAE` or a baseline.
         label: short name in tables.
         chunk: timesteps per call of ``model.run``.
     """
@@ -54,7 +55,7 @@ class ModelSource:
 
     def unroll(self, x: Tensor, num_steps: int, seed: int = 0) -> Iterator[Tensor]:
         model, state, training = self.model, None, self.model.training
-        x = x.to(model.decoder.weight)
+        x = x.to(next(model.parameters()))
         spikes: list[Tensor] = []
         try:
             model.eval()
@@ -70,7 +71,7 @@ class ModelSource:
 
     def decode(self, spk: Tensor) -> Tensor:
         with torch.no_grad():
-            x_hat: Tensor = self.model.decode(spk.to(self.model.decoder.weight))
+            x_hat: Tensor = self.model.decode(spk.to(next(self.model.parameters())))
         return x_hat.cpu().float()
 
 
@@ -154,7 +155,7 @@ def as_source(item: Any) -> Source:
     Raises:
         TypeError: something else.
     """
-    if all(callable(getattr(item, name, None)) for name in ("run", "decode", "seeded")):
+    if isinstance(item, Model):
         return ModelSource(item)
     if isinstance(item, (str, Path)):
         item = read(item)

@@ -359,7 +359,7 @@ def test_files_that_hold_no_network_are_refused(tmp_path, trained):
 @pytest.mark.parametrize(
     ("model", "options", "error", "message"),
     [
-        (nn.Linear(3, 3), {}, TypeError, "model must be an IPVAE, got Linear"),
+        (nn.Linear(3, 3), {}, TypeError, "must be an IPVAE .* got Linear"),
         (IPVAE(PIXELS, 1001), {}, ValueError, "at most 1000 hidden neurons, got 1001"),
         (IPVAE(PIXELS, 8, leak=0.1), {}, ValueError, "train a model without leak"),
         (IPVAE(PIXELS, 8, lateral_scale=0.0), {}, ValueError, "which is 0 here"),

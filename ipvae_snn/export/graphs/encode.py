@@ -8,11 +8,12 @@ import numpy as np
 from torch import nn
 
 from ipvae_snn._utils.checks import require_integer
-from ipvae_snn.export.constants import ModelConstants, is_linear_gaussian, linear_gaussian
+from ipvae_snn.export.constants import ModelConstants, linear_gaussian
 from ipvae_snn.export.graphs.folding import folded
 from ipvae_snn.export.graphs.graph_fragment import Fragment, array, nir_module, state_arrays
 from ipvae_snn.export.graphs.modules import ExtraMap, first_shape, fragments_of
 from ipvae_snn.export.graphs.poisson import LEVELS, GraphOptions, Portable, poisson_fragment
+from ipvae_snn.models.base import Model
 from ipvae_snn.neurons.poisson import IPVAENeuron
 from ipvae_snn.version import __version__
 
@@ -67,7 +68,7 @@ def to_nir(
 
     Raises:
         ImportError: the package nir is missing (extra ``nir``).
-        ValueError, TypeError: a module without a translation, NaN in weights, bad options.
+        ValueError, TypeError: a module or model without a translation, NaN in weights, bad options.
 
     Source: neuroir.org; the encoding of u is derived from arXiv 2410.19315, section 3.
 
@@ -86,7 +87,7 @@ def to_nir(
     options = GraphOptions(form, levels, reset, portable)
     _require_finite(network)
     metadata: dict[str, Any] = {}
-    if is_linear_gaussian(network):
+    if isinstance(network, Model):
         constants = linear_gaussian(network)
         shape: tuple[int, ...] = constants.weight.shape[:1]
         fragments = _model_fragments(constants, options)
