@@ -402,3 +402,21 @@ def test_input_and_spikes_that_do_not_fit_are_refused():
         net.decode(torch.ones(3))
     with pytest.raises(ValueError, match="num_steps must be at least 1"):
         net.run(x, 0)
+
+
+def test_inputs_beyond_the_range_of_the_chip_say_how_to_scale_them():
+    with pytest.raises(ValueError, match="scale data"):
+        to_xylo(IPVAE(16, 24, init_std=0.3), 1e6 * torch.rand(20, 16))
+
+
+def test_nan_in_a_model_is_named():
+    model = IPVAE(16, 24)
+    with torch.no_grad():
+        model.neuron.log_bias[0] = torch.nan
+    with pytest.raises(ValueError, match=r"log_bias holds 1 NaN"):
+        to_xylo(model, torch.rand(20, 16))
+
+
+def test_features_too_weak_to_fire_say_to_train_first():
+    with pytest.raises(ValueError, match="train the model first"):
+        to_xylo(IPVAE(16, 8, init_std=1e-4), torch.rand(20, 16))
