@@ -91,7 +91,8 @@ def add_flags(group: Any, options: Iterable[Option], shown: str = "default: {}")
         shown: how the help tells the default.
     """
     for option in options:
-        told = f"{option.help} ({shown.format(option.default)})".strip()
+        default = "" if option.default is None else f" ({shown.format(option.default)})"
+        told = f"{option.help}{default}".strip()
         kind: dict[str, Any] = {"type": option.kind}
         if option.kind is bool:
             kind = {"action": argparse.BooleanOptionalAction}

@@ -1,35 +1,20 @@
-"""The command ``export``: a run's model for a toolchain, and what it costs."""
+"""The command ``export``: writes a run's model for a toolchain, and measures the fidelity."""
 
 import argparse
-from pathlib import Path
-from typing import Any
-
-from torch import Tensor
+import inspect
 
 from ipvae_snn import data, export
 from ipvae_snn._utils.checks import require_integer, require_seed
 from ipvae_snn._utils.files import atomic_write, require_free_file
-from ipvae_snn.models.ipvae import IPVAE
+from ipvae_snn._utils.options import Option, add_flags, given, options_of
 from ipvae_snn.runs import open_run, pick, read
 
 CALIBRATION_SAMPLES = 100
-TARGETS: dict[str, dict[str, Any]] = {
-    "nir": {"form": "exact", "reset": "subtract", "levels": export.LEVELS},
-    "xylo": {"gain": 1.0, "threshold": 2.5, "input_as": "spikes"},
-    "fixed-point": {
-        "weight_bits": 8,
-        "state_bits": 16,
-        "emission": "rounded",
-        "input_bits": 12,
-        "input_range": 8.0,
-    },
-}
-"""What can be written, and the options of each with their defaults."""
 
 
 def export_run(arguments: argparse.Namespace) -> None:
-    """Write the model of a run in another form, and print the fidelity table."""
-    options = _options(arguments)
+    """Export the model of a run, and print the fidelity table."""
+    target = chosen_target(arguments)
     out = arguments.out
     require_free_file(out)
     require_integer(arguments.samples, "samples", least=2)
@@ -50,63 +35,57 @@ def export_run(arguments: argparse.Namespace) -> None:
             f"{arguments.run} takes inputs of {model.in_features} values, these have "
             f"{values}: give it data of the kind it was trained on (--data, --as)"
         )
-    known = read(pick(dataset.train, CALIBRATION_SAMPLES, seed))
+    calibration = read(pick(dataset.train, CALIBRATION_SAMPLES, seed))
     x = read(pick(dataset.test, arguments.samples, seed))
-    forms = {"nir": _nir, "xylo": _xylo, "fixed-point": _fixed_point}
-    with atomic_write(out) as part:  # a table that fails leaves no file behind
-        compared = forms[arguments.to](model, known, options, part, progress)
-        result = export.report(compared, model, x, arguments.steps, seed=seed, progress=progress)
+    with atomic_write(out) as temporary:  # a report that fails leaves no file behind
+        exported = target.write(model, calibration, temporary, progress=progress)
+        result = export.report(exported, model, x, arguments.steps, seed=seed, progress=progress)
     print(f"wrote {out}, {out.stat().st_size / 1e6:.1f} MB; compared on {dataset.description}")
     print(result)
 
 
-def _nir(
-    model: IPVAE, known: Tensor, options: dict[str, Any], part: Path, progress: bool
-) -> list[Any]:
-    form, reset, portable = options["form"], options["reset"], None
-    if form == "portable":
-        portable = export.calibrate(model, known, reset, progress=progress)
-    graph = export.to_nir(model, form, levels=options["levels"], portable=portable)
-    export.write(part, graph)
-    compared = [export.read(part)]
-    if form == "portable":
-        run_in = export.in_norse if reset == "zero" else export.in_sinabs
-        try:
-            compared.append(run_in(graph))
-        except ImportError as error:
-            print(f"not run in the toolchain itself: {error}")
-    return compared
+def chosen_target(arguments: argparse.Namespace) -> export.Target:
+    """The target with its options; ``ValueError`` if one of another target was given."""
+    chosen = export.TARGETS.find(arguments.to)
+    own = given(arguments, options_of(chosen))
+    for name, target in export.TARGETS.items():
+        for option in options_of(target):
+            if given(arguments, [option]).keys() - own.keys():
+                raise ValueError(
+                    f"{option.flag} belongs to --to {name}, not to --to {arguments.to}: leave it "
+                    "out"
+                )
+    return chosen(**own)
 
 
-def _xylo(
-    model: IPVAE, known: Tensor, options: dict[str, Any], part: Path, progress: bool
-) -> list[Any]:
-    export.to_xylo(model, known, **options).save(part)
-    return [export.XyloNetwork.load(part)]
+def target_help() -> str:
+    """A line for each target: its name, and the first line of its docstring."""
+    docs = {name: str(inspect.getdoc(target)) for name, target in export.TARGETS.items()}
+    return "".join(f"{name:<12} {doc.splitlines()[0]}\n" for name, doc in docs.items())
 
 
-def _fixed_point(
-    model: IPVAE, known: Tensor, options: dict[str, Any], part: Path, progress: bool
-) -> list[Any]:
-    export.to_fixed_point(model, **options).save(part)
-    compared: list[Any] = [export.FixedPoint.load(part)]
-    if options["emission"] == "rounded":
-        compared.insert(0, export.rounded_source(model))
-    return compared
+def add_target_flags(command: argparse.ArgumentParser) -> None:
+    """A flag for each option of the targets; options of the same name share one.
 
-
-def _options(arguments: argparse.Namespace) -> dict[str, Any]:
-    """The options of what is to be written; ``ValueError`` where one of another was given."""
-    for target, defaults in TARGETS.items():
-        given = [name for name in defaults if getattr(arguments, name) is not None]
-        if given and target != arguments.to:
+    Raises:
+        ValueError: the command itself or another target uses the name for something else.
+    """
+    of_name: dict[str, dict[str, Option]] = {}
+    for target, cls in export.TARGETS.items():
+        for option in options_of(cls):
+            of_name.setdefault(option.name, {})[target] = option
+    reserved = {action.dest for action in command._actions} | {"command"}
+    groups: dict[str, list[Option]] = {}
+    for name, options in of_name.items():
+        if name in reserved or len({(o.kind, o.choices) for o in options.values()}) > 1:
             raise ValueError(
-                f"--{given[0].replace('_', '-')} belongs to --to {target}, not to "
-                f"--to {arguments.to}: leave it out"
+                f"the option {name!r} of the export target {list(options)[-1]!r} already means "
+                "something else: rename the field"
             )
-    if arguments.to == "nir":
-        other, form = ("levels", "exact") if arguments.form == "portable" else ("reset", "portable")
-        if getattr(arguments, other) is not None:
-            raise ValueError(f"--{other} belongs to --form {form}: leave it out")
-    chosen = {name: getattr(arguments, name) for name in TARGETS[arguments.to]}
-    return {n: TARGETS[arguments.to][n] if v is None else v for n, v in chosen.items()}
+        first = next(iter(options.values()))
+        defaults = dict.fromkeys(o.default for o in options.values())
+        if len(defaults) > 1:
+            first = first._replace(default=" / ".join(map(str, defaults)))
+        groups.setdefault(f"--to {' or '.join(options)}", []).append(first)
+    for title, members in groups.items():
+        add_flags(command.add_argument_group(title), members)

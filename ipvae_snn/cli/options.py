@@ -6,9 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from ipvae_snn import data
-from ipvae_snn.cli.export import TARGETS
-from ipvae_snn.export.fixed_point.network import EMISSIONS
-from ipvae_snn.export.graphs.poisson import FORMS, RESETS
+from ipvae_snn.cli.export import add_target_flags, target_help
+from ipvae_snn.export import TARGETS
 from ipvae_snn.kernels.spec import PRECISIONS
 from ipvae_snn.neurons.poisson import CLAMP
 from ipvae_snn.surrogate import ESTIMATORS
@@ -45,32 +44,9 @@ timestep. It holds all it shows, opens from disk, and asks the network for nothi
 is replaced.
 """
 EXPORT_HELP = """\
-nir          a graph of the Neuromorphic Intermediate Representation, in HDF5 (extra nir)
-xylo         int8 weights and integer states for the Xylo chip, in .npz
-fixed-point  integer weights, membranes and tables for chips with graded spikes, in .npz
-
 Ends with the fidelity table: the model and its exported form on the same data at the same steps.
 A file that exists is never overwritten.
 """
-EXPORT_OPTIONS: dict[str, tuple[tuple[str, Any, str], ...]] = {
-    "nir": (
-        ("form", FORMS, "exact: no neuron resets; portable: integrate-and-fire, as tools import"),
-        ("reset", RESETS, "portable: that of the tool, zero for norse, subtract for sinabs"),
-        ("levels", int, "exact: largest count of a neuron"),
-    ),
-    "xylo": (
-        ("gain", float, "spikes per spike of the model"),
-        ("threshold", float, "in units of the diagonal of G"),
-        ("input_as", ("spikes", "bias"), "events on channels, or biases set for each input"),
-    ),
-    "fixed-point": (
-        ("weight_bits", int, "of weights"),
-        ("state_bits", int, "of membranes"),
-        ("emission", EMISSIONS, "spikes: rounded rates, or pseudo-random Poisson counts"),
-        ("input_bits", int, "of inputs"),
-        ("input_range", float, "inputs beyond ± this saturate; a power of two"),
-    ),
-}
 WITH_RESUME = {
     "data", "data_dir", "device", "lr", "checkpoint_every", "workers", "quiet",
 }  # fmt: skip
@@ -182,21 +158,14 @@ def parser() -> argparse.ArgumentParser:
         _common(look)
 
     export = _command(
-        commands, "export", "bring a run to a neuromorphic toolchain, and measure the cost",
-        EXPORT_HELP,
-    )  # fmt: skip
+        commands,
+        "export",
+        "export a run to a neuromorphic toolchain, and measure the fidelity",
+        f"{target_help()}\n{EXPORT_HELP}",
+    )
     export.add_argument("run", type=Path, help="run folder of train or demo")
     export.add_argument("--to", choices=TARGETS, required=True, help="what to write; see below")
     export.add_argument("--out", type=Path, required=True, help="file to make")
-    for target, rows in EXPORT_OPTIONS.items():
-        group = export.add_argument_group(f"--to {target}")
-        for name, kind, text in rows:
-            default = TARGETS[target][name]
-            group.add_argument(
-                f"--{name.replace('_', '-')}",
-                **({"choices": kind} if isinstance(kind, tuple) else {"type": kind}),
-                help=f"{text} (default: {default})",
-            )
     compared = export.add_argument_group("what the fidelity is measured on")
     compared.add_argument("--data", help="data set (default: what the run held out)")
     compared.add_argument("--as", dest="treat", choices=data.TREATMENTS, help="see train --help")
@@ -205,6 +174,7 @@ def parser() -> argparse.ArgumentParser:
     compared.add_argument("--steps", type=int, default=256, help="timesteps (default: 256)")
     export.add_argument("--seed", type=int, default=0, help="of all randomness (default: 0)")
     export.add_argument("--quiet", action="store_true", help="no progress bars")
+    add_target_flags(export)
 
     bench = _command(
         commands, "bench", "measure how fast this machine runs the network", BENCH_HELP

@@ -1,4 +1,4 @@
-"""What an export costs: the model and what was made of it, on the same data at the same steps."""
+"""The fidelity report: a model and what was exported from it, run on the same data."""
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -17,18 +17,18 @@ from ipvae_snn.export.sources import Source, as_source
 
 @dataclass(frozen=True)
 class FidelityRow:
-    """How one form of the model did, over the last ``window`` timesteps unless said otherwise.
+    """One form of the model; figures are over the last ``window`` timesteps unless noted.
 
     Attributes:
-        label: of the form.
-        r2: R² from the spikes of a single timestep, mean over the window; ``None`` where nothing is
-            reconstructed.
-        r2_mean: R² from the mean spikes of the window.
-        zeros: portion of neurons that are silent in a timestep.
-        spikes: per image, over all timesteps.
-        agreement: correlation of the window's mean counts, over images and neurons, with those of
-            the original.
-        same: portion of all counts, over all timesteps, that equal the original's.
+        label: short name of the form.
+        r2: R² from the spikes of single timesteps, mean over the window; ``None`` without a
+            decoder.
+        r2_mean: R² from the mean counts of the window; ``None`` without a decoder.
+        zeros: fraction of counts that are 0.
+        spikes: per sample, over all timesteps.
+        agreement: correlation of the window's mean counts with the original's, over samples and
+            neurons.
+        same: fraction of counts that equal the original's, over all timesteps.
         notes: what was approximated.
     """
 
@@ -44,7 +44,7 @@ class FidelityRow:
 
 @dataclass(frozen=True)
 class Fidelity:
-    """Rows of a fidelity table: the original first, then itself with other draws, then the rest."""
+    """Rows of the table: the original, the original with another seed, then the exported forms."""
 
     rows: tuple[FidelityRow, ...]
     num_steps: int
@@ -59,7 +59,7 @@ class Fidelity:
         raise KeyError(f"no row {label!r}: there are {[row.label for row in self.rows]}")
 
     def table(self, notes: bool = True) -> str:
-        """As text; with ``notes``, what was approximated below."""
+        """As text; ``notes`` lists below what was approximated."""
         width = max(len(row.label) for row in self.rows) + 2
         heads = ("R²", "R² mean", "zeros", "spikes", "agree", "same")
         lines = [
@@ -71,13 +71,13 @@ class Fidelity:
             rest = f"{row.zeros:>9.1%}{row.spikes:>9,.0f}{row.agreement:>9.3f}{row.same:>9.1%}"
             lines.append(f"{row.label:<{width}}{r2}{rest}")
         if notes:
-            said: dict[str, list[str]] = {}
+            labels_of: dict[str, list[str]] = {}
             for row in self.rows:
                 for note in row.notes:
-                    said.setdefault(note, []).append(row.label)
-            for note, labels in said.items():
-                of = "; ".join(labels) if len(labels) <= 2 else f"{len(labels)} forms"
-                lines.append(f"- {note} [{of}]")
+                    labels_of.setdefault(note, []).append(row.label)
+            for note, labels in labels_of.items():
+                forms = "; ".join(labels) if len(labels) <= 2 else f"{len(labels)} forms"
+                lines.append(f"- {note} [{forms}]")
         return "\n".join(lines)
 
     def __str__(self) -> str:
@@ -86,9 +86,11 @@ class Fidelity:
     def summary(self) -> dict[str, Any]:
         """As plain data, for JSON."""
         return {
-            "samples": self.samples, "steps": self.num_steps, "window": self.window,
+            "samples": self.samples,
+            "steps": self.num_steps,
+            "window": self.window,
             "rows": [asdict(row) for row in self.rows],
-        }  # fmt: skip
+        }
 
 
 def report(
@@ -104,19 +106,19 @@ def report(
     """Run a model and what was exported from it on the same data, and compare.
 
     Args:
-        exported: a NIR graph or its file, what ``to_fixed_point``, ``to_xylo``, ``in_norse`` or
-            ``in_sinabs`` returned; or a sequence of such.
-        model: the :class:`~ipvae_snn.IPVAE`, or the network, that they come from.
+        exported: a NIR graph or its file, what ``to_fixed_point``, ``to_xylo``, ``in_norse``,
+            ``in_sinabs`` or ``in_xylosim`` returned, or a sequence of these.
+        model: the :class:`~ipvae_snn.IPVAE`, or the network, that was exported.
         data: samples (N, M), shown at every timestep.
         num_steps: T.
-        window: timesteps at the end over which the figures are taken.
-        seed: of the stochastic ones. The original is run with another seed, too, which tells how
-            far draws agree with one another; forms without noise can come closer.
+        window: number of timesteps at the end that the figures are taken over.
+        seed: of stochastic forms. The original also runs with another seed, to show how much two
+            draws agree; forms without noise can agree more.
         progress: show a progress bar.
 
     Raises:
         TypeError: something in ``exported`` that cannot be compared.
-        ValueError: bad data, or as many neurons as the model does not have.
+        ValueError: bad data, or a form that has another number of neurons than the model.
 
     >>> from ipvae_snn import IPVAE, export
     >>> model = IPVAE(in_features=16, latents=8, init_std=0.5)
@@ -137,13 +139,13 @@ def report(
     sources = [as_source(item) for item in items]
     runs = [(original, seed, original.label), (original, seed ^ 1, "the same, other draws")]
     runs += [(source, seed, source.label) for source in sources]
-    target: Tensor | None = None
+    reference: Tensor | None = None
     rows = []
     with tqdm(total=len(runs) * num_steps, disable=not progress, desc="comparing") as bar:
-        for source, draws, label in runs:
-            counts = _run(source, data, num_steps, draws, bar)
-            target = counts if target is None else target
-            rows.append(_row(source, label, data, counts, target, window))
+        for source, run_seed, label in runs:
+            counts = _run(source, data, num_steps, run_seed, bar)
+            reference = counts if reference is None else reference
+            rows.append(_row(source, label, data, counts, reference, window))
     return Fidelity(tuple(rows), num_steps, window, len(data))
 
 
@@ -157,27 +159,27 @@ def _run(source: Source, x: Tensor, num_steps: int, seed: int, bar: Any) -> Tens
 
 
 def _row(
-    source: Source, label: str, x: Tensor, counts: Tensor, target: Tensor, window: int
+    source: Source, label: str, x: Tensor, counts: Tensor, reference: Tensor, window: int
 ) -> FidelityRow:
-    if counts.shape != target.shape:
+    if counts.shape != reference.shape:
         raise ValueError(
             f"{label} has spikes of shape {tuple(counts.shape)} (T, B, K), the original "
-            f"{tuple(target.shape)}: they are not of the same model"
+            f"{tuple(reference.shape)}: they are not of the same model"
         )
     x = x.detach().cpu().float()
     last = counts[-window:]
-    shown = [source.decode(spk) for spk in last]
-    found = [float(metrics.r2(x, x_hat)) for x_hat in shown if x_hat is not None]
-    mean, mean_target = last.mean(0), target[-window:].mean(0)
+    reconstructions = [source.decode(spk) for spk in last]
+    scores = [float(metrics.r2(x, x_hat)) for x_hat in reconstructions if x_hat is not None]
+    mean, mean_reference = last.mean(0), reference[-window:].mean(0)
     decoded = source.decode(mean)
     return FidelityRow(
         label=label,
-        r2=float(np.mean(found)) if found else None,
+        r2=float(np.mean(scores)) if scores else None,
         r2_mean=None if decoded is None else float(metrics.r2(x, decoded)),
         zeros=float((last == 0).float().mean()),
         spikes=float(counts.sum((0, 2), dtype=torch.float64).mean()),
-        agreement=_correlation(mean, mean_target),
-        same=float((counts == target).float().mean()),
+        agreement=_correlation(mean, mean_reference),
+        same=float((counts == reference).float().mean()),
         notes=(*source.notes, *_runaway(counts)),
     )
 
@@ -186,11 +188,11 @@ def _runaway(counts: Tensor) -> tuple[str, ...]:
     top = float(counts.max())
     if top < RUNAWAY:
         return ()
-    return (f"spikes ran away: up to {top:.3g} of one neuron in a timestep",)
+    return (f"spikes ran away: one neuron emits up to {top:.3g} in a timestep",)
 
 
 def _correlation(a: Tensor, b: Tensor) -> float:
-    """Pearson's; 1 where both are constant and equal, 0 where one is constant."""
+    """Pearson's correlation; of constants, 1 if they are equal, else 0."""
     a, b = a.double().flatten(), b.double().flatten()
     a, b = a - a.mean(), b - b.mean()
     norm = float((a.square().sum() * b.square().sum()).sqrt())

@@ -1,4 +1,4 @@
-"""What a fidelity report compares: anything that emits spikes timestep by timestep."""
+"""Sources of spikes for the fidelity report: models, networks, graphs."""
 
 import copy
 from collections.abc import Iterator
@@ -10,21 +10,22 @@ from snntorch import SpikingNeuron
 from torch import Tensor, nn
 
 from ipvae_snn._utils.seeding import seeded
+from ipvae_snn.export.constants import require_linear_gaussian
 from ipvae_snn.export.graphs.files import read
+from ipvae_snn.export.graphs.graph_fragment import nir_module, require_graph
 from ipvae_snn.export.graphs.network import GraphNetwork, flattened, reset_of
-from ipvae_snn.export.graphs.pieces import nir_module, require_graph
-from ipvae_snn.models.ipvae import IPVAE
+from ipvae_snn.models.base import Model
 from ipvae_snn.neurons.states import reset as reset_states
 from ipvae_snn.surrogate import rounded
 
 
 @runtime_checkable
 class Source(Protocol):
-    """A model, or what was made of one.
+    """A model, or an exported form of one.
 
     Attributes:
-        label: a short name for tables.
-        notes: what was approximated, a sentence each.
+        label: short name in tables.
+        notes: what was approximated, one sentence each.
     """
 
     label: str
@@ -35,22 +36,27 @@ class Source(Protocol):
         ...
 
     def decode(self, spk: Tensor) -> Tensor | None:
-        """Reconstruction (B, M) of counts (B, K); ``None`` for what reconstructs nothing."""
+        """Reconstruction (B, M) of counts (B, K); ``None`` if there is no decoder."""
         ...
 
 
 class ModelSource:
-    """The stochastic model itself."""
+    """The model itself, with its draws.
 
-    def __init__(self, model: IPVAE, label: str = "stochastic original", chunk: int = 16) -> None:
+    Args:
+        model: an :class:`~ipvae_snn.IPVAE` or a baseline.
+        label: short name in tables.
+        chunk: timesteps per call of ``model.run``.
+    """
+
+    def __init__(self, model: Any, label: str = "stochastic original", chunk: int = 16) -> None:
         self.model, self.label, self.chunk = model, label, chunk
         self.notes: tuple[str, ...] = ()
 
     def unroll(self, x: Tensor, num_steps: int, seed: int = 0) -> Iterator[Tensor]:
         model, state, training = self.model, None, self.model.training
-        weight = model.decoder.weight
-        x = x.to(weight)
-        spikes = []
+        x = x.to(next(model.parameters()))
+        spikes: list[Tensor] = []
         try:
             model.eval()
             with torch.no_grad(), model.seeded(seed):
@@ -58,53 +64,51 @@ class ModelSource:
                     steps = min(self.chunk, num_steps - start)
                     out = model.run(x, steps, record=("spk",), state=state)
                     state = out.state
-                    spikes.append(out.spk.cpu())  # a generator must not hold a seed
+                    spikes += out.spk.cpu().float()
         finally:
             model.train(training)
-        for chunk in spikes:
-            yield from chunk.float()
+        yield from spikes  # only now: a suspended generator must not hold the seeded block
 
     def decode(self, spk: Tensor) -> Tensor:
         with torch.no_grad():
-            return self.model.decode(spk.to(self.model.decoder.weight)).cpu().float()
+            x_hat: Tensor = self.model.decode(spk.to(next(self.model.parameters())))
+        return x_hat.cpu().float()
 
 
-def rounded_source(model: IPVAE) -> ModelSource:
-    """The model with z = round(e^u) for a draw, in floating point; the model stays as it is."""
-    if not isinstance(model, IPVAE):
-        raise TypeError(f"model must be an IPVAE, got {type(model).__name__}")
+def rounded_source(model: Any) -> ModelSource:
+    """A copy of an :class:`~ipvae_snn.IPVAE` that emits z = round(e^u) in place of a draw."""
+    require_linear_gaussian(model)
     model = copy.deepcopy(model)
     model.neuron.spike_grad = rounded()
     return ModelSource(model, "float, rounded")
 
 
 class NetworkSource:
-    """A network of snnTorch's and our neurons, which is called once per timestep."""
+    """A network of snnTorch's neurons and IPVAENeurons; one call is one timestep."""
 
     def __init__(self, network: nn.Module, label: str = "original network") -> None:
         self.network, self.label = network, label
         self.notes: tuple[str, ...] = ()
 
     def unroll(self, x: Tensor, num_steps: int, seed: int = 0) -> Iterator[Tensor]:
-        found: list[Tensor] = []
-        neurons = [m for m in self.network.modules() if isinstance(m, SpikingNeuron)]
+        emitted: list[Tensor] = []
         handles = [
-            n.register_forward_hook(
-                lambda _, __, out: found.append(out if isinstance(out, Tensor) else out[0])
+            module.register_forward_hook(
+                lambda _, __, out: emitted.append(out if isinstance(out, Tensor) else out[0])
             )
-            for n in neurons
+            for module in self.network.modules()
+            if isinstance(module, SpikingNeuron)
         ]
         training, spikes = self.network.training, []
-        like = next(self.network.parameters(), x)
-        x = x.to(like)
+        x = x.to(next(self.network.parameters(), x))
         try:
             self.network.eval()
             reset_states(self.network)
             with torch.no_grad(), seeded(seed, device=x.device):
                 for _ in range(num_steps):
-                    found.clear()
+                    emitted.clear()
                     self.network(x)
-                    spikes.append(torch.cat([spk.flatten(1) for spk in found], dim=1).float())
+                    spikes.append(torch.cat([spk.flatten(1) for spk in emitted], dim=1).float())
         finally:
             for handle in handles:
                 handle.remove()
@@ -117,14 +121,20 @@ class NetworkSource:
 
 
 class GraphSource:
-    """A NIR graph, run by :class:`~ipvae_snn.export.GraphNetwork`."""
+    """A NIR graph, run by :class:`~ipvae_snn.export.GraphNetwork`.
+
+    Args:
+        graph: a ``nir.NIRGraph``.
+        reset: of its neurons; default what the graph was exported for.
+        label: short name in tables.
+    """
 
     def __init__(self, graph: Any, reset: str | None = None, label: str | None = None) -> None:
         require_graph(graph)
         form = graph.metadata.get("form", "foreign")
         self.reset = reset or reset_of(graph)
-        kind = f"{form} graph" + ("" if form == "exact" else f", {self.reset} reset")
-        self.graph, self.label = graph, label or kind
+        default = f"{form} graph" + ("" if form == "exact" else f", {self.reset} reset")
+        self.graph, self.label = graph, label or default
         self.notes: tuple[str, ...] = tuple(str(graph.metadata.get("notes", "")).splitlines())
         self._weight = _readout(graph)
 
@@ -140,12 +150,12 @@ class GraphSource:
 
 
 def as_source(item: Any) -> Source:
-    """Whatever can be compared: a model, a network, a graph or its file, or a :class:`Source`.
+    """The source of a model, a network, a graph or its file; a :class:`Source` is returned as is.
 
     Raises:
         TypeError: something else.
     """
-    if isinstance(item, IPVAE):
+    if isinstance(item, Model):
         return ModelSource(item)
     if isinstance(item, (str, Path)):
         item = read(item)
@@ -162,7 +172,7 @@ def as_source(item: Any) -> Source:
 
 
 def _readout(graph: Any) -> Tensor | None:
-    """The linear weights in front of the output, where it reads spikes through weights alone."""
+    """The weights of the last layer, if it is linear and without bias."""
     nodes, edges = flattened(graph)
     kinds = {name: type(node).__name__ for name, node in nodes.items()}
     last = [nodes[a] for a, b in edges if kinds.get(b) == "Output"]

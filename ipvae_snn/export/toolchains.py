@@ -1,8 +1,9 @@
-"""Exported graphs, run by other people's simulators."""
+"""Runs exported networks in the simulators of other projects: norse, sinabs, xylosim."""
 
 import importlib
 import warnings
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -10,17 +11,15 @@ from torch import Tensor
 
 from ipvae_snn._utils.extras import require_extra
 from ipvae_snn._utils.seeding import seeded
+from ipvae_snn.export.graphs.graph_fragment import require_graph
 from ipvae_snn.export.graphs.network import flattened
-from ipvae_snn.export.graphs.pieces import require_graph
-from ipvae_snn.export.graphs.reading import SPIKING
+from ipvae_snn.export.graphs.node_steps import SPIKING
 from ipvae_snn.export.sources import GraphSource
 from ipvae_snn.export.xylo.network import XyloNetwork
 
-ENDS = ("Input", "Output")
-
 
 class InNorse(GraphSource):
-    """A graph as norse imports and runs it: zero reset, one spike per timestep.
+    """A graph, imported and run by norse: zero reset, at most one spike per timestep.
 
     Args:
         graph: a ``nir.NIRGraph`` of the portable form, made for zero reset.
@@ -32,38 +31,36 @@ class InNorse(GraphSource):
     >>> export.report(export.in_norse(graph), model, x)  # doctest: +SKIP
     """
 
-    tool, reset_name = "norse", "zero"
-    known: tuple[str, ...] = (
-        "Affine", "Linear", "Conv2d", "Flatten", "SumPool2d", "IF", "LIF", "CubaLIF",
-    )  # fmt: skip
-    runs = "Linear, Conv2d, Flatten, AvgPool2d, snn.Leaky, Synaptic, RLeaky and IPVAENeuron"
+    tool, tool_reset = "norse", "zero"
+    node_types = frozenset(
+        ("Affine", "Linear", "Conv2d", "Flatten", "SumPool2d", "IF", "LIF", "CubaLIF")
+    )
+    modules = "Linear, Conv2d, Flatten, AvgPool2d, snn.Leaky, Synaptic, RLeaky and IPVAENeuron"
 
     def __init__(self, graph: Any) -> None:
         require_graph(graph)
-        self._module = self._import()
-        self._require_known(graph)
+        with _no_warnings():
+            self._module = self._import()
+        self._require_importable(graph)
         form = graph.metadata.get("form", "foreign")
-        super().__init__(graph, self.reset_name, f"{form}, in {self.tool}")
-        if graph.metadata.get("reset") not in (None, self.reset_name):
-            self.notes = (
-                *self.notes,
-                f"{self.tool} resets by {self.reset_name}, the graph was made for "
-                f"{graph.metadata['reset']}",
-            )
+        super().__init__(graph, self.tool_reset, f"{form}, in {self.tool}")
+        made_for = graph.metadata.get("reset")
+        if made_for not in (None, self.tool_reset):
+            note = f"{self.tool} resets by {self.tool_reset}, the graph was made for {made_for}"
+            self.notes = (*self.notes, note)
 
-    def _require_known(self, graph: Any) -> None:
-        kinds = {name: type(node).__name__ for name, node in flattened(graph)[0].items()}
-        foreign = [f"{n} ({k})" for n, k in kinds.items() if k not in (*self.known, *ENDS)]
+    def _require_importable(self, graph: Any) -> None:
+        types = {name: type(node).__name__ for name, node in flattened(graph)[0].items()}
+        importable = self.node_types | {"Input", "Output"}
+        foreign = [f"{name} ({kind})" for name, kind in types.items() if kind not in importable]
         if foreign:
             raise ValueError(
-                f"{self.tool} does not import {', '.join(foreign[:3])}: it runs {self.runs}, "
+                f"{self.tool} does not import {', '.join(foreign[:3])}: it runs {self.modules}, "
                 "exported with form='portable'"
             )
 
     def _import(self) -> Any:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            return require_extra("norse.torch", extra="toolchains")
+        return require_extra("norse.torch", extra="toolchains")
 
     def _load(self, batch: int) -> Any:
         return self._module.from_nir(self.graph, dt=1.0)
@@ -75,42 +72,37 @@ class InNorse(GraphSource):
 
     def steps(self, x: Tensor, num_steps: int) -> Iterator[tuple[Tensor, Tensor]]:
         """Spike counts (B, K) and output (B, ...) of each timestep, from rest."""
-        names = [
-            n for n, node in flattened(self.graph)[0].items() if type(node).__name__ in SPIKING
-        ]
-        # Their layers draw weights before they get those of the graph.
-        with warnings.catch_warnings(), torch.no_grad(), seeded(0):
-            warnings.simplefilter("ignore")
+        nodes = flattened(self.graph)[0]
+        names = [name for name, node in nodes.items() if type(node).__name__ in SPIKING]
+        # Layers draw initial weights before they load those of the graph: keep the generator.
+        with _no_warnings(), torch.no_grad(), seeded(0):
             network, state = self._load(len(x)), None
-        with warnings.catch_warnings(), torch.no_grad():
-            warnings.simplefilter("ignore")
+        with _no_warnings(), torch.no_grad():
             for _ in range(num_steps):
                 out, state = network(x.cpu().float(), state)
-                spikes = [_cached(state, name) for name in names]
+                spikes = [_last_output(state, name) for name in names]
                 yield torch.cat([spk.flatten(1) for spk in spikes], dim=1), out
 
 
 class InSinabs(InNorse):
-    """A graph as sinabs imports and runs it: subtract reset, integer spikes.
+    """A graph, imported and run by sinabs: subtract reset, integer spikes.
 
     Args:
         graph: a ``nir.NIRGraph`` of the portable form, made for subtract reset.
 
     Raises:
-        ImportError: sinabs is not installed; the message says how to.
+        ImportError: sinabs is not installed; the message says how to install it.
         ValueError: a node that sinabs does not import.
     """
 
-    tool, reset_name = "sinabs", "subtract"
-    known = ("Affine", "Conv2d", "Flatten", "SumPool2d", "IF")
-    runs = "Linear, Conv2d, Flatten, AvgPool2d, and neurons that do not leak"
+    tool, tool_reset = "sinabs", "subtract"
+    node_types = frozenset(("Affine", "Conv2d", "Flatten", "SumPool2d", "IF"))
+    modules = "Linear, Conv2d, Flatten, AvgPool2d, and neurons that do not leak"
 
     def _import(self) -> Any:
         try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
-                return importlib.import_module("sinabs.nir")
-        except ImportError as error:  # no extra can bring it: it asks for another nir than ours
+            return importlib.import_module("sinabs.nir")
+        except ImportError as error:  # not in the extra: it pins a nir that is older than ours
             raise ImportError(
                 "this needs sinabs: install it with pip install 'ipvae-snn[toolchains]' and then "
                 "pip install --no-deps sinabs==3.1.3 pbr"
@@ -121,22 +113,22 @@ class InSinabs(InNorse):
 
 
 class InXylosim:
-    """A Xylo network in xylosim, SynSense's bit-exact simulator of the chip.
+    """A Xylo network, run by xylosim, SynSense's bit-exact simulator of the chip.
 
     Args:
-        network: what :func:`~ipvae_snn.export.to_xylo` made.
+        network: what :func:`~ipvae_snn.export.to_xylo` returned.
 
     Raises:
         ImportError: xylosim is not installed; the message names the extra ``toolchains``.
     """
 
+    label = "Xylo, in xylosim"
+
     def __init__(self, network: XyloNetwork) -> None:
         if not isinstance(network, XyloNetwork):
             raise TypeError(f"network must be what to_xylo made, got {type(network).__name__}")
         require_extra("xylosim.v2", extra="toolchains")
-        self.network, self.notes = network, network.notes
-        self.label = "Xylo, in xylosim"
-        self.decode = network.decode
+        self.network, self.notes, self.decode = network, network.notes, network.decode
 
     def unroll(self, x: Tensor, num_steps: int, seed: int = 0) -> Iterator[Tensor]:
         """Spike counts (B, K) of each timestep; ``seed`` is not used."""
@@ -144,10 +136,17 @@ class InXylosim:
         yield from torch.from_numpy(spikes).float()
 
 
-def _cached(state: Any, name: str) -> Tensor:
-    """The output of a node, which may lie in a subgraph, in the last timestep."""
+@contextmanager
+def _no_warnings() -> Iterator[None]:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+def _last_output(state: Any, name: str) -> Tensor:
+    """The output of a node, possibly in a subgraph, in the last timestep."""
     while "." in name:
         outer, name = name.split(".", 1)
         (state,) = state.state[outer]
-    found: Tensor = state.cache[name]
-    return found
+    spk: Tensor = state.cache[name]
+    return spk

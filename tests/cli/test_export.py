@@ -1,5 +1,7 @@
 """``ipvae-snn export``: the file it writes, the table it prints, and error messages."""
 
+import sys
+
 import numpy as np
 import pytest
 
@@ -82,3 +84,36 @@ def test_a_file_is_never_overwritten(run, tmp_path, capsys):
     assert "does not exist" in capsys.readouterr().err
     assert exported(tmp_path, tmp_path / "x", "--to", "nir") == 1
     assert "is no run folder" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--to", "xylo", "--seed", "-1"], "seed must be at least 0"),
+        (["--to", "nir", "--weight-bits", "3"], "--weight-bits belongs to --to fixed-point"),
+        (["--to", "fixed-point", "--form", "exact"], "--form belongs to --to nir"),
+        (["--to", "nir", "--reset", "zero"], "--reset belongs to --form portable"),
+        (
+            ["--to", "nir", "--form", "portable", "--levels", "3"],
+            "--levels belongs to --form exact",
+        ),
+    ],
+)
+def test_an_option_of_another_target_or_form_is_refused(run, tmp_path, capsys, options, message):
+    assert exported(run, tmp_path / "x", *options) == 1
+    assert message in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_options_reach_the_target(run, tmp_path):
+    out = tmp_path / "fixed.npz"
+    assert exported(run, out, "--to", "fixed-point", "--input-bits", "8") == 0
+    assert export.FixedPoint.load(out).input_bits == 8
+
+
+def test_a_missing_toolchain_is_noted_below_the_table(run, tmp_path, capsys, monkeypatch):
+    pytest.importorskip("nir", reason="the extra nir is not installed")
+    monkeypatch.setitem(sys.modules, "norse.torch", None)
+    options = ["--to", "nir", "--form", "portable", "--reset", "zero"]
+    assert exported(run, tmp_path / "graph.nir", *options) == 0
+    assert "not run in the toolchain itself: this needs norse" in capsys.readouterr().out

@@ -1,4 +1,4 @@
-"""What cannot be exported or read says so in a sentence, and leaves no file behind."""
+"""Errors of exports: what cannot be exported or read is named, and leaves no file behind."""
 
 import h5py
 import numpy as np
@@ -8,6 +8,8 @@ import torch
 from torch import nn
 
 from ipvae_snn import IPVAE, IPVAENeuron, export
+from ipvae_snn.baselines import LCA
+from ipvae_snn.models import likelihoods
 
 nir = pytest.importorskip("nir", reason="the extra nir is not installed")
 
@@ -113,6 +115,46 @@ def test_what_is_no_network_or_has_no_known_input_is_refused(model):
         export.to_nir(model)
 
 
+def test_arguments_that_do_not_belong_together_are_refused(model):
+    with pytest.raises(ValueError, match=r"portable belongs to form='portable'"):
+        export.to_nir(model, portable=export.Portable())
+    with pytest.raises(TypeError, match="portable must be what calibrate returns, got str"):
+        export.to_nir(model, "portable", portable="zero")
+    with pytest.raises(ValueError, match=r"portable was chosen for subtract reset"):
+        export.to_nir(model, "portable", reset="zero", portable=export.Portable())
+    for wrong in (export.GraphNetwork, export.GraphSource, export.in_norse):
+        with pytest.raises(TypeError, match=r"graph must be a nir\.NIRGraph, got str"):
+            wrong("graph.nir")
+    with pytest.raises(TypeError, match="must be what to_xylo made"):
+        export.in_xylosim(export.to_fixed_point(IPVAE(16, 8)))
+    with pytest.raises(KeyError, match="no row 'mine'"):
+        export.report([], model, torch.rand(4, 16), 3).row("mine")
+
+
+ANOTHER_MODEL = {
+    "baseline": lambda: LCA(16, 8),
+    "decoder": lambda: IPVAE(16, 8, decoder=nn.Sequential(nn.Linear(8, 16), nn.Sigmoid())),
+    "likelihood": lambda: IPVAE(16, 8, likelihood=likelihoods.Bernoulli()),
+}
+
+
+@pytest.mark.parametrize("name", ANOTHER_MODEL)
+@pytest.mark.parametrize(
+    "convert",
+    [
+        export.to_nir,
+        export.to_fixed_point,
+        export.rounded_source,
+        lambda model: export.to_xylo(model, torch.rand(5, 16)),
+        lambda model: export.calibrate(model, torch.rand(5, 16)),
+    ],
+    ids=["to_nir", "to_fixed_point", "rounded_source", "to_xylo", "calibrate"],
+)
+def test_a_model_without_linear_decoder_and_gaussian_likelihood_is_refused(convert, name):
+    with pytest.raises(TypeError, match="an IPVAE with a linear decoder and a Gaussian likelihood"):
+        convert(ANOTHER_MODEL[name]())
+
+
 def test_a_model_that_has_learned_nothing_has_no_thresholds():
     with pytest.raises(ValueError, match="thresholds from the diagonal"):
         export.to_nir(IPVAE(16, 8, init_std=0), "portable")
@@ -142,6 +184,14 @@ def test_files_that_are_no_graphs_say_so(tmp_path, model):
         export.read(tmp_path / "nothing.nir")
     with pytest.raises(TypeError, match=r"path or a nir\.NIRGraph, got int"):
         export.from_nir(3)
+
+
+def test_a_text_file_is_no_npz_and_pickles_are_not_mentioned(tmp_path):
+    (tmp_path / "text").write_text("nothing")
+    for kind in (export.FixedPoint, export.XyloNetwork):
+        with pytest.raises(ValueError, match=r"cannot be read as an \.npz file") as raised:
+            kind.load(tmp_path / "text")
+        assert "pickle" not in str(raised.value)
 
 
 def test_a_file_of_a_newer_nir_names_both_versions(tmp_path, model):
@@ -221,28 +271,14 @@ def test_a_network_of_a_graph_checks_its_input(model):
         export.GraphNetwork(export.to_nir(model), "soft")
 
 
-# -- toolchains and reports -----------------------------------------------------------------------
-
-
-def test_a_toolchain_that_is_missing_names_the_extra(model, monkeypatch):
-    monkeypatch.setitem(__import__("sys").modules, "norse.torch", None)
-    with pytest.raises(ImportError, match=r"norse.*ipvae-snn\[toolchains\]"):
-        export.in_norse(export.to_nir(model, "portable"))
-
-
-def test_a_node_that_a_toolchain_does_not_import_is_named(model):
-    pytest.importorskip("sinabs", reason="sinabs is not installed (extra toolchains)")
-    with pytest.raises(
-        ValueError, match=r"sinabs does not import l01_2_mem \(I\).*form='portable'"
-    ):
-        export.in_sinabs(export.to_nir(model))
+# -- calibration and reports ----------------------------------------------------------------------
 
 
 def test_calibration_and_report_check_what_they_get(model):
     x = torch.rand(5, 16)
     with pytest.raises(TypeError, match="model must be an IPVAE"):
         export.calibrate(nn.Linear(3, 3), x)
-    with pytest.raises(ValueError, match=r"data must have shape \(N, 16\)"):
+    with pytest.raises(ValueError, match=r"data must have shape \(B, 16\)"):
         export.calibrate(model, x[:, 1:])
     with pytest.raises(ValueError, match="reset must be one of"):
         export.calibrate(model, x, "soft")

@@ -8,8 +8,9 @@ import torch
 from torch import nn
 
 from ipvae_snn import IPVAE, export, metrics
-from ipvae_snn.export.sources import GraphSource, ModelSource
+from ipvae_snn.export.sources import ModelSource
 from tests.export import nir_reading
+from tests.export.networks import poisson
 
 nir = pytest.importorskip("nir", reason="the extra nir is not installed")
 
@@ -95,28 +96,22 @@ def test_a_network_and_its_exact_graph_spike_alike():
     assert row.spikes > 10
 
 
-@pytest.mark.parametrize("reset", ["zero", "subtract"])
-def test_calibration_reconstructs_no_worse_than_the_default_and_close_to_the_original(
-    model, x, reset
-):
-    held_out = x[15:]
-    portable = export.calibrate(model, x[:15], reset, num_steps=48)
-    graphs = [
-        GraphSource(export.to_nir(model, "portable", portable=portable), label="calibrated"),
-        GraphSource(export.to_nir(model, "portable", reset=reset), label="default"),
-    ]
-    result = export.report(graphs, model, held_out, num_steps=48, window=8)
-    calibrated, default = result.row("calibrated").r2, result.row("default").r2
-    assert calibrated > default - 0.01
-    assert calibrated > 0.8 * result.rows[0].r2
-    assert portable.reset == reset
+def test_large_counts_are_counted_and_runaways_named():
+    model = IPVAE(in_features=16, latents=24, init_std=1e-4, clamp=16.0)
+    with torch.no_grad():
+        model.neuron.mem_init.fill_(11.0)
+    x = torch.rand(4, 16)
+    row = export.report([], model, x, 3).rows[0]
+    expected = model.run(x, 3, record=("spk",), seed=0).spk.detach().sum((0, 2)).mean()
+    assert row.spikes == pytest.approx(float(expected), rel=1e-3)
+    assert row.spikes > 3 * 24 * 50_000
+    runaway = nn.Sequential(nn.Linear(16, 24), snn.Leaky(1.0, threshold=1e-6, init_hidden=True))
+    graph = export.to_nir(runaway, "portable")
+    assert "ran away" in str(export.report(graph, runaway, 10 * x, 20))
 
 
-def test_the_decoder_of_a_calibrated_graph_is_the_least_squares_one(model, x):
-    portable = export.calibrate(model, x, num_steps=48)
-    outputs, _ = nir_reading.run(
-        export.to_nir(model, "portable", portable=portable), x.numpy(), 48, "subtract"
-    )
-    last = torch.from_numpy(outputs[24:])
-    factor = float((last * x).sum() / last.square().sum())
-    assert factor == pytest.approx(1, abs=1e-3)
+def test_a_network_in_double_precision_takes_samples_in_single():
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Linear(6, 8), poisson(8), nn.Linear(8, 2)).double()
+    row = export.report(export.to_nir(network), network, torch.rand(3, 6), num_steps=5).rows[0]
+    assert row.same == 1

@@ -366,7 +366,7 @@ def test_bad_options_are_refused(options, error, says):
 
 
 def test_models_that_cannot_be_carried_over_are_refused():
-    with pytest.raises(TypeError, match="IPVAE, got Linear"):
+    with pytest.raises(TypeError, match=r"must be an IPVAE .* got Linear"):
         to_fixed_point(torch.nn.Linear(3, 3))
     with pytest.raises(ValueError, match="at most 10"):
         to_fixed_point(make(clamp=11.0))
@@ -429,3 +429,16 @@ def test_bad_inputs_are_refused_at_once(x, error, says):
 def test_models_and_inputs_of_other_precision(dtype):
     fixed = to_fixed_point(make().to(dtype))
     assert fixed.run(inputs().to(dtype), 3)[0].shape == (3, 2, 14)
+
+
+@pytest.mark.parametrize(
+    "change", [lambda table: table * np.int32(-1000), lambda table: table[::-1]]
+)
+@pytest.mark.parametrize("name", ["clamp_table", "exp_table", "log_table"])
+def test_tables_of_other_functions_are_refused(tmp_path, name, change):
+    path = tmp_path / "fixed.npz"
+    to_fixed_point(IPVAE(16, 8)).save(path)
+    content = dict(np.load(path))
+    np.savez(path, **{**content, name: change(content[name])})
+    with pytest.raises(ValueError, match="tables do not fit"):
+        FixedPoint.load(path)

@@ -359,7 +359,7 @@ def test_files_that_hold_no_network_are_refused(tmp_path, trained):
 @pytest.mark.parametrize(
     ("model", "options", "error", "message"),
     [
-        (nn.Linear(3, 3), {}, TypeError, "converts an IPVAE, got Linear"),
+        (nn.Linear(3, 3), {}, TypeError, "must be an IPVAE .* got Linear"),
         (IPVAE(PIXELS, 1001), {}, ValueError, "at most 1000 hidden neurons, got 1001"),
         (IPVAE(PIXELS, 8, leak=0.1), {}, ValueError, "train a model without leak"),
         (IPVAE(PIXELS, 8, lateral_scale=0.0), {}, ValueError, "which is 0 here"),
@@ -402,3 +402,21 @@ def test_input_and_spikes_that_do_not_fit_are_refused():
         net.decode(torch.ones(3))
     with pytest.raises(ValueError, match="num_steps must be at least 1"):
         net.run(x, 0)
+
+
+def test_inputs_beyond_the_range_of_the_chip_say_how_to_scale_them():
+    with pytest.raises(ValueError, match="scale data"):
+        to_xylo(IPVAE(16, 24, init_std=0.3), 1e6 * torch.rand(20, 16))
+
+
+def test_nan_in_a_model_is_named():
+    model = IPVAE(16, 24)
+    with torch.no_grad():
+        model.neuron.log_bias[0] = torch.nan
+    with pytest.raises(ValueError, match=r"log_bias holds 1 NaN"):
+        to_xylo(model, torch.rand(20, 16))
+
+
+def test_features_too_weak_to_fire_say_to_train_first():
+    with pytest.raises(ValueError, match="train the model first"):
+        to_xylo(IPVAE(16, 8, init_std=1e-4), torch.rand(20, 16))

@@ -317,3 +317,13 @@ def test_table_shows_the_counts():
 def test_refused_networks_and_inputs(network, x, num_steps, error, message):
     with pytest.raises(error, match=message):
         metrics.synops(network, x, num_steps)
+
+
+def test_a_layer_used_twice_is_counted_at_each_place():
+    torch.manual_seed(0)
+    lin = nn.Linear(12, 12)
+    network = nn.Sequential(lin, snn.Leaky(0.5, threshold=0.4, init_hidden=True), lin)
+    rows = metrics.synops(network, torch.rand(4, 12), num_steps=3).rows
+    assert [row.layer for row in rows] == ["0 Linear", "1 Leaky", "0 Linear (2)"]
+    assert (rows[0].macs, rows[0].synops) == (144, 0)
+    assert (rows[2].macs, rows[2].synops) == (0, 12 * rows[1].spikes)

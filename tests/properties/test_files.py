@@ -254,7 +254,7 @@ def test_an_endless_text_heap_is_refused(tmp_path):
     first = 16 + -(-int.from_bytes(content[heap + 8 : heap + 16], "little") // 8) * 8
     content[heap + first : heap + first + 16] = bytes(16)  # an entry of length 0 never advances
     (tmp_path / "a.nir").write_bytes(content)
-    with pytest.raises(ValueError, match="its texts are damaged"):
+    with pytest.raises(ValueError, match="its variable-length strings are damaged"):
         export.read(tmp_path / "a.nir")
 
 

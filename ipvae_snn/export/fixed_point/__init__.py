@@ -1,1 +1,1 @@
-"""Inference in integers only, for chips with graded spikes."""
+"""Fixed-point inference, for chips with graded spikes."""

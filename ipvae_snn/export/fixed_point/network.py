@@ -1,15 +1,16 @@
-"""Inference in integers only, for chips with graded spikes, and the tables such a chip needs."""
+"""A fixed-point network: integer weights, membranes and tables, for chips with graded spikes."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Annotated, Any, get_type_hints
+from typing import Annotated, Any, Literal, get_args, get_type_hints
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from ipvae_snn._utils.checks import require_finite, require_float, require_integer, require_seed
+from ipvae_snn._utils.checks import require_float, require_integer, require_seed
+from ipvae_snn.export.constants import samples
 from ipvae_snn.export.fixed_point.arithmetic import (
     CLAMP_CELLS,
     LOG_CELLS,
@@ -27,19 +28,19 @@ from ipvae_snn.export.fixed_point.arithmetic import (
 from ipvae_snn.export.npz_files import read_npz, write_npz
 
 FORMAT, VERSION = "ipvae_snn.FixedPoint", 1
-EMISSIONS = ("rounded", "poisson")
+Emission = Literal["rounded", "poisson"]
+EMISSIONS = get_args(Emission)
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class FixedPoint:
     """A model in integers, made by :func:`~ipvae_snn.export.fixed_point.convert.to_fixed_point`.
 
-    Membranes, weights, spikes, tables, random words: in a timestep, nothing is a float. Numpy
-    stands in for the chip, with the very same integers. :meth:`save` documents the fields.
+    A timestep uses no floats: membranes, weights, spikes, tables and random words are integers, and
+    numpy computes the same ones as a chip. :meth:`save` documents the fields.
 
     Raises:
-        TypeError, ValueError: fields that do not fit together, or integers that could leave their
-            bits.
+        TypeError, ValueError: fields that do not fit together, or integers that could overflow.
 
     >>> from ipvae_snn import IPVAE
     >>> from ipvae_snn.export.fixed_point.convert import to_fixed_point
@@ -79,9 +80,8 @@ class FixedPoint:
     def __post_init__(self) -> None:
         if self.emission not in EMISSIONS:
             raise ValueError(f"emission must be one of {EMISSIONS}, got {self.emission!r}")
-        for name, (least, most) in declared(int).items():
-            if require_integer(getattr(self, name), name, least) > most:
-                raise ValueError(f"{name} must be in [{least}, {most}], got {getattr(self, name)}")
+        for name in declared(int):
+            require_declared(getattr(self, name), name)
         sizes = {
             "C": len(self.clamp_table) >> CLAMP_CELLS << CLAMP_CELLS | 1,
             "E": (1 << (self.state_bits - exp_cell(self.mem_fraction))) + 1,
@@ -93,22 +93,22 @@ class FixedPoint:
             if values.dtype != dtype or values.shape != shape or not values.size:
                 got = f"{values.dtype} of shape {values.shape}"
                 raise ValueError(f"{name} must be {dtype} of shape {shape}, got {got}")
-        self._require_room()
+        self._require_no_overflow()
 
-    def _require_room(self) -> None:
-        """Raise ``ValueError`` unless all integers fit their bits, whatever the input."""
+    def _require_no_overflow(self) -> None:
+        """Raise ``ValueError`` unless all integers fit their bits for every possible input."""
         feed, lateral, reset, bias, mem_init, shifts = (
             getattr(self, name).astype(np.int64)
             for name in ("input_weight", "lateral", "reset", "bias", "mem_init", "input_shift")
         )
         dropped, top = self.acc_fraction - self.mem_fraction, 1 << (self.state_bits - 1)
-        most_weight = max(np.abs(feed).max(), np.abs(lateral).max())
+        max_weight = max(np.abs(feed).max(), np.abs(lateral).max())
         drive = np.abs(feed).sum(0) << (self.input_bits - 1)
         inhibition = (np.abs(lateral).sum(0) << self.lateral_shift) + np.abs(reset)
         acc = shift(drive, shifts) + (inhibition << self.spike_bits) + np.abs(bias)
         acc += shift(top * self.leak, self.leak_shift) + (2 * top << max(dropped, 0))
-        # No function read from a table falls, the clamp's rises by at most what is put in, and the
-        # products of its interpolation are the largest there are.
+        # Tables must not decrease, the slope of the clamp's is at most 1, and the products that
+        # interpolate rates must fit.
         clamps, rates = (np.diff(t.astype(np.int64)) for t in (self.clamp_table, self.exp_table))
         fits = {
             "tables": len(clamps) > 0
@@ -117,7 +117,7 @@ class FixedPoint:
             and int(rates.max()) << exp_cell(self.mem_fraction) < 2**31
             and np.array_equal(self.log_table, log_table(self.rate_fraction)),
             "lateral weights of a neuron on itself": not np.diag(lateral).any(),
-            "weights": most_weight < 1 << (self.weight_bits - 1),
+            "weights": max_weight < 1 << (self.weight_bits - 1),
             "membranes": -top <= mem_init.min() and mem_init.max() < top and dropped > 0,
             "sums": max(2 * drive.max(), acc.max()) < 2**31 and np.abs(shifts).max() <= 31,
         }
@@ -127,7 +127,7 @@ class FixedPoint:
 
     @property
     def label(self) -> str:
-        """A short name for table rows."""
+        """Short name in tables."""
         return f"fixed point, {self.weight_bits}-bit weights, {self.emission}"
 
     def unroll(self, x: Tensor, num_steps: int, seed: int = 0) -> Iterator[Tensor]:
@@ -135,10 +135,10 @@ class FixedPoint:
         return (torch.from_numpy(spk).float() for spk, _ in self._timesteps(x, num_steps, seed))
 
     def run(self, x: Tensor, num_steps: int, seed: int = 0) -> tuple[Ints, Ints]:
-        """Infer x, shape (B, M), shown at every timestep.
+        """Infer x, (B, M), shown at every timestep.
 
         Args:
-            x: rounded to ``input_bits`` integers; values out of their range saturate.
+            x: rounded to integers of ``input_bits`` bits; values outside their range saturate.
             num_steps: T ≥ 1.
             seed: of the random words of ``emission="poisson"``.
 
@@ -147,7 +147,7 @@ class FixedPoint:
             fraction bits.
 
         Raises:
-            TypeError: x is no floating-point tensor.
+            TypeError: x is not a floating-point tensor.
             ValueError: x of another shape, or with NaN or infinity.
         """
         timesteps = list(self._timesteps(x, num_steps, seed))
@@ -163,28 +163,23 @@ class FixedPoint:
         return spk.cpu().float() @ weight.mT
 
     def _timesteps(self, x: Tensor, num_steps: int, seed: int) -> Iterator[tuple[Ints, Ints]]:
-        """(spk, mem) of each timestep; what is wrong with the arguments is said at once."""
-        require_float(x, "x")
-        if x.ndim != 2 or x.shape[1] != len(self.input_weight) or not len(x):
-            shape = f"(B, {len(self.input_weight)})"
-            raise ValueError(f"x must have shape {shape} and not be empty, got {tuple(x.shape)}")
-        require_finite(x, "x")
+        """(spk, mem) of each timestep; validates the arguments now, not at the first timestep."""
         top = 2 ** (self.input_bits - 1)
-        scaled = x.detach().cpu().double().numpy() * 2.0**self.input_fraction
-        whole = np.clip(np.rint(scaled), -top, top - 1).astype(np.int32)
-        return self._infer(whole, require_integer(num_steps, "num_steps"), require_seed(seed))
+        scaled = samples(x, len(self.input_weight), "x") * 2.0**self.input_fraction
+        quantised = np.clip(np.rint(scaled), -top, top - 1).astype(np.int32)
+        return self._infer(quantised, require_integer(num_steps, "num_steps"), require_seed(seed))
 
-    def _infer(self, whole: Ints, num_steps: int, seed: int) -> Iterator[tuple[Ints, Ints]]:
-        inhibit, words = ExactProduct(self.lateral), Words(seed, len(whole) * len(self.bias))
-        drive = shift(ExactProduct(self.input_weight)(whole), self.input_shift)
+    def _infer(self, x: Ints, num_steps: int, seed: int) -> Iterator[tuple[Ints, Ints]]:
+        inhibit, words = ExactProduct(self.lateral), Words(seed, len(x) * len(self.bias))
+        drive = shift(ExactProduct(self.input_weight)(x), self.input_shift)
         current = (drive - self.bias).astype(np.int32)
-        least, dropped = -(1 << (self.state_bits - 1)), self.acc_fraction - self.mem_fraction
+        low, dropped = -(1 << (self.state_bits - 1)), self.acc_fraction - self.mem_fraction
         mem, spk = np.broadcast_to(self.mem_init, current.shape), np.zeros_like(current)
-        # A chip interpolates the rate it needs; here the rates of all membranes are at hand.
-        table, states = self.exp_table.astype(np.int64), np.arange(-2 * least)
+        # Rates of all possible membranes, computed once; a chip interpolates those it needs.
+        table, states = self.exp_table.astype(np.int64), np.arange(-2 * low)
         rates = interpolate(table, states, exp_cell(self.mem_fraction)).astype(np.int32)
-        most = 2**self.spike_bits - 1
-        counts = np.minimum(shift(rates, -self.rate_fraction), most).astype(np.int32)
+        max_count = 2**self.spike_bits - 1
+        counts = np.minimum(shift(rates, -self.rate_fraction), max_count).astype(np.int32)
         for timestep in range(num_steps):
             acc = current - (inhibit(spk) << self.lateral_shift) - spk * self.reset
             if self.leak:
@@ -192,16 +187,16 @@ class FixedPoint:
             acc = (mem << dropped) + soft_clamp(acc, self.clamp_table, self.acc_fraction)
             acc = soft_clamp(acc, self.clamp_table, self.acc_fraction)
             mem = (acc + dither(timestep, len(self.bias), dropped)) >> dropped
-            mem = np.clip(mem, least, -least - 1)
+            mem = np.clip(mem, low, -low - 1)
             if self.emission == "rounded":
-                spk = counts[mem - least]
+                spk = counts[mem - low]
             else:
-                rate = rates[mem - least].ravel()
-                spk = poisson(rate, timestep, words, self.log_table, most).reshape(mem.shape)
+                rate = rates[mem - low].ravel()
+                spk = poisson(rate, timestep, words, self.log_table, max_count).reshape(mem.shape)
             yield spk, mem
 
     def save(self, path: str | Path) -> None:
-        """Write all numbers and tables to one ``.npz`` file, whole or not at all.
+        """Write all numbers and tables to one ``.npz`` file, atomically.
 
         Strings ``format``, ``emission``, ``notes`` (n,), and integers (0-d): ``version`` (1) and
 
@@ -227,9 +222,9 @@ class FixedPoint:
         input_shift         int8    (K,)    left shift of weighted inputs to A bits, or −right shift
         lateral             int16   (K, K)  inhibition of neuron k by spikes of i; diagonal 0
         reset               int32   (K,)    inhibition of a neuron by its own spikes, A bits
-        bias                int32   (K,)    tonic inhibition and what the leak pulls to, A bits
+        bias                int32   (K,)    α · (tonic inhibition − leak · mem_init), A bits
         mem_init            int32   (K,)    membrane before the first timestep, F bits
-        decoder             int16   (M, K)  read-out: x̂ = Σ_k decoder · spk · 2^−decoder_fraction
+        decoder             int16   (M, K)  readout: x̂ = Σ_k decoder · spk · 2^−decoder_fraction
         clamp_table         int32   (C,)    A bits, 16 cells per nat from −8 on
         exp_table           int32   (E,)    R bits, rates; 2^max(F − 6, 0) membranes per cell
         log_table           int32   (257,)  R bits, −log(m/2), 256 cells for m from 1 to 2
@@ -263,14 +258,14 @@ class FixedPoint:
                 n = n + 1
             spk[k] = n
 
-        Spikes start at 0. Within the timestep no sum and no product leaves signed 32 bits.
+        Spikes start at 0. All sums and products fit signed 32 bits.
         """
         content = {field.name: getattr(self, field.name) for field in fields(self)}
         write_npz(path, FORMAT, VERSION, content)
 
     @classmethod
     def load(cls, path: str | Path) -> "FixedPoint":
-        """Read a file of :meth:`save`; never runs code from it.
+        """Read a file of :meth:`save`; runs no code from it.
 
         Raises:
             FileNotFoundError: no such file.
@@ -279,14 +274,29 @@ class FixedPoint:
         content = read_npz(path, FORMAT, VERSION)
         try:
             notes = tuple(content.pop("notes").tolist())
-            return cls(**{n: v if v.ndim else v.item() for n, v in content.items()}, notes=notes)
+            values = {name: v if v.ndim else v.item() for name, v in content.items()}
+            return cls(**values, notes=notes)
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise ValueError(f"{path} does not hold a valid fixed-point model: {error}") from error
 
 
+def require_declared(value: Any, name: str) -> int:
+    """``value``, if it is an integer within the bounds of the field ``name``."""
+    low, high = declared(int)[name]
+    if require_integer(value, name, low) > high:
+        raise ValueError(f"{name} must be between {low} and {high}, got {value}")
+    return int(value)
+
+
 def declared(kind: type) -> dict[str, tuple[Any, Any]]:
-    """What a :class:`FixedPoint` declares: bounds of each ``int``, dtype and axes of each array
-    (``str``), where the same letter is the same size."""
+    """Annotated fields of a :class:`FixedPoint`.
+
+    Args:
+        kind: ``int`` for the bounds of each integer; ``str`` for dtype and axes of each array, of
+            which equal letters are equal sizes.
+    """
     hints = get_type_hints(FixedPoint, include_extras=True).items()
-    notes = {name: hint.__metadata__ for name, hint in hints if hasattr(hint, "__metadata__")}
-    return {name: note for name, note in notes.items() if isinstance(note[0], kind)}
+    declarations = {
+        name: hint.__metadata__ for name, hint in hints if hasattr(hint, "__metadata__")
+    }
+    return {name: d for name, d in declarations.items() if isinstance(d[0], kind)}

@@ -1,1 +1,1 @@
-"""NIR graphs: written from models and networks, run, calibrated, and read back."""
+"""NIR graphs: exported from models and networks, run, calibrated, and restored."""

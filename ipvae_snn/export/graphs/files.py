@@ -1,15 +1,15 @@
-"""NIR graphs in files, through nir's own HDF5 format."""
+"""Reads and writes NIR graphs in nir's HDF5 format."""
 
 from pathlib import Path
 from typing import Any
 
 from ipvae_snn._utils.files import atomic_write, require_file
-from ipvae_snn.export.graphs.hdf5 import require_sound
-from ipvae_snn.export.graphs.pieces import nir_module, require_graph
+from ipvae_snn.export.graphs.graph_fragment import nir_module, require_graph
+from ipvae_snn.export.graphs.hdf5 import validate_hdf5
 
 
 def write(path: str | Path, graph: Any) -> None:
-    """Write a graph to one HDF5 file, whole or not at all; plain ``nir.read`` reads it.
+    """Write a graph to one HDF5 file, atomically; ``nir.read`` reads it, too.
 
     Raises:
         TypeError: ``graph`` is no ``nir.NIRGraph``.
@@ -28,17 +28,17 @@ def write(path: str | Path, graph: Any) -> None:
 
 
 def read(path: str | Path) -> Any:
-    """The graph in a file; nothing in it is run.
+    """The graph in a file; runs no code from it.
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: not a NIR file, damaged, larger than a gibibyte, or by a newer version of nir.
+        ValueError: not a NIR file, damaged, above 1 GiB, or written by a newer version of nir.
     """
     nir = nir_module()
     path = require_file(path, "write, or nir.write,")
     version = ""
     try:
-        require_sound(path)
+        validate_hdf5(path)
         version = _version(path)
         return nir.read(path)
     except Exception as error:  # a damaged file can fail anywhere in HDF5 or in nir
@@ -47,7 +47,7 @@ def read(path: str | Path) -> Any:
 
 
 def _version(path: Path) -> str:
-    """What the file says of the nir that wrote it, where that is not the one installed."""
+    """A note on the version of nir that wrote the file, if another one is installed."""
     nir = nir_module()
     try:
         written = nir.serialization.read_version(path)

@@ -1,87 +1,88 @@
-"""Scales and biases of neurons, folded into the weights on either side of them."""
+"""Folds the gains, biases and output scales of neurons into the weights before and after them."""
 
 import numpy as np
 
-from ipvae_snn.export.graphs.pieces import Array, Piece, Shape, array, is_weight, nir_module
+from ipvae_snn.export.graphs.graph_fragment import Array, Fragment, Shape, array, nir_module
 
 
-def folded(pieces: list[Piece]) -> list[Piece]:
-    """Pieces whose gains, biases and output scales are in the weights around them.
+def folded(fragments: list[Fragment]) -> list[Fragment]:
+    """The fragments, with all gains, biases and output scales in weights.
 
-    Where there are no weights beside a neuron, some that do nothing else are put in.
+    A neuron without weights beside it gets identity weights.
     """
-    done: list[Piece] = []
-    before = 1.0  # what the outputs so far have yet to be multiplied with
-    for piece in pieces:
-        if is_weight(piece) and before != 1:
-            fold(piece, before, 1.0, None)
-            before = 1.0
-        scaled = np.ndim(piece.gain) > 0 or piece.gain != 1 or before != 1 or piece.bias is not None
-        if not piece.linear and scaled:
-            flat = np.ndim(piece.gain) > 0 or piece.bias is not None
-            behind = _weight_behind(done, flat) if before == 1 else None
-            if behind is None:
-                behind = own_weight(piece.shape, over_images=not flat)
-                done.append(behind)
-            fold(behind, before, piece.gain, piece.bias)
-            before = 1.0
-        before *= piece.out_scale
-        done.append(piece)
-    if before != 1:
-        last = own_weight(done[-1].shape, over_images=True)
-        fold(last, before, 1.0, None)
+    done: list[Fragment] = []
+    pending = 1.0  # output scales so far that no weight has absorbed
+    for fragment in fragments:
+        if fragment.is_weight and pending != 1:
+            fold(fragment, pending, 1.0, None)
+            pending = 1.0
+        per_neuron = np.ndim(fragment.gain) > 0 or fragment.bias is not None
+        scaled = per_neuron or fragment.gain != 1 or pending != 1
+        if not fragment.linear and scaled:
+            weight = _weight_before(done, per_neuron) if pending == 1 else None
+            if weight is None:
+                weight = identity_weight(fragment.shape, as_convolution=not per_neuron)
+                done.append(weight)
+            fold(weight, pending, fragment.gain, fragment.bias)
+            pending = 1.0
+        pending *= fragment.out_scale
+        done.append(fragment)
+    if pending != 1:
+        last = identity_weight(done[-1].shape, as_convolution=True)
+        fold(last, pending, 1.0, None)
         done.append(last)
     return done
 
 
-def own_weight(shape: Shape, over_images: bool) -> Piece:
-    """Weights that change nothing, to be folded into.
+def identity_weight(shape: Shape, as_convolution: bool) -> Fragment:
+    """Identity weights to fold into.
 
-    Toolchains import Affine and Conv2d, but hardly Scale, which is left where a scale per pixel is
-    needed.
+    Affine or Conv2d, which toolchains import; the rarely imported Scale only where each pixel has a
+    scale of its own.
     """
     nir = nir_module()
     node = nir.Affine(np.eye(shape[0], dtype=np.float32), array(0, shape[:1]))
-    if len(shape) == 3 and over_images:
+    if len(shape) == 3 and as_convolution:
         kernel = np.eye(shape[0], dtype=np.float32)[:, :, None, None]
         node = nir.Conv2d(shape[1:], kernel, (1, 1), (0, 0), (1, 1), 1, array(0, shape[:1]))
     elif len(shape) > 1:
         node = nir.Scale(array(1, shape))
-    return Piece.single("1_weight", node, shape, linear=True)
+    return Fragment.single("1_weight", node, shape, linear=True)
 
 
-def _weight_behind(done: list[Piece], flat: bool) -> Piece | None:
-    """The weights that feed the next piece, through pooling and flattening if they may."""
-    for piece in reversed(done):
-        if is_weight(piece):
-            conv = len(next(iter(piece.nodes.values())).weight.shape) == 4
-            return None if flat and (conv or piece is not done[-1]) else piece
-        if not piece.linear:
+def _weight_before(done: list[Fragment], per_neuron: bool) -> Fragment | None:
+    """The weights that feed the next fragment; only one scale for all passes through layers
+    between them."""
+    for fragment in reversed(done):
+        if fragment.is_weight:
+            (node,) = fragment.nodes.values()
+            fits = node.weight.ndim != 4 and fragment is done[-1]
+            return fragment if fits or not per_neuron else None
+        if not fragment.linear:
             return None
     return None
 
 
-def fold(piece: Piece, before: float, gain: float | Array, bias: Array | None) -> None:
-    """Make the weights of ``piece`` take inputs ``before`` times as large, and put out
-    ``gain`` · output + ``bias``.
+def fold(fragment: Fragment, before: float, gain: float | Array, bias: Array | None) -> None:
+    """Make the weights of ``fragment`` compute ``gain`` · output(``before`` · input) + ``bias``.
 
-    What the weights were at first, and the gain and the bias since, stay in the node's metadata.
+    The node's metadata keeps the original weights, and the gain and bias since.
     """
     nir = nir_module()
-    (node,) = piece.nodes.values()
+    (node,) = fragment.nodes.values()
     if isinstance(node, nir.Scale):
-        was = node.metadata.get("unfolded", {"scale": node.scale})
-        total = array(np.asarray(gain) * was.get("gain", 1.0), node.scale.shape)
+        original = node.metadata.get("unfolded", {"scale": node.scale})
+        total = array(np.asarray(gain) * original.get("gain", 1.0), node.scale.shape)
         node.scale = array(np.asarray(gain) * node.scale * before)
-        node.metadata = {**node.metadata, "unfolded": {**was, "gain": total}}
+        node.metadata = {**node.metadata, "unfolded": {**original, "gain": total}}
         return
     rows = np.asarray(gain, dtype=np.float64)
     if isinstance(node, nir.Conv2d) and (rows.ndim or bias is not None):
         raise ValueError("a convolution can absorb one scale for all its outputs, and no bias map")
-    was = node.metadata.get("unfolded", {"weight": node.weight, "bias": node.bias})
-    total = np.atleast_1d(rows * was.get("gain", 1.0))
-    shift = array(rows * was.get("shift", 0) + (0 if bias is None else bias), node.bias.shape)
+    original = node.metadata.get("unfolded", {"weight": node.weight, "bias": node.bias})
+    added = 0 if bias is None else bias
+    total = np.atleast_1d(rows * original.get("gain", 1.0))
+    shift = array(rows * original.get("shift", 0) + added, node.bias.shape)
     weight = array((rows[:, None] if rows.ndim else rows) * node.weight * before)
-    shifted = array(rows * node.bias + (0 if bias is None else bias))
-    node.weight, node.bias = weight, shifted
-    node.metadata = {**node.metadata, "unfolded": {**was, "gain": total, "shift": shift}}
+    node.weight, node.bias = weight, array(rows * node.bias + added)
+    node.metadata = {**node.metadata, "unfolded": {**original, "gain": total, "shift": shift}}

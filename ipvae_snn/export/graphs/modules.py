@@ -1,4 +1,4 @@
-"""What each module of a network becomes: PyTorch's layers, snnTorch's neurons, and ours."""
+"""Translates the modules of a network to graph fragments."""
 
 import copy
 from collections.abc import Callable, Mapping
@@ -8,39 +8,49 @@ import numpy as np
 from torch import nn
 
 from ipvae_snn import surrogate
-from ipvae_snn.export.graphs.pieces import Array, Piece, Shape, array, nir_module, state_arrays
-from ipvae_snn.export.graphs.poisson import Style, ipvae_piece
-from ipvae_snn.export.graphs.snntorch_neurons import SPIKING, spiking_piece
+from ipvae_snn.export.constants import neuron_constants
+from ipvae_snn.export.graphs.graph_fragment import (
+    Array,
+    Fragment,
+    Shape,
+    array,
+    nir_module,
+    state_arrays,
+)
+from ipvae_snn.export.graphs.poisson import GraphOptions, poisson_fragment
+from ipvae_snn.export.graphs.snntorch_neurons import SPIKING, spiking_fragment
 from ipvae_snn.neurons.poisson import IPVAENeuron
 
 ExtraMap = Mapping[type, Callable[[Any], Any]]
 
 
-def pieces_of(network: nn.Module, shape: Shape, extra_map: ExtraMap, style: Style) -> list[Piece]:
-    """The pieces of a network whose modules follow one another, for inputs of ``shape``.
+def fragments_of(
+    network: nn.Module, shape: Shape, extra_map: ExtraMap, options: GraphOptions
+) -> list[Fragment]:
+    """The fragments of a sequential network, for inputs of ``shape``.
 
     Raises:
-        ValueError, TypeError: a module that has no translation, named, or of the wrong size.
+        ValueError, TypeError: a module without a translation or of the wrong size, named.
     """
-    pieces: list[Piece] = []
+    fragments: list[Fragment] = []
     for name, module in _leaves(network, extra_map):
         try:
-            piece = _piece(module, shape, extra_map, style)
+            fragment = _translate(module, shape, extra_map, options)
         except (ValueError, TypeError) as error:
             raise type(error)(f"module {name or 'at the top'}: {error}") from error
-        if piece is not None:
-            pieces.append(piece)
-            shape = piece.shape
-    return pieces
+        if fragment is not None:
+            fragments.append(fragment)
+            shape = fragment.shape
+    return fragments
 
 
 def first_shape(network: nn.Module, extra_map: ExtraMap) -> Shape | None:
-    """The shape of the input, without batch, where the first module tells."""
+    """The shape of the input, without batch, if the first module defines it."""
     for _, module in _leaves(network, extra_map):
         if type(module) in extra_map:
             types = getattr(extra_map[type(module)](module), "input_type", None) or {}
-            known = [shape for shape in types.values() if shape is not None]
-            return tuple(int(n) for n in known[0]) if known else None
+            shapes = [shape for shape in types.values() if shape is not None]
+            return tuple(int(n) for n in shapes[0]) if shapes else None
         if isinstance(module, nn.Linear):
             return (module.in_features,)
         if isinstance(module, IPVAENeuron):
@@ -52,24 +62,26 @@ def first_shape(network: nn.Module, extra_map: ExtraMap) -> Shape | None:
 
 def _leaves(network: nn.Module, extra_map: ExtraMap, name: str = "") -> list[tuple[str, nn.Module]]:
     if isinstance(network, nn.Sequential) and type(network) not in extra_map:
-        found = []
+        leaves = []
         for child, module in network.named_children():
-            found += _leaves(module, extra_map, f"{name}.{child}".lstrip("."))
-        return found
+            leaves += _leaves(module, extra_map, f"{name}.{child}".lstrip("."))
+        return leaves
     return [(name, network)]
 
 
-def _piece(module: nn.Module, shape: Shape, extra_map: ExtraMap, style: Style) -> Piece | None:
+def _translate(
+    module: nn.Module, shape: Shape, extra_map: ExtraMap, options: GraphOptions
+) -> Fragment | None:
     if type(module) in extra_map:
-        return _users(extra_map[type(module)](module), module, shape)
+        return _own(extra_map[type(module)](module), module, shape)
     if isinstance(module, IPVAENeuron):
         _require_shape(shape, (module.features,), "currents")
-        piece = ipvae_piece(module, style)
-        piece.metadata = neuron_metadata(module)
-        return piece
+        fragment = poisson_fragment(neuron_constants(module), options)
+        fragment.metadata = neuron_metadata(module)
+        return fragment
     for kind, translate in _TRANSLATIONS.items():
         if isinstance(module, kind) and (type(module) is kind or kind not in SPIKING):
-            return translate(module, shape, style)
+            return translate(module, shape, options)
     raise ValueError(
         f"{type(module).__module__}.{type(module).__name__} has no translation to NIR: supported "
         f"are {', '.join(sorted(k.__name__ for k in _TRANSLATIONS))}, IPVAENeuron and "
@@ -80,9 +92,9 @@ def _piece(module: nn.Module, shape: Shape, extra_map: ExtraMap, style: Style) -
 
 
 def neuron_metadata(neuron: IPVAENeuron) -> dict[str, Any]:
-    """What makes the stochastic neuron again: settings, estimator and weights; no code.
+    """Settings, estimator and weights of a stochastic neuron, as plain data.
 
-    An estimator of the user's own cannot be told in plain data: then nothing is kept.
+    Empty if the estimator cannot be written so, being the user's own.
     """
     try:
         estimator = surrogate.to_config(neuron.spike_grad)
@@ -103,67 +115,59 @@ def _require_shape(shape: Shape, expected: Shape, what: str) -> None:
         raise ValueError(f"it takes {what} of shape {expected}, what comes before gives {shape}")
 
 
-def _users(node: Any, module: nn.Module, shape: Shape) -> Piece:
+def _own(node: Any, module: nn.Module, shape: Shape) -> Fragment:
+    """The fragment of a node that the user's ``extra_map`` returned."""
     nir, name = nir_module(), type(module).__name__
-    node = copy.deepcopy(node)  # what is folded in must not reach the user's own
+    node = copy.deepcopy(node)  # folding changes nodes in place
     if not isinstance(node, nir.ir.NIRNode):
         raise TypeError(f"extra_map[{name}] must return a nir node, got {type(node).__name__}")
     if isinstance(node, nir.NIRGraph):
         if len(node.inputs) != 1 or len(node.outputs) != 1:
             raise ValueError(f"the graph of extra_map[{name}] must have one Input and one Output")
         ((source, _),), ((sink, last),) = node.inputs.items(), node.outputs.items()
-        inner = {k: v for k, v in node.nodes.items() if k not in (source, sink)}
-        return Piece(
-            inner,
-            tuple(b for a, b in node.edges if a == source),
-            tuple(a for a, b in node.edges if b == sink),
-            tuple(int(n) for n in last.output_type["output"]),
+        return Fragment(
+            {k: v for k, v in node.nodes.items() if k not in (source, sink)},
+            entries=tuple(b for a, b in node.edges if a == source),
+            exits=tuple(a for a, b in node.edges if b == sink),
+            shape=tuple(int(n) for n in last.output_type["output"]),
             edges=[e for e in node.edges if source not in e and sink not in e],
         )
-    known = next(iter((node.output_type or {}).values()), None)
-    return Piece.single("1_user", node, shape if known is None else tuple(int(n) for n in known))
+    out = next(iter((node.output_type or {}).values()), None)
+    return Fragment.single("1_user", node, shape if out is None else tuple(int(n) for n in out))
 
 
 # -- layers ---------------------------------------------------------------------------------------
 
 
-def _linear(module: nn.Linear, shape: Shape, style: Style) -> Piece:
+def _linear(module: nn.Linear, shape: Shape, options: GraphOptions) -> Fragment:
     nir = nir_module()
     _require_shape(shape, (module.in_features,), "inputs")
-    weight = array(module.weight)
-    if module.bias is None:
-        node = nir.Affine(weight, np.zeros(len(weight), dtype=np.float32))
-    else:
-        node = nir.Affine(weight, array(module.bias))
-    return Piece.single("1_weight", node, (module.out_features,), linear=True)
+    out = (module.out_features,)
+    bias = array(0, out) if module.bias is None else array(module.bias)
+    return Fragment.single("1_weight", nir.Affine(array(module.weight), bias), out, linear=True)
 
 
-def _conv2d(module: nn.Conv2d, shape: Shape, style: Style) -> Piece:
+def _conv2d(module: nn.Conv2d, shape: Shape, options: GraphOptions) -> Fragment:
     if len(shape) != 3 or shape[0] != module.in_channels:
         raise ValueError(f"it takes inputs of shape ({module.in_channels}, H, W), got {shape}")
     if module.padding_mode != "zeros":
         raise ValueError(f"padding_mode {module.padding_mode!r} does not exist in NIR: use 'zeros'")
-    bias = np.zeros(module.out_channels, dtype=np.float32)
-    padding = module.padding
-    return _convolution(
-        _ungrouped(array(module.weight), module.groups),
-        bias if module.bias is None else array(module.bias),
-        shape, module.stride, padding if isinstance(padding, str) else tuple(padding),
-        module.dilation,
-    )  # fmt: skip
+    bias = array(0, (module.out_channels,)) if module.bias is None else array(module.bias)
+    weight = _ungrouped(array(module.weight), module.groups)
+    return _convolution(weight, bias, shape, module.stride, module.padding, module.dilation)
 
 
 def _convolution(
     weight: Array, bias: Array, shape: Shape, stride: Any, padding: Any, dilation: Any = (1, 1)
-) -> Piece:
+) -> Fragment:
     nir = nir_module()
     node = nir.Conv2d(shape[1:], weight, stride, padding, dilation, 1, bias)
     out = tuple(int(n) for n in node.output_type["output"])
-    return Piece.single("1_weight", node, out, linear=True)
+    return Fragment.single("1_weight", node, out, linear=True)
 
 
 def _ungrouped(weight: Array, groups: int) -> Array:
-    """The same convolution in one group: nir takes the wrong input for several."""
+    """The same convolution in one group: nir computes wrong input channels for several."""
     blocks = np.split(weight, groups)
     out, into = len(weight) // groups, weight.shape[1]
     dense = np.zeros((len(weight), into * groups, *weight.shape[2:]), dtype=np.float32)
@@ -172,21 +176,21 @@ def _ungrouped(weight: Array, groups: int) -> Array:
     return dense
 
 
-def _flatten(module: nn.Flatten, shape: Shape, style: Style) -> Piece:
+def _flatten(module: nn.Flatten, shape: Shape, options: GraphOptions) -> Fragment:
     nir = nir_module()
     if module.start_dim == 0:
         raise ValueError("it flattens the batch too (start_dim=0), which NIR does not have")
-    # Counted from the end, dimensions are the same with a batch in front and without: norse takes
-    # others literally and flattens the batch.
+    # Negative dimensions are the same with and without a batch; norse would apply positive ones to
+    # the batch.
     start, end = (
         dim - 1 - len(shape) if dim > 0 else dim for dim in (module.start_dim, module.end_dim)
     )
     node = nir.Flatten(input_type={"input": np.array(shape)}, start_dim=start, end_dim=end)
     out = tuple(int(n) for n in node.output_type["output"])
-    return Piece.single("1_flatten", node, out, linear=True)
+    return Fragment.single("1_flatten", node, out, linear=True)
 
 
-def _avg_pool(module: nn.AvgPool2d, shape: Shape, style: Style) -> Piece:
+def _avg_pool(module: nn.AvgPool2d, shape: Shape, options: GraphOptions) -> Fragment:
     nir = nir_module()
     if len(shape) != 3:
         raise ValueError(f"it takes inputs of shape (C, H, W), got {shape}")
@@ -194,31 +198,28 @@ def _avg_pool(module: nn.AvgPool2d, shape: Shape, style: Style) -> Piece:
         (int(v), int(v)) if isinstance(v, int) else tuple(v)
         for v in (module.kernel_size, module.stride, module.padding)
     )
-    if (
-        module.ceil_mode
-        or module.divisor_override
-        or (any(padding) and not module.count_include_pad)
-    ):
+    excludes_padding = any(padding) and not module.count_include_pad
+    if module.ceil_mode or module.divisor_override or excludes_padding:
         raise ValueError("ceil_mode, divisor_override and count_include_pad=False are not in NIR")
-    if style.form == "portable":  # hardly a toolchain imports AvgPool2d
+    if options.form == "portable":  # few toolchains import AvgPool2d
         mean = np.full((shape[0], 1, *size), 1 / np.prod(size), dtype=np.float32)
         return _convolution(_ungrouped(mean, shape[0]), array(0, shape[:1]), shape, stride, padding)
     node = nir.AvgPool2d(np.array(size), np.array(stride), np.array(padding))
     sides = zip(shape[1:], size, stride, padding, strict=True)
     out = (shape[0], *((n + 2 * p - k) // s + 1 for n, k, s, p in sides))
-    return Piece.single("1_pool", node, out, linear=True)
+    return Fragment.single("1_pool", node, out, linear=True)
 
 
-def _nothing(module: nn.Module, shape: Shape, style: Style) -> None:
-    """Dropout and Identity do nothing in inference."""
+def _nothing(module: nn.Module, shape: Shape, options: GraphOptions) -> None:
+    """Dropout and Identity: no nodes in inference."""
 
 
-_TRANSLATIONS: dict[type, Callable[..., Piece | None]] = {
+_TRANSLATIONS: dict[type, Callable[..., Fragment | None]] = {
     nn.Linear: _linear,
     nn.Conv2d: _conv2d,
     nn.Flatten: _flatten,
     nn.AvgPool2d: _avg_pool,
     nn.Dropout: _nothing,
     nn.Identity: _nothing,
-    **dict.fromkeys(SPIKING, spiking_piece),
+    **dict.fromkeys(SPIKING, spiking_fragment),
 }

@@ -1,4 +1,4 @@
-"""A NIR graph as a network in PyTorch: all nodes, one timestep at a time."""
+"""Runs a NIR graph in PyTorch, timestep by timestep."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -9,31 +9,31 @@ from torch import Tensor, nn
 
 from ipvae_snn._utils.checks import require_finite, require_float, require_integer
 from ipvae_snn._utils.seeding import seeded
-from ipvae_snn.export.graphs.pieces import require_graph
+from ipvae_snn.export.graphs.graph_fragment import require_graph
+from ipvae_snn.export.graphs.node_steps import SPIKING, node_step
 from ipvae_snn.export.graphs.poisson import require_reset
-from ipvae_snn.export.graphs.reading import SPIKING, reading_of
 from ipvae_snn.neurons.base import StatefulNeuron
 
 Edge = tuple[str, str]
 RUNAWAY = 1e5
-"""Spikes of a neuron in a timestep that no working model gives."""
+"""Spikes of one neuron in a timestep, beyond those of any working model."""
 
 
 class GraphNetwork(nn.Module):
     """The network that a NIR graph describes; ``network(x)`` is one timestep, in float32.
 
-    Nodes take the sum of what their edges bring. An edge that closes a cycle brings the output of
-    the timestep before. A timestep is the unit of time (dt = 1); for the readings of a reset see
-    :mod:`ipvae_snn.export.graphs.reading`. Nested graphs are run as if they were flat.
+    The input of a node is the sum over its edges. An edge that closes a cycle carries the output of
+    the previous timestep. A timestep is the unit of time (dt = 1); for the two resets see
+    :mod:`ipvae_snn.export.graphs.node_steps`. Nested graphs are run as if they were flat.
 
     Args:
         graph: a ``nir.NIRGraph``.
         reset: ``"zero"`` or ``"subtract"``.
-        neurons: modules that stand for nodes of the graph, by the node's name.
+        neurons: modules to run in place of nodes, by the node's name.
 
     Raises:
         ValueError: not exactly one Input and one Output, an edge to no node, or a node that cannot
-            be run, as :mod:`ipvae_snn.export.graphs.reading` says.
+            be run, see :func:`~ipvae_snn.export.graphs.node_steps.node_step`.
 
     >>> from ipvae_snn import IPVAE, export
     >>> network = export.GraphNetwork(export.to_nir(IPVAE(in_features=16, latents=8)))
@@ -53,15 +53,15 @@ class GraphNetwork(nn.Module):
         self._order = _execution_order(self._source, nodes, edges)
         if self._sink not in self._order:
             raise ValueError("no path leads from the Input of the graph to its Output")
-        place = {name: n for n, name in enumerate(self._order)}
+        position = {name: n for n, name in enumerate(self._order)}
         self._inputs: dict[str, list[tuple[str, bool]]] = {name: [] for name in self._order}
         for a, b in edges:
-            if a in place and b in place:
-                self._inputs[b].append((a, place[a] >= place[b]))
-        self._delayed = {a for pairs in self._inputs.values() for a, late in pairs if late}
+            if a in position and b in position:
+                self._inputs[b].append((a, position[a] >= position[b]))
+        self._delayed = {a for pairs in self._inputs.values() for a, delayed in pairs if delayed}
         self.parts = nn.ModuleDict(
             {
-                _key(name): neurons[name] if name in neurons else reading_of(nodes[name], reset)
+                _key(name): neurons[name] if name in neurons else node_step(nodes[name], reset)
                 for name in self._order
             }
         )
@@ -74,16 +74,16 @@ class GraphNetwork(nn.Module):
         self.reset()
 
     def reset(self) -> None:
-        """Back to the state before any input."""
+        """Return to the state before any input."""
         self._states: dict[str, Any] = {}
-        self._before: dict[str, Tensor] = {}
+        self._previous: dict[str, Tensor] = {}
         self.outputs: dict[str, Tensor] = {}
         for part in self.parts.values():
             if isinstance(part, StatefulNeuron):
                 part.reset_mem()
 
     def forward(self, x: Tensor) -> Tensor:
-        """One timestep: input (B, ...), output (B, ...); :attr:`outputs` holds those of all."""
+        """One timestep: input (B, ...) to output (B, ...); ``outputs`` has those of all nodes."""
         require_float(x, "x")
         if tuple(x.shape[1:]) != self.input_shape:
             expected = ", ".join(map(str, ("B", *self.input_shape)))
@@ -93,14 +93,14 @@ class GraphNetwork(nn.Module):
         outputs: dict[str, Tensor] = {}
         states = dict(self._states)
         for name in self._order:
-            given = [x] if name == self._source else []
-            for a, late in self._inputs[name]:
-                value = self._before.get(a) if late else outputs.get(a)
+            inputs = [x] if name == self._source else []
+            for a, delayed in self._inputs[name]:
+                value = (self._previous if delayed else outputs).get(a)
                 if value is not None:
-                    given.append(value)
-            if not given:
+                    inputs.append(value)
+            if not inputs:
                 continue
-            total = _sum(name, given)
+            total = _sum(name, inputs)
             part: Any = self.parts[_key(name)]
             try:
                 if isinstance(part, StatefulNeuron):
@@ -108,32 +108,30 @@ class GraphNetwork(nn.Module):
                     outputs[name] = (spk if isinstance(spk, Tensor) else spk[0]).to(total)
                 else:
                     outputs[name], states[name] = part.step(total, states.get(name))
-            except (RuntimeError, IndexError) as error:  # of torch, for shapes
+            except (RuntimeError, IndexError) as error:  # torch: shapes that do not fit
                 raise ValueError(
-                    f"node {name!r} cannot take what comes to it, of shape {tuple(total.shape)}: "
-                    f"{error}"
+                    f"node {name!r} cannot take its input, of shape {tuple(total.shape)}: {error}"
                 ) from error
         for name in (*self.spiking, self._sink):
             if name in outputs:
                 require_finite(outputs[name], f"the output of node {name!r}")
         self._states = states
         self.outputs = outputs
-        self._before = {name: outputs[name] for name in self._delayed if name in outputs}
+        self._previous = {name: outputs[name] for name in self._delayed if name in outputs}
         return outputs[self._sink]
 
     def unroll(
         self, x: Tensor, num_steps: int | None = None, seed: int | None = None
     ) -> Iterator[tuple[Tensor, Tensor]]:
-        """From the initial state, timestep by timestep: spikes of all neurons and the output.
+        """Run from the initial state, timestep by timestep.
 
         Args:
             x: (B, ...), shown at every timestep, or (T, B, ...).
-            num_steps: T; may be left out for changing input.
+            num_steps: T; optional for changing input.
             seed: of stochastic neurons.
 
         Yields:
-            Spike counts (B, K), where thresholds of one layer are added up and layers stand side by
-            side, and the output (B, ...).
+            Spike counts (B, K), see :meth:`spikes`, and the output (B, ...).
         """
         require_float(x, "x")
         changing = x.ndim == len(self.input_shape) + 2
@@ -149,25 +147,24 @@ class GraphNetwork(nn.Module):
                 yield self.spikes(), out
 
     def spikes(self) -> Tensor:
-        """Counts of the last timestep, (B, K): all layers side by side, thresholds of the same
-        membranes added up."""
+        """Counts of the last timestep, (B, K), layers concatenated; Threshold nodes of the same
+        membranes are one layer, and are summed."""
         layers: dict[Any, Tensor] = {}
         for name in self.spiking:
-            spk, membranes = self.outputs[name], tuple(self._inputs[name])
-            layer = membranes if name in self._thresholds else name
+            spk = self.outputs[name]
+            layer = tuple(self._inputs[name]) if name in self._thresholds else name
             layers[layer] = spk if layer not in layers else layers[layer] + spk
         batch = len(self.outputs[self._source])
         flat = [spk.flatten(1) for spk in layers.values()]
         return torch.cat(flat, dim=1) if flat else torch.zeros(batch, 0)
 
 
-def _sum(name: str, given: list[Tensor]) -> Tensor:
-    """What comes to a node by all of its edges."""
-    total = given[0]
-    for value in given[1:]:
+def _sum(name: str, inputs: list[Tensor]) -> Tensor:
+    total = inputs[0]
+    for value in inputs[1:]:
         if value.shape != total.shape:
             raise ValueError(
-                f"what comes to node {name!r} must be of one shape, got {tuple(total.shape)} and "
+                f"the inputs of node {name!r} must have one shape, got {tuple(total.shape)} and "
                 f"{tuple(value.shape)}"
             )
         total = total + value
@@ -175,7 +172,7 @@ def _sum(name: str, given: list[Tensor]) -> Tensor:
 
 
 def reset_of(graph: Any) -> str:
-    """How a graph is to be read: with the reset it was made for, or ``"zero"``, as NIR says."""
+    """The reset that a graph was exported for; ``"zero"``, as NIR specifies, if it does not say."""
     return "subtract" if graph.metadata.get("reset") == "subtract" else "zero"
 
 
@@ -185,7 +182,7 @@ def layer_of(name: str) -> str:
 
 
 def flattened(graph: Any) -> tuple[dict[str, Any], list[Edge]]:
-    """Nodes and edges of a graph with its subgraphs put in place, named ``outer.inner``."""
+    """Nodes and edges of a graph with its subgraphs inlined; their nodes are ``outer.inner``."""
     nodes: dict[str, Any] = {}
     enters: dict[str, list[str]] = {}
     leaves: dict[str, list[str]] = {}
@@ -203,7 +200,7 @@ def flattened(graph: Any) -> tuple[dict[str, Any], list[Edge]]:
         edges += [(f"{name}.{a}", f"{name}.{b}") for a, b in wires if a != source and b != sink]
     for a, b in graph.edges:
         if a not in leaves or b not in enters:
-            raise ValueError(f"an edge leads from {a!r} to {b!r}, one of which is no node")
+            raise ValueError(f"an edge leads from {a!r} to {b!r}, one of which is not a node")
         edges += [(leaf, entry) for leaf in leaves[a] for entry in enters[b]]
     return nodes, edges
 
@@ -211,19 +208,19 @@ def flattened(graph: Any) -> tuple[dict[str, Any], list[Edge]]:
 def _shape_of(source: Any) -> tuple[int, ...]:
     shape = np.asarray(source.input_type["input"])
     if shape.ndim != 1 or shape.dtype.kind not in "iu" or (shape < 1).any():
-        raise ValueError(f"the Input of the graph must tell the shape of an input, got {shape!r}")
+        raise ValueError(f"the Input of the graph must say the shape of an input, got {shape!r}")
     return tuple(shape.tolist())
 
 
 def _only(nodes: dict[str, Any], kind: str) -> str:
-    found = [name for name, node in nodes.items() if type(node).__name__ == kind]
-    if len(found) != 1:
-        raise ValueError(f"a graph must have exactly one {kind} to be run here, got {len(found)}")
-    return found[0]
+    names = [name for name, node in nodes.items() if type(node).__name__ == kind]
+    if len(names) != 1:
+        raise ValueError(f"a graph must have exactly one {kind} to be run here, got {len(names)}")
+    return names[0]
 
 
 def _execution_order(source: str, nodes: dict[str, Any], edges: list[Edge]) -> list[str]:
-    """Depth first from the input, last visited first: only edges that close a cycle go back."""
+    """Reverse postorder of a depth-first search: only edges that close a cycle point backwards."""
     after: dict[str, list[str]] = {name: [] for name in nodes}
     for a, b in edges:
         after[a].append(b)
@@ -243,5 +240,5 @@ def _execution_order(source: str, nodes: dict[str, Any], edges: list[Edge]) -> l
 
 
 def _key(name: str) -> str:
-    """A name that nn.ModuleDict takes."""
+    """A name without the dots that nn.ModuleDict refuses."""
     return name.replace(".", "/")

@@ -1,38 +1,43 @@
-"""The Poisson neuron as a piece of a NIR graph: exactly but for the draw, or portably."""
+"""Poisson neurons in a NIR graph: exact but for the Poisson draw, or as integrate-and-fire."""
 
 import math
 from dataclasses import dataclass
+from typing import Literal, get_args
 
 import numpy as np
-from numpy.typing import NDArray
 
 from ipvae_snn._utils.checks import require_integer, require_number
-from ipvae_snn.export.graphs.pieces import Piece, array, nir_module
-from ipvae_snn.neurons.poisson import IPVAENeuron
+from ipvae_snn.export.constants import Floats, NeuronConstants
+from ipvae_snn.export.graphs.graph_fragment import Fragment, array, nir_module
 
-FORMS, RESETS = ("exact", "portable"), ("zero", "subtract")
+Form = Literal["exact", "portable"]
+Reset = Literal["zero", "subtract"]
+FORMS, RESETS = get_args(Form), get_args(Reset)
 LEVELS = 16
-"""Thresholds per neuron in the exact form, that is the largest count it can emit."""
+"""Thresholds per neuron in the exact form: the largest count of a timestep."""
 
 MAX_LEVELS = 4096
-"""Each is a node of the graph: a chip has no room for more."""
+"""Each level is a node of the graph."""
 
 
 @dataclass(frozen=True)
 class Portable:
-    """How an iP-VAE neuron becomes an integrate-and-fire neuron; :func:`calibrate` chooses it.
+    """Settings of the portable form: an iP-VAE neuron as an integrate-and-fire neuron.
 
-    v' = v + α (gain · (d − b) − zG + (self_return + 1) · diag(G) z),  z = spikes of v over
-    θ = α · threshold · diag(G), which reset v. Under subtract reset ``self_return = threshold − 1``
-    makes a spike cost exactly diag(G): the fixed point is that of the original. Under zero reset it
-    has to give back what is lost above the threshold, too, about another diag(G).
+    v' = v + α (gain · (d − b) − zG + (self_return + 1) · diag(G) z), where z are the spikes of v at
+    threshold θ = α · threshold · diag(G), which reset v. With subtract reset, ``self_return =
+    threshold − 1`` makes a spike cost exactly diag(G), and the fixed point is that of the original.
+    Zero reset also discards what exceeds the threshold: ``self_return`` has to return this too,
+    about another diag(G).
+
+    :func:`~ipvae_snn.export.calibrate` chooses the settings on data.
 
     Attributes:
-        reset: ``"subtract"``, integer spikes as in sinabs, or ``"zero"``, as NIR says.
-        gain: on the input. Spikes are so many times as frequent; the decoder divides by it.
-        threshold: in units of diag(G). Neurons act all at once: where features overlap much, low
+        reset: ``"subtract"``, integer spikes as in sinabs, or ``"zero"``, as NIR specifies.
+        gain: factor on the input, and so on the spike counts; the decoder divides by it.
+        threshold: in units of diag(G). Neurons act all at once: if features overlap much, low
             thresholds let them overshoot together and run away.
-        self_return: what a spike gives back to its neuron, in units of diag(G).
+        self_return: what a spike returns to its own neuron, in units of diag(G).
         decode: factor on the decoder.
     """
 
@@ -50,12 +55,12 @@ class Portable:
             object.__setattr__(self, name, number)
 
     @classmethod
-    def default(cls, reset: str, gram: NDArray) -> "Portable":
-        """What does well where no data is at hand to choose by.
+    def default(cls, reset: str, gram: Floats) -> "Portable":
+        """Settings for a Gram matrix, without data.
 
-        Under subtract reset thresholds of half the largest eigenvalue of G, with its diagonal
-        brought to 1, cannot run away (the bound of Jacobi's iteration); under zero reset a neuron
-        gives one spike at most.
+        With subtract reset, the threshold is half the largest eigenvalue of G normalised to a unit
+        diagonal, which cannot run away (the bound of Jacobi's iteration). With zero reset, a neuron
+        emits at most one spike per timestep.
         """
         if require_reset(reset) == "zero":
             return cls("zero", 0.35, 1.0, 2.0)
@@ -66,15 +71,15 @@ class Portable:
 
 
 def require_reset(reset: str) -> str:
-    """``reset``; ``ValueError`` unless it is one of those that toolchains have."""
+    """``reset``; ``ValueError`` unless a toolchain has such a reset."""
     if reset not in RESETS:
         raise ValueError(f"reset must be one of {RESETS}, got {reset!r}")
     return reset
 
 
 @dataclass(frozen=True)
-class Style:
-    """How a network is to be translated.
+class GraphOptions:
+    """How a network is translated to a graph.
 
     Attributes:
         form: ``"exact"`` or ``"portable"``.
@@ -103,51 +108,21 @@ class Style:
             )
 
 
-def ipvae_piece(neuron: IPVAENeuron, style: Style) -> Piece:
-    """The Poisson neuron in the form asked for."""
-    if style.form == "exact":
-        return exact_piece(neuron, style.levels)
-    return portable_piece(neuron, style.portable or style.reset)
+def poisson_fragment(constants: NeuronConstants, options: GraphOptions) -> Fragment:
+    """Poisson neurons in the form that the options say."""
+    if options.form == "exact":
+        return _exact(constants, options.levels)
+    return _portable(constants, options.portable or options.reset)
 
 
-@dataclass(frozen=True)
-class Constants:
-    """What a neuron is made of, as float64 numpy values.
-
-    Attributes:
-        step: α. bias: b. mem_init: u_0. leak: of the membrane per timestep, α · leak.
-        gram: lateral_scale · G. clamp_loss: what the soft clamp of the step takes, log(1 + e^−c).
-    """
-
-    step: float
-    bias: NDArray
-    mem_init: NDArray
-    leak: float
-    gram: NDArray
-    clamp_loss: float
-
-    @classmethod
-    def of(cls, neuron: IPVAENeuron) -> "Constants":
-        step = float(neuron.log_step.detach().double().exp())
-        return cls(
-            step=step,
-            bias=neuron.log_bias.detach().cpu().double().exp().numpy(),
-            mem_init=neuron.mem_init.detach().cpu().double().numpy(),
-            leak=step * neuron.leak,
-            gram=neuron.lateral_scale * neuron.gram().detach().cpu().double().numpy(),
-            clamp_loss=math.log1p(math.exp(-neuron.clamp)),
-        )
-
-
-def exact_piece(neuron: IPVAENeuron, levels: int = LEVELS) -> Piece:
-    """I → Thresholds → Linear(−G) → I: the recursion of u itself, with rounded counts.
+def _exact(c: NeuronConstants, levels: int) -> Fragment:
+    """I → Thresholds → Linear(−αG) → I: the recursion of u, with round(e^u) for a draw.
 
     v = u − u_0 starts from 0. Threshold n lies at log(n − ½) − u_0 and adds the n-th spike, so
-    that their sum is round(e^u) up to ``levels``. No reset takes place: the diagonal of G
-    subtracts, in every toolchain alike. A leaky membrane is LI with τ = 1 / (α · leak) timesteps.
+    that their sum is round(e^u) up to ``levels``. Nothing resets: the diagonal of G subtracts. A
+    leaky membrane is LI with τ = 1 / leak timesteps.
     """
-    nir, c = nir_module(), Constants.of(neuron)
-    features = (neuron.features,)
+    nir, features = nir_module(), c.bias.shape
     tau = array(1 / c.leak, features) if c.leak else None
     mem = nir.I(array(1, features)) if tau is None else nir.LI(tau, tau, array(0, features))
     nodes = {"2_mem": mem}
@@ -156,29 +131,35 @@ def exact_piece(neuron: IPVAENeuron, levels: int = LEVELS) -> Piece:
         nodes[name] = nir.Threshold(array(math.log(n - 0.5) - c.mem_init))
     nodes["4_lateral"] = nir.Linear(array(-c.step * c.gram))
     edges = [("2_mem", name) for name in counts] + [(name, "4_lateral") for name in counts]
-    return Piece(
-        nodes, ("2_mem",), counts, features,
+    clamp_loss = math.log1p(math.exp(-c.clamp))  # v − clamp(v) at v = 0
+    return Fragment(
+        nodes,
+        entries=("2_mem",),
+        exits=counts,
+        shape=features,
         edges=[*edges, ("4_lateral", "2_mem")],
         gain=c.step,
-        bias=array(-c.step * c.bias - c.clamp_loss),
+        bias=array(-c.step * c.bias - clamp_loss),
         notes=(
             f"emission: round(e^u), at most {levels}, in place of a Poisson draw",
-            f"clamps: left out, but for what the clamp of the step takes at rest, "
-            f"{c.clamp_loss:.2g} nats per timestep, which is in the bias",
-            *_dropped(neuron),
+            "clamps: left out, except what the clamp of the increment takes at rest, "
+            f"{clamp_loss:.2g} nats per timestep, which is in the bias",
+            *_state_quant_note(c),
         ),
-    )  # fmt: skip
+    )
 
 
-def portable_piece(neuron: IPVAENeuron, setting: Portable | str) -> Piece:
-    """IF with lateral Affine: what most toolchains import; see :class:`Portable`. In place of a
-    setting, a reset stands for its default.
+def _portable(c: NeuronConstants, setting: Portable | str) -> Fragment:
+    """IF or LIF with a lateral Affine, as most toolchains import; see :class:`Portable`.
+
+    Args:
+        c: the neurons.
+        setting: a reset stands for its default setting.
 
     Raises:
-        ValueError: no lateral weights, so that there is nothing to set thresholds by.
+        ValueError: diag(G) is 0, so that no threshold can be set.
     """
-    nir, c = nir_module(), Constants.of(neuron)
-    features, diagonal = (neuron.features,), np.diag(c.gram).copy()
+    nir, features, diagonal = nir_module(), c.bias.shape, np.diag(c.gram).copy()
     if not diagonal.max() > 0:
         raise ValueError(
             "the portable form takes thresholds from the diagonal of lateral_scale · G, which is "
@@ -187,36 +168,35 @@ def portable_piece(neuron: IPVAENeuron, setting: Portable | str) -> Piece:
     # A neuron without a feature never gets a current; a threshold of 0 would divide by it.
     unit = np.where(diagonal > 1e-6 * diagonal.max(), diagonal, np.median(diagonal[diagonal > 0]))
     if isinstance(setting, str):
-        portable = Portable.default(setting, c.gram - np.diag(diagonal - unit))
+        setting = Portable.default(setting, c.gram - np.diag(diagonal - unit))
+    threshold = array(c.step * setting.threshold * unit)
+    if c.leak:
+        tau = 1 / c.leak
+        spike = nir.LIF(array(tau, features), array(1, features), array(0, features), threshold)
     else:
-        portable = setting
-    threshold = array(c.step * portable.threshold * unit)
-    tau = 1 / c.leak if c.leak else 1.0
-    spike = (
-        nir.LIF(array(tau, features), array(1, features), array(0, features), threshold)
-        if c.leak
-        else nir.IF(array(1, features), threshold)
-    )
-    lateral = -c.gram + np.diag(diagonal + portable.self_return * unit)
-    return Piece(
+        tau, spike = 1.0, nir.IF(array(1, features), threshold)
+    lateral = -c.gram + np.diag(diagonal + setting.self_return * unit)
+    return Fragment(
         {
             "2_spike": spike,
             "3_lateral": nir.Affine(array(tau * c.step * lateral), array(0, features)),
         },
-        ("2_spike",), ("2_spike",), features,
+        entries=("2_spike",),
+        exits=("2_spike",),
+        shape=features,
         edges=[("2_spike", "3_lateral"), ("3_lateral", "2_spike")],
-        gain=tau * c.step * portable.gain,
-        bias=array(-tau * c.step * portable.gain * c.bias),
-        out_scale=portable.decode / portable.gain,
+        gain=tau * c.step * setting.gain,
+        bias=array(-tau * c.step * setting.gain * c.bias),
+        out_scale=setting.decode / setting.gain,
         notes=(
-            f"neuron: integrate-and-fire with {portable.reset} reset in place of e^u and a draw",
-            f"input gain {portable.gain:.3g}, thresholds {portable.threshold:.3g} and self-return "
-            f"{portable.self_return:.3g} times diag(G), decoder times {portable.decode:.3g}",
+            f"neuron: integrate-and-fire with {setting.reset} reset in place of e^u and a draw",
+            f"input gain {setting.gain:.3g}, thresholds {setting.threshold:.3g} and self-return "
+            f"{setting.self_return:.3g} times diag(G), decoder times {setting.decode:.3g}",
             "clamps and the initial membrane: left out",
-            *_dropped(neuron),
+            *_state_quant_note(c),
         ),
-    )  # fmt: skip
+    )
 
 
-def _dropped(neuron: IPVAENeuron) -> tuple[str, ...]:
-    return ("state_quant: left out",) if neuron.state_quant else ()
+def _state_quant_note(c: NeuronConstants) -> tuple[str, ...]:
+    return ("state_quant: left out",) if c.state_quant else ()

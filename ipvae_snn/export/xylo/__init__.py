@@ -1,1 +1,1 @@
-"""Networks for the Xylo chip."""
+"""Integer networks for the Xylo chip."""

@@ -1,17 +1,19 @@
-"""A network on the Xylo chip with its host: what goes in, what comes out, and files."""
+"""A network on the Xylo chip: input encoding, decoding, and files."""
 
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ipvae_snn._utils.checks import require_finite, require_float, require_integer, require_number
+from ipvae_snn._utils.checks import require_float, require_integer, require_number
+from ipvae_snn.export.constants import Floats, samples
 from ipvae_snn.export.npz_files import read_npz, write_npz
-from ipvae_snn.export.xylo.chip import HIGH, LOW, MAX_INPUT_SPIKES, XyloChip, XyloState
+from ipvae_snn.export.xylo.chip import HIGH, LOW, MAX_INPUT_SPIKES, Ints, XyloChip, XyloState
 from ipvae_snn.export.xylo.simulator import simulate
 
 FORMAT, FORMAT_VERSION = "ipvae_snn.XyloNetwork", 1
@@ -19,24 +21,24 @@ FORMAT, FORMAT_VERSION = "ipvae_snn.XyloNetwork", 1
 
 @dataclass(frozen=True, eq=False)
 class XyloNetwork:
-    """A network for the Xylo chip, and what its host does before and after.
+    """A network for the Xylo chip, with the encoder and decoder that run on its host.
 
     Made by :func:`~ipvae_snn.export.xylo.convert.to_xylo` or :meth:`load`.
 
     Attributes:
-        chip: what the chip is configured with.
-        weight: (M, K), a spike of neuron k adds column k to the reconstruction.
-        drive: (M, K), LSB of the membrane per timestep and unit of input.
+        chip: configuration of the chip.
+        weight: decoder, (M, K): a spike of neuron k adds column k to the reconstruction.
+        drive: (M, K), in LSB of the membrane per timestep and unit of input.
         spikes_per_unit: input spikes per timestep and unit of input; 0 for input as bias.
         notes: what was approximated, and by how much.
 
     Raises:
-        ValueError: shapes that do not fit one another.
+        ValueError: inconsistent shapes, or values that are not finite.
     """
 
     chip: XyloChip
-    weight: NDArray
-    drive: NDArray
+    weight: NDArray[np.floating[Any]]
+    drive: Floats
     spikes_per_unit: float
     notes: tuple[str, ...] = ()
 
@@ -61,33 +63,30 @@ class XyloNetwork:
 
     @property
     def label(self) -> str:
-        """Short name for table rows."""
+        """Short name in tables."""
         how = "spikes" if self.spikes_per_unit else "bias"
         return f"Xylo, 8-bit weights, input as {how}"
 
-    def encode(self, x: Tensor, num_steps: int) -> NDArray:
-        """Input spikes (T, B, channels), 0 to 15, that add up to the input at every timestep.
+    def encode(self, x: Tensor, num_steps: int) -> Ints:
+        """Input spikes (T, B, channels), 0 to 15, whose running sum follows the input.
 
         Error diffusion: n_t = ⌊(t + 1) a + ½⌋ − ⌊t a + ½⌋ with a = min(|x| · spikes_per_unit, 15),
-        so that t timesteps carry t · a spikes, to half a spike. Where the network takes signed
-        input, channels 2m and 2m + 1 carry the positive and the negative part of x_m.
+        so that t timesteps carry t · a spikes, to half a spike. With signed input, channels 2m and
+        2m + 1 carry the positive and the negative part of x_m.
 
         Args:
             x: (B, M).
             num_steps: T ≥ 1.
 
         Raises:
-            TypeError, ValueError: x is no finite floating-point tensor of that shape, or negative
-                in a network for non-negative input.
+            TypeError, ValueError: x is not a finite floating-point tensor of that shape, or is
+                negative in a network for non-negative input.
         """
-        amount = self._amount(x)
-        return np.stack(
-            [_spikes_at(amount, t) for t in range(require_integer(num_steps, "num_steps"))]
-        )
+        return np.stack(list(self._encoded(x, num_steps)))
 
-    def bias(self, x: Tensor) -> NDArray:
-        """The bias of each neuron for each input, (B, K): the chip's own, where input is spikes."""
-        values = checked_inputs(x, len(self.weight), "x")
+    def bias(self, x: Tensor) -> Ints:
+        """Bias per sample and neuron, (B, K): the chip's own if the input is spikes."""
+        values = samples(x, len(self.weight), "x")
         if self.spikes_per_unit:
             return np.broadcast_to(self.chip.bias, (len(values), len(self.chip.bias)))
         return np.rint(self.chip.bias + values @ self.drive).clip(LOW, HIGH).astype(np.int16)
@@ -98,11 +97,9 @@ class XyloNetwork:
         Args:
             x: (B, M), shown at every timestep.
             num_steps: T ≥ 1.
-            seed: changes nothing; the network is deterministic.
+            seed: not used; the network is deterministic.
         """
-        amount = self._amount(x)
-        counts = (_spikes_at(amount, t) for t in range(require_integer(num_steps, "num_steps")))
-        states = self.chip.steps(counts, self.bias(x))
+        states = self.chip.steps(self._encoded(x, num_steps), self.bias(x))
         return (torch.from_numpy(state.spk.astype(np.float32)) for state in states)
 
     def run(self, x: Tensor, num_steps: int) -> XyloState:
@@ -118,7 +115,7 @@ class XyloNetwork:
         return simulate(self.chip, self.encode(x, num_steps), self.bias(x))
 
     def decode(self, spk: Tensor) -> Tensor:
-        """Reconstruction (..., M) of spike counts, or mean counts, (..., K); on the host."""
+        """Reconstruction (..., M) of spike counts, or mean counts, (..., K)."""
         require_float(spk, "spk")
         if spk.shape[-1:] != (self.weight.shape[1],):
             raise ValueError(
@@ -127,7 +124,7 @@ class XyloNetwork:
         return spk @ torch.from_numpy(self.weight).to(spk).T
 
     def save(self, path: str | Path) -> None:
-        """Write to one .npz file, whole or not at all."""
+        """Write to one ``.npz`` file, atomically."""
         content = asdict(self)
         content |= content.pop("chip")
         content["notes"] = np.array(self.notes, dtype=np.str_)
@@ -135,7 +132,7 @@ class XyloNetwork:
 
     @classmethod
     def load(cls, path: str | Path) -> "XyloNetwork":
-        """Read a file of :meth:`save`; never runs code from it.
+        """Read a file of :meth:`save`; runs no code from it.
 
         Raises:
             FileNotFoundError: no such file.
@@ -153,9 +150,18 @@ class XyloNetwork:
         except (KeyError, TypeError, ValueError) as error:
             raise ValueError(f"{path} does not hold a valid network: {error}") from error
 
-    def _amount(self, x: Tensor) -> NDArray:
-        """Spikes per timestep of each channel, (B, channels), not yet whole ones."""
-        values = checked_inputs(x, len(self.weight), "x")
+    def _encoded(self, x: Tensor, num_steps: int) -> Iterator[Ints]:
+        """Input spikes (B, channels) of each timestep; validates the arguments now."""
+        rate = self._input_rate(x)
+        steps = range(require_integer(num_steps, "num_steps"))
+        return (
+            (np.floor((t + 1) * rate + 0.5) - np.floor(t * rate + 0.5)).astype(np.uint8)
+            for t in steps
+        )
+
+    def _input_rate(self, x: Tensor) -> Floats:
+        """Mean spikes per timestep of each channel, (B, channels)."""
+        values = samples(x, len(self.weight), "x")
         channels = len(self.chip.weights_in)
         if not channels:
             return values[:, :0]
@@ -167,18 +173,3 @@ class XyloNetwork:
                 "negative values: give to_xylo data that has them"
             )
         return np.minimum(values * self.spikes_per_unit, MAX_INPUT_SPIKES)
-
-
-def checked_inputs(x: Tensor, pixels: int, name: str) -> NDArray:
-    """Inputs (B, M) in double precision, or an error that names them."""
-    require_float(x, name)
-    if x.ndim != 2 or x.shape[1] != pixels or not len(x):
-        raise ValueError(
-            f"{name} must have shape (B, {pixels}) and not be empty, got {tuple(x.shape)}"
-        )
-    require_finite(x, name)
-    return x.detach().cpu().double().numpy()
-
-
-def _spikes_at(amount: NDArray, t: int) -> NDArray:
-    return (np.floor((t + 1) * amount + 0.5) - np.floor(t * amount + 0.5)).astype(np.uint8)

@@ -1,8 +1,8 @@
-"""One timestep of each NIR node: the Euler step of its equation with dt = 1, in PyTorch.
+"""One timestep of each NIR node in PyTorch: the Euler step of its equation with dt = 1.
 
-Two readings of a spiking neuron's reset exist among toolchains: ``"zero"``, as NIR writes it (one
-spike where v > θ, then v := v_reset), and ``"subtract"``, as sinabs has it (⌊v / θ⌋ spikes where
-v ≥ θ, each of which subtracts θ; the membrane of an IF stays above −θ).
+Toolchains interpret a spiking neuron's reset in two ways: ``"zero"``, as NIR specifies (one spike
+where v > θ, then v := v_reset), and ``"subtract"``, as in sinabs (⌊v / θ⌋ spikes where v ≥ θ, each
+of which subtracts θ; the membrane of an IF stays at or above −θ).
 """
 
 from collections.abc import Callable
@@ -14,15 +14,14 @@ from torch import Tensor, nn
 
 SPIKING = ("IF", "LIF", "CubaLIF", "Threshold")
 
-NUMBERS = {
-    "bias", "r", "scale", "tau", "tau_mem", "tau_syn", "threshold", "v_leak", "v_reset",
-    "v_threshold", "w_in", "weight",
-}  # fmt: skip
-"""What nodes hold in arrays."""
+_TIME_CONSTANTS = {"tau", "tau_mem", "tau_syn"}
+_ARRAYS = _TIME_CONSTANTS | {"bias", "r", "scale", "threshold", "w_in", "weight"}
+_ARRAYS |= {"v_leak", "v_reset", "v_threshold"}
+"""Fields of nodes that hold arrays."""
 
 
-class Reading(nn.Module):
-    """A node with its arrays as buffers; ``step`` goes from a state to the next."""
+class NodeStep(nn.Module):
+    """A node with its arrays as buffers."""
 
     r: Tensor
     tau: Tensor
@@ -36,20 +35,20 @@ class Reading(nn.Module):
     def __init__(self, node: Any, reset: str) -> None:
         super().__init__()
         self.reset = reset
-        for name in sorted(NUMBERS & vars(node).keys()):
-            self.register_buffer(name, _numbers(node, name))
-        for name in {"tau", "tau_mem", "tau_syn"} & self._buffers.keys():
+        for name in sorted(_ARRAYS & vars(node).keys()):
+            self.register_buffer(name, _finite_array(node, name))
+        for name in _TIME_CONSTANTS & self._buffers.keys():
             if not getattr(self, name).all():
                 raise ValueError(f"{name} of a {type(node).__name__} node must not be 0")
         if reset == "subtract" and "v_threshold" in self._buffers and (self.v_threshold <= 0).any():
             raise ValueError("v_threshold must be above 0 where spikes subtract it")
 
     def step(self, x: Tensor, state: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        """Output and state, from the input (B, ...) and the state before, ``None`` at first."""
+        """Output and next state, from input (B, ...) and state; ``None`` is the state at rest."""
         raise NotImplementedError
 
     def _fire(self, v: Tensor, floor: bool = False) -> tuple[Tensor, Tensor]:
-        """Spikes and the membrane that they leave behind."""
+        """Spikes, and the membrane after the reset."""
         threshold = self.v_threshold
         if self.reset == "zero":
             spk = (v > threshold).to(v)
@@ -59,8 +58,8 @@ class Reading(nn.Module):
         return spk, torch.maximum(v, -threshold) if floor else v
 
 
-def _numbers(node: Any, name: str) -> Tensor | None:
-    """An array of a node, float32 and finite; a convolution may do without a bias."""
+def _finite_array(node: Any, name: str) -> Tensor | None:
+    """An array of a node as finite float32; ``None`` for the bias that a convolution lacks."""
     value, kind = getattr(node, name), type(node).__name__
     if value is None and name == "bias" and kind.startswith("Conv"):
         return None
@@ -70,11 +69,11 @@ def _numbers(node: Any, name: str) -> Tensor | None:
     with np.errstate(over="ignore"):
         values = values.astype(np.float32)
     if not np.isfinite(values).all():
-        raise ValueError(f"{name} of a {kind} node holds values that are no finite float32")
+        raise ValueError(f"{name} of a {kind} node holds values that are not finite in float32")
     return torch.from_numpy(values)
 
 
-class Plain(Reading):
+class Stateless(NodeStep):
     """A node without a state."""
 
     def __init__(self, node: Any, reset: str, function: Callable[[Any, Tensor], Tensor]) -> None:
@@ -85,7 +84,7 @@ class Plain(Reading):
         return self.function(self, x), None
 
 
-class I(Reading):  # noqa: E742  # the name of the NIR node
+class I(NodeStep):  # noqa: E742  # the name of the NIR node
     """v' = v + r x."""
 
     def step(self, x: Tensor, state: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -93,7 +92,7 @@ class I(Reading):  # noqa: E742  # the name of the NIR node
         return v, v
 
 
-class LI(Reading):
+class LI(NodeStep):
     """v' = v + (v_leak − v + r x) / τ."""
 
     def step(self, x: Tensor, state: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -102,7 +101,7 @@ class LI(Reading):
         return v, v
 
 
-class IF(Reading):
+class IF(NodeStep):
     """v' = v + r x, then spikes."""
 
     def step(self, x: Tensor, state: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -110,7 +109,7 @@ class IF(Reading):
         return self._fire(v + self.r * x, floor=True)
 
 
-class LIF(Reading):
+class LIF(NodeStep):
     """v' = v + (v_leak − v + r x) / τ, then spikes."""
 
     def step(self, x: Tensor, state: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -118,7 +117,7 @@ class LIF(Reading):
         return self._fire(v + (self.v_leak - v + self.r * x) / self.tau)
 
 
-class CubaLI(Reading):
+class CubaLI(NodeStep):
     """i' = i + (w_in x − i) / τ_syn, v' = v + (v_leak − v + r i') / τ_mem."""
 
     def _integrate(self, x: Tensor, state: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -142,19 +141,16 @@ class CubaLIF(CubaLI):
 
 def _convolve(self: Any, x: Tensor) -> Tensor:
     node = self.node
-    apply = torch.conv1d if self.weight.ndim == 3 else torch.conv2d
-    return apply(
-        x, self.weight, self.bias, _sizes(node.stride), _sizes(node.padding),
-        _sizes(node.dilation), int(node.groups),
-    )  # fmt: skip
+    convolve = torch.conv1d if self.weight.ndim == 3 else torch.conv2d
+    stride, padding, dilation = map(_sizes, (node.stride, node.padding, node.dilation))
+    return convolve(x, self.weight, self.bias, stride, padding, dilation, int(node.groups))
 
 
 def _pool(self: Any, x: Tensor) -> Tensor:
-    size, stride, padding = (
-        _sizes(v) for v in (self.node.kernel_size, self.node.stride, self.node.padding)
-    )
+    node = self.node
+    size, stride, padding = map(_sizes, (node.kernel_size, node.stride, node.padding))
     mean = torch.nn.functional.avg_pool2d(x, size, stride, padding)
-    return mean * float(np.prod(size)) if type(self.node).__name__ == "SumPool2d" else mean
+    return mean * float(np.prod(size)) if type(node).__name__ == "SumPool2d" else mean
 
 
 def _flatten(self: Any, x: Tensor) -> Tensor:
@@ -163,14 +159,14 @@ def _flatten(self: Any, x: Tensor) -> Tensor:
 
 
 def _sizes(value: Any) -> Any:
-    """Strides and paddings, which files give back as arrays, numbers, text or bytes."""
+    """Strides and paddings as PyTorch takes them; files give arrays, numbers, text or bytes."""
     if isinstance(value, (str, bytes)):
         return value.decode() if isinstance(value, bytes) else value
     values = np.asarray(value).reshape(-1).tolist()
     return values[0] if len(values) == 1 else tuple(values)
 
 
-_PLAIN: dict[str, Callable[[Any, Tensor], Tensor]] = {
+_STATELESS: dict[str, Callable[[Any, Tensor], Tensor]] = {
     "Input": lambda self, x: x,
     "Output": lambda self, x: x,
     "Affine": lambda self, x: x @ self.weight.mT + self.bias,
@@ -184,18 +180,18 @@ _PLAIN: dict[str, Callable[[Any, Tensor], Tensor]] = {
     "Flatten": _flatten,
 }
 _STATEFUL = {cls.__name__: cls for cls in (I, LI, IF, LIF, CubaLI, CubaLIF)}
-READABLE = (*_PLAIN, *_STATEFUL)
+RUNNABLE = (*_STATELESS, *_STATEFUL)
 
 
-def reading_of(node: Any, reset: str) -> Reading:
-    """The reading of a NIR node.
+def node_step(node: Any, reset: str) -> NodeStep:
+    """The timestep of a NIR node.
 
     Raises:
-        ValueError: no such node can be read.
+        ValueError: a type of node that is not in :data:`RUNNABLE`, or arrays that are not finite.
     """
     kind = type(node).__name__
     if kind in _STATEFUL:
         return _STATEFUL[kind](node, reset)
-    if kind in _PLAIN:
-        return Plain(node, reset, _PLAIN[kind])
-    raise ValueError(f"node of type {kind} cannot be run here: expected one of {READABLE}")
+    if kind in _STATELESS:
+        return Stateless(node, reset, _STATELESS[kind])
+    raise ValueError(f"node of type {kind} cannot be run here: expected one of {RUNNABLE}")

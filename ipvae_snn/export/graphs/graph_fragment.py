@@ -1,8 +1,4 @@
-"""Neurons and layers as pieces of a NIR graph: pure translations, one piece per module.
-
-A piece is what a module becomes: nodes and edges, where signals enter and leave, and what the
-weights on either side have to absorb, because several toolchains ignore a neuron's resistance.
-"""
+"""Fragments of a NIR graph: what one module of a network becomes."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -18,19 +14,23 @@ Shape = tuple[int, ...]
 
 
 @dataclass
-class Piece:
-    """What a module becomes.
+class Fragment:
+    """The nodes of one module, and what the weights around them still have to absorb.
+
+    Several toolchains ignore a neuron's resistance, so that gains, biases and output scales go into
+    the weights before and after the neuron (:mod:`~ipvae_snn.export.graphs.folding`).
 
     Attributes:
         nodes: by name, in the order of execution.
         edges: between them.
-        entries, exits: nodes that the signal enters by, and leaves by as a sum.
-        gain: what the input has to be multiplied with before it enters.
-        bias: what is added to the input after that, ``None`` for nothing.
-        out_scale: what the output has to be multiplied with by whoever reads it.
+        entries: nodes that receive the input.
+        exits: nodes whose sum is the output.
+        gain: factor on the input that is not in the nodes yet.
+        bias: added to the input after that; ``None`` for nothing.
+        out_scale: factor on the output that is not in the nodes yet.
         shape: of the output, without batch.
-        metadata: of the layer, for reading it back.
-        linear: whether a factor on the input is one on the output, so that scales pass through.
+        metadata: of the layer, to read it back.
+        linear: a factor on the input is a factor on the output, so that scales pass through.
         notes: what was approximated.
     """
 
@@ -47,9 +47,15 @@ class Piece:
     notes: tuple[str, ...] = ()
 
     @classmethod
-    def single(cls, name: str, node: Any, shape: Shape, **options: Any) -> "Piece":
-        """A piece of one node."""
+    def single(cls, name: str, node: Any, shape: Shape, **options: Any) -> "Fragment":
+        """A fragment of one node."""
         return cls({name: node}, (name,), (name,), shape, **options)
+
+    @property
+    def is_weight(self) -> bool:
+        """Whether this is one node of weights, which can absorb scales and biases."""
+        nir, nodes = nir_module(), list(self.nodes.values())
+        return len(nodes) == 1 and isinstance(nodes[0], (nir.Affine, nir.Conv2d))
 
 
 def nir_module() -> Any:
@@ -63,21 +69,14 @@ def require_graph(graph: Any) -> None:
         raise TypeError(f"graph must be a nir.NIRGraph, got {type(graph).__name__}")
 
 
-def array(values: Tensor | NDArray | float, shape: Shape | None = None) -> Array:
-    """float32 numpy values, spread over ``shape``: one value per neuron, no batch."""
+def array(values: Tensor | NDArray[Any] | float, shape: Shape | None = None) -> Array:
+    """A float32 copy in numpy, broadcast to ``shape``: one value per neuron, no batch."""
     if isinstance(values, Tensor):
         values = values.detach().cpu().double().numpy()
     values = np.asarray(values, dtype=np.float32)
     return values.copy() if shape is None else np.broadcast_to(values, shape).copy()
 
 
-def state_arrays(module: Any) -> dict[str, NDArray]:
-    """A state dictionary as arrays that nir can write: it refuses those without dimensions."""
+def state_arrays(module: Any) -> dict[str, NDArray[Any]]:
+    """A state dictionary as arrays of at least one dimension: nir cannot write 0-d ones."""
     return {k: np.atleast_1d(v.detach().cpu().numpy()) for k, v in module.state_dict().items()}
-
-
-def is_weight(piece: Piece) -> bool:
-    """Whether a piece is one node of weights, which can absorb scales and biases."""
-    nir = nir_module()
-    nodes = list(piece.nodes.values())
-    return len(nodes) == 1 and isinstance(nodes[0], (nir.Affine, nir.Conv2d))

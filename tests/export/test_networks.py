@@ -1,0 +1,101 @@
+"""Networks as graphs: scales, biases, pooling and recurrence around their neurons."""
+
+import numpy as np
+import pytest
+import snntorch as snn
+import torch
+from torch import nn
+
+from ipvae_snn import export
+from tests.export.networks import STEPS, convolutional, leaky, outputs, poisson
+
+nir = pytest.importorskip("nir", reason="the extra nir is not installed")
+
+
+@pytest.mark.parametrize("reset", ["zero", "subtract"])
+@pytest.mark.parametrize(
+    "neuron", [leaky(1.0, reset_mechanism="zero"), snn.Synaptic(0.5, 0.8, init_hidden=True)]
+)
+def test_an_output_scale_is_folded_before_the_next_neuron(neuron, reset):
+    torch.manual_seed(0)
+    first, last, same = nn.Linear(6, 8), nn.Linear(8, 3), nn.Linear(8, 8, bias=False)
+    ours = poisson(8)
+    with torch.no_grad():
+        same.weight.copy_(torch.eye(8))
+    portable = export.Portable(reset, 0.35, 2.0, 1.0)
+    direct, apart = (
+        export.GraphNetwork(export.to_nir(nn.Sequential(*parts), "portable", portable=portable))
+        for parts in ((first, ours, neuron, last), (first, ours, same, neuron, last))
+    )
+    x = 3 * torch.rand(4, 6)
+    expected = outputs(apart, x)
+    assert expected.std() > 0
+    torch.testing.assert_close(outputs(direct, x), expected)
+
+
+def test_folding_leaves_nodes_of_extra_map_unchanged():
+    class Mine(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.node = nir.Affine(np.eye(8, dtype=np.float32), np.zeros(8, np.float32))
+
+    mine = Mine()
+    graphs = [
+        export.to_nir(
+            nn.Sequential(mine, leaky(0.9)), "portable", extra_map={Mine: lambda m: m.node}
+        )
+        for _ in range(2)
+    ]
+    assert (mine.node.weight == np.eye(8)).all()
+    assert graphs[0].nodes["l01_1_user"].weight[0, 0] == graphs[1].nodes["l01_1_user"].weight[0, 0]
+
+
+@pytest.mark.parametrize("nested", [False, True], ids=["flat", "nested"])
+def test_pooling_after_a_neuron_survives_a_file(tmp_path, nested):
+    torch.manual_seed(0)
+    network = convolutional(leaky)
+    graph = export.to_nir(network, nested=nested, input_shape=(2, 4, 4))
+    export.write(tmp_path / "graph.nir", graph)
+    x = torch.rand(3, 2, 4, 4)
+    with torch.no_grad():
+        expected = torch.stack([network(x) for _ in range(STEPS)])
+    found = outputs(export.from_nir(tmp_path / "graph.nir"), x)
+    torch.testing.assert_close(found, expected)
+
+
+@pytest.mark.parametrize("nested", [False, True], ids=["flat", "nested"])
+@pytest.mark.parametrize("form", ["exact", "portable"])
+def test_a_recurrent_bias_stays_when_poisson_neurons_are_restored(form, nested):
+    torch.manual_seed(0)
+    mechanism = "zero" if form == "portable" else "subtract"
+    recurrent = snn.RLeaky(
+        0.8, linear_features=8, threshold=0.3, reset_mechanism=mechanism, init_hidden=True
+    )
+    with torch.no_grad():
+        recurrent.recurrent.bias.fill_(0.5)
+    network = nn.Sequential(nn.Linear(6, 8), recurrent, nn.Linear(8, 8), poisson(8))
+    graph = export.to_nir(network, form, nested=nested)
+    x = torch.rand(4, 6)
+    graphs = (export.from_nir(graph), export.from_nir(graph, stochastic=False))
+    first = []
+    for back in graphs:
+        layers = [spk[:, :8] for spk, _ in back.unroll(x, STEPS, seed=0)]
+        first.append(torch.stack(layers))
+    assert first[0].sum() > 0
+    assert torch.equal(*first)
+
+
+def test_networks_in_double_precision_are_restored_in_single():
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Linear(6, 8), poisson(8), nn.Linear(8, 2)).double()
+    back = export.from_nir(export.to_nir(network))
+    assert back(torch.rand(3, 6, dtype=torch.float64)).dtype == torch.float32
+
+
+def test_the_metadata_have_the_reset_and_the_notes_a_changed_one():
+    zero = nn.Sequential(nn.Linear(6, 8), leaky(reset_mechanism="zero"))
+    graph = export.to_nir(zero, "portable")
+    assert "its reset 'zero' becomes 'subtract'" in str(graph.metadata["notes"])
+    assert export.to_nir(zero).metadata["reset"] == "zero"
+    assert export.to_nir(nn.Sequential(nn.Linear(6, 8), leaky())).metadata["reset"] == "none"
+    assert "noise" not in graph.metadata
