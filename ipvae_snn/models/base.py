@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, ClassVar, Protocol, TypeVar, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -36,6 +36,7 @@ _MEMBERS = (
 )  # fmt: skip
 
 
+@runtime_checkable
 class Model(Protocol):
     """What ``fit``, ``evaluate``, ``check``, the report and the command ask of an ``nn.Module``.
 
@@ -91,6 +92,8 @@ class BaseModel(Recorded, nn.Module):
 
     in_features: int
     latents: int
+    recipe: ClassVar[Mapping[str, Any]] = {}
+    """Values of :class:`~ipvae_snn.TrainConfig` that suit these models, for the command line."""
     takes_sample_seeds = False
     """Whether ``run`` has an argument ``sample_seeds``."""
     draws_by_row = False
