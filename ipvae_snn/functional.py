@@ -26,12 +26,11 @@ import torch
 from torch import Tensor
 
 from ipvae_snn._utils import checks
+from ipvae_snn.kernels import equations
+from ipvae_snn.kernels.equations import MEM_FLOOR as MEM_FLOOR  # e⁻⁸, one spike in 3,000 timesteps
 
 LOG_SCALE_BOUND = 3.45
 """Learned log σ stays inside ±3.45 (see :func:`bound_log_scale`)."""
-
-MEM_FLOOR = -8.0
-"""Lower clamp of the membrane, in nats: e⁻⁸, one spike in 3,000 timesteps."""
 
 
 def bound_log_scale(raw: Tensor, bound: float = LOG_SCALE_BOUND) -> Tensor:
@@ -127,11 +126,9 @@ def soft_clamp(v: Tensor, clamp: float | Tensor | None, floor: float = MEM_FLOOR
     tensor([-8.0000e+00, -4.5776e-05,  1.0000e+01])
     """
     checks.require_float(v, "v")
-    if clamp is None:
-        return v
-    if not isinstance(clamp, Tensor):
+    if clamp is not None and not isinstance(clamp, Tensor):
         clamp = checks.require_number(clamp, "clamp")
-    return clamp - torch.nn.functional.softplus(clamp - v.clamp(min=floor))
+    return equations.soft_clamp(v, clamp, floor)
 
 
 def membrane_step(
@@ -170,10 +167,11 @@ def membrane_step(
     tensor([1.0000, 0.7500])
     """
     checks.require_together(mem=mem, drive=drive, inhibition=inhibition)
-    current = drive - inhibition - bias
-    if leak:
-        current = current - leak * (mem - mem_rest)
-    return soft_clamp(mem + soft_clamp(step * current, clamp), clamp)
+    if clamp is not None and not isinstance(clamp, Tensor):
+        clamp = checks.require_number(clamp, "clamp")
+    return equations.membrane_step(
+        mem, drive, inhibition, step=step, bias=bias, leak=leak, mem_rest=mem_rest, clamp=clamp
+    )
 
 
 def poisson_kl(mem: Tensor, mem_prior: Tensor, form: str = "exact") -> Tensor:
@@ -199,13 +197,16 @@ def poisson_kl(mem: Tensor, mem_prior: Tensor, form: str = "exact") -> Tensor:
     >>> poisson_kl(torch.tensor(0.9), torch.tensor(0.3), form="published")
     tensor(0.6669)
     """
+    require_kl_form(form)
+    checks.require_together(mem=mem, mem_prior=mem_prior)
+    return equations.poisson_kl(mem, mem_prior, form)
+
+
+def require_kl_form(form: Any) -> str:
+    """``form``; ``ValueError`` unless it is one of :func:`poisson_kl`."""
     if form not in ("exact", "published"):
         raise ValueError(f"form must be 'exact' or 'published', got {form!r}")
-    checks.require_together(mem=mem, mem_prior=mem_prior)
-    delta = mem - mem_prior
-    # 1 + e^Δ(Δ − 1) = Δ + (Δ − 1)(e^Δ − 1): this form cancels less where Δ is small.
-    divergence = delta + (delta - 1) * torch.expm1(delta)
-    return torch.exp(mem if form == "published" else mem_prior) * divergence
+    return str(form)
 
 
 def gaussian_nll(residual: Tensor, log_scale: Tensor | None = None) -> Tensor:

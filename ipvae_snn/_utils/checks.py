@@ -41,6 +41,14 @@ def require_finite(tensor: Tensor, name: str) -> None:
     )
 
 
+def require_all_finite(**tensors: Tensor) -> None:
+    """:func:`require_finite` for several small tensors at the cost of one look at a value."""
+    total = sum(tensor.detach().sum() for tensor in tensors.values())
+    if not (isinstance(total, Tensor) and _holds(torch.isfinite, total)):
+        for name, tensor in tensors.items():
+            require_finite(tensor, name)
+
+
 def require_not_negative(tensor: Tensor, message: str) -> None:
     """Raise ``ValueError`` with ``message`` if a value of ``tensor`` is below 0."""
     if not _holds(lambda values: values >= 0, tensor):
@@ -70,19 +78,19 @@ def require_fitting(tensor: Tensor, name: str, like: Tensor) -> None:
         )
 
 
-def require_input(x: Any, num_steps: Any, like: Tensor) -> int:
+def require_input(x: Any, num_steps: Any, pixels: int, like: Tensor) -> int:
     """The number of timesteps of a run, or an error.
 
     Args:
         x: (B, M), shown at every timestep, or (T, B, M), one frame per timestep.
         num_steps: T; may be ``None`` for changing input.
-        like: weights of shape (M, ...), whose device and dtype x has to suit.
+        pixels: M.
+        like: weights, whose device and dtype x has to suit.
 
     Raises:
         TypeError, ValueError: x of another kind or shape, not finite, or another T than it has.
     """
     require_float(x, "x")
-    pixels = len(like)
     if x.ndim not in (2, 3) or x.shape[-1] != pixels or 0 in x.shape:
         raise ValueError(
             f"x must have shape (B, {pixels}), or (T, B, {pixels}) for changing input, and not be "

@@ -31,7 +31,7 @@ MOVED = {
     "states": "neurons.states",
     "storage": "_utils.storage",
     "streaming": "models.streaming",
-    "unroll": "models.unroll",
+    "unroll": "kernels.unroll",
 }
 """Old name to new name, both below ``ipvae_snn``."""
 PACKAGE = "ipvae_snn"

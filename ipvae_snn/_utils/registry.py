@@ -1,7 +1,9 @@
 """Classes by name: how files and the command line say which estimator, model or target is meant."""
 
+import inspect
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import fields, is_dataclass
+from functools import wraps
 from typing import Any, Generic, TypeVar
 
 T = TypeVar("T")
@@ -115,3 +117,42 @@ def plain_options(item: Any) -> dict[str, Any]:
         return {}
     kept = (f.name for f in fields(item) if f.init and f.metadata.get("saved", True))
     return {name: getattr(item, name) for name in kept}
+
+
+class Recorded:
+    """Remembers the arguments that an instance was made with: they are its ``config()``.
+
+    For classes whose constructor takes plain data, and so can be made again from a file.
+
+    >>> class Disc(Recorded):
+    ...     def __init__(self, radius, *, filled=True): ...
+    >>> Disc(2.0).config()
+    {'radius': 2.0, 'filled': True}
+    """
+
+    _arguments: dict[str, Any]
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        if "__init__" not in vars(cls):
+            return
+        make = cls.__init__
+        signature = inspect.signature(make)
+
+        @wraps(make)
+        def init(self: Any, *values: Any, **named: Any) -> None:
+            if "_arguments" not in self.__dict__:  # else a subclass is being made, and recorded
+                bound = signature.bind(self, *values, **named)
+                bound.apply_defaults()
+                arguments = dict(list(bound.arguments.items())[1:])
+                for name, parameter in signature.parameters.items():
+                    if parameter.kind is parameter.VAR_KEYWORD:
+                        arguments |= arguments.pop(name)
+                self.__dict__["_arguments"] = arguments
+            make(self, *values, **named)
+
+        cls.__init__ = init  # type: ignore[method-assign]
+
+    def config(self) -> dict[str, Any]:
+        """The arguments by name, defaults included."""
+        return dict(self._arguments)

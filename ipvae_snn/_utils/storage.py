@@ -10,11 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ipvae_snn._utils.checks import require_finite
 from ipvae_snn._utils.files import atomic_write, require_file
-
-FORMAT, FORMAT_VERSION = "ipvae_snn.IPVAE", 1
-Weights = dict[str, Tensor]
 
 
 def write_content(path: str | Path, form: str, version: int, content: Mapping[str, Any]) -> None:
@@ -31,7 +27,7 @@ def write_content(path: str | Path, form: str, version: int, content: Mapping[st
 
 def read_content(
     path: str | Path,
-    form: str,
+    form: str | tuple[str, ...],
     version: int,
     *,
     writer: str,
@@ -50,7 +46,8 @@ def read_content(
         _require_dense(content)
     except Exception as error:  # a damaged file can fail anywhere inside the unpickler
         raise ValueError(f"{path} cannot be read: {_reason(error)}") from error
-    if not isinstance(content, dict) or content.get("format") != form:
+    forms = (form,) if isinstance(form, str) else form
+    if not isinstance(content, dict) or content.get("format") not in forms:
         raise ValueError(f"{path} was not written by {writer}".rstrip(","))
     found = content.get("version")
     if not isinstance(found, int) or not 1 <= found <= version:
@@ -90,31 +87,3 @@ def _require_dense(content: Any) -> None:
     elif isinstance(content, (list, tuple)):
         for value in content:
             _require_dense(value)
-
-
-def write_model(path: str | Path, config: dict[str, Any], weights: Weights) -> None:
-    """Write configuration and weights to one file, whole or not at all."""
-    write_content(path, FORMAT, FORMAT_VERSION, {"config": config, "weights": weights})
-
-
-def read_model(path: str | Path, device: torch.device | str) -> tuple[dict[str, Any], Weights]:
-    """Configuration and weights from a file of :func:`write_model`; never runs code from it.
-
-    Raises:
-        FileNotFoundError: no such file.
-        ValueError: not such a file, damaged, or written by a newer version.
-    """
-    content = read_content(path, FORMAT, FORMAT_VERSION, writer="IPVAE.save", device=device)
-    config, weights = content.get("config"), content.get("weights")
-    if not (isinstance(config, dict) and isinstance(weights, dict)):
-        raise ValueError(f"{path} is damaged: it lacks its configuration or its weights")
-    sizes = [config.get(name) for name in ("in_features", "latents")]
-    if not all(isinstance(w, Tensor) for w in weights.values()):
-        raise ValueError(f"{path} is damaged: not all of its weights are tensors")
-    if not any(list(w.shape) == sizes for w in weights.values()):
-        raise ValueError(
-            f"{path} is damaged: no weight has the shape (in_features, latents) = {tuple(sizes)}"
-        )
-    for name, weight in weights.items():
-        require_finite(weight, f"{name} in {path}")
-    return dict(config), weights

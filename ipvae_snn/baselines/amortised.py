@@ -15,6 +15,7 @@ from ipvae_snn.baselines.gaussian_code import (
     bound,
     standard_kl,
 )
+from ipvae_snn.models.base import MODELS
 from ipvae_snn.neurons.base import State
 from ipvae_snn.surrogate import midpoint
 
@@ -22,6 +23,7 @@ LOG_RATE_CLAMP = 5.0
 """Upper bound of a log rate, as in an IPVAE."""
 
 
+@MODELS.register("gaussian-vae")
 class GaussianVAE(GaussianBaseline):
     r"""Variational autoencoder: (μ, ξ) = encoder(x), z ~ N(μ, e^{2ξ}), prior N(0, 1).
 
@@ -67,6 +69,7 @@ class GaussianVAE(GaussianBaseline):
         return State(self.code(z), sensed), standard_kl(mean, log_std)
 
 
+@MODELS.register("poisson-vae")
 class PoissonVAE(Baseline):
     r"""P-VAE: u = u₀ + encoder(x), z ~ Poisson(e^u), prior Poisson(e^{u₀}); an IPVAE in one pass.
 
@@ -100,6 +103,8 @@ class PoissonVAE(Baseline):
         self.encoder = make_encoder(encoder, in_features, latents, **encoder_options)
         self.mem_init = nn.Parameter(torch.empty(latents).uniform_(-3, -2))
         self.spike_grad = midpoint() if spike_grad is None else spike_grad
+
+    emits_counts, clamp = True, LOG_RATE_CLAMP
 
     def sense(self, x: Tensor) -> Tensor:
         """u, the log rates."""

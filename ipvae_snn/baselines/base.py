@@ -1,7 +1,6 @@
 """What all baselines share: a linear decoder, a run in time, and the objective of the IPVAE."""
 
 from collections.abc import Sequence
-from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
@@ -9,18 +8,18 @@ from torch import Tensor, nn
 
 from ipvae_snn import functional as F
 from ipvae_snn._utils.checks import require_input, require_integer, require_number
-from ipvae_snn._utils.seeding import seeded
+from ipvae_snn.kernels import loop
+from ipvae_snn.kernels.loop import Moment, State
+from ipvae_snn.models.base import BaseModel
 from ipvae_snn.models.run_output import RECORDABLE, check_fields, make_run
-from ipvae_snn.neurons.base import State
 
 
-class Baseline(nn.Module):
+class Baseline(BaseModel):
     """A model of the kind that :class:`~ipvae_snn.IPVAE` is compared with: x ≈ Φ z.
 
-    What :func:`~ipvae_snn.fit` and :func:`~ipvae_snn.evaluate` ask of a model, for subclasses that
-    say how a timestep goes: :meth:`sense`, :meth:`start`, :meth:`advance` and :meth:`mean_code`.
-    As in an IPVAE, ``spk`` is the code z of a timestep, here of real numbers, and ``mem`` what it
-    was drawn from.
+    A subclass gives the timestep: :meth:`sense`, :meth:`start`, :meth:`advance` and
+    :meth:`mean_code`. As in an IPVAE, ``spk`` is the code z of a timestep, here of real numbers,
+    and ``mem`` what it was drawn from.
 
     Args:
         in_features: M, length of an input.
@@ -35,15 +34,15 @@ class Baseline(nn.Module):
         self, in_features: int, latents: int, *, init_std: float = 1e-2, learn_scale: bool = True
     ) -> None:
         super().__init__()
-        require_integer(in_features, "in_features")
-        require_integer(latents, "latents")
+        self.in_features = require_integer(in_features, "in_features")
+        self.latents = require_integer(latents, "latents")
         require_number(init_std, "init_std", least=0)
         self.decoder = nn.Linear(latents, in_features, bias=False)
         nn.init.normal_(self.decoder.weight, std=init_std)
         scale = nn.Parameter(torch.zeros(in_features)) if learn_scale else None
         self.register_parameter("raw_log_scale", scale)
 
-    # -- what a subclass says -----------------------------------------------------------------
+    # -- what a subclass gives -----------------------------------------------------------------
 
     def sense(self, x: Tensor) -> Tensor:
         """What inference needs of a frame (B, M), made once for all timesteps that show it."""
@@ -68,14 +67,6 @@ class Baseline(nn.Module):
     # -- what all do alike --------------------------------------------------------------------
 
     @property
-    def in_features(self) -> int:
-        return self.decoder.out_features
-
-    @property
-    def latents(self) -> int:
-        return self.decoder.in_features
-
-    @property
     def weight(self) -> Tensor:
         """Φ, shape (M, K)."""
         return self.decoder.weight
@@ -85,13 +76,9 @@ class Baseline(nn.Module):
         """log σ per pixel as inference uses it, shape (M,); ``None`` where σ = 1."""
         return None if self.raw_log_scale is None else F.bound_log_scale(self.raw_log_scale)
 
-    def decode(self, code: Tensor) -> Tensor:
+    def decode(self, spk: Tensor) -> Tensor:
         """Reconstruction Φ z of codes (..., K); shape (..., M)."""
-        return code @ self.weight.mT
-
-    def seeded(self, seed: int | None) -> AbstractContextManager[None]:
-        """A block whose draws depend on ``seed`` alone."""
-        return seeded(seed, device=self.weight.device)
+        return spk @ self.weight.mT
 
     def run(
         self,
@@ -110,24 +97,43 @@ class Baseline(nn.Module):
                 is out of range.
         """
         fields = check_fields(record)
-        steps = require_input(x, num_steps, like=self.decoder.weight)
+        steps = require_input(x, num_steps, self.in_features, like=self.like)
         require_integer(every, "every")
-        kept: dict[str, list[Tensor]] = {name: [] for name in fields}
         with self.seeded(seed):
-            shared, frame = self.shared(), x if x.ndim == 2 else x[0]
-            sensed = self.sense(frame)
-            state = self.start(sensed) if state is None else state
-            for t in range(1, steps + 1):
-                if x.ndim == 3 and t > 1:
-                    frame = x[t - 1]
-                    sensed = self.sense(frame)
-                state, kl = self.advance(sensed, state, shared)
-                values = {"spk": state.spk, "mem": state.mem, "kl": kl}
-                if "nll" in fields:
-                    residual = frame - self.decode(state.spk)
-                    values["nll"] = F.gaussian_nll(residual, self.log_scale)
-                for name in fields if t % every == 0 else ():
-                    kept[name].append(values[name])
-        empty = torch.empty(0)
-        stacked = {n: torch.stack(v) if v else empty for n, v in kept.items()}
-        return make_run(stacked, state)
+            step = _BaselineTimestep(self, x)
+            start = self.start(step.sensed) if state is None else State(*state)
+            values, last = loop.record(step, start, steps, fields, every)
+        costs: dict[str, Any] = {
+            name: values[name][every - 1 :: every] for name in ("nll", "kl") if name in fields
+        }
+        return make_run({**values, **costs}, last)
+
+
+class _BaselineTimestep(loop.Timestep):
+    """A timestep of a baseline; what it sends on is the KL it cost."""
+
+    def __init__(self, model: Baseline, x: Tensor) -> None:
+        self.model, self.frames = model, x if x.ndim == 3 else x[None]
+        self.changing = x.ndim == 3
+        self.shared, self.sensed = model.shared(), model.sense(self.frames[0])
+
+    def send(self, spk: Tensor, t: int) -> None:
+        """Nothing: :meth:`advance` does all at once."""
+
+    def integrate(self, now: Moment, t: int) -> Tensor:
+        raise NotImplementedError
+
+    emit = integrate  # type: ignore[assignment]
+
+    def advance(self, now: Moment, t: int) -> Moment:
+        if self.changing and t:
+            self.sensed = self.model.sense(self.frames[t])
+        state, kl = self.model.advance(self.sensed, State(now.spk, now.mem), self.shared)
+        return Moment(state.spk, state.mem, now.mem, kl)
+
+    def measure(self, name: str, now: Moment, t: int) -> Tensor:
+        if name == "kl":
+            kl: Tensor = now.sent
+            return kl
+        residual = self.frames[t if self.changing else 0] - self.model.decode(now.spk)
+        return F.gaussian_nll(residual, self.model.log_scale)

@@ -14,6 +14,7 @@ from ipvae_snn.baselines.gaussian_code import (
     bound,
     standard_kl,
 )
+from ipvae_snn.models.base import MODELS
 from ipvae_snn.neurons.base import State
 
 MEAN_LIMIT, LOG_STD_LIMIT = 30.0, 3.0
@@ -40,6 +41,7 @@ class _Refined(GaussianBaseline):
         return by_mean, by_mean * spread
 
 
+@MODELS.register("iterative-amortised-vae")
 class IterativeAmortisedVAE(_Refined):
     r"""A network that sees the input, its guess and the gradient, and gives a better guess.
 
@@ -96,6 +98,7 @@ class IterativeAmortisedVAE(_Refined):
         return self.draw(mean, bound(log_std, LOG_STD_BOUND))
 
 
+@MODELS.register("semi-amortised-vae")
 class SemiAmortisedVAE(_Refined):
     r"""An encoder's guess, refined by gradient steps on the free energy, through which it learns.
 

@@ -10,12 +10,14 @@ from ipvae_snn.baselines.gaussian_code import (
     bound,
     gaussian_kl,
 )
+from ipvae_snn.models.base import MODELS
 from ipvae_snn.neurons.base import State
 
 MEAN_BOUND, MEAN_STEP_BOUND = 7.0, 7.0
 LOG_STD_STEP_BOUND = 3.0
 
 
+@MODELS.register("igvae")
 class IGVAE(GaussianBaseline):
     r"""The iterative Gaussian VAE: natural-gradient descent on (μ, ξ), z ~ N(μ, e^{2ξ}).
 
@@ -51,6 +53,10 @@ class IGVAE(GaussianBaseline):
         self.mem_init = nn.Parameter(torch.zeros(2 * latents))
         self.log_bias = nn.Parameter(torch.full((latents,), -3.0))
         self.log_step = nn.Parameter(torch.full((2,), step).log())
+
+    def gradient_probe(self) -> nn.Parameter:
+        """log b: on the NLL, tonic inhibition acts through the code alone."""
+        return self.log_bias
 
     def shared(self) -> Tensor:
         return F.gram(self.weight, self.log_scale)

@@ -6,9 +6,11 @@ from torch import Tensor
 from ipvae_snn import functional as F
 from ipvae_snn._utils.checks import require_number
 from ipvae_snn.baselines.base import Baseline
+from ipvae_snn.models.base import MODELS
 from ipvae_snn.neurons.base import State
 
 
+@MODELS.register("lca")
 class LCA(Baseline):
     r"""Locally competitive algorithm: min ½‖x − Φa‖² + λ‖a‖₁ over a, columns of Φ of norm 1.
 

@@ -90,7 +90,7 @@ class Adjoint:
 
     def _slope(self, t: int) -> Tensor | None:
         """w_t, or None where no gradient passes the draw."""
-        if self.spec.weight == "none":
+        if self.spec.slope == "none":
             return None
         return self.spec.estimator.slope(self.counts[t].to(self.mems.dtype), self.mems[t].exp())
 

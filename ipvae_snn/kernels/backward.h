@@ -14,7 +14,7 @@ typedef struct {
     int32_t count_bytes;
     const float *drive;                /* (rows, K) */
     const float *gram;                 /* (K, stride) */
-    const float *first_inhibition;     /* (rows, K): zG before the first timestep, else NULL */
+    const float *first_spk;            /* (rows, K): spikes before the first timestep, else NULL */
     float *work;                       /* threads * (stride + 2 K) */
     const float *product;              /* (rows, K): (push of this timestep) G */
     const float *slope;                /* (rows, K), or NULL: see slope_kind */
@@ -63,10 +63,12 @@ static void passed_again(const Dynamics *f, int n, const float *restrict drive,
 /* zG of one row of the timestep before. */
 static const float *earlier_inhibition(const Backward *p, int64_t row, float *work) {
     int64_t K = p->latents;
-    if (p->first_inhibition) return p->first_inhibition + row * K;
     float *y = work, *spk = work + p->stride;
     int32_t *active = (int32_t *)(spk + K);
-    get_counts(spk, p->counts_before + row * K * p->count_bytes, p->count_bytes, K);
+    if (p->first_spk)
+        memcpy(spk, p->first_spk + row * K, sizeof(float) * (size_t)K);
+    else
+        get_counts(spk, p->counts_before + row * K * p->count_bytes, p->count_bytes, K);
     sum_events(spk, active, list_active(spk, K, active), p->gram, p->stride, y);
     return y;
 }

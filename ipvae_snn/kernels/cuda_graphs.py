@@ -115,7 +115,7 @@ def _with(spec: UnrollSpec, inputs: Values) -> UnrollSpec:
 def _replay(
     kind: Any, spec: UnrollSpec, inputs: Values, run: Callable[[Values], Values], record: Recorder
 ) -> Values:
-    settings = (spec.law, spec.weight, spec.kl_form, spec.steps, spec.fields, spec.every, spec.keep)
+    settings = (spec.law, spec.slope, spec.kl_form, spec.steps, spec.fields, spec.every, spec.keep)
     numbers = (
         spec.scale,
         spec.leak,

@@ -14,10 +14,12 @@ typedef struct {
     const float *drive;                   /* (rows, K), or (steps, rows, K) */
     int64_t drive_step;                   /* elements from one timestep's drive to the next */
     const float *gram;                    /* (K, stride) */
-    const uint64_t *keys;                 /* (steps,) */
+    const uint64_t *keys;                 /* (steps,); NULL where nothing is drawn */
     const uint64_t *row_ids;              /* (rows,): what draws know rows by; NULL: by number */
-    float *spk, *mem, *inhibition;        /* (rows, K): state, updated in place */
-    float *all_spk, *all_mem;             /* (steps, rows, K), or NULL */
+    float *spk, *mem;                     /* (rows, K): state, updated in place */
+    float *inhibition;                    /* (rows, K): zG of spk, updated in place; NULL: made here */
+    float *all_spk, *all_mem;             /* (steps / every, rows, K), or NULL */
+    int64_t spk_every, mem_every;         /* each n-th timestep of them is kept */
     uint8_t *all_counts;                  /* (steps, rows, K) of count_bytes each, or NULL */
     int32_t count_bytes;
     float *kl, *quad; /* (steps, rows), or NULL */
@@ -165,13 +167,23 @@ static void inhibit(const float *spk, int64_t team, int64_t latents, const float
                        y + i * stride);
 }
 
+/* Keep a state of the rows first ... first + team - 1 if it is that of an n-th timestep. */
+static void keep(float *all, const float *state, int64_t t, int64_t every, int64_t rows,
+                 int64_t first, int64_t team, int64_t latents) {
+    if (all && (t + 1) % every == 0)
+        memcpy(all + (t / every * rows + first) * latents, state,
+               sizeof(float) * (size_t)(team * latents));
+}
+
 /* All timesteps of the rows first ... first + team - 1. */
 static void run_team(const Dynamics *f, const Forward *p, int64_t first, int64_t team,
                      float *work) {
     int64_t K = p->latents, stride = p->stride, count[TEAM];
     float *y = work, *spk = p->spk + first * K, *mem = p->mem + first * K;
     int32_t *active = (int32_t *)(work + TEAM * stride);
-    for (int64_t i = 0; i < team; i++)
+    if (!p->inhibition)
+        inhibit(spk, team, K, p->gram, stride, y, active, count);
+    for (int64_t i = 0; p->inhibition && i < team; i++)
         memcpy(y + i * stride, p->inhibition + (first + i) * K, sizeof(float) * (size_t)K);
     for (int64_t t = 0; t < p->steps; t++) {
         const float *drive = p->drive + t * p->drive_step + first * K;
@@ -185,17 +197,17 @@ static void run_team(const Dynamics *f, const Forward *p, int64_t first, int64_t
                 uint32_t block = (uint32_t)(j / LANES);
 #define BLOCK(n)                                                                                 \
     step_block(f, n, drive + here, y + i * stride + j, f->bias + j, f->rest + j, mem + here,     \
-               spk + here, p->keys[t], row, block, p->kl != NULL)
+               spk + here, p->keys ? p->keys[t] : 0, row, block, p->kl != NULL)
                 kl += n == LANES ? BLOCK(LANES) : BLOCK(n); /* whole blocks: known to compilers */
 #undef BLOCK
             }
             if (p->kl) p->kl[t * p->rows + first + i] = kl;
         }
-        size_t size = sizeof(float) * (size_t)(team * K);
-        if (p->all_mem) memcpy(p->all_mem + at, mem, size);
-        if (p->all_spk) memcpy(p->all_spk + at, spk, size);
+        keep(p->all_mem, mem, t, p->mem_every, p->rows, first, team, K);
+        keep(p->all_spk, spk, t, p->spk_every, p->rows, first, team, K);
         if (p->all_counts)
             put_counts(p->all_counts + at * p->count_bytes, spk, p->count_bytes, team * K);
+        if (t + 1 == p->steps && !p->inhibition && !p->quad) break; /* nobody reads the last zG */
         inhibit(spk, team, K, p->gram, stride, y, active, count);
         for (int64_t i = 0; p->quad && i < team; i++) {
             float quad = 0; /* z . (zG / 2 - d), the part of the likelihood that spikes change */
@@ -206,7 +218,7 @@ static void run_team(const Dynamics *f, const Forward *p, int64_t first, int64_t
             p->quad[t * p->rows + first + i] = quad;
         }
     }
-    for (int64_t i = 0; i < team; i++)
+    for (int64_t i = 0; p->inhibition && i < team; i++)
         memcpy(p->inhibition + (first + i) * K, y + i * stride, sizeof(float) * (size_t)K);
 }
 

@@ -44,6 +44,13 @@ void ipvae_inhibition(int64_t rows, int64_t latents, int64_t stride, const float
     }
 }
 
+/* Bytes of the structures, for Python to compare with its own before it passes any. */
+void ipvae_sizes(int64_t sizes[3]) {
+    sizes[0] = sizeof(Dynamics);
+    sizes[1] = sizeof(Forward);
+    sizes[2] = sizeof(Backward);
+}
+
 /* Returns how many neurons spiked in the timestep before. */
 int64_t ipvae_backward(const Dynamics *f, const Backward *p) {
     int64_t active = 0;

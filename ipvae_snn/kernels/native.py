@@ -21,6 +21,7 @@ from ipvae_snn.kernels import build
 from ipvae_snn.kernels.spec import INPUTS, UnrollResult, UnrollSpec
 
 LANES, TEAM = 64, 4  # as in poisson.h and forward.h
+SLOPES = ("midpoint", "rate", "own", "none")  # as slope_kind in backward.h
 SWITCH = "IPVAE_SNN_NATIVE"
 
 
@@ -31,10 +32,23 @@ def _loaded() -> ctypes.CDLL | build.BuildError:
         return build.BuildError(f"{SWITCH}=0")
     try:
         lib = build.load()
+        _require_same_structures(lib)
     except build.BuildError as error:
         return error
     lib.ipvae_backward.restype = c_int64
     return lib
+
+
+def _require_same_structures(lib: ctypes.CDLL) -> None:
+    """Raise unless the structures here have the sizes that they have in the compiled code."""
+    sizes = (c_int64 * 3)()
+    lib.ipvae_sizes(sizes)
+    own = [ctypes.sizeof(structure) for structure in (Dynamics, Forward, Backward)]
+    if list(sizes) != own:
+        raise build.BuildError(
+            f"the compiled structures have {list(sizes)} bytes, those of Python {own}: native.py "
+            "and the headers differ"
+        )
 
 
 def kernels() -> ctypes.CDLL:
@@ -49,6 +63,9 @@ def unavailable_reason() -> str:
     """Why there are no compiled kernels here, empty where there are."""
     loaded = _loaded()
     return str(loaded) if isinstance(loaded, build.BuildError) else ""
+
+
+why_not = unavailable_reason  # the name it had
 
 
 @torch.compiler.assume_constant_result
@@ -119,11 +136,12 @@ Dynamics = _structure(
 Forward = _structure(
     "Forward", steps=c_int64, rows=c_int64, latents=c_int64, stride=c_int64, drive=P,
     drive_step=c_int64, gram=P, keys=P, row_ids=P, spk=P, mem=P, inhibition=P, all_spk=P, all_mem=P,
-    all_counts=P, count_bytes=c_int32, kl=P, quad=P, work=P, threads=c_int32,
+    spk_every=c_int64, mem_every=c_int64, all_counts=P, count_bytes=c_int32, kl=P, quad=P, work=P,
+    threads=c_int32,
 )  # fmt: skip
 Backward = _structure(
     "Backward", rows=c_int64, latents=c_int64, stride=c_int64, mem=P, mem_before=P, counts=P,
-    counts_before=P, count_bytes=c_int32, drive=P, gram=P, first_inhibition=P, work=P,
+    counts_before=P, count_bytes=c_int32, drive=P, gram=P, first_spk=P, work=P,
     product=P, slope=P, slope_kind=c_int32, quad_grad=P, kl_grad=P,
     quad_grad_before=P, spk_grad=P, carry=P, drive_grad=P, push=P, half_push=P,
     bias_grad=P, step_sum=P, threads=c_int32,
@@ -154,52 +172,32 @@ def sum_inhibition(spk: Tensor, gram: Tensor, out: Tensor) -> None:
 
 
 def forward(spec: UnrollSpec) -> UnrollResult:
-    """All timesteps in one call, or one call per returned timestep where ``every`` > 1.
-
-    The spec's tensors must be contiguous: what goes to the kernels are addresses.
-    """
+    """All timesteps in one call. The tensors must be contiguous: the kernels get addresses."""
     gram, drive = padded(spec.gram), spec.drive
     rows, latents = spec.mem.shape
-    stride, threads = gram.shape[1], torch.get_num_threads()
-    stacks = {name: spec.stack(name) for name in ("spk", "mem", "quad", "kl")}
-    saved = None
+    threads, every = torch.get_num_threads(), spec.every
+    outputs = {name: spec.output(name) for name in ("spk", "quad", "kl")}
+    all_mem = spec.empty(spec.steps, rows, latents) if spec.keep else spec.output("mem")
+    counts = None
     if spec.keep:
-        saved = (
-            stacks["mem"] if stacks["mem"] is not None and spec.every == 1
-            else spec.empty(spec.steps, rows, latents),
-            spec.empty(spec.steps, rows, latents, dtype=spec.count_dtype()),
-        )  # fmt: skip
+        counts = spec.empty(spec.steps, rows, latents, dtype=spec.count_dtype())
     spk, mem = spec.spk.clone(), spec.mem.clone()
-    inhibition, work = torch.empty_like(mem), spec.empty(threads, TEAM, stride + latents)
-    lib, dynamics = kernels(), dynamics_of(spec)
-    sum_inhibition(spk, gram, inhibition)
-    draws = spec.steps if spec.law == "poisson" else 0
-    all_keys = torch.zeros(spec.steps, dtype=torch.int64)
-    all_keys[:draws] = keys(draws, spec.estimator.generator)
-    changing = drive.ndim == 3
-    chunk = spec.steps if spec.every == 1 else spec.every
-    for start in range(0, spec.steps, chunk):
-        steps = min(chunk, spec.steps - start)
-        whole = spec.every == 1
-
-        def here(stack: Tensor | None, start: int = start) -> c_void_p:
-            return at(None if stack is None else stack[start:])
-
-        arguments = Forward(
-            steps=steps, rows=rows, latents=latents, stride=stride,
-            drive=here(drive) if changing else at(drive),
-            drive_step=rows * latents if changing else 0, gram=at(gram), keys=here(all_keys),
-            row_ids=at(spec.row_ids), spk=at(spk), mem=at(mem), inhibition=at(inhibition),
-            all_spk=here(stacks["spk"]) if whole else None,
-            all_mem=here(saved[0] if saved else stacks["mem"] if whole else None),
-            all_counts=here(saved[1] if saved else None),
-            count_bytes=saved[1].element_size() if saved else 0, kl=here(stacks["kl"]),
-            quad=here(stacks["quad"]), work=at(work), threads=threads,
-        )  # fmt: skip
-        lib.ipvae_forward(byref(dynamics), byref(arguments))
-        if not whole and steps == chunk:
-            for name, value in (("spk", spk), ("mem", mem)):
-                stack = stacks[name]
-                if stack is not None:
-                    stack[start // chunk] = value
-    return UnrollResult(**stacks, last_spk=spk, last_mem=mem, saved=saved)
+    work = spec.empty(threads, TEAM, gram.shape[1] + latents)
+    draws = keys(spec.steps, spec.estimator.generator) if spec.law == "poisson" else None
+    arguments = Forward(
+        steps=spec.steps, rows=rows, latents=latents, stride=gram.shape[1], drive=at(drive),
+        drive_step=rows * latents if drive.ndim == 3 else 0, gram=at(gram), keys=at(draws),
+        row_ids=at(spec.row_ids), spk=at(spk), mem=at(mem), all_spk=at(outputs["spk"]),
+        all_mem=at(all_mem), spk_every=every, mem_every=1 if spec.keep else every,
+        all_counts=at(counts), count_bytes=0 if counts is None else counts.element_size(),
+        kl=at(outputs["kl"]), quad=at(outputs["quad"]), work=at(work), threads=threads,
+    )  # fmt: skip
+    kernels().ipvae_forward(byref(dynamics_of(spec)), byref(arguments))
+    returned_mem, saved = all_mem, None
+    if all_mem is not None and counts is not None:
+        saved = all_mem, counts
+        if "mem" not in spec.fields:
+            returned_mem = None
+        elif every > 1:
+            returned_mem = all_mem[every - 1 :: every].clone()
+    return UnrollResult(**outputs, mem=returned_mem, last_spk=spk, last_mem=mem, saved=saved)

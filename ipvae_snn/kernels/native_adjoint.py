@@ -8,10 +8,9 @@ from torch import Tensor
 
 from ipvae_snn.kernels import native
 from ipvae_snn.kernels.adjoint import CHUNK, Adjoint
-from ipvae_snn.kernels.native import LANES, at, walker
+from ipvae_snn.kernels.native import LANES, SLOPES, at, walker
 from ipvae_snn.kernels.spec import UnrollSpec
 
-WEIGHTS = ("midpoint", "rate", "own", "none")  # as slope_kind in backward.h
 SPARSE_BELOW = 0.4
 """Share of neurons that spike above which the gradient of G is a dense product."""
 BLOCK = 2**17
@@ -68,10 +67,9 @@ class _RowsAdjoint(Adjoint):
         self.dynamics, self.kernels = native.dynamics_of(spec), native.kernels()
         self.gram = native.padded(spec.gram)
         self.work = spec.empty(self.threads, self.stride + 2 * latents)
-        self.first_inhibition = torch.empty_like(spec.mem)
         self.arguments = native.Backward(
             rows=rows, latents=latents, stride=self.stride,
-            count_bytes=self.counts.element_size(), slope_kind=WEIGHTS.index(spec.weight),
+            count_bytes=self.counts.element_size(), slope_kind=SLOPES.index(spec.slope),
             gram=at(self.gram), work=at(self.work), bias_grad=at(self.bias_sums),
             step_sum=at(self.step_sums), threads=self.threads,
         )  # fmt: skip
@@ -87,7 +85,7 @@ class _RowsAdjoint(Adjoint):
         self.walk_quad, self.walk_kl = walker(self.quad_grad), walker(self.kl_grad)
 
     def _slope(self, t: int) -> Tensor | None:
-        return super()._slope(t) if self.spec.weight == "own" else None
+        return super()._slope(t) if self.spec.slope == "own" else None
 
     def _step(self, t: int, slope: Tensor | None) -> None:
         spec, p = self.spec, self.arguments
@@ -104,8 +102,7 @@ class _RowsAdjoint(Adjoint):
             )
         else:
             p.mem_before, p.counts_before, p.quad_grad_before = at(spec.mem), None, None
-            native.sum_inhibition(spec.spk, self.gram, self.first_inhibition)
-            p.first_inhibition = at(self.first_inhibition)
+            p.first_spk = at(spec.spk)
         p.drive, p.drive_grad = self.walk_drive(t), self.walk_drive_grad(t)
         p.product, p.slope, p.spk_grad = at(self.product), at(slope), at(spk_grad)
         p.carry, p.push = at(self.carry), at(self.push)

@@ -13,25 +13,31 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ipvae_snn import functional as F
+from ipvae_snn.kernels import equations
 from ipvae_snn.kernels.adjoint import Adjoint
-from ipvae_snn.kernels.spec import UnrollResult, UnrollSpec, narrow
+from ipvae_snn.kernels.loop import Moment, State, Timestep, record
+from ipvae_snn.kernels.spec import UnrollResult, UnrollSpec, to_count_dtype
 
 
-def forward(spec: UnrollSpec) -> UnrollResult:
-    """All timesteps; memory grows with T only by what is returned or kept."""
-    stacks = {name: spec.stack(name) for name in ("spk", "mem", "quad", "kl")}
-    saved = None
-    if spec.keep:
-        shape = (spec.steps, *spec.mem.shape)
-        saved = spec.empty(*shape), spec.empty(*shape, dtype=spec.count_dtype())
-    spk, mem, product = spec.spk, spec.mem, spec.product()
-    inhibition = product(spk)
-    for t in range(spec.steps):
-        drive, prior = spec.drive_at(t), mem
-        mem = _fused(F.membrane_step, mem)(
-            mem,
-            drive,
+class PlainTimestep(Timestep):
+    """A timestep of a spec in PyTorch operations.
+
+    Args:
+        spec: the tensors are read at every timestep: who changes them in place changes the next.
+        product: z ↦ zG, default the dense product.
+    """
+
+    def __init__(self, spec: UnrollSpec, product: Callable[[Tensor], Tensor] | None = None) -> None:
+        self.spec, self.product = spec, product or spec.product()
+
+    def send(self, spk: Tensor, t: int) -> Tensor:
+        return self.product(spk)
+
+    def integrate(self, now: Moment, t: int) -> Tensor:
+        spec, inhibition = self.spec, now.sent
+        mem: Tensor = _fused(equations.membrane_step, now.mem)(
+            now.mem,
+            spec.drive_at(t),
             inhibition if spec.scale == 1 else spec.scale * inhibition,
             step=spec.step,
             bias=spec.bias,
@@ -39,28 +45,38 @@ def forward(spec: UnrollSpec) -> UnrollResult:
             mem_rest=spec.rest,
             clamp=spec.clamp,
         )
-        spk = spec.draw(mem)
-        inhibition = product(spk)
-        if saved is not None:
-            saved[0][t], saved[1][t] = mem, narrow(spk, saved[1].dtype)
-        if stacks["quad"] is not None:
-            stacks["quad"][t] = _fused(_likelihood, mem)(spk, inhibition, drive)
-        if stacks["kl"] is not None:
-            stacks["kl"][t] = _fused(_divergence, mem)(mem, prior, spec.kl_form)
-        if (t + 1) % spec.every == 0:
-            for name, value in (("spk", spk), ("mem", mem)):
-                stack = stacks[name]
-                if stack is not None:
-                    stack[t // spec.every] = value
-    return UnrollResult(**stacks, last_spk=spk, last_mem=mem, saved=saved)
+        return mem
+
+    def emit(self, mem: Tensor) -> Tensor:
+        return self.spec.draw(mem)
+
+    def measure(self, name: str, now: Moment, t: int) -> Tensor:
+        value: Tensor
+        if name == "saved_mem":
+            return now.mem
+        if name == "saved_counts":
+            return to_count_dtype(now.spk, self.spec.count_dtype())
+        if name == "quad":
+            value = _fused(equations.spike_energy, now.mem)(
+                now.spk, now.sent, self.spec.drive_at(t)
+            )
+        else:
+            value = _fused(equations.poisson_kl_sum, now.mem)(
+                now.mem, now.before, self.spec.kl_form
+            )
+        return value
 
 
-def _likelihood(spk: Tensor, inhibition: Tensor, drive: Tensor) -> Tensor:
-    return F.gaussian_nll_gram(spk, inhibition, drive, drive.new_zeros(()), 0)
-
-
-def _divergence(mem: Tensor, prior: Tensor, form: str) -> Tensor:
-    return F.poisson_kl(mem, prior, form).sum(-1)
+def forward(spec: UnrollSpec) -> UnrollResult:
+    """All timesteps; memory grows with T only by what is returned or saved."""
+    saved = ("saved_mem", "saved_counts") if spec.keep else ()
+    values, last = record(
+        PlainTimestep(spec), State(spec.spk, spec.mem), spec.steps, (*spec.fields, *saved),
+        spec.every, in_place=True,
+    )  # fmt: skip
+    fields = {name: values.get(name) for name in ("spk", "mem", "quad", "kl")}
+    kept = (values[saved[0]], values[saved[1]]) if saved else None
+    return UnrollResult(**fields, last_spk=last.spk, last_mem=last.mem, saved=kept)
 
 
 def _fused(function: Callable[..., Any], like: Tensor) -> Callable[..., Any]:
@@ -180,14 +196,14 @@ def _back(
         to_spk = product - quad * drive
         grad = grad + slope * (to_spk if spk_grad is None else to_spk + spk_grad)
     # e⁸, less what rounding leaves of it in a stored membrane.
-    floor = math.exp(-F.MEM_FLOOR) * (1 - 64 * torch.finfo(mem.dtype).eps)
+    floor = math.exp(-equations.MEM_FLOOR) * (1 - 64 * torch.finfo(mem.dtype).eps)
     by_mem, by_current = _passed(mem, before, clamp)
     above = by_mem / rate
     inside = by_current * rate_before / rate  # e^−h
     if inhibition is not None:
         current = drive - scale * inhibition - bias - leak * (before - rest)
         epsilon = _exp_minus(clamp)
-        inside = torch.exp((-step * current).clamp(max=-F.MEM_FLOOR))
+        inside = torch.exp((-step * current).clamp(max=-equations.MEM_FLOOR))
         above = (epsilon + inside) / rate_before
         by_mem = above / (above + epsilon)
         by_current = inside / rate_before / (above + epsilon)

@@ -1,1 +1,27 @@
-"""Generative models whose inference is a spike train."""
+"""Generative models whose inference is a spike train, and what every model is.
+
+:class:`~ipvae_snn.models.base.Model` is the protocol that training, evaluation, reports and
+commands rely on; ``MODELS``, ``DECODERS`` and ``LIKELIHOODS`` name what can be saved.
+"""
+
+from ipvae_snn.models.base import MODELS, BaseModel, Model, load_model, require_model
+from ipvae_snn.models.generative import DECODERS, Decoder, Feedback, LinearDecoder
+from ipvae_snn.models.ipvae import IPVAE
+from ipvae_snn.models.likelihoods import LIKELIHOODS, Bernoulli, Gaussian, Likelihood
+
+__all__ = [
+    "DECODERS",
+    "IPVAE",
+    "LIKELIHOODS",
+    "MODELS",
+    "BaseModel",
+    "Bernoulli",
+    "Decoder",
+    "Feedback",
+    "Gaussian",
+    "Likelihood",
+    "LinearDecoder",
+    "Model",
+    "load_model",
+    "require_model",
+]

@@ -1,17 +1,13 @@
-"""The iterative Poisson VAE: a linear decoder, and neurons that invert it by spiking."""
+"""The iterative Poisson VAE: a decoder, and neurons that invert it by spiking."""
 
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
-from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from ipvae_snn import functional as F
-from ipvae_snn import surrogate
 from ipvae_snn._utils.checks import (
-    require_device,
+    require_all_finite,
     require_finite,
     require_fitting,
     require_float,
@@ -20,22 +16,35 @@ from ipvae_snn._utils.checks import (
     require_number,
 )
 from ipvae_snn._utils.seeding import seeded
-from ipvae_snn._utils.storage import read_model, write_model
-from ipvae_snn.kernels.rows import row_products
+from ipvae_snn.functional import require_kl_form
+from ipvae_snn.kernels import loop
+from ipvae_snn.kernels.loop import State
 from ipvae_snn.kernels.spec import PRECISIONS
-from ipvae_snn.models import run_output as records
-from ipvae_snn.models.unroll import infer
-from ipvae_snn.neurons.base import State
-from ipvae_snn.neurons.lateral import SharedDecoder
-from ipvae_snn.neurons.poisson import BIAS, CLAMP, MEM_INIT_MAX, STEP, IPVAENeuron
+from ipvae_snn.kernels.unroll import row_by_row
+from ipvae_snn.models import run_output
+from ipvae_snn.models.base import MODELS, BaseModel
+from ipvae_snn.models.generative import (
+    DecodedLikelihood,
+    Generative,
+    GenerativeTimestep,
+    LinearDecoder,
+    LinearGaussian,
+)
+from ipvae_snn.models.likelihoods import Gaussian, Likelihood
+from ipvae_snn.neurons import BIAS, CLAMP, MEM_INIT_MAX, MEM_INIT_RANGE, STEP, IPVAENeuron
+from ipvae_snn.neurons.inference import draws_by_row, infer
+from ipvae_snn.neurons.lateral import NoLateral, SharedDecoder
+from ipvae_snn.surrogate.relaxed import Relaxed
 
 
-class IPVAE(nn.Module):
+@MODELS.register("ipvae")
+class IPVAE(BaseModel):
     r"""Variational inference as a spiking network: x ≈ Φ z, with z inferred spike by spike.
 
     There is no encoder. The K neurons integrate Φᵀ Λ x, inhibit one another through the Gram
-    matrix Φᵀ Λ Φ of the decoder, and their spike counts z reconstruct the input as Φ z. The
-    objective of a timestep is the free energy
+    matrix Φᵀ Λ Φ of the decoder, and their spike counts z reconstruct the input as Φ z. With
+    another decoder or likelihood they integrate the current that its gradient gives
+    (:mod:`ipvae_snn.models.generative`). The objective of a timestep is the free energy
 
     .. math:: F_t = −\log N(x; Φ z_t, σ^2) + β \, KL(Poisson(e^{u_t}) ‖ Poisson(e^{u_{t−1}}))
 
@@ -51,6 +60,11 @@ class IPVAE(nn.Module):
         learn_scale: learn log σ per pixel; otherwise σ = 1. A learned σ weighs pixels that are
             nearly always alike most, which is best for the likelihood and not for the squared
             error. With σ = 1, β is the smaller the smaller the error is to be.
+        decoder: any module from counts (B, K) to (B, M) in place of the linear Φ. It costs a
+            forward and a backward pass per timestep, and saves if it is a registered
+            :class:`~ipvae_snn.models.Decoder`.
+        likelihood: law of an input given the decoder's output, in place of the Gaussian:
+            :mod:`ipvae_snn.models.likelihoods`.
 
     Raises:
         TypeError, ValueError: an option is out of range, named in the message.
@@ -83,32 +97,76 @@ class IPVAE(nn.Module):
         kl_form: str = "exact",
         init_std: float = 1e-2,
         learn_scale: bool = True,
+        decoder: nn.Module | None = None,
+        likelihood: Likelihood | None = None,
     ) -> None:
         super().__init__()
         in_features = require_integer(in_features, "in_features")
         latents = require_integer(latents, "latents")
         require_number(init_std, "init_std", least=0)
-        F.poisson_kl(torch.zeros(1), torch.zeros(1), form=kl_form)  # refuses an unknown form
-        numbers = {
-            "clamp": clamp, "step": step, "bias": bias, "leak": leak,
-            "lateral_scale": lateral_scale,
-        }  # fmt: skip
-        self._options: dict[str, Any] = {
-            "learn_step": learn_step, "learn_bias": learn_bias, "learn_mem_init": learn_mem_init,
-            **{name: require_number(value, name) for name, value in numbers.items()},
-        }  # fmt: skip
-        with seeded(0):  # options that are refused draw nothing
-            IPVAENeuron(1, spike_grad=spike_grad, **self._options)
-        decoder = nn.Linear(latents, in_features, bias=False)
-        nn.init.normal_(decoder.weight, std=init_std)
-        self.kl_form = kl_form
+        require_number(bias, "bias")
+        self.kl_form = require_kl_form(kl_form)
         self.precision = "float32"
-        self.neuron = IPVAENeuron(
-            decoder,
-            log_scale=nn.Parameter(torch.zeros(in_features)) if learn_scale else None,
-            spike_grad=spike_grad,
-            **self._options,
+        linear = decoder is None and likelihood is None
+        if not linear and lateral_scale != 1:
+            raise ValueError(
+                f"lateral_scale must be 1 with a decoder or likelihood of one's own, got "
+                f"{lateral_scale}: there are no lateral weights to scale"
+            )
+        # A linear layer without weights yet, and given membranes: refused options draw nothing.
+        phi = nn.utils.skip_init(
+            nn.Linear, latents, in_features, bias=False, device=torch.get_default_device()
         )
+        scale = nn.Parameter(torch.zeros(in_features)) if learn_scale and linear else None
+        self.neuron = IPVAENeuron(
+            phi if linear else NoLateral(latents),
+            log_scale=scale,
+            spike_grad=spike_grad,
+            clamp=clamp,
+            step=step,
+            bias=bias,
+            leak=leak,
+            lateral_scale=lateral_scale,
+            mem_init=sum(MEM_INIT_RANGE) / 2,
+            learn_step=learn_step,
+            learn_bias=learn_bias,
+            learn_mem_init=learn_mem_init,
+        )
+        self.in_features, self.latents = in_features, latents
+        self.decoded: DecodedLikelihood | None = None
+        if linear:
+            phi.reset_parameters()  # a draw that keeps the weights of a seed what they always were
+            nn.init.normal_(phi.weight, std=init_std)
+        else:
+            self.decoded = DecodedLikelihood(
+                decoder or LinearDecoder(latents, in_features, init_std),
+                likelihood or Gaussian(in_features, learn_scale),
+            )
+            self._check_decoder(self.decoded.decoder)
+        with torch.no_grad():
+            self.neuron.mem_init.uniform_(*MEM_INIT_RANGE)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name != "decoder":
+            super().__setattr__(name, value)
+        elif self.decoded is None:
+            self._lateral.decoder = value
+        else:
+            self._check_decoder(value)
+            self.decoded.decoder = value
+
+    def _check_decoder(self, decoder: Any) -> None:
+        """Raise unless ``decoder`` maps counts (B, K) to (B, M)."""
+        if not isinstance(decoder, nn.Module):
+            raise TypeError(f"decoder must be a torch.nn.Module, got {type(decoder).__name__}")
+        with torch.no_grad(), seeded(0):
+            found = decoder(torch.zeros(2, self.latents).to(next(decoder.parameters(), self.like)))
+        if not isinstance(found, Tensor) or found.shape != (2, self.in_features):
+            shape = tuple(found.shape) if isinstance(found, Tensor) else type(found).__name__
+            raise ValueError(
+                f"decoder must map (B, {self.latents}) to (B, {self.in_features}), it gave {shape} "
+                "for B = 2"
+            )
 
     @property
     def precision(self) -> str:
@@ -123,39 +181,79 @@ class IPVAE(nn.Module):
         self._precision = precision
 
     @property
-    def decoder(self) -> nn.Linear:
-        """Φ as ``nn.Linear(K, M)``: the one the neurons share; ``weight[:, k]`` is a feature."""
-        return self._lateral.decoder
+    def generative(self) -> Generative:
+        """What answers the question of a timestep; see :mod:`ipvae_snn.models.generative`."""
+        return LinearGaussian(self._lateral) if self.decoded is None else self.decoded
+
+    @property
+    def decoder(self) -> Any:
+        """Φ as ``nn.Linear(K, M)``, the one the neurons share: ``weight[:, k]`` is a feature.
+
+        Or the decoder that the model was made with.
+        """
+        return self._lateral.decoder if self.decoded is None else self.decoded.decoder
 
     @property
     def weight(self) -> Tensor:
-        """Φ, shape (M, K)."""
-        return self.decoder.weight
+        """Φ, shape (M, K); of another decoder, what one spike of each neuron adds."""
+        return self._lateral.weight if self.decoded is None else super().weight
 
     @property
     def log_scale(self) -> Tensor | None:
-        """log σ per pixel as inference uses it, shape (M,); ``None`` where σ = 1."""
-        return self._lateral.bounded_log_scale()
+        """log σ per pixel as inference uses it, shape (M,); ``None`` where there is none."""
+        if self.decoded is None:
+            return self._lateral.bounded_log_scale()
+        return getattr(self.decoded.likelihood, "log_scale", None)
 
     @property
     def _lateral(self) -> SharedDecoder:
-        return cast(SharedDecoder, self.neuron.lateral)
+        lateral = self.neuron.lateral
+        assert isinstance(lateral, SharedDecoder)
+        return lateral
 
     @property
-    def in_features(self) -> int:
-        return self.decoder.out_features
+    def like(self) -> Tensor:
+        return self.neuron.mem_init
+
+    # -- traits (see BaseModel) -------------------------------------------------------------
+
+    takes_sample_seeds = emits_counts = True
 
     @property
-    def latents(self) -> int:
-        return self.decoder.in_features
+    def draws_by_row(self) -> bool:  # type: ignore[override]
+        return self.decoded is None and draws_by_row(self.neuron)
+
+    @property
+    def generator(self) -> torch.Generator | None:  # type: ignore[override]
+        return getattr(self.neuron.spike_grad, "generator", None)
+
+    @property
+    def clamp(self) -> float:  # type: ignore[override]
+        clamp: float = self.neuron.clamp
+        return clamp
+
+    def gradient_probe(self) -> nn.Parameter | None:
+        """log b: on the NLL, tonic inhibition acts through spikes alone."""
+        return self.neuron.log_bias  # type: ignore[return-value]
+
+    def annealed(self) -> dict[str, float]:
+        """The clamp, and the temperature of a relaxed estimator."""
+        spike_grad = self.neuron.spike_grad
+        relaxed = {"temp": spike_grad.temp} if isinstance(spike_grad, Relaxed) else {}
+        return {"clamp": self.neuron.clamp, **relaxed}
+
+    def anneal(self, name: str, value: float) -> None:
+        setattr(self.neuron if name == "clamp" else self.neuron.spike_grad, name, value)
+
+    # -- inference --------------------------------------------------------------------------
 
     def decode(self, spk: Tensor) -> Tensor:
         """Reconstruction Φ z of counts (or rates) z of shape (..., K); shape (..., M)."""
         require_float(spk, "spk")
         if spk.shape[-1:] != (self.latents,):
             raise ValueError(f"spk must have shape (..., {self.latents}), got {tuple(spk.shape)}")
-        require_fitting(spk, "spk", like=self.decoder.weight)
-        x_hat = self.decoder(spk.to(self.decoder.weight.dtype))
+        require_fitting(spk, "spk", like=self.like)
+        x_hat = self.generative.mean(spk.to(self.like.dtype))
         require_finite(x_hat, "the reconstruction of spk")
         return x_hat
 
@@ -163,20 +261,12 @@ class IPVAE(nn.Module):
         """Expected counts of a membrane: the rates e^u, shape (..., K)."""
         return mem.exp()
 
-    def seeded(self, seed: int | None) -> AbstractContextManager[None]:
-        """A block whose spikes depend on ``seed`` alone (:func:`ipvae_snn._utils.seeding.seeded`).
-
-        Covers the device of the weights, and the estimator's own generator where it has one.
-        """
-        generator = getattr(self.neuron.spike_grad, "generator", None)
-        return seeded(seed, device=self.decoder.weight.device, generator=generator)
-
     def run(
         self,
         x: Tensor,
         num_steps: int | None = None,
         *,
-        record: Sequence[str] = records.RECORDABLE,
+        record: Sequence[str] = run_output.RECORDABLE,
         every: int = 1,
         state: State | None = None,
         seed: int | None = None,
@@ -206,96 +296,105 @@ class IPVAE(nn.Module):
             TypeError: x is no floating tensor, or of another dtype than the weights.
             ValueError: wrong shapes, NaN or infinity in x, no steps, unknown names in ``record``.
         """
-        num_steps = require_input(x, num_steps, like=self.decoder.weight)
+        num_steps = require_input(x, num_steps, self.in_features, like=self.like)
         require_integer(every, "every")
-        fields = records.check_fields(record)
+        fields = run_output.check_fields(record)
         shape = (x.shape[-2], self.latents)
         if sample_seeds is not None:
-            sample_seeds = records.require_sample_seeds(sample_seeds, shape[0])
-        state = self.neuron.initial_state(shape) if state is None else state
-        state = records.require_state(state, shape, like=self.decoder.weight)
+            sample_seeds = run_output.require_sample_seeds(sample_seeds, shape[0])
+        if state is None:
+            state = self.neuron.initial_state(shape)
+        else:
+            state = run_output.require_state(state, shape, like=self.like)
         with self.seeded(seed):
-            return self._unroll(x, num_steps, fields, every, state, sample_seeds)
+            if self.decoded is None:
+                values, last = self._unroll(x, num_steps, fields, every, state, sample_seeds)
+            else:
+                values, last = self._loop(x, num_steps, fields, every, state, sample_seeds)
+        return run_output.make_run({name: values[name] for name in fields}, last)
 
     def _unroll(
-        self, x: Tensor, num_steps: int, fields: tuple[str, ...], every: int, state: State,
+        self,
+        x: Tensor,
+        num_steps: int,
+        fields: tuple[str, ...],
+        every: int,
+        state: State,
         sample_seeds: Tensor | None,
-    ) -> Any:  # fmt: skip
-        neuron, log_scale = self.neuron, self.log_scale
-        gram = neuron.gram()
-        if sample_seeds is None:
-            drive = neuron.drive(x)
-        else:
-            drive = row_products(x.to(gram.dtype), F.drive_weight(self.weight, log_scale))
-            require_finite(drive, "the drive, made of x and the weights,")
-        energy = F.input_energy(x, log_scale)
-        for name, part in (("gram", gram), ("energy", energy)):
-            require_finite(part, f"the {name}, made of x and the weights,")
+    ) -> tuple[dict[str, Any], State]:
+        """Timesteps of the linear Gaussian model: its quadratic form is all that kernels need."""
+        drive, gram, energy, constant = LinearGaussian(self._lateral).quadratic(
+            x, by_row=sample_seeds is not None
+        )
+        require_all_finite(
+            **{
+                "the drive, made of x and the weights,": drive,
+                "the energy, made of x and the weights,": energy,
+            }
+        )
         wanted = tuple("quad" if name == "nll" else name for name in fields)
         out = infer(
-            neuron, drive, gram, state, num_steps, wanted, every, self.kl_form, self.precision,
+            self.neuron, drive, gram, state, num_steps, wanted, every, self.kl_form, self.precision,
             sample_seeds,
         )  # fmt: skip
-        kept = {"spk": out.spk, "mem": out.mem}
+        values: dict[str, Any] = {"spk": out.spk, "mem": out.mem}
         if out.kl is not None:
-            kept["kl"] = out.kl[every - 1 :: every]
+            values["kl"] = out.kl[every - 1 :: every]
         if out.quad is not None:
-            constant = F.nll_constant(self.in_features, log_scale)
-            kept["nll"] = (out.quad + 0.5 * energy + constant)[every - 1 :: every]
-        return records.make_run({n: kept[n] for n in fields}, State(out.last_spk, out.last_mem))
+            values["nll"] = (out.quad + 0.5 * energy + constant)[every - 1 :: every]
+        return values, State(out.last_spk, out.last_mem)
 
-    def loss(self, x: Tensor, num_steps: int | None = None, beta: float = 1.0) -> Tensor:
-        """Training objective: mean of F_t over batch and timesteps, times 256 / M; a scalar.
+    def _loop(
+        self,
+        x: Tensor,
+        num_steps: int,
+        fields: tuple[str, ...],
+        every: int,
+        state: State,
+        sample_seeds: Tensor | None,
+    ) -> tuple[dict[str, Any], State]:
+        """Timesteps of any other generative model, by autograd."""
+        watched = bool(self.neuron.observers)
+        names = tuple(dict.fromkeys((*fields, "spk", "mem"))) if watched else fields
 
-        Args:
-            x, num_steps: as in :meth:`run`.
-            beta: weight of the KL.
-        """
-        beta = require_number(beta, "beta", least=0)
-        out = self.run(x, num_steps, record=("nll", "kl"))
-        return F.free_energy(out.nll, out.kl, beta, self.in_features)
+        def run(x: Tensor, state: State) -> dict[str, Any]:
+            step = GenerativeTimestep(self.neuron, self.generative, x, self.kl_form)
+            values, last = loop.record(step, state, num_steps, names, 1 if watched else every)
+            return {**values, "last_spk": last.spk, "last_mem": last.mem}
 
-    # -- files --------------------------------------------------------------------------------
+        if sample_seeds is None:
+            values = run(x, state)
+        else:
+            rows = [slice(i, i + 1) for i in range(len(sample_seeds))]
+            values = row_by_row(
+                lambda i: run(x[..., rows[i], :], State(*(part[rows[i]] for part in state))),
+                sample_seeds, self.like.device, self.generator,
+            )  # fmt: skip
+        require_finite(values["last_mem"], "the membranes: the decoder may have left the numbers;")
+        last = State(values.pop("last_spk"), values.pop("last_mem"))
+        if watched:
+            self.neuron.observed(State(values["spk"], values["mem"]))
+        kept = {
+            name: value[every - 1 :: every] if watched or name in ("nll", "kl") else value
+            for name, value in values.items()
+        }
+        return kept, last
+
+    # -- files ------------------------------------------------------------------------------
 
     def config(self) -> dict[str, Any]:
         """What :meth:`load` needs beside the weights, as plain data.
 
         Raises:
-            TypeError: the estimator is not one of :mod:`ipvae_snn.surrogate`.
+            TypeError: an estimator, decoder or likelihood that is not registered under a name.
         """
-        return {
-            "in_features": self.in_features,
-            "latents": self.latents,
-            "kl_form": self.kl_form,
-            "learn_scale": self.log_scale is not None,
-            "spike_grad": surrogate.to_config(self.neuron.spike_grad),
-            **self._options,
-            **{name: getattr(self.neuron, name) for name in ("clamp", "leak", "lateral_scale")},
-        }
+        return super().config()
 
-    def save(self, path: str | Path) -> None:
-        """Write weights and configuration to one file, whole or not at all."""
-        write_model(path, self.config(), self.state_dict())
+    def _current(self) -> dict[str, Any]:
+        own = {name: getattr(self.neuron, name) for name in ("clamp", "leak", "lateral_scale")}
+        parts = {} if self.decoded is None else {"decoder": self.decoded.decoder}
+        return {**own, "kl_form": self.kl_form, "spike_grad": self.neuron.spike_grad, **parts}
 
-    @classmethod
-    def load(cls, path: str | Path, device: torch.device | str = "cpu") -> "IPVAE":
-        """Read a file of :meth:`save`; never runs code from it.
-
-        The model is in ``eval()`` mode, in the precision it was saved in.
-
-        Raises:
-            FileNotFoundError: no such file.
-            ValueError: not such a file, damaged, or written by a newer version; no such device.
-        """
-        device = require_device(device)
-        config, weights = read_model(path, device)
-        try:
-            config["spike_grad"] = surrogate.from_config(config["spike_grad"])
-            with seeded(0):  # the weights drawn here are replaced: leave the random state alone
-                model = cls(**config)
-            model.to(weights["neuron.mem_init"].dtype).load_state_dict(weights)
-            rest = float(model.neuron.mem_init.detach().abs().max())
-            require_number(rest, "the largest |mem_init|", most=MEM_INIT_MAX)
-        except (KeyError, TypeError, ValueError, RuntimeError, AttributeError) as error:
-            raise ValueError(f"{path} does not hold a valid model: {error}") from error
-        return model.to(device).eval()
+    def check_loaded(self) -> None:
+        rest = float(self.neuron.mem_init.detach().abs().max())
+        require_number(rest, "the largest |mem_init|", most=MEM_INIT_MAX)

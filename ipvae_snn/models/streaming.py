@@ -15,14 +15,14 @@ from ipvae_snn._utils.checks import (
     require_integer,
     require_seed,
 )
-from ipvae_snn.kernels.single_step import make_stepper
 from ipvae_snn.kernels.spec import INPUTS
+from ipvae_snn.kernels.stepper import make_stepper
 from ipvae_snn.models.ipvae import IPVAE
-from ipvae_snn.models.unroll import describe, spec_of
 from ipvae_snn.neurons.base import State
+from ipvae_snn.neurons.inference import spec_of
 from ipvae_snn.neurons.lateral import SharedDecoder
 from ipvae_snn.neurons.poisson import IPVAENeuron
-from ipvae_snn.surrogate.exact import Estimator
+from ipvae_snn.surrogate import Assumptions, Estimator
 
 
 class Stream:
@@ -70,7 +70,7 @@ class Stream:
         with torch.no_grad():
             state = self.neuron.initial_state((1, self.neuron.features))
             spec = spec_of(self.neuron, torch.zeros_like(state.mem), self.neuron.gram(), state)
-            known = describe(estimator, training=False) or {"law": "own", "weight": "own"}
+            known = (estimator.assumptions(False) or Assumptions("own", "own"))._asdict()
             tensors: dict[str, Any] = {
                 name: getattr(spec, name).detach().clone() for name in INPUTS
             }
@@ -111,7 +111,7 @@ class Stream:
             self._check(part, f"state.{name}", self.neuron.features)
         for own, part in zip((self._spec.spk, self._spec.mem), state, strict=True):
             own.copy_(part.detach())
-        self._stepper.settle()
+        self._stepper.restart()
 
     def reset(self) -> None:
         """Back to the initial state; the frame goes too."""

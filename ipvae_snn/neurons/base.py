@@ -3,7 +3,7 @@
 import warnings
 import weakref
 from collections.abc import Callable
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar
 
 import torch
 from snntorch import SpikingNeuron
@@ -16,22 +16,16 @@ from ipvae_snn._utils.checks import (
     require_float,
     require_not_negative,
 )
+from ipvae_snn.kernels.loop import State
 from ipvae_snn.kernels.sampler import is_exporting
-
-
-class State(NamedTuple):
-    """What a neuron carries from one timestep to the next, each of shape (..., K)."""
-
-    spk: Tensor
-    mem: Tensor
 
 
 class StatefulNeuron(SpikingNeuron):
     """A snnTorch neuron with states ``spk`` and ``mem``; subclasses say what a timestep does.
 
     States are non-persistent buffers, empty until the first call. A subclass gives
-    ``initial_state``, ``step``, ``_check_input`` and, where steps share something, ``shared``.
-    Whatever can raise does so before anything is stored.
+    ``initial_state``, ``run_from`` and ``_check_input``. Whatever can raise does so before anything
+    is stored.
     """
 
     spk: Tensor
@@ -67,13 +61,12 @@ class StatefulNeuron(SpikingNeuron):
         """The state before any input, for input of ``shape`` (..., K)."""
         raise NotImplementedError
 
-    def step(self, input_: Tensor, spk: Tensor, mem: Tensor, **shared: Any) -> State:
-        """One timestep from a state to the next: keeps no state, and checks nothing."""
-        raise NotImplementedError
+    def run_from(self, input_: Tensor, state: State) -> tuple[State, State]:
+        """All timesteps of ``input_``, (T, ..., K), and the last state; stores and checks nothing.
 
-    def shared(self) -> dict[str, Any]:
-        """What all timesteps of a sequence share, as keyword arguments of :meth:`step`."""
-        return {}
+        Shows them to :attr:`observers`.
+        """
+        raise NotImplementedError
 
     def _check_input(self, input_: Tensor) -> None:
         """Raise unless ``input_``, of one timestep or of many, suits this neuron."""
@@ -89,8 +82,9 @@ class StatefulNeuron(SpikingNeuron):
     ) -> State:
         """All timesteps in one call, as snnTorch's parallel neurons take them: time first.
 
-        Equal, step by step, to as many one-step calls, but what all steps share, such as G, is
-        computed once.
+        Equal, timestep by timestep, to as many one-step calls, and faster: compiled kernels run the
+        whole loop where they can. Gradients are first derivatives only; for second ones call the
+        neuron step by step.
 
         Args:
             input_: currents, shape (T, ..., K), such as (T, B, K).
@@ -118,14 +112,8 @@ class StatefulNeuron(SpikingNeuron):
             state = self.initial_state(input_.shape[1:])
         else:
             state = self._resume(input_.shape[1:], spk, mem)
-        shared, spks, mems = self.shared(), [], []
-        for current in input_:
-            state = self.step(current, *state, **shared)
-            spks.append(state.spk)
-            mems.append(state.mem)
-        self._keep(state)
-        sequence = State(torch.stack(spks), torch.stack(mems))
-        self.observed(sequence)
+        sequence, last = self.run_from(input_, state)
+        self._keep(last)
         return sequence
 
     def observed(self, sequence: State) -> None:
@@ -267,9 +255,7 @@ class StatefulNeuron(SpikingNeuron):
 
     def _reset_cases(self, reset_mechanism: str) -> None:
         # snnTorch calls this when reset_mechanism is assigned, too.
-        refuse_foreign(
-            reset_mechanism=(reset_mechanism, "subtract", "the diagonal of gram is the reset")
-        )
+        refuse_foreign({"reset_mechanism": reset_mechanism})
 
 
 def _outside_inference(tensor: Tensor) -> Tensor:
@@ -287,9 +273,24 @@ def is_transformed(tensor: Tensor) -> bool:
     return wrapped
 
 
-def refuse_foreign(**arguments: tuple[Any, Any, str]) -> None:
+FOREIGN: dict[str, tuple[Any, str]] = {
+    "threshold": (1.0, "lower mem_init or raise bias for fewer spikes"),
+    "learn_threshold": (False, "mem_init and bias are learned instead"),
+    "inhibition": (False, "lateral_scale sets the strength of competition"),
+    "reset_mechanism": ("subtract", "the diagonal of gram is the reset"),
+    "reset_delay": (True, "spikes inhibit from the next timestep on"),
+    "graded_spikes_factor": (1.0, "scale the next layer's weights"),
+    "learn_graded_spikes_factor": (False, "the next layer's weights learn this"),
+}
+"""snnTorch's arguments without a meaning here: the value they may have, and what to use instead."""
+
+
+def refuse_foreign(arguments: dict[str, Any]) -> None:
     """Raise for snnTorch arguments that have no meaning here, naming what to use instead."""
-    for name, (value, default, instead) in arguments.items():
+    for name, value in arguments.items():
+        if name not in FOREIGN:
+            raise TypeError(f"IPVAENeuron has no argument {name!r}")
+        default, instead = FOREIGN[name]
         if isinstance(value, Tensor) or value != default:
             raise ValueError(
                 f"{name}={value!r} has no meaning for a Poisson neuron (leave it at {default!r}): "

@@ -4,6 +4,7 @@ All give K neurons a symmetric (K, K) matrix, in nats per spike, by ``gram()``.
 """
 
 import numbers
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -21,7 +22,124 @@ MAX_NEURONS = 2**20
 """Their lateral weights would take four terabytes."""
 
 
-class SharedDecoder(nn.Module):
+class _Made(NamedTuple):
+    """A Gram matrix, and the weights it was made of as they were."""
+
+    gram: Tensor
+    weights: tuple[Tensor, ...]
+    versions: tuple[int, ...]
+    copies: tuple[Tensor, ...]
+    with_graph: bool
+
+
+class Lateral(nn.Module):
+    """Lateral weights of K neurons."""
+
+    _made: _Made | None = None
+
+    @property
+    def features(self) -> int:
+        """K."""
+        raise NotImplementedError
+
+    def gram(self) -> Tensor:
+        """G now, (K, K), differentiable."""
+        raise NotImplementedError
+
+    def gram_weights(self) -> tuple[Tensor, Tensor | None] | None:
+        """Φ, (M, K), and the free parameter behind log σ, (M,), that G is made of; else None."""
+        return None
+
+    def lasting_gram(self) -> Tensor:
+        """G now, made anew only if the weights have changed since the last call.
+
+        They have if autograd counts another version of them, or, on the CPU, if any value differs,
+        so that writing to ``weight.data`` is seen, too. Gradients flow to the weights from every
+        use of the matrix, however many backward passes there are.
+
+        Raises:
+            ValueError: NaN or infinity in G.
+        """
+        found = self.gram_weights()
+        weights = () if found is None else tuple(w for w in found if w is not None)
+        if found is None or not all(map(_is_plain_leaf, weights)):
+            gram = self.gram()
+            require_finite(gram, "the lateral weights")
+            return gram
+        with_graph = torch.is_grad_enabled() and any(w.requires_grad for w in weights)
+        made = self._made
+        if made is None or made.with_graph != with_graph or _differ(made, weights):
+            gram = _LastingGram.apply(*found) if with_graph else _gram_of(*found)[0]
+            require_finite(gram, "the lateral weights")
+            versions = tuple(w._version for w in weights)
+            copies = tuple(w.detach().clone() for w in weights)
+            self._made = made = _Made(gram, weights, versions, copies, with_graph)
+        return made.gram
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_made": None}  # a copy makes its own
+
+
+def _is_plain_leaf(weight: Tensor) -> bool:
+    return (
+        not torch.compiler.is_compiling()
+        and not torch.is_inference_mode_enabled()
+        and torch._C._functorch.peek_interpreter_stack() is None
+        and type(weight) in (Tensor, nn.Parameter)
+        and weight.is_leaf
+        and not weight.is_inference()
+    )
+
+
+def _differ(made: _Made, weights: tuple[Tensor, ...]) -> bool:
+    return len(made.weights) != len(weights) or any(
+        now is not before or now._version != version or now.device != copy.device
+        or now.dtype != copy.dtype or (now.device.type == "cpu" and not torch.equal(now, copy))
+        for now, before, version, copy in zip(
+            weights, made.weights, made.versions, made.copies, strict=True
+        )
+    )  # fmt: skip
+
+
+def _gram_of(weight: Tensor, raw: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
+    """G, and what its gradient needs: whitened weights, and bounded log σ."""
+    log_scale = None if raw is None else F.bound_log_scale(raw)
+    whitened = weight if log_scale is None else weight * torch.exp(-log_scale).unsqueeze(-1)
+    return F.gram(whitened), whitened, log_scale
+
+
+def _versions(*tensors: Tensor | None) -> list[int]:
+    return [tensor._version for tensor in tensors if tensor is not None]
+
+
+class _LastingGram(torch.autograd.Function):
+    """G of leaf tensors, whose backward can run any number of times: nothing saved is freed."""
+
+    @staticmethod
+    def forward(ctx: Any, weight: Tensor, raw: Tensor | None) -> Tensor:
+        ctx.leaves = weight, raw
+        ctx.versions = _versions(weight, raw)
+        return _gram_of(weight, raw)[0]
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor | None]:
+        weight, raw = ctx.leaves
+        if _versions(weight, raw) != ctx.versions:
+            raise RuntimeError(
+                "the weights of the lateral Gram matrix have been modified by an inplace operation "
+                "since the timesteps that are back-propagated: call backward() before the "
+                "optimizer steps"
+            )
+        _, whitened, log_scale = _gram_of(weight, raw)
+        whitened_grad = whitened @ (grad + grad.mT)
+        if raw is None or log_scale is None:
+            return whitened_grad, None
+        scale_grad = -(whitened_grad * whitened).sum(-1)
+        to_raw = scale_grad * (1 - (log_scale / F.LOG_SCALE_BOUND).square())
+        return whitened_grad * torch.exp(-log_scale).unsqueeze(-1), to_raw
+
+
+class SharedDecoder(Lateral):
     """Lateral weights of a decoder, G = Φᵀ Λ Φ: exact inference for that decoder.
 
     Args:
@@ -37,11 +155,6 @@ class SharedDecoder(nn.Module):
 
     def __init__(self, decoder: nn.Linear, log_scale: Tensor | None = None) -> None:
         super().__init__()
-        if decoder.bias is not None:
-            raise ValueError(
-                "the decoder must have no bias: make it with nn.Linear(K, M, bias=False) and "
-                "centre the data instead"
-            )
         if log_scale is not None:
             self._check_scale(log_scale, decoder)
         self.decoder = decoder
@@ -49,6 +162,27 @@ class SharedDecoder(nn.Module):
             self.log_scale = log_scale
         else:
             self.register_buffer("log_scale", log_scale)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name == "decoder":
+            self._check_decoder(value)
+        super().__setattr__(name, value)
+
+    def _check_decoder(self, decoder: Any) -> None:
+        """Raise unless ``decoder`` is linear, without bias, and of the size of the one before."""
+        if not isinstance(decoder, nn.Linear):
+            raise TypeError(f"decoder must be an nn.Linear, got {type(decoder).__name__}")
+        if decoder.bias is not None:
+            raise ValueError(
+                "the decoder must have no bias: make it with nn.Linear(K, M, bias=False) and "
+                "centre the data instead"
+            )
+        before = self._modules.get("decoder")
+        if before is not None and decoder.weight.shape != before.weight.shape:
+            raise ValueError(
+                f"the decoder must have weights of shape {tuple(before.weight.shape)}, got "
+                f"{tuple(decoder.weight.shape)}"
+            )
 
     @staticmethod
     def _check_scale(log_scale: Tensor, decoder: nn.Linear) -> None:
@@ -81,6 +215,9 @@ class SharedDecoder(nn.Module):
     def gram(self) -> Tensor:
         return F.gram(self.decoder.weight, self.bounded_log_scale())
 
+    def gram_weights(self) -> tuple[Tensor, Tensor | None]:
+        return self.decoder.weight, self.log_scale
+
     def drive(self, x: Tensor) -> Tensor:
         """Feed-forward current of inputs x of shape (..., M): Φᵀ Λ x, shape (..., K)."""
         weight = self.decoder.weight
@@ -97,7 +234,7 @@ class SharedDecoder(nn.Module):
         return drive
 
 
-class FixedGram(nn.Module):
+class FixedGram(Lateral):
     """Lateral weights that stay as given.
 
     Args:
@@ -118,7 +255,7 @@ class FixedGram(nn.Module):
         return self.weight
 
 
-class LearnedGram(nn.Module):
+class LearnedGram(Lateral):
     """Lateral weights of their own, G = AᵀA: positive semidefinite whatever A learns to be.
 
     Args:
@@ -158,15 +295,39 @@ class LearnedGram(nn.Module):
     def gram(self) -> Tensor:
         return F.gram(self.factor)
 
+    def gram_weights(self) -> tuple[Tensor, None]:
+        return self.factor, None
 
-def features_of(source: nn.Linear | int) -> int:
-    """K, from a decoder or a number of neurons.
+
+class NoLateral(Lateral):
+    """Neurons that do not act on one another: what inhibits them is in their input already.
+
+    Args:
+        features: K.
+    """
+
+    def __init__(self, features: int) -> None:
+        super().__init__()
+        self._features = require_integer(features, "the number of neurons")
+
+    @property
+    def features(self) -> int:
+        return self._features
+
+    def gram(self) -> Tensor:
+        return torch.zeros(self._features, self._features)
+
+
+def features_of(source: nn.Linear | Lateral | int) -> int:
+    """K, from a decoder, lateral weights or a number of neurons.
 
     Raises:
         TypeError, ValueError: neither, or a number out of range.
     """
     if isinstance(source, nn.Linear):
         return source.in_features
+    if isinstance(source, Lateral):
+        return source.features
     if isinstance(source, bool) or not isinstance(source, numbers.Integral):
         raise TypeError(
             "the first argument must be a decoder nn.Linear(K, M, bias=False) or a number of "
@@ -178,11 +339,8 @@ def features_of(source: nn.Linear | int) -> int:
     return features
 
 
-Lateral = SharedDecoder | FixedGram | LearnedGram
-
-
 def make_lateral(
-    source: nn.Linear | int,
+    source: nn.Linear | Lateral | int,
     *,
     log_scale: Tensor | None = None,
     gram: Tensor | None = None,
@@ -208,6 +366,8 @@ def make_lateral(
         return SharedDecoder(source, log_scale)
     if log_scale is not None:
         raise ValueError("log_scale belongs to a decoder: pass the decoder as first argument")
+    if isinstance(source, Lateral):
+        return source
     if gram is None:
         return LearnedGram.near_identity(features)
     require_float(gram, "gram")

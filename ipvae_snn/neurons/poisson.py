@@ -7,16 +7,18 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ipvae_snn import functional as F
 from ipvae_snn._utils.checks import (
     per_neuron,
+    require_all_finite,
     require_finite,
     require_fitting,
     require_flag,
     require_float,
     require_number,
 )
+from ipvae_snn.kernels import equations, one_step
 from ipvae_snn.neurons.base import State, StatefulNeuron, refuse_foreign
+from ipvae_snn.neurons.inference import assumptions_of, infer
 from ipvae_snn.neurons.lateral import Lateral, SharedDecoder, features_of, make_lateral
 from ipvae_snn.surrogate import midpoint
 from ipvae_snn.surrogate.relaxed import Relaxed
@@ -34,8 +36,30 @@ rate to stay stable; both end between 0.05 and 0.3."""
 
 CLAMP_MAX = 16.0
 """Largest clamp: float32 counts are exact up to 2²⁴, just above e¹⁶."""
+MEM_INIT_RANGE = -6.0, -4.0
+"""Membranes start uniformly between these, in nats, unless told otherwise."""
 MEM_INIT_MAX = 60.0
 """Farthest a membrane may start from 0, in nats: beyond, a KL overflows in float32."""
+
+
+class Bounded:
+    """An attribute that is a number between bounds, checked whenever it is set."""
+
+    def __init__(self, least: float, most: float = math.inf) -> None:
+        self.least, self.most = least, most
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self.name = name
+
+    def check(self, value: Any) -> float:
+        """The number; ``TypeError`` or ``ValueError`` unless it is one within the bounds."""
+        return require_number(value, self.name, self.least, self.most)
+
+    def __get__(self, neuron: Any, owner: type | None = None) -> Any:
+        return self if neuron is None else neuron.__dict__[f"_{self.name}"]
+
+    def __set__(self, neuron: Any, value: Any) -> None:
+        neuron.__dict__[f"_{self.name}"] = self.check(value)
 
 
 class IPVAENeuron(StatefulNeuron):
@@ -56,7 +80,8 @@ class IPVAENeuron(StatefulNeuron):
     Args:
         decoder: where the lateral weights G come from. A bias-free ``nn.Linear(K, M)`` is shared,
             never copied: G = Φᵀ Λ Φ follows its weights as they learn. A number K makes K neurons
-            with lateral weights of their own: ``gram`` if given, else learned from G ≈ 1.
+            with lateral weights of their own: ``gram`` if given, else learned from G ≈ 1. A module
+            of :mod:`ipvae_snn.neurons.lateral` is taken as it is.
         log_scale: with a decoder, log σ per pixel, ``nn.Parameter`` or tensor of shape (M,), also
             shared, bounded by :func:`~ipvae_snn.functional.bound_log_scale`. Default σ = 1.
         gram: with a number K, symmetric (K, K) lateral weights in nats per spike.
@@ -112,10 +137,13 @@ class IPVAENeuron(StatefulNeuron):
     mem_init: Tensor
     log_bias: Tensor
     log_step: Tensor
+    lateral_scale = Bounded(0.0)
+    leak = Bounded(0.0, 1.0)
+    clamp = Bounded(equations.MEM_FLOOR + 1, CLAMP_MAX)
 
     def __init__(
         self,
-        decoder: nn.Linear | int,
+        decoder: nn.Linear | Lateral | int,
         *,
         log_scale: Tensor | None = None,
         gram: Tensor | None = None,
@@ -129,62 +157,54 @@ class IPVAENeuron(StatefulNeuron):
         learn_step: bool = True,
         learn_bias: bool = True,
         learn_mem_init: bool = True,
-        threshold: float = 1.0,
         spike_grad: Callable[[Tensor], Tensor] | None = None,
         surrogate_disable: bool = False,
         init_hidden: bool = False,
-        inhibition: bool = False,
-        learn_threshold: bool = False,
-        reset_mechanism: str = "subtract",
         state_quant: Callable[[Tensor], Tensor] | bool = False,
         output: bool = False,
-        graded_spikes_factor: float = 1.0,
-        learn_graded_spikes_factor: bool = False,
-        reset_delay: bool = True,
+        **foreign: Any,
     ) -> None:
-        refuse_foreign(
-            threshold=(threshold, 1.0, "lower mem_init or raise bias for fewer spikes"),
-            learn_threshold=(learn_threshold, False, "mem_init and bias are learned instead"),
-            inhibition=(inhibition, False, "lateral_scale sets the strength of competition"),
-            reset_mechanism=(reset_mechanism, "subtract", "the diagonal of gram is the reset"),
-            reset_delay=(reset_delay, True, "spikes inhibit from the next timestep on"),
-            graded_spikes_factor=(graded_spikes_factor, 1.0, "scale the next layer's weights"),
-            learn_graded_spikes_factor=(
-                learn_graded_spikes_factor, False, "the next layer's weights learn this"
-            ),
-        )  # fmt: skip
+        # Validate before drawing, so that a rejected call leaves the generator untouched.
+        refuse_foreign(foreign)
         spike_grad = midpoint() if spike_grad is None else spike_grad
-        for name, function in (("spike_grad", spike_grad), ("state_quant", state_quant)):
-            if not (callable(function) or (name == "state_quant" and function is False)):
-                raise TypeError(f"{name} must be a callable on tensors, got {function!r}")
-        for name, flag in (
-            ("surrogate_disable", surrogate_disable), ("learn_step", learn_step),
-            ("learn_bias", learn_bias), ("learn_mem_init", learn_mem_init),
-        ):  # fmt: skip
+        self._check_callables(spike_grad, state_quant)
+        flags = {
+            "surrogate_disable": surrogate_disable,
+            "learn_step": learn_step,
+            "learn_bias": learn_bias,
+            "learn_mem_init": learn_mem_init,
+        }
+        for name, flag in flags.items():
             require_flag(flag, name)
-        # All that can be refused is looked at first: what is refused draws no weights.
         features, like = features_of(decoder), getattr(decoder, "weight", torch.empty(0))
         tonic = per_neuron(bias, "bias", features, like, least=1e-6)
         rest = mem_init
         if rest is not None:
             rest = per_neuron(rest, "mem_init", features, like, least=-MEM_INIT_MAX)
-        numbers = {
-            "lateral_scale": require_number(lateral_scale, "lateral_scale", least=0),
-            "leak": require_number(leak, "leak", least=0, most=1),
-            "clamp": require_number(clamp, "clamp", least=F.MEM_FLOOR + 1, most=CLAMP_MAX),
-        }
+        for bound, value in (
+            (IPVAENeuron.lateral_scale, lateral_scale),
+            (IPVAENeuron.leak, leak),
+            (IPVAENeuron.clamp, clamp),
+        ):
+            bound.check(value)
         log_step = math.log(require_number(step, "step", least=1e-6))
         super().__init__(
             spike_grad=spike_grad, init_hidden=init_hidden, state_quant=state_quant, output=output
         )
         self.surrogate_disable = surrogate_disable
         self.lateral = make_lateral(decoder, log_scale=log_scale, gram=gram, learn_gram=learn_gram)
-        self.lateral_scale, self.leak, self.clamp = numbers.values()
+        self.lateral_scale, self.leak, self.clamp = lateral_scale, leak, clamp
         if rest is None:
-            rest = torch.empty(features).uniform_(-6, -4).to(like)
+            rest = torch.empty(features).uniform_(*MEM_INIT_RANGE).to(like)
         self._declare("mem_init", rest, learn_mem_init)
         self._declare("log_bias", tonic.log(), learn_bias)
         self._declare("log_step", like.new_tensor(log_step), learn_step)
+
+    @staticmethod
+    def _check_callables(spike_grad: Any, state_quant: Any) -> None:
+        for name, function in (("spike_grad", spike_grad), ("state_quant", state_quant)):
+            if not (callable(function) or (name == "state_quant" and function is False)):
+                raise TypeError(f"{name} must be a callable on tensors, got {function!r}")
 
     # -- lateral weights and currents ---------------------------------------------------------
 
@@ -207,7 +227,7 @@ class IPVAENeuron(StatefulNeuron):
 
     def integrate(self, drive: Tensor, inhibition: Tensor, mem: Tensor) -> Tensor:
         """The next membrane, from the drive and from zG of the previous spikes; keeps no state."""
-        mem = F.membrane_step(
+        mem = equations.membrane_step(
             mem,
             drive,
             inhibition if self.lateral_scale == 1 else self.lateral_scale * inhibition,
@@ -254,17 +274,33 @@ class IPVAENeuron(StatefulNeuron):
             self.observed(State(state.spk[None], state.mem[None]))
         return self._keep(state)
 
-    def shared(self) -> dict[str, Any]:
-        """G, which all timesteps of a sequence share."""
-        return {"gram": self.gram()}
-
-    def step(  # type: ignore[override]  # of what steps share, there is G alone
+    def step(
         self, input_: Tensor, spk: Tensor, mem: Tensor, *, gram: Tensor | None = None
     ) -> State:
-        """One timestep from a state to the next: keeps no state, and checks nothing."""
-        inhibition = spk @ (self.gram() if gram is None else gram)
-        mem = self.integrate(input_, inhibition, mem)
+        """One timestep from a state to the next: keeps no state, and checks no input."""
+        gram = self.lateral.lasting_gram() if gram is None else gram
+        known = assumptions_of(self)
+        if known is not None:
+            settings = one_step.Settings(
+                self.lateral_scale, self.leak, self.clamp, self.spike_grad, *known
+            )
+            tensors = (
+                input_.to(mem.dtype), gram, spk, mem, self.log_step, self.log_bias, self.mem_init,
+            )  # fmt: skip
+            if one_step.suits(settings, *tensors):
+                return State(*one_step.one_step(settings, *tensors))
+        mem = self.integrate(input_, spk @ gram, mem)
         return State(self.emit(mem), mem)
+
+    def run_from(self, input_: Tensor, state: State) -> tuple[State, State]:
+        shape = input_.shape[1:]
+        flat = State(*(part.reshape(-1, self.features) for part in state))
+        drive = input_.to(state.mem.dtype).reshape(len(input_), -1, self.features)
+        out = infer(self, drive, self.lateral.lasting_gram(), flat, len(input_), ("spk", "mem"))
+        assert out.spk is not None
+        assert out.mem is not None
+        sequence = State(out.spk.reshape(input_.shape), out.mem.reshape(input_.shape))
+        return sequence, State(out.last_spk.reshape(shape), out.last_mem.reshape(shape))
 
     def _check_input(self, input_: Tensor) -> None:
         require_float(input_, "input_")
@@ -277,7 +313,9 @@ class IPVAENeuron(StatefulNeuron):
                 + (": these look like inputs of the model, use neuron.drive(x)" if pixels else "")
             )
         require_fitting(input_, "input_", like=self.mem_init)
-        require_finite(input_, "input_")
+        require_all_finite(
+            input_=input_, log_step=self.log_step, log_bias=self.log_bias, mem_init=self.mem_init
+        )
 
     def _check_gram(self, gram: Tensor) -> None:
         require_float(gram, "gram")
@@ -287,6 +325,7 @@ class IPVAENeuron(StatefulNeuron):
                 f"gram must be what neuron.gram() returned, {dtype} of shape {shape}, got "
                 f"{gram.dtype} of shape {tuple(gram.shape)}"
             )
+        require_finite(gram, "gram")
 
     def initial_state(self, shape: torch.Size | tuple[int, ...]) -> State:
         """No spikes and ``mem_init``, for currents of ``shape`` (..., K); keeps no state."""

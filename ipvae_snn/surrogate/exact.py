@@ -1,36 +1,16 @@
 """Exact estimators: integer counts forward, a declared weight for dz/du backward."""
 
-import math
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
 
-from ipvae_snn._utils.checks import require_finite, require_float, require_integer
-from ipvae_snn.kernels.sampler import poisson
+from ipvae_snn._utils.checks import require_integer
+from ipvae_snn.surrogate.estimator import ESTIMATORS, Assumptions, Estimator, rate_of
 
-LOG_RATE_MAX = 16.0
-LOG_RATE_MIN = -30.0
 MAX_SUBSTEPS = 2**24
 """float32 cannot hold every count above."""
-
-
-def bounded_log_rate(mem: Tensor) -> Tensor:
-    """u in at least float32, between bounds that keep counts and rates finite in u's own dtype."""
-    top = min(LOG_RATE_MAX, math.log(torch.finfo(mem.dtype).max) - 0.5)
-    return (mem if mem.dtype == torch.float64 else mem.float()).clamp(LOG_RATE_MIN, top)
-
-
-def rate_of(mem: Tensor) -> Tensor:
-    """Rate λ = e^u in spikes per timestep, in at least float32, finite for every finite u."""
-    return bounded_log_rate(mem).exp()
-
-
-def require_membrane(mem: Tensor) -> None:
-    """Raise unless ``mem`` can be a membrane: a finite floating-point tensor."""
-    require_float(mem, "mem")
-    require_finite(mem, "mem")
 
 
 class _Count(torch.autograd.Function):
@@ -43,7 +23,7 @@ class _Count(torch.autograd.Function):
         return estimator.sample(mem)
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple, output: Tensor) -> None:
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
         mem, ctx.estimator = inputs
         ctx.save_for_backward(mem, output)
 
@@ -53,38 +33,29 @@ class _Count(torch.autograd.Function):
         return grad * ctx.estimator.slope(spk, rate_of(mem)).to(grad.dtype), None
 
 
-@dataclass
-class Estimator:
-    """What all estimators share: a generator, and integer counts on request."""
-
-    generator: torch.Generator | None = field(default=None, repr=False, compare=False, kw_only=True)
-
-    def __post_init__(self) -> None:
-        if not isinstance(self.generator, torch.Generator | None):
-            raise TypeError(f"generator must be a torch.Generator or None, got {self.generator!r}")
-
-    def sample(self, mem: Tensor) -> Tensor:
-        """Integer Poisson counts with rate e^mem, in the dtype of ``mem``, without gradient."""
-        require_membrane(mem)
-        return self.draw(mem)
-
-    def draw(self, mem: Tensor) -> Tensor:
-        """:meth:`sample` for a membrane that is known to be sound: nothing is checked."""
-        with torch.no_grad():
-            return poisson(rate_of(mem), self.generator).to(mem.dtype)
-
-
 class Exact(Estimator):
     """Integer counts in training too; a subclass declares what stands in for dz/du."""
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        cls._called = cls._called or "__call__" in vars(cls)
+
+    _called: ClassVar[bool] = False
+    """Whether a subclass emits in a way of its own, so that it must be called."""
+
+    def assumptions(self, training: bool) -> Assumptions | None:
+        return None if self._called else Assumptions(self.law, self.slope_kind)
 
     def slope(self, spk: Tensor, rate: Tensor) -> Tensor:
         """The weight w that stands in for dz/du."""
         raise NotImplementedError
 
     def __call__(self, mem: Tensor) -> Tensor:
-        return _Count.apply(mem, self)
+        spk: Tensor = _Count.apply(mem, self)
+        return spk
 
 
+@ESTIMATORS.register("midpoint")
 @dataclass
 class midpoint(Exact):
     """Exact counts, w = (z + λ)/2: temperature-free, unbiased for quadratic functions of z.
@@ -97,10 +68,13 @@ class midpoint(Exact):
         generator: source of randomness; ``None`` for torch's global one.
     """
 
+    slope_kind: ClassVar[str] = "midpoint"
+
     def slope(self, spk: Tensor, rate: Tensor) -> Tensor:
         return (spk + rate) / 2
 
 
+@ESTIMATORS.register("rate")
 @dataclass
 class rate(Exact):
     """Exact counts, w = λ: the mean-field straight-through estimator, unbiased for linear f only.
@@ -109,10 +83,13 @@ class rate(Exact):
         generator: source of randomness; ``None`` for torch's global one.
     """
 
+    slope_kind: ClassVar[str] = "rate"
+
     def slope(self, spk: Tensor, rate: Tensor) -> Tensor:
         return rate
 
 
+@ESTIMATORS.register("bernoulli")
 @dataclass
 class bernoulli(Exact):
     """Binary spikes in n sub-bins, summed: z ~ Binomial(n, p), p = 1 − e^(−λ/n).
@@ -151,6 +128,7 @@ class bernoulli(Exact):
         return mean_slope + (spk - self.substeps * fire) * per_bin * (1 - 2 * fire) / (2 * fire)
 
 
+@ESTIMATORS.register("rounded")
 @dataclass
 class rounded(Exact):
     """Deterministic graded spikes z = round(λ), w = λ, for graded-spike chips: no sampling noise.
@@ -158,6 +136,9 @@ class rounded(Exact):
     Args:
         generator: accepted for uniformity, never used.
     """
+
+    law: ClassVar[str] = "rounded"
+    slope_kind: ClassVar[str] = "rate"
 
     def draw(self, mem: Tensor) -> Tensor:
         with torch.no_grad():

@@ -6,7 +6,13 @@ import torch
 from torch import Tensor
 
 from ipvae_snn._utils.checks import require_number
-from ipvae_snn.surrogate.exact import Estimator, bounded_log_rate, midpoint, require_membrane
+from ipvae_snn.surrogate.estimator import (
+    ESTIMATORS,
+    Estimator,
+    bounded_log_rate,
+    require_membrane,
+)
+from ipvae_snn.surrogate.exact import midpoint
 
 RELAXED_RATE = 50.0
 """At most this many expected spikes are relaxed; see :meth:`Relaxed.__call__`."""
@@ -54,6 +60,7 @@ _INDICATORS = {
 }
 
 
+@ESTIMATORS.register("eat")
 @dataclass
 class eat(Relaxed):
     """Exponential arrival times: z = Σ_k s((1 − a_k) / temp), a_k arrivals of a Poisson process.
@@ -89,6 +96,7 @@ class eat(Relaxed):
         return indicator((1 - times) / self.temp).sum(-1)
 
 
+@ESTIMATORS.register("gumbel")
 @dataclass
 class gumbel(Relaxed):
     """Soft choice among counts: z = Σ_k k · softmax((log p_k + g_k) / temp), g_k standard Gumbel.

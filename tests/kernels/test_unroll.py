@@ -7,9 +7,10 @@ from dataclasses import dataclass, field
 import pytest
 import torch
 
-from ipvae_snn import IPVAE, surrogate, unroll
+from ipvae_snn import IPVAE, surrogate
 from ipvae_snn.bench import reference
 from ipvae_snn.kernels import cuda_graphs, native, native_adjoint, plain
+from ipvae_snn.neurons import IPVAENeuron, inference
 
 
 @dataclass
@@ -84,7 +85,7 @@ def gradients(model, x, steps, state, **options):
 
 
 def stepwise(monkeypatch):
-    monkeypatch.setattr(unroll, "describe", lambda *_, **__: None)
+    monkeypatch.setattr(inference, "assumptions_of", lambda neuron: None)
 
 
 @pytest.mark.parametrize("estimator", ESTIMATORS, ids=repr)
@@ -265,12 +266,16 @@ def test_second_derivatives_are_refused():
 
 
 def test_what_must_be_called_step_by_step_is():
-    assert unroll.describe(torch.exp) is None
-    assert unroll.describe(surrogate.eat()) is None
-    assert unroll.describe(surrogate.eat(), training=False)["weight"] == "none"
-    assert unroll.describe(surrogate.midpoint(), emits_gradient=False)["weight"] == "none"
-    assert unroll.describe(OwnSlope()) == {"law": "poisson", "weight": "own"}
-    assert unroll.describe(Replay())["law"] == "own"
+    def of(spike_grad, **options):
+        neuron = IPVAENeuron(3, spike_grad=spike_grad, **options)
+        return inference.assumptions_of(neuron), inference.assumptions_of(neuron.eval())
+
+    assert of(torch.exp) == (None, None)
+    assert of(surrogate.midpoint(), state_quant=torch.round) == (None, None)
+    assert of(surrogate.eat()) == (None, ("poisson", "none"))
+    assert of(surrogate.midpoint(), surrogate_disable=True)[0].slope == "none"
+    assert of(OwnSlope())[0] == ("poisson", "own")
+    assert of(Replay())[0].law == "own"
 
 
 @pytest.mark.filterwarnings("ignore:Dynamo detected a call")

@@ -1,12 +1,13 @@
-"""One stimulus at a time: a timestep that costs what its spikes cost."""
+"""One sample, a timestep at a time: a timestep costs what its spikes cost."""
 
 from ctypes import byref
 
 import torch
 from torch import Tensor
 
-from ipvae_snn import functional as F
 from ipvae_snn.kernels import native
+from ipvae_snn.kernels.loop import State, timesteps
+from ipvae_snn.kernels.plain import PlainTimestep
 from ipvae_snn.kernels.spec import UnrollSpec
 
 
@@ -19,33 +20,23 @@ class PlainStepper:
 
     def __init__(self, spec: UnrollSpec) -> None:
         self.spec = spec
-        self.settle()
+        self.restart()
 
-    def settle(self) -> None:
-        """Take the state in the spec as the present one."""
-        self.inhibition = self._sum_events()
+    def restart(self) -> None:
+        """Go on from the state in the spec, which was changed from outside."""
+        start = State(self.spec.spk.clone(), self.spec.mem.clone())
+        self.moments = timesteps(PlainTimestep(self.spec, self._sum_rows), start)
 
     def advance(self) -> None:
         """One timestep."""
-        spec = self.spec
-        mem = F.membrane_step(
-            spec.mem,
-            spec.drive,
-            spec.scale * self.inhibition,
-            step=spec.step,
-            bias=spec.bias,
-            leak=spec.leak,
-            mem_rest=spec.rest,
-            clamp=spec.clamp,
-        )
-        spec.mem.copy_(mem)
-        spec.spk.copy_(spec.draw(mem))
-        self.inhibition = self._sum_events()
+        now = next(self.moments)
+        self.spec.mem.copy_(now.mem)
+        self.spec.spk.copy_(now.spk)
 
-    def _sum_events(self) -> Tensor:
+    def _sum_rows(self, spk: Tensor) -> Tensor:
         """zG from the rows of G of the neurons that spiked."""
-        active = self.spec.spk[0].nonzero()[:, 0]
-        return self.spec.spk[:, active] @ self.spec.gram[active]
+        active = spk[0].nonzero()[:, 0]
+        return spk[:, active] @ self.spec.gram[active]
 
 
 class NativeStepper:
@@ -62,10 +53,10 @@ class NativeStepper:
             gram=native.at(self.gram), spk=native.at(spec.spk), mem=native.at(spec.mem),
             inhibition=native.at(self.inhibition), work=native.at(self.work), threads=1,
         )  # fmt: skip
-        self.settle()
+        self.restart()
 
-    def settle(self) -> None:
-        """Take the state in the spec as the present one."""
+    def restart(self) -> None:
+        """Go on from the state in the spec, which was changed from outside."""
         native.sum_inhibition(self.spec.spk, self.gram, self.inhibition)
 
     def advance(self) -> None:

@@ -1,0 +1,100 @@
+"""All timesteps of inference as one differentiable function of drive, G, state and parameters."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import fields as fields_of
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ipvae_snn._utils.seeding import combine, seeded
+from ipvae_snn.kernels import cuda_graphs, native, plain
+from ipvae_snn.kernels.native_adjoint import NativeAdjoint
+from ipvae_snn.kernels.spec import INPUTS, OUTPUTS, UnrollResult, UnrollSpec
+
+
+def unroll(spec: UnrollSpec) -> UnrollResult:
+    """Run a spec by the fastest kernels that take it; gradients flow to its tensors.
+
+    Forward and backward are one function: a (B, K) × (K, K) product per timestep each way, pixels
+    never touched; per timestep, sample and neuron, five bytes are saved. Second derivatives are
+    not available.
+    """
+    tensors = [getattr(spec, name).contiguous() for name in INPUTS]
+    spec = replace(spec, **dict(zip(INPUTS, tensors, strict=True)))
+    if not torch.is_grad_enabled() or not any(t.requires_grad for t in tensors):
+        result: UnrollResult = _kernels(spec)[0](spec)
+        return result
+    outputs: tuple[Any, ...] = _Unroll.apply(spec, *tensors)
+    return UnrollResult(**dict(zip(OUTPUTS, outputs, strict=True)))
+
+
+def _kernels(spec: UnrollSpec) -> tuple[Any, Any]:
+    if native.suits(spec):
+        return native.forward, NativeAdjoint
+    if cuda_graphs.suits(spec):
+        return cuda_graphs.forward, cuda_graphs.GraphedAdjoint
+    return plain.forward, plain.PlainAdjoint
+
+
+class _Unroll(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, spec: UnrollSpec, *tensors: Tensor) -> tuple[Tensor | None, ...]:
+        own: dict[str, Any] = dict(zip(INPUTS, tensors, strict=True))
+        spec = replace(spec, keep=True, **own)
+        run, ctx.adjoint = _kernels(spec)
+        out = run(spec)
+        assert out.saved is not None
+        ctx.save_for_backward(*tensors, *out.saved)
+        ctx.settings = {
+            f.name: getattr(spec, f.name) for f in fields_of(spec) if f.name not in INPUTS
+        }
+        ctx.set_materialize_grads(False)
+        if spec.slope == "none":
+            cut = (out.spk, out.last_spk)
+            ctx.mark_non_differentiable(*(spk for spk in cut if spk is not None))
+        return tuple(getattr(out, name) for name in OUTPUTS)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
+        if torch.is_grad_enabled():  # create_graph=True
+            raise RuntimeError(
+                "the unrolled network has first derivatives only: for second ones call "
+                "model.neuron step by step"
+            )
+        *tensors, mems, counts = ctx.saved_tensors
+        spec = UnrollSpec(**dict(zip(INPUTS, tensors, strict=True)), **ctx.settings)
+        asked = zip(INPUTS, ctx.needs_input_grad[1:], strict=True)
+        needed = {name for name, needs in asked if needs}
+        adjoint = ctx.adjoint(spec, (mems, counts), needed)
+        found = adjoint(dict(zip(OUTPUTS, grads, strict=True)))
+        return None, *(found[name] if name in needed else None for name in INPUTS)
+
+
+def row_by_row(
+    run: Callable[[int], Mapping[str, Any]],
+    sample_seeds: Tensor,
+    device: torch.device,
+    generator: torch.Generator | None,
+) -> dict[str, Any]:
+    """Run sample by sample, each seeded by its own number.
+
+    For draws that do not know rows by number, as those of compiled kernels do.
+
+    Args:
+        run: the outputs by name of the sample of an index, alone in its batch: states (1, K) if
+            their name begins with "last", else time first.
+    """
+    key = int(native.keys(1, generator))
+    outs = []
+    for i, number in enumerate(sample_seeds.tolist()):
+        with seeded(combine(key, number), device=device, generator=generator):
+            outs.append(run(i))
+
+    def joined(name: str) -> Any:
+        parts = [out[name] for out in outs]
+        dim = 0 if name.startswith("last") else 1
+        return None if parts[0] is None else torch.cat(parts, dim)
+
+    return {name: joined(name) for name in outs[0]}

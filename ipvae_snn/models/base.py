@@ -1,0 +1,304 @@
+"""What a model is to the rest of the package: to training, evaluation, reports, files, commands."""
+
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from ipvae_snn import functional as F
+from ipvae_snn._utils.checks import require_device, require_finite, require_number
+from ipvae_snn._utils.registry import Recorded, Registry, plain_options
+from ipvae_snn._utils.seeding import seeded
+from ipvae_snn._utils.storage import read_content, write_content
+from ipvae_snn.kernels.loop import State
+from ipvae_snn.models.generative import DECODERS
+from ipvae_snn.models.likelihoods import LIKELIHOODS
+from ipvae_snn.models.run_output import RECORDABLE
+from ipvae_snn.surrogate import ESTIMATORS
+
+MODELS: Registry[Any] = Registry("model")
+"""Models that files and the command line can name."""
+PARTS: dict[str, Registry[Any]] = {
+    "spike_grad": ESTIMATORS,
+    "decoder": DECODERS,
+    "likelihood": LIKELIHOODS,
+}
+"""Arguments of models that are objects; files hold what their registry writes of them."""
+FORMAT, FORMAT_VERSION = "ipvae_snn.model", 2
+FORMAT_OF_VERSION_1 = "ipvae_snn.IPVAE"
+M = TypeVar("M", bound="BaseModel")
+_MEMBERS = (
+    "in_features", "latents", "like", "run", "decode", "mean_code", "seeded", "annealed", "anneal",
+    "config", "describe", "save",
+)  # fmt: skip
+
+
+class Model(Protocol):
+    """What ``fit``, ``evaluate``, ``check``, the report and the command ask of an ``nn.Module``.
+
+    :class:`BaseModel` documents the members, and has all but ``run``, ``decode`` and ``mean_code``.
+    """
+
+    in_features: int
+    latents: int
+    takes_sample_seeds: bool
+    draws_by_row: bool
+    emits_counts: bool
+    precision: str
+
+    @property
+    def like(self) -> Tensor: ...
+    @property
+    def weight(self) -> Tensor: ...
+    @property
+    def generator(self) -> torch.Generator | None: ...
+    @property
+    def clamp(self) -> float | None: ...
+    def run(self, x: Tensor, num_steps: int | None = None, **options: Any) -> Any: ...
+    def decode(self, spk: Tensor) -> Tensor: ...
+    def mean_code(self, mem: Tensor) -> Tensor: ...
+    def seeded(self, seed: int | None) -> AbstractContextManager[None]: ...
+    def annealed(self) -> dict[str, float]: ...
+    def anneal(self, name: str, value: float) -> None: ...
+    def gradient_probe(self) -> nn.Parameter | None: ...
+    def config(self) -> dict[str, Any]: ...
+    def describe(self) -> dict[str, Any]: ...
+    def save(self, path: str | Path) -> None: ...
+
+
+def require_model(model: Any) -> None:
+    """Raise ``TypeError`` unless ``model`` is a module with the members of :class:`Model`."""
+    missing = [name for name in _MEMBERS if not hasattr(model, name)]
+    if missing or not isinstance(model, nn.Module):
+        raise TypeError(
+            "model must be an IPVAE, a baseline or a BaseModel of ipvae_snn.models, got "
+            f"{type(model).__name__}" + (f", which lacks {', '.join(missing)}" if missing else "")
+        )
+
+
+class BaseModel(Recorded, nn.Module):
+    """Files, seeds and the objective, which all models share.
+
+    A subclass gives ``run``, ``decode`` and ``mean_code``, and takes ``in_features`` and
+    ``latents`` as its first arguments. Registered by ``@MODELS.register(name)``, it can be saved,
+    loaded and trained by ``ipvae-snn train --model NAME``; the arguments of its constructor are its
+    configuration.
+    """
+
+    in_features: int
+    latents: int
+    takes_sample_seeds = False
+    """Whether ``run`` has an argument ``sample_seeds``."""
+    draws_by_row = False
+    """Whether ``sample_seeds`` cost no time, so that ranks can share the draws of a batch."""
+    emits_counts = False
+    """Whether ``spk`` are Poisson counts whose log rate is ``mem``."""
+    generator: torch.Generator | None = None
+    """A random generator of its own, beside torch's."""
+    clamp: float | None = None
+    """Upper bound of ``mem``, where there is one."""
+
+    # -- what training may move ---------------------------------------------------------------
+
+    def annealed(self) -> dict[str, float]:
+        """Settings that a training schedule moves, by name, with their present values."""
+        return {}
+
+    def anneal(self, name: str, value: float) -> None:
+        """Set one of :meth:`annealed`."""
+        raise KeyError(name)
+
+    @property
+    def precision(self) -> str:
+        """Of the products with G; only an IPVAE has a choice."""
+        return "float32"
+
+    @precision.setter
+    def precision(self, precision: str) -> None:
+        if precision != "float32":
+            raise ValueError(
+                f"precision must be 'float32' for a {type(self).__name__}, got {precision!r}"
+            )
+
+    # -- what all do alike --------------------------------------------------------------------
+
+    @property
+    def like(self) -> Tensor:
+        """A tensor with the dtype and on the device of the model."""
+        return next(self.parameters())
+
+    @property
+    def weight(self) -> Tensor:
+        """What one spike of each neuron adds to the reconstruction, (M, K)."""
+        unit = torch.eye(self.latents, dtype=self.like.dtype, device=self.like.device)
+        return (self.decode(unit) - self.decode(torch.zeros_like(unit))).mT
+
+    def run(
+        self,
+        x: Tensor,
+        num_steps: int | None = None,
+        *,
+        record: Sequence[str] = RECORDABLE,
+        every: int = 1,
+        state: State | None = None,
+        seed: int | None = None,
+    ) -> Any:
+        """Infer x; see :meth:`ipvae_snn.IPVAE.run`."""
+        raise NotImplementedError
+
+    def decode(self, spk: Tensor) -> Tensor:
+        """Reconstruction (..., M) of codes (..., K)."""
+        raise NotImplementedError
+
+    def mean_code(self, mem: Tensor) -> Tensor:
+        """E[z] of what ``mem`` describes, (..., K)."""
+        raise NotImplementedError
+
+    def gradient_probe(self) -> nn.Parameter | None:
+        """A parameter (K,) that acts on the NLL through spikes alone, for diagnosis."""
+        return None
+
+    def seeded(self, seed: int | None) -> AbstractContextManager[None]:
+        """A block whose draws depend on ``seed`` alone (:func:`ipvae_snn.seeding.seeded`).
+
+        Covers the device of the weights, and :attr:`generator`.
+        """
+        return seeded(seed, device=self.like.device, generator=self.generator)
+
+    def loss(self, x: Tensor, num_steps: int | None = None, beta: float = 1.0) -> Tensor:
+        """Training objective: mean of NLL + β KL over batch and timesteps, times 256 / M; a scalar.
+
+        Args:
+            x, num_steps: as in :meth:`run`.
+            beta: weight of the KL.
+        """
+        beta = require_number(beta, "beta", least=0)
+        out = self.run(x, num_steps, record=("nll", "kl"))
+        return F.free_energy(out.nll, out.kl, beta, self.in_features)
+
+    # -- files --------------------------------------------------------------------------------
+
+    def check_loaded(self) -> None:
+        """Raise ``ValueError`` if weights that were just loaded are out of range."""
+
+    def config(self) -> dict[str, Any]:
+        """The constructor's arguments as plain data.
+
+        Raises:
+            TypeError: an estimator, decoder or likelihood that is not registered.
+        """
+        return {
+            name: PARTS[name].to_config(value) if name in PARTS and value is not None else value
+            for name, value in self._options().items()
+        }
+
+    def _options(self) -> dict[str, Any]:
+        """The constructor's arguments, as they would be now."""
+        return {**Recorded.config(self), **self._current()}
+
+    def _current(self) -> dict[str, Any]:
+        """Arguments that may have been set since."""
+        return {}
+
+    def describe(self) -> dict[str, Any]:
+        """What the model is, as plain data to compare; parts that have no name by their options."""
+        parts = {
+            name: _described(PARTS[name], value) if name in PARTS and value is not None else value
+            for name, value in self._options().items()
+        }
+        dtype = str(self.like.dtype).removeprefix("torch.")
+        return {"class": type(self).__name__, **parts, "dtype": dtype}
+
+    def save(self, path: str | Path) -> None:
+        """Write weights and configuration to one file, whole or not at all.
+
+        Raises:
+            TypeError: the model, or a part of it, is not registered under a name.
+        """
+        name = MODELS.name_of(self)
+        if name is None:
+            raise TypeError(
+                f"a {type(self).__name__} cannot be saved: register it first, "
+                "@MODELS.register(name) of ipvae_snn.models"
+            )
+        content = {"model": name, "config": self.config(), "weights": self.state_dict()}
+        write_content(path, FORMAT, FORMAT_VERSION, content)
+
+    @classmethod
+    def load(cls: type[M], path: str | Path, device: torch.device | str = "cpu") -> M:
+        """Read a file of :meth:`save`; never runs code from it.
+
+        The model is in ``eval()`` mode, in the precision it was saved in.
+
+        Raises:
+            FileNotFoundError: no such file.
+            ValueError: not such a file, damaged, of another class of models, or written by a newer
+                version; no such device.
+        """
+        model = load_model(path, device)
+        if not isinstance(model, cls):
+            raise ValueError(
+                f"{path} holds a {type(model).__name__}, not a {cls.__name__}: load it with "
+                "ipvae_snn.load_model"
+            )
+        return model
+
+
+def load_model(path: str | Path, device: torch.device | str = "cpu") -> Any:
+    """The model in a file, of whatever registered class; see :meth:`BaseModel.load`."""
+    device = require_device(device)
+    content = read_content(
+        path, (FORMAT, FORMAT_OF_VERSION_1), FORMAT_VERSION, writer="IPVAE.save", device=device
+    )
+    config, weights = content.get("config"), content.get("weights")
+    if not (isinstance(config, dict) and isinstance(weights, dict)):
+        raise ValueError(f"{path} is damaged: it lacks its configuration or its weights")
+    _check_weights(path, config, weights)
+    try:
+        cls = MODELS.find(content.get("model", "ipvae"))
+        with seeded(0):  # the weights drawn here are replaced: leave the random state alone
+            model = make_model(cls, config)
+        like = next(w for w in weights.values() if w.is_floating_point())
+        model.to(like.dtype).load_state_dict(weights)
+        model.check_loaded()
+    except (KeyError, TypeError, ValueError, RuntimeError, AttributeError, StopIteration) as error:
+        raise ValueError(f"{path} does not hold a valid model: {error}") from error
+    return model.to(device).eval()
+
+
+def make_model(cls: Any, config: Mapping[str, Any]) -> Any:
+    """A model of a class from a configuration, in which parts are plain data."""
+    options = {
+        name: PARTS[name].from_config(value) if name in PARTS and value is not None else value
+        for name, value in config.items()
+    }
+    return cls(**options)
+
+
+def _check_weights(path: str | Path, config: dict[str, Any], weights: dict[str, Any]) -> None:
+    sizes = [config.get(name) for name in ("in_features", "latents")]
+    if not weights or not all(isinstance(w, Tensor) for w in weights.values()):
+        raise ValueError(f"{path} is damaged: not all of its weights are tensors")
+    linear = config.get("decoder") is None
+    if linear and not any(list(w.shape) == sizes for w in weights.values()):
+        raise ValueError(
+            f"{path} is damaged: no weight has the shape (in_features, latents) = {tuple(sizes)}"
+        )
+    for name, weight in weights.items():
+        require_finite(weight, f"{name} in {path}")
+
+
+def _described(registry: Registry[Any], item: Any) -> dict[str, Any]:
+    """An object as plain data: by its registered name, else by where its class or code lies."""
+    if registry.name_of(item) is not None:
+        return registry.to_config(item)
+    kind = item if hasattr(item, "__qualname__") else type(item)
+    options = {name: value for name, value in {**vars(item), **plain_options(item)}.items()
+               if isinstance(value, int | float | str)}  # fmt: skip
+    code = getattr(item, "__code__", None)
+    if code is not None:
+        options["code"] = f"{code.co_code.hex()} {code.co_consts!r}"
+    return {"name": f"{kind.__module__}.{kind.__qualname__}", **options}

@@ -1,0 +1,207 @@
+"""The one question of a timestep: what current do these spikes leave, and what do they cost?
+
+A generative model x ~ p(x | f(z)) answers it, for an input x and spike counts z:
+
+    current(z) = Jᵀ ∂ log p(x | η) / ∂η,  η = f(z)        (B, K), nats per timestep
+    nll(z)     = −log p(x | η)                            (B,), nats
+
+Where f is linear and p Gaussian, −log p is quadratic in z, the current splits into drive − zG, and
+compiled kernels take both (:class:`Quadratic`). Everything else answers by one vector–Jacobian
+product per timestep, and runs in the time loop of :mod:`ipvae_snn.kernels.loop`.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from ipvae_snn import functional as F
+from ipvae_snn._utils.registry import Recorded, Registry
+from ipvae_snn.kernels import equations
+from ipvae_snn.kernels.loop import Moment, Timestep
+from ipvae_snn.kernels.rows import row_products
+from ipvae_snn.models.likelihoods import Likelihood
+from ipvae_snn.neurons import IPVAENeuron
+from ipvae_snn.neurons.lateral import SharedDecoder
+
+DECODERS: Registry["Decoder"] = Registry("decoder")
+"""Decoders that files can name."""
+
+
+class Feedback(NamedTuple):
+    """What the spikes of a timestep leave, and what they cost.
+
+    Attributes:
+        current: shape of the code, (B, K), nats per timestep.
+        nll: (B,), nats.
+    """
+
+    current: Tensor
+    nll: Tensor
+
+
+class Quadratic(NamedTuple):
+    """−log p(x | z) = ½ (energy − 2 d·z + z·(zG)) + constant: what compiled kernels take.
+
+    Attributes:
+        drive: d, (..., K). gram: G, (K, K). energy: (...). constant: a scalar or a number.
+    """
+
+    drive: Tensor
+    gram: Tensor
+    energy: Tensor
+    constant: Tensor | float
+
+
+class Explained(Protocol):
+    """A generative model that was shown one input."""
+
+    def feedback(self, spk: Tensor) -> Feedback:
+        """What spikes (B, K) leave, and what they cost."""
+        ...
+
+
+class Generative(Protocol):
+    """A decoder and a likelihood."""
+
+    def given(self, x: Tensor) -> Explained:
+        """This model, shown inputs (B, M)."""
+        ...
+
+    def quadratic(self, x: Tensor, by_row: bool = False) -> Quadratic | None:
+        """−log p as a quadratic form, for inputs (..., M); None where it is none.
+
+        With ``by_row`` the drive of a row does not depend, to the last bit, on other rows.
+        """
+        ...
+
+    def mean(self, code: Tensor) -> Tensor:
+        """E[x | z], (..., M), for counts or rates (..., K)."""
+        ...
+
+
+class Decoder(Recorded, nn.Module):
+    """f: counts (B, K) to η (B, M), differentiable; registered in ``DECODERS``, it is saved.
+
+    Any ``nn.Module`` will do where nothing is to be saved.
+    """
+
+
+@DECODERS.register("linear")
+class LinearDecoder(Decoder):
+    """η = Φ z.
+
+    Args:
+        latents: K.
+        in_features: M.
+        init_std: standard deviation of the initial Φ.
+    """
+
+    def __init__(self, latents: int, in_features: int, init_std: float = 1e-2) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(init_std * torch.randn(in_features, latents))
+
+    def forward(self, spk: Tensor) -> Tensor:
+        return spk @ self.weight.mT
+
+
+class LinearGaussian:
+    """x ~ N(Φ z, σ²), with the weights that the neurons share: answers by its quadratic form."""
+
+    def __init__(self, lateral: SharedDecoder) -> None:
+        self.lateral = lateral
+
+    def given(self, x: Tensor) -> "_Explained":
+        log_scale = self.lateral.bounded_log_scale()
+
+        def feedback(spk: Tensor) -> Feedback:
+            residual = x - spk @ self.lateral.weight.mT
+            current = F.drive(residual, self.lateral.weight, log_scale)
+            return Feedback(current, F.gaussian_nll(residual, log_scale))
+
+        return _Explained(feedback)
+
+    def quadratic(self, x: Tensor, by_row: bool = False) -> Quadratic:
+        weight, log_scale = self.lateral.weight, self.lateral.bounded_log_scale()
+        x = x.to(weight.dtype)
+        scaled = F.drive_weight(weight, log_scale)
+        return Quadratic(
+            drive=row_products(x, scaled) if by_row else x @ scaled,
+            gram=self.lateral.lasting_gram(),
+            energy=F.input_energy(x, log_scale),
+            constant=F.nll_constant(len(weight), log_scale),
+        )
+
+    def mean(self, code: Tensor) -> Tensor:
+        x_hat: Tensor = self.lateral.decoder(code)
+        return x_hat
+
+
+class DecodedLikelihood(nn.Module):
+    """Any decoder under any likelihood: answers by one vector–Jacobian product."""
+
+    def __init__(self, decoder: nn.Module, likelihood: Likelihood) -> None:
+        super().__init__()
+        self.decoder, self.likelihood = decoder, likelihood
+
+    def given(self, x: Tensor) -> "_Explained":
+        def feedback(spk: Tensor) -> Feedback:
+            learning = torch.is_grad_enabled()
+            with torch.enable_grad():
+                z = spk if spk.requires_grad else spk.detach().requires_grad_()
+                eta = self.decoder(z)
+                score = self.likelihood.score(x, eta)
+                (current,) = torch.autograd.grad(
+                    eta, z, score if learning else score.detach(), create_graph=learning
+                )
+            nll = self.likelihood.nll(x, eta)
+            return Feedback(current, nll if learning else nll.detach())
+
+        return _Explained(feedback)
+
+    def quadratic(self, x: Tensor, by_row: bool = False) -> None:
+        return None
+
+    def mean(self, code: Tensor) -> Tensor:
+        flat = code.reshape(-1, code.shape[-1])  # decoders take one batch dimension
+        x_hat = self.likelihood.mean(self.decoder(flat))
+        return x_hat.reshape(*code.shape[:-1], x_hat.shape[-1])
+
+
+class _Explained(NamedTuple):
+    feedback: Callable[[Tensor], Feedback]
+
+
+class GenerativeTimestep(Timestep):
+    """A timestep of neurons that get their current from any generative model.
+
+    Args:
+        x: (B, M), or (T, B, M) where the input changes.
+    """
+
+    def __init__(self, neuron: IPVAENeuron, generative: Any, x: Tensor, kl_form: str) -> None:
+        self.neuron, self.kl_form = neuron, kl_form
+        self.changing = x.ndim == 3
+        self.explained = [generative.given(frame) for frame in (x if self.changing else [x])]
+
+    def _at(self, t: int) -> Explained:
+        explained: Explained = self.explained[t if self.changing else 0]
+        return explained
+
+    def send(self, spk: Tensor, t: int) -> Feedback:
+        return self._at(t).feedback(spk)
+
+    def integrate(self, now: Moment, t: int) -> Tensor:
+        # The same spikes leave another current where the next frame is another.
+        sent = self.send(now.spk, t) if self.changing and t else now.sent
+        return self.neuron.integrate(sent.current, now.mem.new_zeros(()), now.mem)
+
+    def emit(self, mem: Tensor) -> Tensor:
+        return self.neuron.emit(mem)
+
+    def measure(self, name: str, now: Moment, t: int) -> Tensor:
+        if name == "nll":
+            nll: Tensor = now.sent.nll
+            return nll
+        return equations.poisson_kl_sum(now.mem, now.before, self.kl_form)

@@ -1,0 +1,85 @@
+"""Likelihoods: what a reconstruction explains of an input, and what it leaves.
+
+Each is the law of an input x, (B, M), given the decoder's output η, (B, M): its ``nll`` in nats,
+its ``score`` ∂ log p / ∂η, which becomes a current by the decoder's transposed Jacobian, and its
+``mean`` E[x | η]. The linear Gaussian model does not come here: it has a quadratic form.
+"""
+
+import torch
+from torch import Tensor, nn
+
+from ipvae_snn import functional as F
+from ipvae_snn._utils.registry import Recorded, Registry
+
+LIKELIHOODS: Registry["Likelihood"] = Registry("likelihood")
+"""Likelihoods that files and the command line can name."""
+
+
+class Likelihood(Recorded, nn.Module):
+    """The law of an input given the output of a decoder; a subclass gives ``nll`` and ``mean``."""
+
+    def nll(self, x: Tensor, eta: Tensor) -> Tensor:
+        """−log p(x | η), summed over pixels, in nats; (B, M) each to (B,)."""
+        raise NotImplementedError
+
+    def mean(self, eta: Tensor) -> Tensor:
+        """E[x | η], shape of η."""
+        raise NotImplementedError
+
+    def score(self, x: Tensor, eta: Tensor) -> Tensor:
+        """∂ log p / ∂η, (B, M), differentiable; default by autograd of ``nll``."""
+        learning = torch.is_grad_enabled()
+        with torch.enable_grad():
+            eta = eta if eta.requires_grad else eta.detach().requires_grad_()
+            nll = self.nll(x, eta).sum()
+            (slope,) = torch.autograd.grad(nll, eta, create_graph=learning)
+        return -slope
+
+
+@LIKELIHOODS.register("gaussian")
+class Gaussian(Likelihood):
+    """x ~ N(η, σ²), σ per pixel, learned or 1.
+
+    Args:
+        in_features: M.
+        learn_scale: learn log σ, bounded by :func:`~ipvae_snn.functional.bound_log_scale`.
+    """
+
+    raw_log_scale: Tensor | None
+
+    def __init__(self, in_features: int, learn_scale: bool = True) -> None:
+        super().__init__()
+        scale = nn.Parameter(torch.zeros(in_features)) if learn_scale else None
+        self.register_parameter("raw_log_scale", scale)
+
+    @property
+    def log_scale(self) -> Tensor | None:
+        raw = self.raw_log_scale
+        return None if raw is None else F.bound_log_scale(raw)
+
+    def nll(self, x: Tensor, eta: Tensor) -> Tensor:
+        return F.gaussian_nll(x - eta, self.log_scale)
+
+    def score(self, x: Tensor, eta: Tensor) -> Tensor:
+        log_scale = self.log_scale
+        return x - eta if log_scale is None else (x - eta) * torch.exp(-2 * log_scale)
+
+    def mean(self, eta: Tensor) -> Tensor:
+        return eta
+
+
+@LIKELIHOODS.register("bernoulli")
+class Bernoulli(Likelihood):
+    """Binary pixels, or grey ones in [0, 1] taken as probabilities: log odds η."""
+
+    def __init__(self) -> None:
+        super().__init__()
+
+    def nll(self, x: Tensor, eta: Tensor) -> Tensor:
+        return (nn.functional.softplus(eta) - x * eta).sum(-1)
+
+    def score(self, x: Tensor, eta: Tensor) -> Tensor:
+        return x - torch.sigmoid(eta)
+
+    def mean(self, eta: Tensor) -> Tensor:
+        return torch.sigmoid(eta)
