@@ -1,7 +1,7 @@
 """Quality of a spiking code. Pure functions; samples come first, pixels or neurons last.
 
-Public functions check their arguments. The ``*_of`` forms trust them: any leading axes, such as
-time (T, B, K), no mean over samples, and NaN or infinity where a sum overflows.
+Public functions check arguments and results. The ``*_of`` forms check nothing, so that NaN, infinity
+and overflow pass through, and take leading axes, such as time in (T, B, K).
 """
 
 import math
