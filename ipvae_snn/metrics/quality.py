@@ -1,7 +1,7 @@
 """Quality of a spiking code. Pure functions; samples come first, pixels or neurons last.
 
-Public functions check arguments and results. The ``*_of`` forms check nothing, so that NaN, infinity
-and overflow pass through, and take leading axes, such as time in (T, B, K).
+Public functions check arguments and results. The ``*_of`` forms take leading axes, such as time in
+(T, B, K), and check nothing: NaN, infinity and overflow pass through.
 """
 
 import math
