@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from torch.nn.functional import softplus
 
 from ipvae_snn import metrics
-from ipvae_snn.bench.clock import interleaved
+from ipvae_snn.bench.timing import interleaved
 from ipvae_snn.runs import pick
 from ipvae_snn.surrogate import eat, gumbel, midpoint, rate
 

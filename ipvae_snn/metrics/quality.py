@@ -1,7 +1,7 @@
 """Quality of a spiking code. Pure functions; samples come first, pixels or neurons last.
 
-Public functions check their arguments. The ``*_of`` forms trust them: any leading axes, such as
-time (T, B, K), no mean over samples, and NaN or infinity where a sum overflows.
+Public functions check arguments and results. The ``*_of`` forms take leading axes, such as time in
+(T, B, K), and check nothing: NaN, infinity and overflow pass through.
 """
 
 import math

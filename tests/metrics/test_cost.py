@@ -37,7 +37,7 @@ def counts(*shape):
 
 
 def test_a_tiny_network_counted_by_hand():
-    # Input (1, 2): neuron 0 receives a current of 1 and spikes at each of 4 timesteps, neuron 1 none
+    # Input (1, 2): neuron 0 receives a current of 1 and spikes in all 4 timesteps, neuron 1 none
     # and is silent, neuron 2 a current of ½ and spikes at every other timestep: 6 spikes.
     net = nn.Sequential(
         nn.Linear(2, 3, bias=False),
