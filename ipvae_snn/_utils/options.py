@@ -19,7 +19,7 @@ class Option(NamedTuple):
     Attributes:
         name: of the argument.
         kind: type that parses a value.
-        default: value if the flag is not given.
+        default: value if the flag is not given; a tuple of them if several cases differ.
         help: first sentence of its documentation.
         choices: the accepted values of a ``Literal``.
     """
@@ -101,14 +101,16 @@ def add_flags(group: Any, options: Iterable[Option]) -> None:
         options: of :func:`options_of`.
     """
     for option in options:
-        default = "" if option.default is None else f" (default: {option.default})"
-        text = f"{option.help}{default}".strip().replace("%", "%%")
+        several = isinstance(option.default, tuple)
+        defaults = dict.fromkeys(option.default if several else (option.default,))
+        shown = " / ".join(f"{d:g}" if isinstance(d, float) else str(d) for d in defaults)
+        text = option.help if shown == "None" else f"{option.help} (default: {shown})".strip()
         kind: dict[str, Any] = {"type": option.kind}
         if option.kind is bool:
             kind = {"action": argparse.BooleanOptionalAction}
         if option.choices:
             kind["choices"] = option.choices
-        group.add_argument(option.flag, default=None, help=text, **kind)
+        group.add_argument(option.flag, default=None, help=text.replace("%", "%%"), **kind)
 
 
 def given(arguments: argparse.Namespace, options: Iterable[Option]) -> dict[str, Any]:
@@ -147,10 +149,9 @@ class Family:
                     "something else: rename it"
                 )
             option = next(iter(by_class.values()))
-            defaults = dict.fromkeys(o.default for o in by_class.values())
-            if len(defaults) > 1:
-                option = option._replace(default=" / ".join(map(str, defaults)))
-            groups.setdefault(f"{self.flag} {' or '.join(by_class)}", []).append(option)
+            defaults = tuple(option.default for option in by_class.values())
+            title = f"{self.flag} {' or '.join(by_class)}"
+            groups.setdefault(title, []).append(option._replace(default=defaults))
         for title, members in groups.items():
             add_flags(command.add_argument_group(title), members)
 

@@ -56,10 +56,10 @@ class TrainConfig:
         temp_ramp: fraction of the iterations over which the temperature falls.
         seed: seed of batches and spikes.
         device: ``"cpu"``, ``"cuda"``, ...
-        precision: precision of the products with the lateral weights G, see
+        precision: precision of the products with the lateral weights G. See
             :attr:`IPVAE.precision`.
         log_every: iterations between rows of the history.
-        checkpoint_every: iterations between checkpoints, if :func:`fit` writes any.
+        checkpoint_every: iterations between checkpoints. :func:`fit` writes none by default.
         progress: show a progress bar.
     """
 
