@@ -18,6 +18,7 @@ from ipvae_snn.export.graphs.graph_fragment import array, nir_module
 from ipvae_snn.export.graphs.network import GraphNetwork, flattened, layer_of, reset_of
 from ipvae_snn.export.graphs.poisson import Portable
 from ipvae_snn.models.ipvae import IPVAE
+from ipvae_snn.neurons.lateral import NoLateral
 from ipvae_snn.neurons.poisson import IPVAENeuron
 
 _DECODER = "neuron.lateral.decoder.weight"
@@ -182,7 +183,8 @@ def _neuron(tag: dict[str, Any]) -> IPVAENeuron:
             neuron = IPVAENeuron(nn.Linear(features, len(weight), bias=False), **settings)
         else:
             gram = torch.eye(features) if kind == "FixedGram" else None
-            neuron = IPVAENeuron(features, gram=gram, **settings)
+            source = NoLateral(features) if kind == "NoLateral" else features
+            neuron = IPVAENeuron(source, gram=gram, **settings)
             if kind == "LearnedGram":
                 neuron.lateral.factor = nn.Parameter(torch.zeros(state["lateral.factor"].shape))
     weights = _tensors(state, neuron)
