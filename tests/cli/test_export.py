@@ -1,4 +1,4 @@
-"""``ipvae-snn export``: the file it writes, the table it ends with, what it refuses."""
+"""``ipvae-snn export``: its files, its table, its errors."""
 
 import sys
 

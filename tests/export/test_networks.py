@@ -105,7 +105,7 @@ def test_networks_in_double_precision_are_restored_in_single():
     assert back(torch.rand(3, 6, dtype=torch.float64)).dtype == torch.float32
 
 
-def test_the_metadata_have_the_reset_and_the_notes_a_changed_one():
+def test_metadata_name_the_reset_and_notes_a_changed_one():
     zero = nn.Sequential(nn.Linear(6, 8), leaky(reset_mechanism="zero"))
     graph = export.to_nir(zero, "portable")
     assert "its reset 'zero' becomes 'subtract'" in str(graph.metadata["notes"])

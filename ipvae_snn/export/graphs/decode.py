@@ -64,15 +64,19 @@ def from_nir(
     if stochastic not in (None, True, False):
         raise TypeError(f"stochastic must be None, True or False, got {stochastic!r}")
     metadata = graph.metadata
-    ours = metadata.get("format") == FORMAT
-    if ours and stochastic is not False and str(metadata.get("version")) != str(FORMAT_VERSION):
+    own_format = metadata.get("format") == FORMAT
+    if (
+        own_format
+        and stochastic is not False
+        and str(metadata.get("version")) != str(FORMAT_VERSION)
+    ):
         raise ValueError(
             f"the graph has format version {metadata.get('version')}, this release reads version "
             f"{FORMAT_VERSION}: update ipvae_snn, or pass stochastic=False for the graph itself"
         )
-    reset = reset or (reset_of(graph) if ours else "zero")
+    reset = reset or (reset_of(graph) if own_format else "zero")
     neurons: dict[str, IPVAENeuron] = {}
-    if ours and stochastic is not False:
+    if own_format and stochastic is not False:
         try:
             if metadata.get("kind") == "IPVAE":
                 return _model(graph)
