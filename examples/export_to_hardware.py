@@ -1,9 +1,9 @@
-"""Export to hardware: one model as NIR graphs, in integers and on Xylo, and what each form costs.
+"""Export to hardware: one model as NIR graphs, in fixed point and for Xylo, compared in quality.
 
-Takes a run folder, or trains a small model of the digits first. Exports it to each form, runs each
-in the toolchains that are installed (norse, sinabs, xylosim), and compares all with the stochastic
-model: R², zeros, spikes and agreement of spike trains, on the same held-out samples at the same
-timesteps; then what inference costs on an event-driven chip.
+Uses the model of a run folder, or trains a small one on the digits. Exports it to every form, runs
+each in the toolchains that are installed (norse, sinabs, xylosim), and compares all with the
+stochastic model: R², zeros, spikes and agreement of spike trains, on the same held-out samples at
+the same timesteps; then counts the synaptic operations of inference on an event-driven chip.
 
     python examples/export_to_hardware.py --run runs/natural
 """
@@ -26,7 +26,7 @@ BITS = (16, 8, 6, 4)
 
 
 def model_and_data(run: Path | None, source: str | None, iterations: int) -> tuple[Any, ...]:
-    """A trained model, samples to calibrate on, and held-out samples."""
+    """A trained model, training samples for calibration, and held-out samples."""
     if run is None:
         digits = data.load("digits")
         torch.manual_seed(0)
@@ -42,44 +42,45 @@ def model_and_data(run: Path | None, source: str | None, iterations: int) -> tup
     return model, samples.train, samples.test
 
 
-def forms(model: IPVAE, known: Tensor) -> list[Any]:
-    """Every form of the model that can be run here."""
-    made: list[Any] = [export.rounded_source(model), export.to_nir(model)]
+def forms(model: IPVAE, calibration: Tensor) -> list[Any]:
+    """The model in every form, each in its own toolchain where that is installed."""
+    exported: list[Any] = [export.rounded_source(model), export.to_nir(model)]
     for reset, run_in in (("zero", export.in_norse), ("subtract", export.in_sinabs)):
-        portable = export.calibrate(model, known, reset)
+        portable = export.calibrate(model, calibration, reset)
         graph = export.to_nir(model, "portable", portable=portable)
-        made.append(_if_installed(run_in, graph) or graph)
+        exported.append(_if_installed(run_in, graph))
     for emission in ("rounded", "poisson"):
-        made += [export.to_fixed_point(model, bits, emission=emission) for bits in BITS]
-    xylo = export.to_xylo(model, known)
-    made.append(_if_installed(export.in_xylosim, xylo) or xylo)
-    return made
+        exported += [export.to_fixed_point(model, bits, emission=emission) for bits in BITS]
+    exported.append(_if_installed(export.in_xylosim, export.to_xylo(model, calibration)))
+    return exported
 
 
 def _if_installed(run_in: Any, exported: Any) -> Any:
+    """The exported form in a toolchain, or as it is where that is not installed."""
     try:
         return run_in(exported)
     except ImportError as error:
         print(f"run by this package instead: {error}")
-        return None
+        return exported
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--run", type=Path, help="run folder (default: train on the digits)")
-    parser.add_argument("--data", help="data set (default: what the run was trained on)")
+    parser.add_argument("--data", help="data set (default: the one of the run)")
     parser.add_argument("--samples", type=int, default=100)
     parser.add_argument("--steps", type=int, default=256)
-    parser.add_argument("--quick", action="store_true", help="seconds, for a first look")
+    parser.add_argument("--quick", action="store_true", help="smoke test, takes seconds")
     parser.add_argument("--out", type=Path, default=Path("export_to_hardware.png"))
     arguments = parser.parse_args()
     samples, steps = (10, 24) if arguments.quick else (arguments.samples, arguments.steps)
 
-    model, known, held_out = model_and_data(
+    model, training, held_out = model_and_data(
         arguments.run, arguments.data, iterations=60 if arguments.quick else 1000
     )
-    known, x = pick(known, 20 if arguments.quick else 100, seed=0), pick(held_out, samples, seed=0)
-    result = export.report(forms(model, known), model, x, steps, progress=not arguments.quick)
+    calibration = pick(training, 20 if arguments.quick else 100, seed=0)
+    x = pick(held_out, samples, seed=0)
+    result = export.report(forms(model, calibration), model, x, steps, progress=not arguments.quick)
     print(result)
     cost = metrics.synops(model, x, steps)
     print(f"\nOn an event-driven chip, per image of {steps} timesteps\n{cost}")
@@ -95,7 +96,7 @@ def main() -> None:
 
 
 def draw_forms(ax: Axes, result: export.Fidelity) -> None:
-    """R² of every form, from one timestep and from the mean of the window."""
+    """R² of every form, from one timestep and from the mean over the window."""
     rows = [r for r in result.rows if r.label != "the same, other draws"]
     places = range(len(rows))[::-1]
     ax.axvline(rows[0].r2, color=GREY, lw=1, zorder=0)
@@ -111,7 +112,7 @@ def draw_forms(ax: Axes, result: export.Fidelity) -> None:
 
 
 def draw_bits(ax: Axes, result: export.Fidelity) -> None:
-    """R² of the integer forms against the bits of a weight; the float forms as lines."""
+    """R² of the fixed-point forms against weight bits; dashed lines: the same in float."""
     floats = {"rounded": "float, rounded", "poisson": "stochastic original"}
     for emission, colour, marker in (("rounded", BLUE, "o"), ("poisson", GREEN, "s")):
         label = f"fixed point, {{}}-bit weights, {emission}"

@@ -1,15 +1,15 @@
-"""The bar of light: Hubel and Wiesel's experiment on neurons learned from natural photographs.
+"""Hubel and Wiesel's bar of light, shown to neurons that learned from natural photographs.
 
-A bar sweeps over the patch that the model sees, in every direction, many times; nobody told the
-neurons about bars. Which orientation does each prefer, and how much? One of the selective ones is
-shown as they showed theirs: the raster of its spikes for each direction, its membrane while the
-best bar passes and what moved it, a film, and its spikes as clicks to listen to. A response is what
-a bar adds to the spikes of a blank field, as physiologists count them.
+A bar sweeps over the patch in many directions, many times; the model was never trained on bars.
+Measures the preferred orientation and selectivity of every neuron, and shows one selective neuron
+in detail: raster of its spikes for each direction, its membrane and currents while the best bar
+passes, a film, and its spikes as clicks. The response is the number of spikes above those to a
+blank field, as in physiology.
 
-    python examples/hubel_wiesel.py                    # learns from photographs first
-    python examples/hubel_wiesel.py --run runs/demo    # or takes the model of a run
+    python examples/hubel_wiesel.py                    # trains on photographs first
+    python examples/hubel_wiesel.py --run runs/demo    # or uses the model of a run
 
-Writes the picture given by --out, and beside it a film (.gif) and the clicks (.wav).
+Writes the figure to --out, and next to it a film (.gif) and the clicks (.wav).
 """
 
 import argparse
@@ -27,11 +27,11 @@ from ipvae_snn.plotting.sound import save_clicks
 from ipvae_snn.runs import open_run
 
 SELECTIVE = 0.3
-"""Selectivity index above which a cell counts as orientation selective."""
-FEWEST = 1.0
-"""Spikes that a sweep in the best direction adds, below which a neuron does not answer."""
+"""Selectivity index above which a neuron counts as orientation selective."""
+MIN_RESPONSE = 1.0
+"""Extra spikes of a sweep in the best direction below which a neuron counts as unresponsive."""
 SECONDS = 0.02
-"""Of a timestep, for those who listen."""
+"""Duration of a timestep in the sound."""
 
 
 def parse() -> argparse.Namespace:
@@ -40,7 +40,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--directions", type=int, default=24)
     parser.add_argument("--trials", type=int, default=20, help="sweeps per direction")
     parser.add_argument("--steps", type=int, default=96, help="timesteps of a sweep")
-    parser.add_argument("--quick", action="store_true", help="seconds, for a first look")
+    parser.add_argument("--quick", action="store_true", help="smoke test, takes seconds")
     parser.add_argument("--out", type=Path, default=Path("hubel_wiesel.png"))
     arguments = parser.parse_args()
     if arguments.quick:
@@ -49,7 +49,7 @@ def parse() -> argparse.Namespace:
 
 
 def patch_model(arguments: argparse.Namespace) -> tuple[IPVAE, int]:
-    """The model of the run, or one that learns now; and the side of its patches."""
+    """The model of the run, or one that is trained now, and the side of its patches."""
     if arguments.run is not None:
         model, config = open_run(arguments.run)
         height, width = config["sample_shape"]
@@ -68,7 +68,7 @@ def patch_model(arguments: argparse.Namespace) -> tuple[IPVAE, int]:
 def sweep(model: IPVAE, bars: Tensor, trials: int) -> tuple[Tensor, Tensor]:
     """Counts and membranes while bars (A, T, M) pass: shape (T, A, trials, K) each.
 
-    A blank field is seen for some timesteps before, so that every sweep starts from rest.
+    A blank field precedes them, so that every sweep starts from rest.
     """
     directions, steps, pixels = bars.shape
     frames = bars.transpose(0, 1)[:, :, None].expand(-1, -1, trials, -1).reshape(steps, -1, pixels)
@@ -86,18 +86,18 @@ def main() -> None:
     blank, _ = sweep(model, torch.zeros_like(bars[:1]), 4 * arguments.trials)
     spk, mem = sweep(model, bars, arguments.trials)
 
-    every_spike = spk.sum(0).mean(1)  # of a neuron while a bar passes, (A, K)
-    per_sweep = (every_spike - blank.sum(0).mean(1)).clamp(min=0)
+    total = spk.sum(0).mean(1)  # spikes while a bar passes, (A, K)
+    per_sweep = (total - blank.sum(0).mean(1)).clamp(min=0)
     preferred, index = metrics.orientation_tuning(per_sweep, angles)
-    active = per_sweep.amax(0) >= min(FEWEST, float(per_sweep.max()))
+    active = per_sweep.amax(0) >= min(MIN_RESPONSE, float(per_sweep.max()))
     share = float((index[active] > SELECTIVE).float().mean())
     print(
-        f"{int(active.sum())} of {model.latents} neurons answer to a bar; {share:.0%} of them are "
+        f"{int(active.sum())} of {model.latents} neurons respond to a bar; {share:.0%} of them are "
         f"orientation selective (index above {SELECTIVE:g}), median index "
-        f"{float(index[active].median()):.2f} (of all spikes, those of the blank field among them: "
-        f"{float(metrics.orientation_tuning(every_spike, angles)[1][active].median()):.2f})"
+        f"{float(index[active].median()):.2f} (without subtraction of the blank field: "
+        f"{float(metrics.orientation_tuning(total, angles)[1][active].median()):.2f})"
     )
-    # One that is selective and lively, as one would look for with an electrode.
+    # A neuron that is both selective and active.
     neuron = int((index * per_sweep.amax(0).sqrt() * active).argmax())
     best = int(per_sweep[:, neuron].argmax())
     print(
@@ -117,7 +117,7 @@ def draw(
     index: Tensor, neuron: int, best: int,
 ) -> None:  # fmt: skip
     figure = Figure(figsize=(12, 8), layout="constrained")
-    figure.get_layout_engine().set(wspace=0.12)  # room for the scale of rates
+    figure.get_layout_engine().set(wspace=0.12)  # space for the axis of rates
     parts = figure.subplot_mosaic(
         [["feature", "raster", "raster", "tuning"], ["bar", "raster", "raster", "index"],
          ["mem", "mem", "current", "current"]],
@@ -144,18 +144,22 @@ def draw(
     )
     parts["mem"].set_title("membrane while the best bar passes, six sweeps", fontsize="medium")
     parts["mem"].get_legend().remove()
-    found = currents.parts(
+    contributions = currents.parts(
         model.neuron, model.neuron.drive(bars[best])[:, None], spk[:, best, :1], mem[:, best, :1],
         state=(spk[0, best, :1] * 0, mem[0, best, :1]),
     ).of(0, neuron)  # fmt: skip
-    plotting.currents({n: part[1:] for n, part in found.items()}, first_step=2, ax=parts["current"])
+    plotting.currents(
+        {name: values[1:] for name, values in contributions.items()},
+        first_step=2,
+        ax=parts["current"],
+    )
     parts["current"].set_title("what moved it, first sweep", fontsize="medium")
     figure.savefig(path, dpi=130)
     print(f"picture: {path}")
 
 
 def draw_raster(ax: Axes, spk: Tensor, angles: Tensor) -> None:
-    """Counts (T, A, N): a block of trials for each direction."""
+    """Raster of counts (T, A, N), with one block of N sweeps per direction."""
     shown = range(0, len(angles), max(1, len(angles) // 12))
     plotting.trials(spk[:, list(shown)].transpose(1, 2), neurons=range(len(shown)), ax=ax)
     ax.set_yticks(ax.get_yticks(), [f"{float(angles[a]):.0f}°" for a in shown])
@@ -178,7 +182,7 @@ def save_film(
     path: Path, model: IPVAE, side: int, bar: Tensor, spk: Tensor, mem: Tensor, neuron: int,
     best: int,
 ) -> None:  # fmt: skip
-    """The best bar passing: input, reconstruction, the neuron among its liveliest neighbours."""
+    """Film of the best bar: input, reconstruction, and the neuron among the most active ones."""
     counts, traces = spk[:, best, 0], mem[:, best, 0]
     others = [int(k) for k in metrics.by_use(counts)[:40] if int(k) != neuron]
     plotting.animate(

@@ -1,11 +1,11 @@
-"""Look inside a model of patches: its features, who competes with whom, and a trial that unfolds.
+"""Inside a model of patches: its features, its lateral weights, and one patch being inferred.
 
-Left, the features by their orientation; in the middle, one neuron and those its spikes inhibit or
-excite most; right, all lateral weights, neurons in the same order. Beside the picture, a film of
-one patch being inferred.
+Left: features by orientation. Middle: one neuron and the neurons that its spikes inhibit or excite
+most. Right: all lateral weights, neurons in the same order. Also writes a film (.gif) of inference
+on one patch.
 
-    python examples/look_inside.py                    # learns from photographs first
-    python examples/look_inside.py --run runs/demo    # or takes the model of a run
+    python examples/look_inside.py                    # trains on photographs first
+    python examples/look_inside.py --run runs/demo    # or uses the model of a run
 """
 
 import argparse
@@ -22,7 +22,7 @@ def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--run", type=Path, help="run folder of a model of square patches")
     parser.add_argument("--steps", type=int, default=60, help="timesteps of the film")
-    parser.add_argument("--quick", action="store_true", help="seconds, for a first look")
+    parser.add_argument("--quick", action="store_true", help="smoke test, takes seconds")
     parser.add_argument("--out", type=Path, default=Path("look_inside.png"))
     arguments = parser.parse_args()
     if arguments.quick:
@@ -39,10 +39,10 @@ def main() -> None:
     with torch.no_grad(), Recorder(model) as recorder:
         model.run(x, arguments.steps, record=(), seed=0)
     spk, mem = recorder.spk, recorder.mem
-    lively = int(spk.sum((0, 2)).argmax())
+    busiest = int(spk.sum((0, 2)).argmax())  # the patch with most spikes
     path = plotting.animate(
-        arguments.out.with_suffix(".gif"), spk[:, lively], mem[:, lively],
-        model.decode(spk[:, lively]).detach(), (side, side), x=x[lively], every=2, dark=True,
+        arguments.out.with_suffix(".gif"), spk[:, busiest], mem[:, busiest],
+        model.decode(spk[:, busiest]).detach(), (side, side), x=x[busiest], every=2, dark=True,
         dpi=80,
     )  # fmt: skip
     print(f"film: {path}, {path.stat().st_size / 1e6:.1f} MB")
@@ -57,7 +57,7 @@ def draw(path: Path, model: IPVAE, side: int) -> None:
     energy = model.weight.detach().square().T.reshape(-1, side, side)
     middle = slice(side // 4, side - side // 4)
     central = energy[:, middle, middle].sum((1, 2)) / energy.sum((1, 2))
-    neuron = int((strength * (central > central.quantile(0.9))).argmax())  # one not cut off
+    neuron = int((strength * (central > central.quantile(0.9))).argmax())  # not cut off at an edge
     figure = Figure(figsize=(13, 4.7), layout="constrained")
     features, graph, weights = figure.subplots(1, 3, width_ratios=(1, 1, 1.15))
     plotting.dictionary(model.weight, shape, order=order[:256], columns=16, ax=features)

@@ -1,10 +1,11 @@
-"""The stochastic neuron itself in NEST: a trained model, simulated there and here, compared.
+"""The stochastic neuron in NEST: a trained model, simulated there and in this package, compared.
 
 NEST's ``pp_psc_delta`` fires at the rate c₂ exp(c₃ V). With c₂ = 1000/s, c₃ = 1, timesteps of 1 ms,
-no dead time and no reset it sends Poisson(e^V) spikes per timestep: its V is our membrane u, in
-nats. Lateral synapses weigh −α G, autapses included, and take one timestep; the input current is
-α (d − b). NEST has no soft clamps, so the model is also run here without them (its floor of −8
-nats stays). ``--run`` takes a run folder of ``ipvae-snn train``; else digits are learned.
+no dead time and no reset it sends Poisson(e^V) spikes per timestep: its V is the membrane u, in
+nats. Lateral synapses, autapses included, have the weights −α G and a delay of one timestep; the
+input current is α (d − b). NEST has no soft clamp, so the model is also run here without one (its
+floor of −8 nats stays). ``--run`` takes a run folder of ``ipvae-snn train``; the default is a small
+model trained on digits.
 
     pip install nest-simulator==3.10.0
     python examples/nest_poisson.py
@@ -38,7 +39,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--run", type=Path, help="run folder of ipvae-snn train")
     parser.add_argument("--steps", type=int, default=256, help="timesteps")
     parser.add_argument("--images", type=int, default=32, help="held-out images")
-    parser.add_argument("--quick", action="store_true", help="seconds, for a first look")
+    parser.add_argument("--quick", action="store_true", help="smoke test, takes seconds")
     parser.add_argument("--out", type=Path, default=Path("nest_poisson.png"))
     arguments = parser.parse_args()
     if arguments.quick:
@@ -47,7 +48,7 @@ def parse() -> argparse.Namespace:
 
 
 def trained(arguments: argparse.Namespace) -> tuple[IPVAE, data.Dataset]:
-    """The model of a run and data it has not seen, or a small model of digits, learned now."""
+    """The model of a run with held-out data, or a small model that is trained on digits now."""
     if arguments.run is not None:
         run = read_config(arguments.run)
         sizes, seed = (0, arguments.images), run["training"]["seed"]
@@ -61,13 +62,13 @@ def trained(arguments: argparse.Namespace) -> tuple[IPVAE, data.Dataset]:
     return model, images
 
 
-def here(model: IPVAE, x: Tensor, steps: int, seed: int = 0) -> State:
+def in_torch(model: IPVAE, x: Tensor, steps: int, seed: int = 0) -> State:
     out = model.run(x, steps, record=("spk", "mem"), seed=seed)
     return State(out.spk.double(), out.mem.double())
 
 
 def currents(model: IPVAE, x: Tensor) -> tuple[Tensor, Tensor]:
-    """α (d − b) of every image, shape (B, K), and α G: nats per timestep, nats per spike."""
+    """α (d − b) of every image (B, K), in nats per timestep, and α G (K, K), in nats per spike."""
     neuron = model.neuron
     step, drive = neuron.log_step.exp().double(), neuron.drive(x) - neuron.log_bias.exp()
     return step * drive.double(), step * neuron.lateral_scale * neuron.gram().double()
@@ -79,11 +80,11 @@ def in_nest(nest: ModuleType, model: IPVAE, x: Tensor, steps: int) -> State:
     nest.verbosity = nest.VerbosityLevel.ERROR
     nest.resolution = 1.0
     drive, gram = currents(model, x)
-    law = {"c_1": 0.0, "c_2": 1000.0, "c_3": 1.0, "dead_time": 0.0, "with_reset": False}
-    # With this time constant, in ms, V leaks by 1e-9 of itself per timestep.
+    intensity = {"c_1": 0.0, "c_2": 1000.0, "c_3": 1.0, "dead_time": 0.0, "with_reset": False}
+    # With a time constant of 1e9 ms, V leaks by 1e-9 of itself per timestep.
     passive = {"C_m": 1.0, "tau_m": 1e9, "V_m": model.neuron.mem_init.tolist()}
     synapses = {"synapse_model": "static_synapse", "weight": -gram.mT.numpy(), "delay": 1.0}
-    neurons = nest.Create("pp_psc_delta", drive.numel(), params=law)
+    neurons = nest.Create("pp_psc_delta", drive.numel(), params=intensity)
     for image, current in enumerate(drive.tolist()):
         population = neurons[image * len(gram) : (image + 1) * len(gram)]
         population.set({**passive, "I_e": current})
@@ -92,20 +93,20 @@ def in_nest(nest: ModuleType, model: IPVAE, x: Tensor, steps: int) -> State:
     meter = nest.Create("multimeter", params={"record_from": ["V_m"], "interval": 1.0})
     nest.Connect(neurons, counter)
     nest.Connect(meter, neurons)
-    nest.Simulate(steps + 1.0)  # what is recorded at t can be read after t + 1
+    nest.Simulate(steps + 1.0)  # values recorded at t are available after t + 1
 
-    def place(events: dict) -> tuple[np.ndarray, np.ndarray]:
+    def index(events: dict) -> tuple[np.ndarray, np.ndarray]:
         return events["times"].round().astype(int) - 1, events["senders"] - neurons[0].global_id
 
     spk, mem = np.zeros((2, steps + 1, drive.numel()))
-    # Several spikes of one neuron and timestep are as many entries: counts are their sums.
-    np.add.at(spk, place(counter.events), 1)
-    mem[place(meter.events)] = meter.events["V_m"]
+    # Each spike is one event, also several of one neuron in one timestep: sum them to counts.
+    np.add.at(spk, index(counter.events), 1)
+    mem[index(meter.events)] = meter.events["V_m"]
     return State(*(torch.as_tensor(a[:steps].reshape(steps, *drive.shape)) for a in (spk, mem)))
 
 
 def recursion_error(model: IPVAE, x: Tensor, course: State) -> float:
-    """Largest difference, in nats, of the membranes to u_t = u_{t−1} + α (d − b − z_{t−1} G)."""
+    """Largest deviation, in nats, of the membranes from u_t = u_{t−1} + α (d − b − z_{t−1} G)."""
     drive, gram = currents(model, x)
     before = torch.cat([torch.zeros_like(course.spk[:1]), course.spk[:-1]])
     mem = model.neuron.mem_init + (drive - before @ gram).cumsum(0)
@@ -113,14 +114,14 @@ def recursion_error(model: IPVAE, x: Tensor, course: State) -> float:
 
 
 def count_table(course: State) -> list[tuple[str, float, float]]:
-    """How often each count came, and was to be expected of Poisson(e^u)."""
+    """Observed frequency of each count, and the one expected for Poisson(e^u)."""
     rows, left = [], [float(course.spk.numel())] * 2
     while left[1] > 10 and len(rows) < 13:
         count = len(rows)
         log_p = count * course.mem - course.mem.exp() - math.lgamma(count + 1)
         rows.append((str(count), (course.spk == count).sum().item(), log_p.exp().sum().item()))
         left = [left[0] - rows[-1][1], left[1] - rows[-1][2]]
-    _, seen, expected = rows.pop()  # the last row takes all the larger counts
+    _, seen, expected = rows.pop()  # the last row also holds all larger counts
     return [*rows, (f"≥ {len(rows)}", seen + left[0], expected + left[1])]
 
 
@@ -134,15 +135,17 @@ def main() -> None:
     model, images = trained(arguments)
     model.requires_grad_(False)
     if model.neuron.leak:
-        sys.exit("this takes models without leak, and the one given has one")
+        sys.exit(
+            f"this needs a model without leak, and the leak of this one is {model.neuron.leak}"
+        )
     x, steps = images.test[: arguments.images], arguments.steps
     free = copy.deepcopy(model)
-    free.neuron.clamp = CLAMP_MAX  # takes less than 1e-4 nats of a membrane below 6
+    free.neuron.clamp = CLAMP_MAX  # lowers a membrane below 6 by less than 1e-4 nats
     start = time.perf_counter()
     courses = {"NEST": in_nest(nest, model, x, steps)}
-    took = f"{steps} timesteps in NEST {nest.__version__} took {time.perf_counter() - start:.1f} s"
-    print(f"{images.description}\n{len(x)} images, K = {model.latents}: {took}\n")
-    courses |= {"without clamps": here(free, x, steps), "as trained": here(model, x, steps)}
+    speed = f"{steps} timesteps in NEST {nest.__version__} took {time.perf_counter() - start:.1f} s"
+    print(f"{images.description}\n{len(x)} images, K = {model.latents}: {speed}\n")
+    courses |= {"without clamps": in_torch(free, x, steps), "as trained": in_torch(model, x, steps)}
 
     spans = list(pairwise([0, *(t for t in (4, 16, 64, 256) if t < steps), steps]))
     titles = "".join(f"{f'{start + 1}–{stop}':>9}" for start, stop in spans)
@@ -157,21 +160,21 @@ def main() -> None:
             curves[code, name] = curve
 
     late = {name: course.spk[steps // 2 :].mean(0) for name, course in courses.items()}
-    late["another seed"] = here(free, x, steps, seed=1).spk[steps // 2 :].mean(0)
+    late["another seed"] = in_torch(free, x, steps, seed=1).spk[steps // 2 :].mean(0)
     reference = late["without clamps"]
-    print(f"\nmean counts in the later half: {reference.mean():.4f} without clamps, and")
+    print(f"\nmean count in the second half: {reference.mean():.4f} without clamps, and")
     for name in ("NEST", "another seed", "as trained"):
         r = torch.corrcoef(torch.stack([reference.flatten(), late[name].flatten()]))[0, 1]
         print(f"{name:<28}{late[name].mean():9.4f}, correlation by neuron and image {r:.4f}")
 
     error = recursion_error(model, x, courses["NEST"])
-    print(f"\nNEST's membranes, recomputed from its spikes: largest difference {error:.1e} nats")
+    print(f"\nNEST's membranes against the recursion on its spikes: at most {error:.1e} nats apart")
     rows = count_table(courses["NEST"])
     print(f"{'count in NEST':>14}{'seen':>12}{'of Poisson(e^V)':>18}")
     for count, seen, expected in rows:
         print(f"{count:>14}{seen:>12,.0f}{expected:>18,.1f}")
     chi_square = sum((seen - expected) ** 2 / expected for _, seen, expected in rows)
-    print(f"χ² = {chi_square:.1f} of {len(rows)} rows")
+    print(f"χ² = {chi_square:.1f} over {len(rows)} rows")
 
     figure = Figure(figsize=(11.5, 4), layout="constrained")
     left, middle, right = figure.subplots(1, 3, width_ratios=[1.2, 1, 0.55])

@@ -1,10 +1,10 @@
-"""Features learned without labels, read out with few: IPVAE against raw pixels and PCA.
+"""Linear readout from few labels: unsupervised IPVAE features against raw pixels and PCA.
 
-An IPVAE sees all training images and no label. Then the same linear read-out (scikit-learn's
-logistic regression on standardised features) learns from 10, 100 and 1,000 labelled images, on
-each of three features: the IPVAE's spike counts averaged over timesteps, raw pixels, and the
-principal components of the training images. Labelled sets are drawn several times, with as many
-of each digit as of the others.
+An IPVAE is trained on all training images without labels. Then the same linear readout
+(scikit-learn's logistic regression on standardised features) is trained on 10, 100 and 1,000
+labelled images, with each of three features: the IPVAE's spike counts averaged over timesteps, raw
+pixels, and principal components of the training images. Labelled sets are drawn several times,
+balanced over the classes.
 
     python examples/semi_supervised_probe.py
     python examples/semi_supervised_probe.py --data mnist --data-dir path/to/mnist
@@ -30,13 +30,13 @@ COLOURS = {"IPVAE spikes": "#0072B2", "raw pixels": "#808080", "PCA": "#D55E00"}
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", default="digits", help="digits (default), mnist or a path")
-    parser.add_argument("--data-dir", type=Path, default=Path("."), help="where mnist lies")
+    parser.add_argument("--data-dir", type=Path, default=Path("."), help="folder of mnist")
     parser.add_argument("--latents", type=int, default=256)
     parser.add_argument("--iterations", type=int, default=800)
     parser.add_argument("--steps", type=int, default=100, help="timesteps to average over")
     parser.add_argument("--repeats", type=int, default=10, help="labelled sets drawn per size")
-    parser.add_argument("--images", type=int, default=5000, help="at most so many of each split")
-    parser.add_argument("--quick", action="store_true", help="seconds, for a first look")
+    parser.add_argument("--images", type=int, default=5000, help="maximal number per split")
+    parser.add_argument("--quick", action="store_true", help="smoke test, takes seconds")
     parser.add_argument("--out", type=Path, default=Path("semi_supervised_probe.png"))
     arguments = parser.parse_args()
     if arguments.quick:
@@ -45,7 +45,7 @@ def parse() -> argparse.Namespace:
 
 
 def spike_features(model: IPVAE, x: Tensor, steps: int) -> np.ndarray:
-    """Counts of each neuron, averaged over the timesteps: what a downstream neuron would see."""
+    """Counts of each neuron averaged over the timesteps, as a downstream neuron receives them."""
     total, state = torch.zeros(len(x), model.latents), None
     with torch.no_grad():
         for _ in range(steps):
@@ -56,7 +56,7 @@ def spike_features(model: IPVAE, x: Tensor, steps: int) -> np.ndarray:
 
 
 def balanced(labels: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:
-    """Indices of ``count`` samples, as many of each class as can be."""
+    """Indices of ``count`` samples, balanced over the classes as far as possible."""
     classes = np.unique(labels)
     by_class = [rng.permutation(np.flatnonzero(labels == c)) for c in classes]
     rounds = (members[i] for i in range(len(labels)) for members in by_class if i < len(members))
@@ -81,7 +81,7 @@ def main() -> None:
         ),
     )
     torch.manual_seed(0)
-    pool = slice(0, arguments.images)  # labelled images come from here
+    pool = slice(0, arguments.images)  # labelled images are drawn from these
     components = min(64, x.shape[1] // 2)
     pca = PCA(components).fit(x.numpy())
     features = {
@@ -122,7 +122,7 @@ def main() -> None:
     ax.set_xticks(sizes, [f"{size:,}" for size in sizes])
     ax.set_xlabel("labelled images")
     ax.set_ylabel("accuracy on test images")
-    ax.set_title("Linear read-out of features learned without labels")
+    ax.set_title("Linear readout of features learned without labels")
     ax.grid(alpha=0.25)
     ax.legend(frameon=False, loc="lower right")
     figure.savefig(arguments.out, dpi=130)

@@ -1,10 +1,10 @@
-"""A snnTorch classifier of digits, then the same with IPVAENeuron layers in place of snn.Leaky.
+"""A snnTorch classifier of digits, with snn.Leaky and with IPVAENeuron as hidden layers.
 
-Two networks, with one and with two hidden layers, each in three versions: ``snn.Leaky``,
-``IPVAENeuron`` with deterministic graded spikes (``rounded``), and ``IPVAENeuron`` with Poisson
-counts (``midpoint``). Everything else is the same: initial weights, loss, optimizer, timesteps, and
-a small price on spikes that rises over the first half of training. Spikes per image are all spikes
-(counts summed) of all hidden layers over all timesteps.
+Networks with one and two hidden layers, each in three versions: ``snn.Leaky``, ``IPVAENeuron`` with
+deterministic graded spikes (``rounded``), and ``IPVAENeuron`` with Poisson counts (``midpoint``).
+Everything else is the same: initial weights, loss, optimizer, timesteps, and a small penalty on
+spikes that rises over the first half of training. Spikes per image are the counts summed over all
+hidden layers and timesteps.
 
     python examples/snntorch_classifier.py
     python examples/snntorch_classifier.py --data mnist --data-dir path/to/mnist
@@ -24,12 +24,16 @@ from tqdm.auto import tqdm
 import ipvae_snn
 from ipvae_snn import IPVAENeuron, data, surrogate
 
-# A hidden layer has tens of timesteps, not a thousand: start the membranes near firing.
-READY = {"init_hidden": True, "mem_init": -1.0, "clamp": 3.0}
+# A classifier runs for tens of timesteps, not a thousand: start the membranes near firing.
+NEAR_FIRING = {"init_hidden": True, "mem_init": -1.0, "clamp": 3.0}
 HIDDEN: dict[str, Callable[[int], nn.Module]] = {
     "Leaky": lambda k: snn.Leaky(beta=0.9, init_hidden=True),
-    "IPVAE, rounded": lambda k: IPVAENeuron(k, step=0.5, spike_grad=surrogate.rounded(), **READY),
-    "IPVAE, Poisson": lambda k: IPVAENeuron(k, step=0.3, spike_grad=surrogate.midpoint(), **READY),
+    "IPVAE, rounded": lambda k: IPVAENeuron(
+        k, step=0.5, spike_grad=surrogate.rounded(), **NEAR_FIRING
+    ),
+    "IPVAE, Poisson": lambda k: IPVAENeuron(
+        k, step=0.3, spike_grad=surrogate.midpoint(), **NEAR_FIRING
+    ),
 }
 COLOURS = {"Leaky": "#808080", "IPVAE, rounded": "#0072B2", "IPVAE, Poisson": "#D55E00"}
 
@@ -37,14 +41,14 @@ COLOURS = {"Leaky": "#808080", "IPVAE, rounded": "#0072B2", "IPVAE, Poisson": "#
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", default="digits", help="digits (default), mnist or a path")
-    parser.add_argument("--data-dir", type=Path, default=Path("."), help="where mnist lies")
-    parser.add_argument("--images", type=int, default=2000, help="at most so many of each split")
+    parser.add_argument("--data-dir", type=Path, default=Path("."), help="folder of mnist")
+    parser.add_argument("--images", type=int, default=2000, help="maximal number per split")
     parser.add_argument("--hidden", type=int, default=128, help="neurons per hidden layer")
     parser.add_argument("--steps", type=int, default=20, help="timesteps")
     parser.add_argument("--epochs", type=int, default=12)
-    parser.add_argument("--price", type=float, default=1e-3, help="of a spike, in the loss")
+    parser.add_argument("--price", type=float, default=1e-3, help="penalty per spike in the loss")
     parser.add_argument("--seeds", type=int, default=1)
-    parser.add_argument("--quick", action="store_true", help="seconds, for a first look")
+    parser.add_argument("--quick", action="store_true", help="smoke test, takes seconds")
     parser.add_argument("--out", type=Path, default=Path("snntorch_classifier.png"))
     arguments = parser.parse_args()
     if arguments.quick:
@@ -53,23 +57,23 @@ def parse() -> argparse.Namespace:
 
 
 def network(pixels: int, hidden: int, layers: int, make: Callable[[int], nn.Module]) -> nn.Module:
-    """Linear → spiking → ... → Linear → snn.Leaky, whose membrane is the read-out."""
-    parts: list[nn.Module] = []
+    """Linear → spiking → ... → Linear → snn.Leaky, whose membrane is the readout."""
+    modules: list[nn.Module] = []
     for size in (pixels, *[hidden] * (layers - 1)):
-        parts += [nn.Linear(size, hidden), make(hidden)]
-    parts += [nn.Linear(hidden, 10), snn.Leaky(beta=0.9, init_hidden=True, output=True)]
-    return nn.Sequential(*parts)
+        modules += [nn.Linear(size, hidden), make(hidden)]
+    modules += [nn.Linear(hidden, 10), snn.Leaky(beta=0.9, init_hidden=True, output=True)]
+    return nn.Sequential(*modules)
 
 
 def infer(net: nn.Module, x: Tensor, steps: int) -> tuple[Tensor, Tensor]:
-    """Mean membrane of the read-out over time, (B, 10), and hidden spikes per image, (B,)."""
-    ipvae_snn.reset(net)  # serves both kinds of neuron
+    """Membrane of the readout averaged over time, (B, 10), and hidden spikes per image, (B,)."""
+    ipvae_snn.reset(net)  # resets both kinds of neuron
     readout, spikes = torch.zeros(()), torch.zeros(())
     for _ in range(steps):
         value = x
-        for part in net[:-1]:
-            value = part(value)
-            if isinstance(part, snn.SpikingNeuron):
+        for module in net[:-1]:
+            value = module(value)
+            if isinstance(module, snn.SpikingNeuron):
                 spikes = spikes + value.sum(1)
         _, mem = net[-1](value)
         readout = readout + mem / steps
@@ -80,7 +84,7 @@ def train(net: nn.Module, x: Tensor, labels: Tensor, arguments: argparse.Namespa
     optimizer = torch.optim.Adam(net.parameters(), lr=2e-3)
     net.train()
     for epoch in range(arguments.epochs):
-        # Full from half-way on: before a layer has learned anything, silence would be cheapest.
+        # Ramped up over the first half: a full penalty at the start would silence the layers.
         price = arguments.price * min(2 * epoch / arguments.epochs, 1)
         for batch in torch.randperm(len(x)).split(64):
             readout, spikes = infer(net, x[batch], arguments.steps)
@@ -130,7 +134,7 @@ def main() -> None:
     ax.set_xlim(left=0)
     ax.set_xlabel("spikes per image, all hidden layers and timesteps")
     ax.set_ylabel("accuracy on test images")
-    ax.set_title("The same classifier with other neurons")
+    ax.set_title("The same classifier with different neurons")
     ax.grid(alpha=0.25)
     ax.legend(frameon=False, fontsize="small")
     figure.savefig(arguments.out, dpi=130)

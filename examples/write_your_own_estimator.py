@@ -1,9 +1,9 @@
-"""Write your own estimator: a weight for dz/du, its bias and variance, and a model trained with it.
+"""Write your own estimator: a surrogate for dz/du, its bias and variance, and a trained model.
 
-An estimator says what stands in for the derivative of a spike count z by the membrane u. All you
-write is ``slope``. Here it is a family, w = λ + c (z − λ): c = 0 is ``rate``, c = ½ ``midpoint``.
-The left picture shows, for E[(z − a)²], the bias of the gradient against its closed form and its
-standard deviation; the right one the objective of models trained with each c, on held-out images.
+An estimator replaces the derivative of a spike count z with respect to the membrane u; all you
+write is ``slope``. This one is a family, w = λ + c (z − λ): c = 0 is ``rate``, c = ½ ``midpoint``.
+Left: bias of the gradient of E[(z − a)²] against its closed form, and its standard deviation.
+Right: objective on held-out images of models trained with each c.
 
     python examples/write_your_own_estimator.py
 """
@@ -24,10 +24,11 @@ BLUE, ORANGE = "#0072B2", "#D55E00"
 
 @dataclass
 class leaning(surrogate.Exact):
-    """Exact Poisson counts; w = λ + c (z − λ): how far the weight leans towards the count drawn.
+    """Exact Poisson counts with the slope w = λ + c (z − λ), between the rate and the count drawn.
 
-    A dataclass, so that it prints, compares, copies and pickles. ``Exact`` gives it the draw and
-    the generator; models saved with it are loaded by making the model and ``load_state_dict``.
+    A dataclass, so that it prints, compares, copies and pickles. ``Exact`` provides the sampling
+    and the generator. To load a model saved with it, construct the model and use
+    ``load_state_dict``.
     """
 
     c: float = 0.5
@@ -53,7 +54,7 @@ def gradient_statistics(
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--iterations", type=int, default=400)
-    parser.add_argument("--quick", action="store_true", help="seconds, for a first look")
+    parser.add_argument("--quick", action="store_true", help="smoke test, takes seconds")
     parser.add_argument("--out", type=Path, default=Path("write_your_own_estimator.png"))
     arguments = parser.parse_args()
     iterations = 10 if arguments.quick else arguments.iterations

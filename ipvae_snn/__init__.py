@@ -8,10 +8,10 @@ torch.Size([5, 2, 64])
 
 from types import ModuleType
 
-from ipvae_snn import functional, surrogate
+from ipvae_snn import baselines, functional, models, surrogate
 from ipvae_snn._utils import moved
 from ipvae_snn.metrics.evaluation import Evaluation, evaluate
-from ipvae_snn.models.ipvae import IPVAE
+from ipvae_snn.models import IPVAE, load_model
 from ipvae_snn.models.streaming import Stream
 from ipvae_snn.neurons import IPVAENeuron
 from ipvae_snn.neurons.recorder import Recorder
@@ -27,10 +27,13 @@ __all__ = [
     "Stream",
     "TrainConfig",
     "__version__",
+    "baselines",
     "detach",
     "evaluate",
     "fit",
     "functional",
+    "load_model",
+    "models",
     "reset",
     "surrogate",
     "tbptt",

@@ -1,4 +1,4 @@
-"""The folder list tells the architecture: who may import whom, and what an import loads."""
+"""The architecture: which room may import which, and what an import of the package loads."""
 
 import ast
 import subprocess
@@ -11,7 +11,7 @@ import ipvae_snn
 
 PACKAGE = Path(ipvae_snn.__file__).parent
 
-# A room may import the rooms named here, and nothing else of ours.
+# The rooms that each room may import.
 ALLOWED = {
     "version": set(),
     "_utils": set(),
@@ -56,8 +56,8 @@ def imported_rooms(path: Path) -> set[str]:
     names = []
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("ipvae_snn"):
-            whole = [f"ipvae_snn.{a.name}" for a in node.names]
-            names += whole if node.module == "ipvae_snn" else [node.module]
+            modules = [f"ipvae_snn.{a.name}" for a in node.names]
+            names += modules if node.module == "ipvae_snn" else [node.module]
         elif isinstance(node, ast.Import):
             names += [a.name for a in node.names if a.name.startswith("ipvae_snn.")]
     return {name.split(".")[1] for name in names} - {room_of(path)}
@@ -67,18 +67,18 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(PACKAGE)))
-def test_a_room_imports_only_what_it_may(path):
+def test_a_room_imports_only_allowed_rooms(path):
     assert imported_rooms(path) <= ALLOWED[room_of(path)]
 
 
-def test_the_allowed_imports_have_no_circle():
-    def below(room, seen=()):
-        assert room not in seen, f"circle through {room}"
+def test_the_allowed_imports_have_no_cycle():
+    def visit(room, path=()):
+        assert room not in path, f"cycle through {room}"
         for other in ALLOWED[room]:
-            below(other, (*seen, room))
+            visit(other, (*path, room))
 
     for room in ALLOWED:
-        below(room)
+        visit(room)
 
 
 def test_import_loads_nothing_heavy():

@@ -1,4 +1,4 @@
-"""Every example runs, in its quick mode, from another folder, and draws its picture."""
+"""Every example runs in its quick mode, from another folder, and writes its figure."""
 
 import os
 import subprocess

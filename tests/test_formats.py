@@ -1,4 +1,4 @@
-"""Files that earlier releases wrote: they are read, and mean what they meant."""
+"""Files of earlier releases still load and give the same results."""
 
 import json
 import shutil
@@ -17,21 +17,21 @@ def test_old_files_keep_loading(path, tmp_path):
     kind = path.stem.rpartition("-")[0]
     if kind == "graph":
         pytest.importorskip("nir", reason="graphs need the extra nir")
-    found = make.results(kind, shutil.copy(path, tmp_path))
+    results = make.results(kind, shutil.copy(path, tmp_path))
     expected = json.loads(path.with_suffix(".json").read_text())
-    assert found.keys() == expected.keys()
+    assert results.keys() == expected.keys()
     for name, value in expected.items():
         if name == "history":
-            for row, known in zip(found[name], value, strict=True):
-                for part in ("iteration", "loss", "nll", "lr"):  # draws may be others
-                    assert row[part] == pytest.approx(known[part], rel=0.1), part
+            for row, expected_row in zip(results[name], value, strict=True):
+                for key in ("iteration", "loss", "nll", "lr"):  # spikes may differ
+                    assert row[key] == pytest.approx(expected_row[key], rel=0.1), key
         else:
-            assert torch.allclose(torch.tensor(found[name]), torch.tensor(value), atol=1e-5), name
+            assert torch.allclose(torch.tensor(results[name]), torch.tensor(value), atol=1e-5), name
 
 
-def test_every_present_format_has_a_file():
+def test_every_current_format_has_a_file():
     assert {path.name for path in make.files().values()} <= {path.name for path in FILES}
     stochastic = make.FOLDER / "graph-1.nir"
     pytest.importorskip("nir", reason="graphs need the extra nir")
-    known = make.model()
-    assert torch.equal(export.from_nir(stochastic).weight, known.weight)
+    model = make.model()
+    assert torch.equal(export.from_nir(stochastic).weight, model.weight)

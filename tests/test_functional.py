@@ -1,4 +1,4 @@
-"""The mathematics against autograd, closed forms and torch's own distributions, in float64."""
+"""The functions of the model against autograd, closed forms and torch.distributions, in float64."""
 
 import math
 
@@ -54,7 +54,7 @@ def test_mean_field_step_is_natural_gradient_descent_on_the_free_energy(shape):
     mem = torch.randn(shape[0], shape[2], dtype=torch.float64, requires_grad=True)
     bias = torch.rand(shape[2], dtype=torch.float64)
     rate = mem.exp()
-    # b enters the free energy as a price per spike.
+    # b enters the free energy as a cost per spike.
     energy = F.gaussian_nll(x - rate @ weight.mT, log_scale) + (rate * bias).sum(-1)
     (gradient,) = torch.autograd.grad(energy.sum(), mem)
     stepped = F.membrane_step(
@@ -91,7 +91,7 @@ def test_kl_equals_torch_closed_form_and_sum_over_counts():
     torch.testing.assert_close(F.poisson_kl(mem[:5], prior[:5]), by_sum, rtol=1e-8, atol=1e-8)
 
 
-def test_kl_of_nearly_equal_rates_keeps_its_digits():
+def test_kl_of_nearly_equal_rates_is_accurate():
     prior = torch.zeros(1)
     torch.testing.assert_close(
         F.poisson_kl(torch.tensor([1e-3]), prior), torch.tensor([5.0033e-7]), rtol=1e-3, atol=0
@@ -107,7 +107,7 @@ def test_published_kl_is_the_closed_form_times_exp_delta():
 
 
 @pytest.mark.parametrize("c", [2.0, 5.0, 10.0])
-def test_soft_clamp_stays_inside_and_keeps_the_middle(c):
+def test_soft_clamp_is_bounded_monotone_and_linear_in_the_middle(c):
     v = torch.linspace(-1000, 1000, 2001, dtype=torch.float64)
     clamped = F.soft_clamp(v, c)
     assert clamped.max() <= c

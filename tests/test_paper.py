@@ -1,4 +1,4 @@
-"""Every experiment runs, in its quick mode and without any data, and is taken up where it was."""
+"""Every experiment of examples/paper runs in its quick mode without data, and resumes."""
 
 import json
 import runpy
@@ -13,7 +13,7 @@ SCRIPTS = sorted(FOLDER.glob("*.py"))
 
 @pytest.fixture(scope="module")
 def cache(tmp_path_factory):
-    """One for all: some models appear in several experiments."""
+    """One cache for all, as some models appear in several experiments."""
     return tmp_path_factory.mktemp("cache")
 
 
@@ -30,12 +30,12 @@ def test_an_experiment_runs_and_resumes(path, tmp_path, cache, monkeypatch, caps
     assert f"{path.stem}: " in first
     result = json.loads((tmp_path / f"{path.stem}.json").read_text())
     assert result["environment"]["quick"] is True
-    pictures = sorted(tmp_path.glob("*.png"))
-    assert pictures
-    assert all(p.read_bytes().startswith(b"\x89PNG") for p in pictures)
+    figures = sorted(tmp_path.glob("*.png"))
+    assert figures
+    assert all(p.read_bytes().startswith(b"\x89PNG") for p in figures)
 
     run(path, monkeypatch, "--quick", "--out", tmp_path, "--cache", cache)
     again = capsys.readouterr().out
-    assert f"{path.stem}: " not in again  # every cell was there
+    assert f"{path.stem}: " not in again  # every cell was cached
     assert "training " not in again
     assert json.loads((tmp_path / f"{path.stem}.json").read_text()) == result

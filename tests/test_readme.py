@@ -1,4 +1,4 @@
-"""The README's Python runs as it stands there, and its files and commands exist."""
+"""The Python snippets of the README run, and the files and commands it names exist."""
 
 import re
 from pathlib import Path
@@ -18,14 +18,14 @@ def test_python_snippets_run(number, tmp_path, monkeypatch):
     exec(compile(SNIPPETS[number], f"README snippet {number}", "exec"), {})
 
 
-def test_the_files_it_names_exist():
+def test_named_files_exist():
     for name in re.findall(r"(?:examples|tests)/[\w/]+\.py", README):
         assert (ROOT / name).is_file(), name
 
 
-def test_the_commands_it_gives_parse():
-    known = r"^ipvae-snn (train|evaluate|demo|export)(.*?)(?:#.*)?$"
-    commands = re.findall(known, README, flags=re.M)
+def test_commands_parse():
+    pattern = r"^ipvae-snn (train|evaluate|demo|export)(.*?)(?:#.*)?$"
+    commands = re.findall(pattern, README, flags=re.M)
     assert commands
     for name, rest in commands:
         cli.parser().parse_args([name, *rest.split()])

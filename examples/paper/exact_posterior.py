@@ -1,18 +1,18 @@
-"""Against the truth: how far inference is from exact posteriors, in nats, and through what.
+"""Inference against exact posteriors: KL in nats, and which approximation causes it.
 
-Problems small enough to enumerate: x = Φz + σ·noise is drawn from the model, Φ, σ and the prior
-Poisson(e^{u₀}) are known; features have norm 1, and each overlaps all others by the same cosine.
-KL(q ‖ p(z | x)), a free energy in closed form plus the enumerated log p(x), is measured of
+Problems small enough to enumerate: x = Φz + σ·noise is drawn from the model; Φ, σ and the prior
+Poisson(e^{u₀}) are known; features have norm 1, and any two have the same cosine ("overlap").
+KL(q ‖ p(z | x)), a free energy in closed form plus the enumerated log p(x), is computed for
 
-- the best independent law of any shape: the price of independence;
-- the best independent Poisson: the floor. What it adds is the price of variance = mean;
-- the iP-VAE: its rates of each step, and averages of rates. "published" has no leak, and learned
-  α, b and u₀ by the published loss. "exact" has leak 1 and b = G_kk/2, which make the step the
-  natural gradient of the whole ELBO: its one point of rest, but for noise, is the floor. A kick is
-  α·G_kk, the nats that a spike takes from its own neuron;
-- the P-VAE, whose encoder alone learned, on the ELBO: the floor plus the amortisation gap.
+- the best factorised distribution of any shape: the price of independence;
+- the best factorised Poisson, called the floor: adds the price of variance = mean;
+- the iP-VAE: its rates at each timestep, and their averages over time. "published" has no leak and
+  learned α, b and u₀ with the published loss. "exact" has leak 1 and b = G_kk/2, with which a
+  timestep follows the natural gradient of the whole ELBO: but for noise, its only fixed point is
+  the floor. The kick is α·G_kk, the nats that a spike takes from its own neuron;
+- the P-VAE, of which only the encoder is trained, on the ELBO: the floor plus the amortisation gap.
 
-Data are drawn here, nothing is read from ``--data``. Five minutes on one core.
+The data are drawn here; nothing is read from ``--data``. Five minutes on one core.
 
     python examples/paper/exact_posterior.py --data path/to/data
 """
@@ -28,9 +28,9 @@ from torch import nn
 
 from ipvae_snn import IPVAE, TrainConfig, baselines, fit
 
-from lab import COLOURS, Lab, figure, finish, parse
-from lab.enumeration import PIXELS, Problem
-from lab.measure import thinned
+from harness import COLOURS, Setup, figure, finish, parse
+from harness.enumeration import PIXELS, Problem
+from harness.measure import thinned
 
 GRID = [(k, overlap, 0.5) for k in (2, 4, 6) for overlap in (0.0, 0.5, 0.9)]
 PROBLEMS = [*GRID, (4, 0.5, 1.0), (4, 0.5, 0.25)]  # K, overlap, σ
@@ -53,40 +53,46 @@ STYLES = {  # label, colour, line over steps, marker
 Rows = list[dict[str, Any]]
 
 
-def ruled(p: Problem, leak: float, bias: float, kick: float, **options: Any) -> nn.Module:
-    """An iP-VAE that learns nothing; a clamp at 5 would act as a bias, (1 + λ) e⁻⁵ / α."""
-    own = float(p.gram[0, 0])
-    model = p.told(IPVAE(PIXELS, len(p.gram), leak=leak, step=kick / own, clamp=16.0, **options))
+def untrained(p: Problem, leak: float, bias: float, kick: float, **options: Any) -> nn.Module:
+    """An iP-VAE with given constants. A clamp at 5 would act as a bias of (1 + λ) e⁻⁵ / α."""
+    norm = float(p.gram[0, 0])
+    model = p.with_true_parameters(
+        IPVAE(PIXELS, len(p.gram), leak=leak, step=kick / norm, clamp=16.0, **options)
+    )
     with torch.no_grad():
-        model.neuron.log_bias.fill_(math.log(max(bias * own, 1e-6)))  # a neuron has no bias 0
+        model.neuron.log_bias.fill_(math.log(max(bias * norm, 1e-6)))  # b must be positive
     return model
 
 
-def learned(lab: Lab, p: Problem, seed: int, encoder: str = "") -> nn.Module:
-    """A P-VAE with that encoder, or else the published iP-VAE."""
+def learned(setup: Setup, p: Problem, seed: int, encoder: str = "") -> nn.Module:
+    """A trained P-VAE with that encoder, or without one the iP-VAE as published."""
     torch.manual_seed(seed)
     if encoder:
         width = {"width": 64} if encoder == "mlp" else {}
-        model = p.told(baselines.PoissonVAE(PIXELS, len(p.gram), encoder=encoder, **width))
-        recipe = {"iterations": lab.few(2000, 6), "steps": 1, "beta": 1.0, "lr": 5e-3, "batch": 200}
+        model = p.with_true_parameters(
+            baselines.PoissonVAE(PIXELS, len(p.gram), encoder=encoder, **width)
+        )
+        recipe = {"iterations": setup.amount(2000, quick=6), "steps": 1, "beta": 1.0}
+        recipe |= {"lr": 5e-3, "batch": 200}
     else:
-        model = p.told(IPVAE(PIXELS, len(p.gram), step=0.2 / float(p.gram[0, 0])))
+        model = p.with_true_parameters(IPVAE(PIXELS, len(p.gram), step=0.2 / float(p.gram[0, 0])))
         model.neuron.mem_init.requires_grad_()
-        recipe = {"iterations": lab.few(600, 6), "steps": 16, "beta": 16.0, "batch": 100}
+        recipe = {"iterations": setup.amount(600, quick=6), "steps": 16, "beta": 16.0, "batch": 100}
     recipe |= {"beta_ramp": 0.2, "weight_decay": 0.0, "grad_clip": 3000.0, "progress": False}
     fit(model, p.train, TrainConfig(seed=seed, **recipe))
     return model
 
 
-def measure(lab: Lab, latents: int, overlap: float, noise: float, seed: int) -> dict[str, Any]:
-    counts, steps = {"train": lab.few(20_000, 200), "test": lab.few(200, 20)}, lab.few(1000, 40)
-    p = Problem(latents, overlap, noise, seed, **counts)
-    models = {name: ruled(p, *terms) for name, terms in RULES.items()}
-    models["without spikes"] = ruled(p, *RULES["exact 0.05"], spike_grad=torch.exp)
-    models["published"] = learned(lab, p, seed)
-    encoders = {f"P-{kind}": learned(lab, p, seed, kind) for kind in ("linear", "mlp")}
+def measure(setup: Setup, latents: int, overlap: float, noise: float, seed: int) -> dict[str, Any]:
+    samples = {"train": setup.amount(20_000, quick=200), "test": setup.amount(200, quick=20)}
+    steps = setup.amount(1000, quick=40)
+    p = Problem(latents, overlap, noise, seed, **samples)
+    models = {name: untrained(p, *terms) for name, terms in RULES.items()}
+    models["without spikes"] = untrained(p, *RULES["exact 0.05"], spike_grad=torch.exp)
+    models["published"] = learned(setup, p, seed)
+    encoders = {f"P-{kind}": learned(setup, p, seed, kind) for kind in ("linear", "mlp")}
     with torch.no_grad():
-        independent, alone = p.best_independent(lab.few(300, 9))
+        independent, fano_factor = p.best_independent(setup.amount(300, quick=9))
         kl, curves, ends = {"independent": independent}, {}, thinned(list(range(1, steps + 1)), 1.1)
         mems = {"floor": p.best_poisson(), "prior": p.mem_init.expand(len(p.x), -1)}
         mems |= {name: model.run(p.x, 1).mem[0] for name, model in encoders.items()}
@@ -108,7 +114,7 @@ def measure(lab: Lab, latents: int, overlap: float, noise: float, seed: int) -> 
         "counts": {name: float(mem.exp().sum() / p.mean.sum()) for name, mem in mems.items()},
         "posterior": {
             "Fano factor": float(variance.sum() / p.mean.sum()),
-            "Fano factor, apart": alone,
+            "Fano factor, apart": fano_factor,
             "correlation": float(correlation) / pairs,
         },
         "steps": ends, "curves": curves,
@@ -130,7 +136,7 @@ def draw_steps(ax: Axes, rows: Rows) -> None:
     at = 0.0
     for level, label in sorted(levels):
         ax.axhline(level, color="#808080", lw=1, ls=":")
-        at = max(1.25 * at, level)  # labels keep their distance
+        at = max(1.25 * at, level)  # so that labels do not overlap
         ax.text(1.01, at, label, transform=ax.get_yaxis_transform(), fontsize=7, va="center")
     ax.set_ylim(top=25 * level)
     title = "(a) inference, K {K}, overlap {overlap:g}, σ {noise:g}".format(**rows[0])
@@ -176,20 +182,20 @@ def draw_posteriors(ax: Axes, groups: list[Rows]) -> None:
 
 
 def main() -> None:
-    lab = parse(__file__, __doc__)
+    setup = parse(__file__, __doc__)
     groups = [
         [
-            lab.cell(
+            setup.cell(
                 "K{}-overlap{:g}-noise{:g}-seed{}".format(*problem, seed),
-                lambda given=(*problem, seed): measure(lab, *given),
+                lambda given=(*problem, seed): measure(setup, *given),
             )
-            for seed in range(lab.seeds)
+            for seed in range(setup.seeds)
         ]
-        for problem in (PROBLEMS[:3:2] if lab.quick else PROBLEMS)
+        for problem in (PROBLEMS[:3:2] if setup.quick else PROBLEMS)
     ]
-    lab.save({"rows": [row for group in groups for row in group]})
+    setup.save({"rows": [row for group in groups for row in group]})
     grid = [group for group in groups if group[0]["noise"] == 0.5]
-    with figure(lab, 1, 3, size=(13.0, 4.0)) as axes:
+    with figure(setup, 1, 3, size=(13.0, 4.0)) as axes:
         draw_steps(axes[0, 0], grid[len(grid) // 2])
         draw_prices(axes[0, 1], grid)
         draw_posteriors(axes[0, 2], groups)

@@ -1,14 +1,14 @@
 """The MNIST table: R², error, zeros, probe accuracy and parameters of all models.
 
-Each model is trained on the 60,000 training images and run on held-out ones; iterative models for
-1,000 timesteps, far past their training, hybrids and amortised models for as many steps as they
-were trained with. The probe is scikit-learn's logistic regression, with its defaults, on E[z] of
-all training images, scored on all test images; a second one, named as such, sees √E[z], which
+Each model is trained on the 60,000 training images and run on held-out ones: iterative models for
+1,000 timesteps, many more than in training, hybrids and amortised models for as many timesteps as
+in training. The probe is scikit-learn's logistic regression, with its defaults, on E[z] of all
+training images, scored on all test images; a second one ("√ probe") is trained on √E[z], which
 evens out the noise of counts.
 
-*Tuned* is the iP-VAE with three numbers set after learning, on training images: tonic inhibition,
-inhibition by spikes, and finer counts, c small spikes where one was. Of a few settings it is the
-one with the smallest error at 85% zeros or more.
+*Tuned* is the iP-VAE with three numbers set after training, on training images: tonic inhibition,
+inhibition by spikes, and c small spikes in place of one. Of a small grid of settings it is the one
+with the smallest error at 85% zeros or more.
 
     python examples/paper/mnist_table.py --data path/to/data
 """
@@ -20,10 +20,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from lab import LABELS, Lab, codes, evaluated, figure, finish, load, parse, probe, trained
-from lab.pictures import COLOURS, plain_log
-from lab.retold import best_terms, retold
-from lab.zoo import ONE_PASS
+from harness import LABELS, Setup, codes, evaluated, figure, finish, load, parse, probe, trained
+from harness.figures import COLOURS, plain_log
+from harness.recipes import ONE_PASS
+from harness.retuned import best_terms, retuned
 
 MODELS = (
     "iP", "iP-tuned", "iG", "iG-relu", "LCA", "sa", "ia", "P-conv", "P-mlp", "P-linear", "G-conv",
@@ -39,44 +39,44 @@ PUBLISHED = {  # R², 1000 · MSE / pixels, zeros, accuracy, parameters: arXiv 2
 }
 
 
-def measure(lab: Lab, name: str, seed: int) -> dict[str, Any]:
+def measure(setup: Setup, name: str, seed: int) -> dict[str, Any]:
     chosen: dict[str, float] = {}
     if name == "iP-tuned":
         grid = product((-0.006, -0.004, -0.002, 0.0), (0.85, 0.9), (1.0, 2.0, 3.0))
-        terms = best_terms(lab, "mnist", seed, grid, sparse_error)
-        model: nn.Module = retold(lab, "mnist", seed, terms)
+        terms = best_terms(setup, "mnist", seed, grid, sparse_error)
+        model: nn.Module = retuned(setup, "mnist", seed, terms)
         chosen = dict(zip(("more_bias", "lateral_scale", "fineness"), terms, strict=True))
     else:
-        model = trained(lab, "mnist", name, seed)
-    samples = load(lab, "mnist")
-    steps, probed = run_length(lab, name)
-    found = evaluated(lab, model, samples.test, steps, samples=2000)
-    train, test = (codes(lab, model, x, probed) for x in (samples.train, samples.test))
+        model = trained(setup, "mnist", name, seed)
+    samples = load(setup, "mnist")
+    steps, probe_step = run_length(setup, name)
+    evaluation = evaluated(setup, model, samples.test, steps, samples=2000)
+    train, test = (codes(setup, model, x, probe_step) for x in (samples.train, samples.test))
     labels = (samples.train_labels, samples.test_labels)
     assert labels[0] is not None
     assert labels[1] is not None
     return {
-        **found,
+        **evaluation,
         **chosen,
         "probe": probe(train, labels[0], test, labels[1]),
         "probe_root": probe(root(train), labels[0], root(test), labels[1]),
         "eval_steps": steps,
-        "probe_step": probed,
+        "probe_step": probe_step,
     }
 
 
 def sparse_error(last: dict[str, float]) -> float:
-    """The error, of codes with 85% zeros or more; others come after all of those."""
+    """The error of a code with 85% zeros or more; sparser codes rank before all others."""
     return last["mse"] + 1e6 * max(0.85 - last["zeros"], 0)
 
 
-def run_length(lab: Lab, name: str) -> tuple[int, int]:
-    """Timesteps of the evaluation, and of the codes that the probe sees."""
+def run_length(setup: Setup, name: str) -> tuple[int, int]:
+    """Timesteps of the evaluation, and timestep of the codes for the probe."""
     if name in ONE_PASS:
         return 2, 1
     if name in ("ia", "sa"):
-        return lab.few(8, 4), lab.few(8, 4)
-    return lab.few(1000, 20), lab.few(128, 10)
+        return setup.amount(8, quick=4), setup.amount(8, quick=4)
+    return setup.amount(1000, quick=20), setup.amount(128, quick=10)
 
 
 def root(code: Tensor) -> Tensor:
@@ -84,27 +84,27 @@ def root(code: Tensor) -> Tensor:
 
 
 def main() -> None:
-    lab = parse(__file__, __doc__)
-    found = {
-        name: lab.by_seed(
-            name, lambda seed, n=name: measure(lab, n, seed), several=name[:2] == "iP"
+    setup = parse(__file__, __doc__)
+    results = {
+        name: setup.by_seed(
+            name, lambda seed, n=name: measure(setup, n, seed), several=name[:2] == "iP"
         )
         for name in MODELS
     }
-    lab.save({"measured": found, "published": PUBLISHED})
-    draw_table(lab, found)
-    draw_pictures(lab)
-    report(found)
+    setup.save({"measured": results, "published": PUBLISHED})
+    draw_table(setup, results)
+    draw_digits(setup)
+    report(results)
 
 
-def draw_table(lab: Lab, found: dict[str, Any]) -> None:
+def draw_table(setup: Setup, results: dict[str, Any]) -> None:
     marks = {"linear": "v", "mlp": "s", "tuned": "*"}
-    with figure(lab, 1, 2, size=(10.4, 3.8)) as axes:
+    with figure(setup, 1, 2, size=(10.4, 3.8)) as axes:
         for ax, key, column, label in (
             (axes[0, 0], "mse_per_dim", 1, "1,000 · MSE / pixels"),
             (axes[0, 1], "probe", 3, "probe accuracy"),
         ):
-            for name, runs in found.items():
+            for name, runs in results.items():
                 mark = "D" if name == "G-relu-conv" else marks.get(name.rsplit("-", 1)[-1], "o")
                 look = {"color": COLOURS[name], "ms": 10 if mark == "*" else 6, "ls": ""}
                 for index, run in enumerate(runs):
@@ -127,16 +127,16 @@ def draw_table(lab: Lab, found: dict[str, Any]) -> None:
 
 
 @torch.no_grad()
-def draw_pictures(lab: Lab) -> None:
-    """Digits, and their reconstructions by some models."""
-    samples = load(lab, "mnist")
-    x, (height, width) = samples.test[:10].to(lab.device), samples.shape
+def draw_digits(setup: Setup) -> None:
+    """Digits and their reconstructions by some of the models."""
+    samples = load(setup, "mnist")
+    x, (height, width) = samples.test[:10].to(setup.device), samples.shape
     rows = [("shown", x)]
     for name in ("iP", *MODELS[2:8]):
-        model = trained(lab, "mnist", name)
-        out = model.run(x, run_length(lab, name)[0], record=(), seed=0)
+        model = trained(setup, "mnist", name)
+        out = model.run(x, run_length(setup, name)[0], record=(), seed=0)
         rows.append((LABELS[name], model.decode(out.state.spk)))
-    with figure(lab, len(rows), 1, name="digits", size=(6.2, 0.62 * len(rows) + 0.2)) as axes:
+    with figure(setup, len(rows), 1, name="digits", size=(6.2, 0.62 * len(rows) + 0.2)) as axes:
         for ax, (label, images) in zip(axes[:, 0], rows, strict=True):
             strip = images.cpu().reshape(-1, height, width).numpy()
             ax.imshow(np.concatenate(list(strip), 1), cmap="gray", vmin=0, vmax=1)
@@ -145,9 +145,9 @@ def draw_pictures(lab: Lab) -> None:
             ax.set_yticks([])
 
 
-def report(found: dict[str, Any]) -> None:
+def report(results: dict[str, Any]) -> None:
     print(f"{'':<22}{'R²':>7}{'MSE':>8}{'zeros':>7}{'probe':>8}{'√ probe':>9}{'parameters':>12}")
-    for name, runs in found.items():
+    for name, runs in results.items():
         for run in runs:
             last = run["last"]
             print(

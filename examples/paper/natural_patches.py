@@ -1,15 +1,15 @@
 """Natural patches: convergence, rate and distortion, sparsity, dictionaries.
 
-Whitened 16×16 patches of the Berkeley photographs, training and test scenes apart. Three iterative
-models are trained with 16 timesteps and run for 1,000. Then R² against the portion of zeros, at the
-last step, over β and T, over λ for LCA, over β for the amortised models; and the iP-VAE's own code
-read out in two other ways, named as such: spikes rounded from rates instead of drawn, and R² from
-the rates themselves, beside the zeros of the spikes.
+Whitened 16×16 patches of the Berkeley photographs; training and test patches come from different
+scenes. Three iterative models are trained with 16 timesteps and run for 1,000. Then R² against the
+portion of zeros at the last timestep: over β and T for the iP-VAE, over λ for LCA, over β for the
+others. Two points show other readouts of the iP-VAE: spikes rounded from rates instead of drawn,
+and R² from the rates themselves against the zeros of the spikes.
 
-Two more points have some numbers set after learning, on training patches. Of the iP-VAE: more tonic
-inhibition, b + δ, and weaker inhibition by spikes, `lateral_scale` (a threshold, and the gain that
-makes up for what it takes from active neurons); and finer counts, c small spikes where one was. Of
-LCA: its λ and a gain of the decoder.
+Two more points ("tuned") have some numbers set after training, on training patches. iP-VAE: more
+tonic inhibition, b + δ, which acts as a threshold; weaker inhibition by spikes, `lateral_scale`,
+the gain that makes up for what the threshold takes from active neurons; and c small spikes in place
+of one. LCA: its λ and a gain of the decoder.
 
     python examples/paper/natural_patches.py --data path/to/data
 """
@@ -24,12 +24,12 @@ from torch import Tensor
 from ipvae_snn import metrics, plotting, surrogate
 from ipvae_snn.runs import pick
 
-from lab import LABELS, Lab, evaluated, figure, finish, load, parse, trained
-from lab.pictures import style
-from lab.retold import best_terms, retold
+from harness import LABELS, Setup, evaluated, figure, finish, load, parse, trained
+from harness.figures import style
+from harness.retuned import best_terms, retuned
 
 ITERATIVE = ("iP", "iG", "iG-relu")
-# A sweep trains less than the models it is drawn beside, so that the whole takes an hour.
+# Models of a sweep train for fewer iterations, so that the whole experiment takes about an hour.
 SHORT = {"iterations": 3000}
 SWEEPS: dict[str, list[tuple[str, dict[str, Any]]]] = {
     "iP": [
@@ -47,69 +47,74 @@ SWEEPS: dict[str, list[tuple[str, dict[str, Any]]]] = {
 
 
 def measure(
-    lab: Lab, name: str, seed: int = 0, rounded: bool = False, **changes: Any
+    setup: Setup, name: str, seed: int = 0, rounded: bool = False, **changes: Any
 ) -> dict[str, Any]:
-    model = trained(lab, "patches", name, seed, **changes)
+    model = trained(setup, "patches", name, seed, **changes)
     if rounded:
         model.neuron.spike_grad = surrogate.rounded()
-    return evaluated(lab, model, load(lab, "patches").test, lab.few(1000, 20))
+    return evaluated(setup, model, load(setup, "patches").test, setup.amount(1000, quick=20))
 
 
 def main() -> None:
-    lab = parse(__file__, __doc__)
+    setup = parse(__file__, __doc__)
     full = {
-        name: lab.by_seed(name, lambda seed, n=name: measure(lab, n, seed), several=name == "iP")
+        name: setup.by_seed(
+            name, lambda seed, n=name: measure(setup, n, seed), several=name == "iP"
+        )
         for name in ITERATIVE
     }
     sweeps = {
         name: [
             {
                 "setting": setting,
-                **lab.cell(
+                **setup.cell(
                     f"{name}-{setting.replace(' ', '')}",
-                    lambda n=name, c=changes: measure(lab, n, **c),
+                    lambda n=name, c=changes: measure(setup, n, **c),
                 ),
             }
             for setting, changes in settings
         ]
         for name, settings in SWEEPS.items()
     }
-    rounded = lab.cell("iP-rounded", lambda: measure(lab, "iP", rounded=True))
+    rounded = setup.cell("iP-rounded", lambda: measure(setup, "iP", rounded=True))
     tuned = {
-        "iP": lab.cell("iP-tuned", lambda: tuned_inhibition(lab)),
-        "LCA": lab.cell("LCA-tuned", lambda: tuned_gain(lab)),
+        "iP": setup.cell("iP-tuned", lambda: tuned_inhibition(setup)),
+        "LCA": setup.cell("LCA-tuned", lambda: tuned_gain(setup)),
     }
-    lab.save({"full": full, "sweeps": sweeps, "rounded": rounded, "tuned": tuned})
-    draw_convergence(lab, full)
-    draw_rate_distortion(lab, full, sweeps, rounded, tuned)
-    draw_dictionaries(lab)
+    setup.save({"full": full, "sweeps": sweeps, "rounded": rounded, "tuned": tuned})
+    draw_convergence(setup, full)
+    draw_rate_distortion(setup, full, sweeps, rounded, tuned)
+    draw_dictionaries(setup)
     report(full, sweeps, rounded, tuned)
 
 
-def tuned_inhibition(lab: Lab) -> dict[str, Any]:
-    """The iP-VAE with more tonic inhibition, less by spikes, and finer counts."""
+def tuned_inhibition(setup: Setup) -> dict[str, Any]:
+    """The iP-VAE with more tonic inhibition, less inhibition by spikes, and smaller spikes."""
     grid = product((0.3, 0.4, 0.5), (0.7, 0.8, 0.9), (1.0, 2.0, 4.0))
-    chosen = best_terms(lab, "patches", 0, grid, lambda last: last["rate_distortion_distance"])
-    model = retold(lab, "patches", 0, chosen)
-    found = evaluated(lab, model, load(lab, "patches").test, lab.few(1000, 20))
-    return dict(zip(("more_bias", "lateral_scale", "fineness"), chosen, strict=True)) | found
+    chosen = best_terms(setup, "patches", 0, grid, lambda last: last["rate_distortion_distance"])
+    model = retuned(setup, "patches", 0, chosen)
+    result = evaluated(setup, model, load(setup, "patches").test, setup.amount(1000, quick=20))
+    return dict(zip(("more_bias", "lateral_scale", "fineness"), chosen, strict=True)) | result
 
 
-def tuned_gain(lab: Lab) -> dict[str, Any]:
-    """LCA of the best λ with the best gain of its decoder, which undoes its shrinkage."""
-    samples, steps = load(lab, "patches"), lab.few(300, 5)
+def tuned_gain(setup: Setup) -> dict[str, Any]:
+    """LCA with the best λ and the best gain of its decoder, which undoes the shrinkage by λ."""
+    samples, steps = load(setup, "patches"), setup.amount(300, quick=5)
 
     @torch.no_grad()
     def scores(changes: dict[str, Any], x: Tensor) -> dict[float, dict[str, float]]:
-        """By gain."""
-        model, x = trained(lab, "patches", "LCA", **changes), pick(x, lab.few(500, 20), seed=0)
+        """Metrics of one setting of LCA for each gain."""
+        model, x = (
+            trained(setup, "patches", "LCA", **changes),
+            pick(x, setup.amount(500, quick=20), seed=0),
+        )
         code = model.run(x, steps, record=()).state.spk
-        zeros, x_hat, found = float(metrics.zeros(code)), model.decode(code), {}
+        zeros, x_hat, by_gain = float(metrics.zeros(code)), model.decode(code), {}
         for gain in (1.0, 1.1, 1.2, 1.3):
             r2 = float(metrics.r2(x, gain * x_hat))
             distance = metrics.rate_distortion_distance(r2, zeros)
-            found[gain] = {"r2": r2, "zeros": zeros, "rate_distortion_distance": distance}
-        return found
+            by_gain[gain] = {"r2": r2, "zeros": zeros, "rate_distortion_distance": distance}
+        return by_gain
 
     _, setting, gain = min(
         (last["rate_distortion_distance"], setting, gain)
@@ -120,8 +125,8 @@ def tuned_gain(lab: Lab) -> dict[str, Any]:
     return {"setting": setting, "gain": gain, "last": last}
 
 
-def draw_convergence(lab: Lab, full: dict[str, Any]) -> None:
-    with figure(lab, 1, 2, name="convergence", size=(8.4, 3.2)) as axes:
+def draw_convergence(setup: Setup, full: dict[str, Any]) -> None:
+    with figure(setup, 1, 2, name="convergence", size=(8.4, 3.2)) as axes:
         for ax, key, title in ((axes[0, 0], "r2", "R²"), (axes[0, 1], "zeros", "portion of zeros")):
             for name, runs in full.items():
                 for index, run in enumerate(runs):
@@ -138,13 +143,13 @@ def draw_convergence(lab: Lab, full: dict[str, Any]) -> None:
 
 
 def draw_rate_distortion(
-    lab: Lab,
+    setup: Setup,
     full: dict[str, Any],
     sweeps: dict[str, Any],
     rounded: dict[str, Any],
     tuned: dict[str, Any],
 ) -> None:
-    with figure(lab, name="rate_distortion", size=(6.4, 4.4)) as axes:
+    with figure(setup, name="rate_distortion", size=(6.4, 4.4)) as axes:
         ax = axes[0, 0]
         for name in ("iP", "LCA", "iG-relu", "P-conv", "G-conv"):
             rows = [row["last"] for row in sweeps[name]] + [r["last"] for r in full.get(name, [])]
@@ -175,20 +180,20 @@ def draw_rate_distortion(
 
 
 def _circle(ax: Any, radius: float) -> None:
-    """Points of equal distance from the corner of a perfect code without spikes."""
+    """Points of equal distance from the corner R² = 1, zeros = 1."""
     angle = np.linspace(np.pi, 1.5 * np.pi, 60)
     across, up = 1 + radius * np.cos(angle), 1 + radius * np.sin(angle)
     ax.plot(across, up, color="#808080", ls=":", lw=0.8)
     ax.annotate(f"{radius:g}", (across[4], up[4]), fontsize=7, color="#606060", ha="right")
 
 
-def draw_dictionaries(lab: Lab) -> None:
-    shape = load(lab, "patches").shape
-    x = load(lab, "patches").test[: lab.few(500, 20)].to(lab.device)
-    with figure(lab, 1, 4, name="dictionaries", size=(10, 2.8)) as axes:
+def draw_dictionaries(setup: Setup) -> None:
+    shape = load(setup, "patches").shape
+    x = load(setup, "patches").test[: setup.amount(500, quick=20)].to(setup.device)
+    with figure(setup, 1, 4, name="dictionaries", size=(10, 2.8)) as axes:
         for ax, name in zip(axes[0], (*ITERATIVE, "LCA"), strict=True):
-            model = trained(lab, "patches", name)
-            spk = model.run(x, lab.few(100, 5), record=(), seed=0).state.spk
+            model = trained(setup, "patches", name)
+            spk = model.run(x, setup.amount(100, quick=5), record=(), seed=0).state.spk
             share = spk.detach().square().mean(0) * model.weight.detach().square().sum(0)
             most = share.argsort(descending=True)[: min(64, len(share))]
             plotting.dictionary(model.weight, shape, order=most.cpu(), columns=8, ax=ax)
@@ -202,7 +207,7 @@ def report(
         f"{'':<24}{'R²':>7}{'rates':>7}{'zeros':>7}{'lifet.':>7}{'popul.':>7}{'dist.':>7}{'conv.':>6}"
     )
     rows = [(LABELS[n], run) for n, runs in full.items() for run in runs]
-    rows += [(f"{LABELS[n]}, {r['setting']}", r) for n, found in sweeps.items() for r in found]
+    rows += [(f"{LABELS[n]}, {r['setting']}", r) for n, sweep in sweeps.items() for r in sweep]
     for label, run in (*rows, ("iP-VAE, rounded", rounded)):
         last = run["last"]
         numbers = "".join(

@@ -1,20 +1,20 @@
-"""Parameter efficiency: error against the number of parameters, iP-VAE and models with networks.
+"""Parameter efficiency: error against the number of parameters, iP-VAE and models with encoders.
 
-Natural patches. The iP-VAE has its dictionary and little else: 0.13 million parameters with 512
-neurons, fewer with fewer. Hybrids and amortised models of 512 latents have networks of growing
-width, up to about 40 million parameters. A step of the largest costs seconds, so that they train
-for fewer iterations; the number is in the result, with the seconds that the training took.
+Natural patches. The parameters of the iP-VAE are little more than its dictionary: 0.13 million with
+512 neurons, fewer with fewer. Hybrids and amortised models of 512 latents have networks of growing
+width, up to about 40 million parameters. An optimizer step of the largest takes seconds, so they
+train for fewer iterations; the result holds their number and the seconds of each cell.
 
     python examples/paper/parameter_efficiency.py --data path/to/data
 """
 
 from typing import Any
 
-from lab import LABELS, Lab, evaluated, figure, finish, load, parse, trained
-from lab.pictures import style
-from lab.zoo import ONE_PASS
+from harness import LABELS, Setup, evaluated, figure, finish, load, parse, trained
+from harness.figures import style
+from harness.recipes import ONE_PASS
 
-# What differs from the recipe.
+# Changes to the recipe.
 SIZES: dict[str, list[dict[str, Any]]] = {
     "iP": [
         *({"latents": k, "iterations": 3000} for k in (32, 64, 128, 256)),
@@ -30,35 +30,35 @@ SIZES: dict[str, list[dict[str, Any]]] = {
 }  # fmt: skip
 
 
-def measure(lab: Lab, name: str, changes: dict[str, Any]) -> dict[str, Any]:
-    model = trained(lab, "patches", name, **changes)
-    steps = 2 if name in ONE_PASS else lab.few(256, 10)
-    return evaluated(lab, model, load(lab, "patches").test, steps)
+def measure(setup: Setup, name: str, changes: dict[str, Any]) -> dict[str, Any]:
+    model = trained(setup, "patches", name, **changes)
+    steps = 2 if name in ONE_PASS else setup.amount(256, quick=10)
+    return evaluated(setup, model, load(setup, "patches").test, steps)
 
 
 def main() -> None:
-    lab = parse(__file__, __doc__)
-    found = {
+    setup = parse(__file__, __doc__)
+    results = {
         name: [
-            {**changes, **lab.cell(f"{name}-{n}", lambda m=name, c=changes: measure(lab, m, c))}
+            {**changes, **setup.cell(f"{name}-{n}", lambda m=name, c=changes: measure(setup, m, c))}
             for n, changes in enumerate(sizes)
         ]
         for name, sizes in SIZES.items()
     }
-    lab.save({"found": found})
-    with figure(lab, 1, 2, size=(9, 3.6)) as axes:
+    setup.save({"found": results})
+    with figure(setup, 1, 2, size=(9, 3.6)) as axes:
         for ax, key, label in (
             (axes[0, 0], "mse_per_dim", "1,000 · MSE / pixels"),
             (axes[0, 1], "rate_distortion_distance", "rate–distortion distance"),
         ):
-            for name, runs in found.items():
-                counts = [run["parameters"] for run in runs]
-                ax.plot(counts, [r["last"][key] for r in runs], marker="o", ms=4, **style(name))
+            for name, runs in results.items():
+                sizes = [run["parameters"] for run in runs]
+                ax.plot(sizes, [r["last"][key] for r in runs], marker="o", ms=4, **style(name))
             ax.set_xscale("log")
             finish(ax, x="parameters", y=label, legend=None)
         axes[0, 1].legend(frameon=False, fontsize=8)
     print(f"{'':<22}{'parameters':>12}{'R²':>8}{'rates':>8}{'MSE':>9}{'zeros':>8}{'distance':>10}")
-    for name, runs in found.items():
+    for name, runs in results.items():
         for run in runs:
             last = run["last"]
             print(

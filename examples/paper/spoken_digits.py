@@ -1,13 +1,14 @@
 """Another modality: spoken digits as spectrograms, and whether counts suit continuous data.
 
-On clips held out by the official indices, for each model: R² from one draw ("spikes") and from the
-expected code ("rates"), MSE per dim, zeros, lifetime sparsity, and the accuracy of a linear probe
-for the digit on expected codes, beside the same probe on raw pixels. R² on training clips tells
-how much is learned by heart. ``--seeds`` seeds for the iP-VAE, one for the others.
+For each model, on clips held out by the official indices: R² from one draw ("spikes") and from the
+expected code ("rates"), MSE per dimension, zeros, lifetime sparsity, and the accuracy of a linear
+probe for the digit on expected codes, compared with the same probe on raw pixels. R² on training
+clips shows overfitting. ``--seeds`` seeds for the iP-VAE, one for the others.
 
-The Poisson assumption, on speech, MNIST and natural patches: the error of spikes is the error of
-rates plus what the draws add, Σ_k ‖Φ_k‖² λ_k in closed form. Is the residual N(0, σ²), independent
-between pixels, alike for all samples and intensities? Are trains of counts Poisson in windows?
+Tests of the Poisson assumption, on speech, MNIST and natural patches: the error of spikes is the
+error of rates plus the variance of the draws, Σ_k ‖Φ_k‖² λ_k in closed form. Is the residual
+N(0, σ²), independent between pixels, and the same for all samples and intensities? Are spike counts
+in windows of several timesteps Poisson?
 
     python examples/paper/spoken_digits.py --data path/to/data
 """
@@ -21,9 +22,9 @@ from ipvae_snn import metrics, plotting
 from ipvae_snn.runs import pick
 from ipvae_snn.surrogate import rounded
 
-from lab import COLOURS, LABELS, Lab, codes, figure, finish, load, parse, probe, trained
+from harness import COLOURS, LABELS, Setup, codes, figure, finish, load, parse, probe, trained
 
-# Timesteps of inference: iterative models until they have settled, hybrids as they were trained.
+# Timesteps of inference: iterative models until convergence, hybrids as in training.
 STEPS = {
     "iP": 256, "iG": 256, "iG-relu": 256, "LCA": 256, "P-conv": 1, "G-conv": 1, "ia": 8, "sa": 8,
 }  # fmt: skip
@@ -31,13 +32,14 @@ DATA = {"speech": "#0072B2", "mnist": "#E69F00", "patches": "#009E73"}
 WINDOWS = (1, 2, 4, 8, 16, 32)
 
 
-def measure(lab: Lab, name: str, seed: int) -> dict[str, Any]:
+def measure(setup: Setup, name: str, seed: int) -> dict[str, Any]:
     """Reconstruction, sparsity and probe of one model."""
-    samples, model = load(lab, "speech"), trained(lab, "speech", name, seed).requires_grad_(False)
-    steps = min(STEPS[name], lab.few(256, 4))
+    samples = load(setup, "speech")
+    model = trained(setup, "speech", name, seed).requires_grad_(False)
+    steps = min(STEPS[name], setup.amount(256, quick=4))
     row = {"model": name, "seed": seed, "steps": steps}
     for part in ("test", "train"):
-        x = pick(getattr(samples, part), 300, seed=0).to(lab.device)
+        x = pick(getattr(samples, part), 300, seed=0).to(setup.device)
         out = model.run(x, steps, record=("spk", "mem"), every=steps, seed=seed)
         code, x_hat = out.spk[-1], model.decode(out.spk[-1])
         row[part] = {
@@ -47,17 +49,18 @@ def measure(lab: Lab, name: str, seed: int) -> dict[str, Any]:
             "zeros": float(metrics.zeros(code)),
             "lifetime": float(metrics.lifetime_sparsity(code.abs())),
         }
-    train, test = (codes(lab, model, x, steps) for x in (samples.train, samples.test))
+    train, test = (codes(setup, model, x, steps) for x in (samples.train, samples.test))
     accuracy = probe(train, samples.train_labels, test, samples.test_labels)
     return {**row, "accuracy": accuracy}
 
 
-def noise(lab: Lab, data: str) -> dict[str, Any]:
-    """How the error of a settled iP-VAE splits, what its residual is like, how regular it fires."""
-    model, samples = trained(lab, data, "iP").requires_grad_(False), load(lab, data)
-    x, steps = pick(samples.test, lab.few(200, 20), seed=0).to(lab.device), lab.few(256, 8)
-    settled = model.run(x, steps, record=(), seed=1).state
-    out = model.run(x, lab.few(128, 64), record=("spk", "mem"), state=settled, seed=2)
+def noise(setup: Setup, data: str) -> dict[str, Any]:
+    """After convergence: error split into rates and draws, statistics of residual and spikes."""
+    model, samples = trained(setup, data, "iP").requires_grad_(False), load(setup, data)
+    x = pick(samples.test, setup.amount(200, quick=20), seed=0).to(setup.device)
+    steps = setup.amount(256, quick=8)
+    converged = model.run(x, steps, record=(), seed=1).state
+    out = model.run(x, setup.amount(128, quick=64), record=("spk", "mem"), state=converged, seed=2)
     spk, rate = out.spk[-1], out.mem[-1].exp()
     sigma = x.new_ones(1) if model.log_scale is None else model.log_scale.exp()
     drawn = rate @ model.decoder.weight.square().T  # variance of Φz given the rates, per pixel
@@ -65,9 +68,9 @@ def noise(lab: Lab, data: str) -> dict[str, Any]:
     total = (x - x.mean(-1, keepdim=True)).square().sum(-1).clamp(min=1e-6)
     square, predicted = of_spikes.square(), of_rates.square() + drawn
     by_pixel = torch.broadcast_tensors(x - of_rates, square, drawn, sigma.square())
-    parts = torch.stack(by_pixel).flatten(1)
-    tenths = parts[0].argsort().tensor_split(10)  # of the pixels, from those decoded darkest
-    model.neuron.spike_grad = rounded()  # the same code without the noise of draws
+    values = torch.stack(by_pixel).flatten(1)
+    deciles = values[0].argsort().tensor_split(10)  # of decoded intensity
+    model.neuron.spike_grad = rounded()  # the same code without sampling noise
     graded = model.run(x, steps, record=()).state.spk
     return {
         "r2": float(metrics.r2(x, model.decode(spk))),
@@ -76,16 +79,16 @@ def noise(lab: Lab, data: str) -> dict[str, Any]:
         "misfit": float((of_rates.square().sum(-1) / total).mean()),
         "sampling": float((drawn.sum(-1) / total).mean()),
         "measured_over_predicted": float(square.sum() / predicted.sum()),
-        "residual": shape_of(of_spikes / sigma, samples.shape),
-        "residual_of_rates": shape_of(of_rates / sigma, samples.shape),
+        "residual": residual_statistics(of_spikes / sigma, samples.shape),
+        "residual_of_rates": residual_statistics(of_rates / sigma, samples.shape),
         "sigma_learned": model.log_scale is not None,
         "fano": fano(out.spk, out.mem),
-        "intensity": [parts[:, t].mean(1).tolist() for t in tenths],
+        "intensity": [values[:, pixels].mean(1).tolist() for pixels in deciles],
     }
 
 
-def shape_of(residual: Tensor, shape: tuple[int, int]) -> dict[str, Any]:
-    """Of a residual in units of σ; if the model is right: 1, 0, 1, 0 and a bell."""
+def residual_statistics(residual: Tensor, shape: tuple[int, int]) -> dict[str, Any]:
+    """Statistics of a residual in units of σ: 1, 0, 1, 0 and a normal density for a true model."""
     standard = (residual - residual.mean()) / residual.std()
     rows, by_sample = standard.reshape(-1, *shape), standard.square().mean(-1)
     pairs = (rows[:, 1:] * rows[:, :-1]).mean() + (rows[..., 1:] * rows[..., :-1]).mean()
@@ -99,7 +102,7 @@ def shape_of(residual: Tensor, shape: tuple[int, int]) -> dict[str, Any]:
 
 
 def fano(spk: Tensor, mem: Tensor) -> list[float]:
-    """Variance over mean of counts in windows; not 1 where spikes move the membrane in between."""
+    """Variance / mean of counts in windows: 1 for Poisson counts at a constant rate."""
     rate, factors = mem.exp().mean(0), []
     active = rate > min(0.1, 0.5 * float(rate.max()))
     for length in WINDOWS:
@@ -108,19 +111,20 @@ def fano(spk: Tensor, mem: Tensor) -> list[float]:
     return factors
 
 
-def draw_models(lab: Lab, rows: list[dict[str, Any]], raw: float) -> None:
-    samples = load(lab, "speech")
-    x = pick(samples.test, 4, seed=0).to(lab.device)
+def draw_models(setup: Setup, rows: list[dict[str, Any]], raw: float) -> None:
+    samples = load(setup, "speech")
+    x = pick(samples.test, 4, seed=0).to(setup.device)
 
     def upright(images: Tensor) -> Tensor:  # in the data, low bands come first
         return images.cpu().reshape(-1, *samples.shape).flip(1)
 
-    models = {name: trained(lab, "speech", name).requires_grad_(False) for name in STEPS}
-    spk = {n: m.run(x, lab.few(STEPS[n], 1), seed=0).state.spk for n, m in models.items()}
+    models = {name: trained(setup, "speech", name).requires_grad_(False) for name in STEPS}
+    steps = {name: setup.amount(count, quick=1) for name, count in STEPS.items()}
+    spk = {n: m.run(x, steps[n], seed=0).state.spk for n, m in models.items()}
     shown = {n: upright(m.decode(spk[n])).flatten(1) for n, m in models.items()}
     weight = models["iP"].decoder.weight.T
     strongest = upright(weight[weight.square().sum(1).argsort(descending=True)[:36]])
-    with figure(lab, 2, 2, size=(11, 5.6)) as ((examples, features), (quality, accuracy)):
+    with figure(setup, 2, 2, size=(11, 5.6)) as ((examples, features), (quality, accuracy)):
         x = upright(x).flatten(1)
         plotting.reconstructions(x, shown, samples.shape, scale="unit", ax=examples)
         plotting.mosaic(strongest, columns=9, ax=features)
@@ -137,12 +141,12 @@ def draw_models(lab: Lab, rows: list[dict[str, Any]], raw: float) -> None:
         finish(accuracy, x="", y="accuracy", title="linear probe for the digit")
 
 
-def draw_noise(lab: Lab, rows: list[dict[str, Any]], tests: dict[str, Any]) -> None:
+def draw_noise(setup: Setup, rows: list[dict[str, Any]], tests: dict[str, Any]) -> None:
     split = {f"iP, {data}": (t["misfit"], t["sampling"]) for data, t in tests.items()}
     for name, test in ((row["model"], row["test"]) for row in rows if row["model"] != "iP"):
         split[f"{name}, speech"] = 1 - test["r2_rates"], test["r2_rates"] - test["r2"]
     speech, blue, sky, red, black = tests["speech"], "#0072B2", "#56B4E9", "#D55E00", "#000000"
-    with figure(lab, 1, 4, name="poisson", size=(14, 3.4)) as ((error, bell, regular, by_level),):
+    with figure(setup, 1, 4, name="poisson", size=(14, 3.4)) as ((error, bell, regular, by_level),):
         names, left, right = list(split), *zip(*split.values(), strict=True)
         error.barh(names, left, color="#808080")
         error.barh(names, right, left=left, color=sky)
@@ -167,16 +171,16 @@ def draw_noise(lab: Lab, rows: list[dict[str, Any]], tests: dict[str, Any]) -> N
 
 
 def main() -> None:
-    lab, rows = parse(__file__, __doc__), []
+    setup, rows = parse(__file__, __doc__), []
     for n in STEPS:
-        for s in range(lab.seeds if n == "iP" else 1):
-            rows.append(lab.cell(f"{n}-{s}", lambda n=n, s=s: measure(lab, n, s)))
-    d = load(lab, "speech")
-    raw = lab.cell("raw", lambda: probe(d.train, d.train_labels, d.test, d.test_labels))
-    tests = {data: lab.cell(f"noise-{data}", lambda d=data: noise(lab, d)) for data in DATA}
-    lab.save({"models": rows, "accuracy_of_raw_pixels": raw, "poisson": tests})
-    draw_models(lab, rows, raw)
-    draw_noise(lab, rows, tests)
+        for s in range(setup.seeds if n == "iP" else 1):
+            rows.append(setup.cell(f"{n}-{s}", lambda n=n, s=s: measure(setup, n, s)))
+    d = load(setup, "speech")
+    raw = setup.cell("raw", lambda: probe(d.train, d.train_labels, d.test, d.test_labels))
+    tests = {data: setup.cell(f"noise-{data}", lambda d=data: noise(setup, d)) for data in DATA}
+    setup.save({"models": rows, "accuracy_of_raw_pixels": raw, "poisson": tests})
+    draw_models(setup, rows, raw)
+    draw_noise(setup, rows, tests)
     keys = ("r2", "r2_rates", "mse_per_dim", "zeros", "lifetime")
     print(f"{'':<20}" + "".join(f"{key:>12}" for key in (*keys, "train r2", "accuracy")))
     for row in rows:

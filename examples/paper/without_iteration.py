@@ -1,16 +1,16 @@
-"""Without iteration: one timestep, an encoder, and everything in between, on natural patches.
+"""Without iteration: one timestep, an encoder, and models in between, on natural patches.
 
-What does a timestep buy? iP-VAEs trained with T = 1 to 32 timesteps, for equally many iterations
-and with β proportional to T, are followed for 256 timesteps on held-out patches. Beside R², zeros
-and spikes: the free energy E[NLL] + KL(q_t ‖ Poisson(e^{u_0})) that an amortised model would have
-with that posterior. With T = 1, inference is a linear encoder tied to the decoder.
+What does each timestep contribute? iP-VAEs trained with T = 1 to 32 timesteps, for the same number
+of iterations and with β proportional to T, are run for 256 timesteps on held-out patches. Measured
+besides R², zeros and spikes: the free energy E[NLL] + KL(q_t ‖ Poisson(e^{u_0})) that an amortised
+model would have with that posterior. With T = 1, inference is a linear encoder tied to the decoder.
 
-Between them and encoders: iterative- and semi-amortised models; an iP-VAE whose first timestep is
-the guess of an encoder that learns along ("guided"); and P-VAEs whose guess is refined by spikes.
-The free energy of a P-VAE, with β = 1, has the natural gradient d − e^u G − ½ diag(G) − (u − u_0):
-neurons with leak 1 and tonic inhibition ½ diag(G), on its own decoder, descend on the objective of
-its encoder, and what they gain is what the encoder left. Without the leak they are an IPVAE, where
-the prior is not u_0 but the posterior of the timestep before.
+Between iteration and encoders: iterative- and semi-amortised models; an iP-VAE whose first timestep
+is the output of an encoder trained jointly ("guided"); and P-VAEs whose encoder output ("guess") is
+refined by spikes. With β = 1, minus the natural gradient of a P-VAE's free energy is
+d − e^u G − ½ diag(G) − (u − u_0): neurons on its decoder with leak 1 and tonic inhibition ½ diag(G)
+descend on the objective of its encoder, and what they gain is the amortisation gap. Without the
+leak they are an IPVAE, whose prior is not u_0 but the posterior of the previous timestep.
 
     python examples/paper/without_iteration.py --data path/to/data
 """
@@ -29,28 +29,28 @@ from ipvae_snn.models.run_output import RECORDABLE, make_run
 from ipvae_snn.neurons.base import State
 from ipvae_snn.runs import pick
 
-from lab import FAMILIES, Lab, figure, finish, load, parse, trained
-from lab.pictures import style
+from harness import FAMILIES, Setup, figure, finish, load, parse, trained
+from harness.figures import style
 
 T_TRAINED = (1, 2, 4, 8, 16, 32)
-HYBRIDS = {"ia": 8, "sa": 8}  # timesteps they are trained with
+HYBRIDS = {"ia": 8, "sa": 8}  # timesteps in training
 RECIPE = {"iterations": 1500, "lr": 1e-2}
-BETA = 1.5  # per timestep: 24 in the 16 of the recipe
-STEP = 0.05  # of the refinement of guesses
+BETA = 1.5  # per timestep: 24 for the 16 timesteps of the recipe
+STEP = 0.05  # α of the neurons that refine a guess
 REFINED = {"guess": "#808080", "refined": "#0072B2", "from prior": "#E69F00", "no leak": "#D55E00"}
 Curve = list[dict[str, float]]
 AMORTISED = {"P-linear": "o", "P-mlp": "s", "P-conv": "D"}
 
 
 class Guided(IPVAE):
-    """An IPVAE whose first timestep is drawn from an encoder's guess, at the cost of its KL."""
+    """An IPVAE whose first timestep is drawn from an encoder's output, which pays its KL to u₀."""
 
     def __init__(self, in_features: int, latents: int, **options: Any) -> None:
         super().__init__(in_features, latents, **options)
         self.encoder = make_encoder("mlp", in_features, latents)
 
     def run(self, x: Tensor, num_steps: int = 1, *, state: Any = None, **options: Any) -> Any:
-        """From the start, everything is recorded, whatever was asked for."""
+        """As ``IPVAE.run``; without ``state`` it records everything and ignores ``record``."""
         if state is not None:
             return super().run(x, num_steps, state=state, **options)
         with self.seeded(options.get("seed")):
@@ -58,11 +58,11 @@ class Guided(IPVAE):
             state = State(self.neuron.emit(mem), mem)
             nll = F.gaussian_nll(x - self.decode(state.spk), self.log_scale)
             kl = F.poisson_kl(mem, self.neuron.mem_init).sum(-1)
-            kept = [v.unsqueeze(0) for v in (*state, nll, kl)]
+            recorded = [v.unsqueeze(0) for v in (*state, nll, kl)]
             if num_steps > 1:
                 *later, state = super().run(x, num_steps - 1, state=state)
-                kept = [torch.cat(pair) for pair in zip(kept, later, strict=True)]
-        return make_run(dict(zip(RECORDABLE, kept, strict=True)), state)
+                recorded = [torch.cat(pair) for pair in zip(recorded, later, strict=True)]
+        return make_run(dict(zip(RECORDABLE, recorded, strict=True)), state)
 
 
 FAMILIES["guided"] = lambda pixels, latents, shape, **options: Guided(pixels, latents, **options)
@@ -70,7 +70,7 @@ FAMILIES["guided"] = lambda pixels, latents, shape, **options: Guided(pixels, la
 
 @torch.no_grad()
 def follow(model: nn.Module, x: Tensor, last: int, state: State | None = None) -> Curve:
-    """What has been reached at timesteps 1, 2, 4, ..."""
+    """Metrics at timesteps 1, 2, 4, ..."""
     rows, done, spikes, before = [], 0, 0.0, 0.0
     half = 0.5 * F.gram(model.weight, model.log_scale).diagonal()
     while done < last:
@@ -81,16 +81,16 @@ def follow(model: nn.Module, x: Tensor, last: int, state: State | None = None) -
             state, done = out.state, done + steps
             spikes += float(out.spk.sum(-1).mean(1).sum())
         spk, mem, kl = out.spk[-1], out.mem[-1], out.kl[-1]
-        if isinstance(model, IPVAE):  # there, the KL is that to the timestep before
+        if isinstance(model, IPVAE):  # whose own KL is relative to the previous timestep
             kl = F.poisson_kl(mem, model.neuron.mem_init).sum(-1)
         code = model.mean_code(mem)
         log_variance = mem if mem.shape == code.shape else 2 * mem[:, model.latents :]
-        variance = log_variance[:, : model.latents].exp()  # of a count, its mean
+        variance = log_variance[:, : model.latents].exp()  # a Poisson count's is its mean
         expected_nll = F.gaussian_nll(x - model.decode(code), model.log_scale) + variance @ half
         r2, zeros = float(metrics.r2(x, model.decode(spk))), float(metrics.zeros(spk))
         rows.append({
             "step": done, "r2": r2, "zeros": zeros, "spikes": spikes,
-            "gain": (r2 - before) / (done - done // 2),  # per timestep since the row before
+            "gain": (r2 - before) / (done - done // 2),  # per timestep since the previous row
             "r2_rates": float(metrics.r2(x, model.decode(code))),
             "distance": metrics.rate_distortion_distance(r2, zeros),
             "nll": float(expected_nll.mean()), "free_energy": float((expected_nll + kl).mean()),
@@ -99,9 +99,9 @@ def follow(model: nn.Module, x: Tensor, last: int, state: State | None = None) -
     return rows
 
 
-def refined(lab: Lab, name: str, x: Tensor, last: int) -> list[Curve]:
-    """A P-VAE's guess, and what spikes on its decoder make of it: see REFINED."""
-    guesser = trained(lab, "patches", name).requires_grad_(False)
+def refined(setup: Setup, name: str, x: Tensor, last: int) -> list[Curve]:
+    """Curves of a P-VAE's guess and of its refinements by spikes on its decoder, as in REFINED."""
+    guesser = trained(setup, "patches", name).requires_grad_(False)
     half = 0.5 * F.gram(guesser.weight, guesser.log_scale).diagonal()
     guess = guesser.run(x, 1, record=(), seed=0).state
     curves = [follow(guesser, x, 1)]
@@ -116,18 +116,18 @@ def refined(lab: Lab, name: str, x: Tensor, last: int) -> list[Curve]:
 
 
 def line(ax: Axes, curve: Curve, y: str, x: str = "step", **look: Any) -> None:
-    """A curve, or a level all across for a model whose timesteps are draws from one posterior."""
+    """A curve, or a horizontal line for a model whose timesteps are draws from one posterior."""
     if len(curve) == 1:
         ax.axhline(curve[0][y], **look)
     else:
         ax.plot([row[x] for row in curve], [row[y] for row in curve], **look)
 
 
-def draw(lab: Lab, rows: dict[str, list[Curve]], starts: dict[str, list[Curve]]) -> None:
+def draw(setup: Setup, rows: dict[str, list[Curve]], starts: dict[str, list[Curve]]) -> None:
     shades = colormaps["viridis"](torch.linspace(0, 0.92, len(T_TRAINED)).numpy())
     shown = {f"T{t}": (t, "-", c) for t, c in zip(T_TRAINED, shades, strict=True)}
     shown["guided"] = 16, "--", "#D55E00"
-    with figure(lab, 2, 3, size=(13.5, 7)) as axes:
+    with figure(setup, 2, 3, size=(13.5, 7)) as axes:
         (quality, gain, distance), (price, energy, moving) = axes
         for name, seed, curve in ((n, s, c) for n in shown for s, c in enumerate(rows[n])):
             t, dash, colour = shown[name]
@@ -143,13 +143,13 @@ def draw(lab: Lab, rows: dict[str, list[Curve]], starts: dict[str, list[Curve]])
             for mark in AMORTISED.get(name, ""):
                 at = curve[0]["spikes"], curve[0]["r2"]
                 price.plot(*at, mark, color=look["color"], label=look["label"])
-        for name, found in starts.items():
-            for curve, (key, colour) in zip(found, REFINED.items(), strict=True):
+        for name, refinements in starts.items():
+            for curve, (key, colour) in zip(refinements, REFINED.items(), strict=True):
                 look = {"color": colour, "ls": style(name)["ls"], "lw": 1.4}
                 look["label"] = key if name == "P-conv" else None
                 line(moving, curve, "r2", **look)
                 line(energy, curve, "free_energy", **look)
-        guessed = [found[0][0]["free_energy"] for found in starts.values()]
+        guessed = [refinements[0][0]["free_energy"] for refinements in starts.values()]
         energy.set_ylim(min(guessed) - 15, max(guessed) + 30)
         price.set_xlim(*(row["spikes"] for row in (rows["guided"][0][0], rows["guided"][0][-1])))
         gain.set_yscale("log", nonpositive="mask")
@@ -168,30 +168,32 @@ def draw(lab: Lab, rows: dict[str, list[Curve]], starts: dict[str, list[Curve]])
 
 
 def main() -> None:
-    lab, rows = parse(__file__, __doc__), {}
-    x = pick(load(lab, "patches").test, lab.few(300, 20), seed=0).to(lab.device)
-    last = lab.few(256, 4)
+    setup, rows = parse(__file__, __doc__), {}
+    x = pick(load(setup, "patches").test, setup.amount(300, quick=20), seed=0).to(setup.device)
+    last = setup.amount(256, quick=4)
 
     def curves(key: str, name: str, length: int, **changes: Any) -> None:
         def make(seed: int) -> Curve:
-            return follow(trained(lab, "patches", name, seed, **changes), x, min(length, last))
+            return follow(trained(setup, "patches", name, seed, **changes), x, min(length, last))
 
-        seeds = range(lab.seeds if changes else 1)
-        rows[key] = [lab.cell(f"{key}-{s}", lambda s=s: make(s)) for s in seeds]
+        seeds = range(setup.seeds if changes else 1)
+        rows[key] = [setup.cell(f"{key}-{s}", lambda s=s: make(s)) for s in seeds]
 
     for t in T_TRAINED:
         curves(f"T{t}", "iP", last, steps=t, beta=BETA * t, **RECIPE)
     curves("guided", "guided", last, steps=16, beta=BETA * 16, **RECIPE)
     for n in (*AMORTISED, *HYBRIDS):
         curves(n, n, HYBRIDS.get(n, 1))
-    starts = {n: lab.cell(f"refined-{n}", lambda n=n: refined(lab, n, x, last)) for n in AMORTISED}
-    lab.save({"followed": rows, "refined": starts})
-    draw(lab, rows, starts)
+    starts = {
+        n: setup.cell(f"refined-{n}", lambda n=n: refined(setup, n, x, last)) for n in AMORTISED
+    }
+    setup.save({"followed": rows, "refined": starts})
+    draw(setup, rows, starts)
     keys = ("step", "r2", "r2_rates", "zeros", "distance", "spikes", "nll", "free_energy")
     print(f"{'':<24}" + "".join(f"{key:>12}" for key in keys))
     table = {name: seeds[0] for name, seeds in rows.items()}
-    for name, found in starts.items():
-        table |= {f"{name}, {key}": c for key, c in zip(REFINED, found, strict=True)}
+    for name, refinements in starts.items():
+        table |= {f"{name}, {key}": c for key, c in zip(REFINED, refinements, strict=True)}
     for name, r in ((name, r) for name, curve in table.items() for r in (*curve[:-1:4], curve[-1])):
         print(f"{name:<24}" + "".join(f"{r[key]:12.5g}" for key in keys))
 

@@ -1,8 +1,8 @@
-"""Memory that does not grow: images evaluated from a file, and a stream of a million timesteps.
+"""Constant memory: images evaluated while read from a file, and a stream of a million timesteps.
 
-Writes random images of 28×28 bytes to an ``.npy``, evaluates a model on all of them as they are
-read and once more with all in memory, then feeds a ``Stream`` frame by frame. Each is a process of
-its own, whose resident memory is noted as it goes on (Linux only).
+Writes random images of 28×28 bytes to an ``.npy``, evaluates a model on them streamed from the file
+and again with all in memory, then feeds a ``Stream`` frame by frame. Each runs in its own process,
+whose resident memory is sampled along the way (Linux only).
 
     python examples/trust/flat_memory.py                   # two minutes
     python examples/trust/flat_memory.py --images 1000000 --timesteps 10000000
@@ -34,7 +34,7 @@ HERE = Path(__file__).parent
 
 
 class Reading(NamedTuple):
-    """How far a process had come, its memory then, and the most that it ever had, in MiB."""
+    """Progress of a process, its resident memory at that point, and the peak so far, in MiB."""
 
     done: int
     now: float
@@ -42,7 +42,7 @@ class Reading(NamedTuple):
 
 
 class Measured(NamedTuple):
-    """What was measured of one process."""
+    """Memory readings of one process."""
 
     label: str
     readings: list[Reading]
@@ -50,7 +50,7 @@ class Measured(NamedTuple):
 
     @property
     def growth(self) -> float:
-        """MiB by which the peak rose after a fifth was done, by when all buffers are there."""
+        """MiB by which the peak rose after the first fifth, when all buffers are allocated."""
         return self.readings[-1].peak - self.readings[READINGS // 5].peak
 
 
@@ -64,7 +64,7 @@ def main() -> None:
             (evaluating, "evaluate, all in memory", images, False),
             (streaming, f"Stream, M {PIXELS}, K {NEURONS}", arguments.timesteps),
         ]
-        results = [alone(*job) for job in jobs]
+        results = [in_new_process(*job) for job in jobs]
     print(table(results))
     report = {
         "images": arguments.images,
@@ -91,7 +91,7 @@ def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--images", type=int, default=100_000)
     parser.add_argument("--timesteps", type=int, default=1_000_000)
-    parser.add_argument("--quick", action="store_true", help="seconds, for a first look")
+    parser.add_argument("--quick", action="store_true", help="smoke test, takes seconds")
     parser.add_argument("--out", type=Path, default=HERE / "flat_memory.png")
     arguments = parser.parse_args()
     if arguments.quick:
@@ -102,24 +102,24 @@ def parse() -> argparse.Namespace:
 
 
 def write_images(path: Path, count: int) -> None:
-    """Random bytes, a few images at a time."""
+    """Random images, written in chunks."""
     shape = (count, SIDE, SIDE)
     file = np.lib.format.open_memmap(path, "w+", dtype=np.uint8, shape=shape)
     rng = np.random.default_rng(0)
     for start in range(0, count, 10_000):
-        part = file[start : start + 10_000]
-        part[:] = rng.integers(0, 256, part.shape, dtype=np.uint8)
+        chunk = file[start : start + 10_000]
+        chunk[:] = rng.integers(0, 256, chunk.shape, dtype=np.uint8)
     file.flush()
 
 
-def alone(job: Callable[..., Measured], *arguments: Any) -> Measured:
-    """The result of a job in a process of its own, so that nothing is there from others."""
+def in_new_process(job: Callable[..., Measured], *arguments: Any) -> Measured:
+    """Run a job in a fresh process, so that no memory of other jobs is counted."""
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
         return pool.submit(job, *arguments).result()
 
 
 class Watched(Samples):
-    """Samples that note the memory in use whenever a share of them has been read."""
+    """Samples that record the memory in use at regular points of progress."""
 
     def __init__(self, samples: Samples) -> None:
         self.samples, self.features = samples, samples.features
@@ -160,7 +160,7 @@ def streaming(label: str, timesteps: int) -> Measured:
 
 
 def reading(done: int) -> Reading:
-    """The memory of this process that is not swapped out, from the kernel."""
+    """Resident memory of this process, from /proc."""
     lines = Path("/proc/self/status").read_text().splitlines()
     sizes = dict(line.split(":", 1) for line in lines)
     now, peak = (int(sizes[name].split()[0]) / 1024 for name in ("VmRSS", "VmHWM"))
@@ -177,7 +177,7 @@ def table(results: list[Measured]) -> str:
         lines.append(
             f"{result.label:<26}{cells}{peak:>8.1f}{result.growth:>8.2f}{result.seconds:>9.1f}"
         )
-    return "\n".join(lines) + "\ngrowth: of the peak, from a fifth of the way to the end"
+    return "\n".join(lines) + "\ngrowth: rise of the peak from 20% of the way to the end"
 
 
 def draw(ax: Axes, results: list[Measured]) -> None:

@@ -1,7 +1,7 @@
-"""How much faster two processes train than one, in the same run, on the same batches.
+"""Speed-up of training by a second process, on the same batches.
 
-Three ways to use two cores, interleaved: one process with one thread (what the others are compared
-with), one process with two threads, two processes of one thread under torchrun. About two minutes:
+Three ways to use two cores, interleaved: one process with one thread (the reference), one process
+with two threads, and two processes with one thread each under torchrun. About two minutes:
 
     python examples/trust/scaling.py
 """
@@ -26,7 +26,7 @@ ITERATIONS = 20
 
 
 def measured(shape: tuple[int, int, int, int]) -> tuple[float, float]:
-    """Seconds per iteration of a training, and its last loss; start-up does not count."""
+    """Seconds per iteration of a training, without start-up, and its last loss."""
     pixels, latents, steps, batch = shape
     x = torch.randn(1000, pixels, generator=torch.Generator().manual_seed(0))
     torch.manual_seed(0)
@@ -41,7 +41,7 @@ def measured(shape: tuple[int, int, int, int]) -> tuple[float, float]:
 
 
 def work() -> None:
-    """What each process does; the first one tells."""
+    """The training in each process; rank 0 prints the results."""
     with joined("cpu"):
         results = {name: measured(shape) for name, shape in SHAPES.items()}
         if ProcessGroup().leads:
@@ -53,8 +53,8 @@ def run(processes: int, threads: int) -> dict[str, tuple[float, float]]:
     command = [*start, "--nproc-per-node", str(processes), __file__, "--work"]
     environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
     done = subprocess.run(command, capture_output=True, text=True, check=True, env=environment)
-    found: dict[str, tuple[float, float]] = json.loads(done.stdout.splitlines()[-1])
-    return found
+    results: dict[str, tuple[float, float]] = json.loads(done.stdout.splitlines()[-1])
+    return results
 
 
 def main() -> None:
@@ -77,9 +77,11 @@ def main() -> None:
             ratios = [r[way][name][0] / r[alone][name][0] for r in rounds]
             row = {
                 "milliseconds": 1000 * statistics.median(seconds),
-                "ratio": statistics.median(ratios), "ratio_low": min(ratios),
-                "ratio_high": max(ratios), "loss": rounds[0][way][name][1],
-            }  # fmt: skip
+                "ratio": statistics.median(ratios),
+                "ratio_low": min(ratios),
+                "ratio_high": max(ratios),
+                "loss": rounds[0][way][name][1],
+            }
             result[name][way] = row
             print(
                 f"  {way:22}{row['milliseconds']:8.1f} ms {row['ratio']:6.2f} "

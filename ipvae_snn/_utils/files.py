@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all."""
+"""Atomic writes, locks and checks of paths: a file is written completely or not at all."""
 
 import glob
 import os
@@ -15,13 +15,13 @@ LOCK = ".lock"
 
 @contextmanager
 def atomic_write(path: str | Path) -> Iterator[Path]:
-    """Yield a temporary path beside ``path``; move it there if the block ends well.
+    """Yield a temporary path beside ``path``; rename it to ``path`` if the block raises nothing.
 
     Raises:
-        ValueError: the folder of ``path`` does not exist.
+        ValueError: ``path`` is a folder, or its parent folder does not exist.
     """
     path = Path(path)
-    _require_folder_of(path)
+    _require_parent(path)
     if path.is_dir():
         raise ValueError(f"cannot write {path}: it is a folder")
     handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
@@ -32,16 +32,16 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
         umask = os.umask(0)
         os.umask(umask)
         temporary.chmod(0o666 & ~umask)
-        settle(temporary)
+        fsync(temporary)
         os.replace(temporary, path)
-        settle(path.parent)
+        fsync(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
 
 
 @contextmanager
 def atomic_folder(path: str | Path) -> Iterator[Path]:
-    """Yield a temporary folder beside ``path``; it takes its place if the block ends well.
+    """Yield a temporary folder beside ``path``; move its content there if the block raises nothing.
 
     Raises:
         ValueError: ``path`` exists and is not an empty folder.
@@ -53,7 +53,7 @@ def atomic_folder(path: str | Path) -> Iterator[Path]:
     temporary = Path(tempfile.mkdtemp(prefix=".", suffix=".part", dir=path.parent))
     try:
         yield temporary
-        # An empty folder that is there stays: it may be a mount or somebody's working directory.
+        # Keep an existing empty folder: it may be a mount point or a working directory.
         path.mkdir(exist_ok=True)
         for child in sorted(temporary.iterdir()):
             os.replace(child, path / child.name)
@@ -64,13 +64,13 @@ def atomic_folder(path: str | Path) -> Iterator[Path]:
 
 
 def missing_folders(path: str | Path) -> list[Path]:
-    """The folders that are not there yet, ``path`` and those above it, innermost first."""
+    """Those of ``path`` and its parents that do not exist yet, innermost first."""
     path = Path(path).resolve()
     return [p for p in (path, *path.parents) if not p.exists()]
 
 
 def remove_empty_folders(folders: Sequence[Path]) -> None:
-    """Remove those of the folders, innermost first, that hold nothing; all others stay."""
+    """Remove the folders that are empty, in this order; keep the others."""
     for folder in folders:
         with suppress(OSError):
             folder.rmdir()
@@ -78,19 +78,19 @@ def remove_empty_folders(folders: Sequence[Path]) -> None:
 
 @contextmanager
 def exclusive_lock(path: str | Path | None) -> Iterator[None]:
-    """A block in which no other process works on ``path``, a file or a folder; None: no matter.
+    """Hold an exclusive lock of a file or folder; ``None`` locks nothing.
 
-    Ends with the process, however that ends.
+    The system releases the lock when the process ends, even if it is killed.
 
     Raises:
-        OSError: another one works on it.
-        ValueError: the folder it lies in does not exist.
+        BlockingIOError: another process holds the lock.
+        ValueError: the parent folder does not exist.
     """
     if path is None:
         yield
         return
     path = Path(path)
-    _require_folder_of(path)
+    _require_parent(path)
     lock = FileLock(path / LOCK if path.is_dir() else path.with_name(f".{path.name}.lock"))
     try:
         lock.acquire(timeout=0)
@@ -101,14 +101,14 @@ def exclusive_lock(path: str | Path | None) -> Iterator[None]:
     try:
         yield
     finally:
-        with suppress(OSError):  # on a disk that has become read-only
+        with suppress(OSError):  # the disk may have become read-only
             Path(lock.lock_file).unlink(missing_ok=True)
         lock.release()
 
 
-def settle(path: Path) -> None:
-    """Have a file or folder on the disk before anything else is done, power cut or not."""
-    with suppress(OSError):  # some systems and disks cannot, for folders
+def fsync(path: Path) -> None:
+    """Flush a file or folder to disk, so that it survives a power cut."""
+    with suppress(OSError):  # some systems and file systems cannot flush folders
         handle = os.open(path, os.O_RDONLY)
         try:
             os.fsync(handle)
@@ -117,13 +117,13 @@ def settle(path: Path) -> None:
 
 
 def remove_partial_files(path: Path) -> None:
-    """Remove what writers of ``path`` left when they were killed; needs :func:`exclusive_lock`."""
+    """Remove temporary files of killed writers of ``path``; call under :func:`exclusive_lock`."""
     for part in path.parent.glob(f".{glob.escape(path.name)}.*.part"):
         part.unlink(missing_ok=True)
 
 
 def require_file(path: str | Path, writer: str) -> Path:
-    """The path of a file; ``FileNotFoundError`` that names its ``writer`` if there is none."""
+    """The path of an existing file; else ``FileNotFoundError`` that names its ``writer``."""
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"{path} is no file: expected one that {writer} wrote")
@@ -131,14 +131,14 @@ def require_file(path: str | Path, writer: str) -> Path:
 
 
 def require_free_file(path: str | Path) -> None:
-    """Raise ``ValueError`` if anything is at ``path``, or the folder it is to lie in is missing."""
+    """Raise ``ValueError`` if ``path`` exists or its parent folder does not."""
     path = Path(path)
     if path.exists() or path.is_symlink():
         raise ValueError(f"{path} exists already: name another file, or remove it first")
-    _require_folder_of(path)
+    _require_parent(path)
 
 
-def _require_folder_of(path: Path) -> None:
+def _require_parent(path: Path) -> None:
     if not path.parent.is_dir():
         raise ValueError(f"cannot write {path}: the folder {path.parent} does not exist")
 
@@ -146,15 +146,13 @@ def _require_folder_of(path: Path) -> None:
 def require_free_folder(path: str | Path) -> None:
     """Raise ``ValueError`` unless ``path`` does not exist yet or is an empty folder.
 
-    What a killed writer left of its own does not count.
+    Locks and temporary files of a killed writer do not count.
     """
     path = Path(path)
-    taken = path.is_symlink() and not path.exists()
-    if path.exists():
-        taken = not path.is_dir() or not all(_is_left_over(child) for child in path.iterdir())
-    if taken:
+    free = path.is_dir() and all(map(_is_temporary, path.iterdir()))
+    if not free and (path.exists() or path.is_symlink()):
         raise ValueError(f"{path} exists already: name another folder, or remove it first")
 
 
-def _is_left_over(path: Path) -> bool:
+def _is_temporary(path: Path) -> bool:
     return path.name == LOCK or (path.name.startswith(".") and path.suffix == ".part")

@@ -4,7 +4,7 @@ import argparse
 import inspect
 import re
 import types
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import MISSING
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Union, get_args, get_origin, get_type_hints
@@ -27,13 +27,14 @@ class Option(NamedTuple):
         return f"--{self.name.replace('_', '-')}"
 
 
-def options_of(source: Any, *, skip: Iterable[str] = ()) -> list[Option]:
+def options_of(source: Any, *, skip: Iterable[str] = (), docs: Iterable[Any] = ()) -> list[Option]:
     """The options with defaults of a callable that a command line can give.
 
     Args:
         source: a function or class, whose docstring tells of them under ``Args:`` or
             ``Attributes:``.
         skip: names to leave out.
+        docs: where else they are told of, if there it says no more than "see" or "as in".
 
     >>> def paint(wall, *, colour: Literal["red", "blue"] = "red", coats: int = 2):
     ...     '''Paint.
@@ -45,7 +46,10 @@ def options_of(source: Any, *, skip: Iterable[str] = ()) -> list[Option]:
     >>> [(o.flag, o.default, o.help) for o in options_of(paint)]
     [('--colour', 'red', 'of the paint'), ('--coats', 2, 'how many')]
     """
-    told = described(inspect.getdoc(source) or "")
+    told: dict[str, str] = {}
+    for documented in (*docs, source):
+        own = described(inspect.getdoc(documented) or "")
+        told |= {n: text for n, text in own.items() if not text.startswith(("see ", "as in "))}
     made = source.__init__ if inspect.isclass(source) else source
     hints = get_type_hints(made)
     found = []
@@ -105,3 +109,53 @@ def given(arguments: argparse.Namespace, options: Iterable[Option]) -> dict[str,
     """The values of the options that were given on the command line."""
     values = {option.name: getattr(arguments, option.name, None) for option in options}
     return {name: value for name, value in values.items() if value is not None}
+
+
+class Family:
+    """Classes that a flag such as ``--to NAME`` chooses from, each with options of its own.
+
+    Args:
+        flag: what chooses.
+        options: of each class, by its name.
+    """
+
+    def __init__(self, flag: str, options: Mapping[str, list[Option]]) -> None:
+        self.flag, self.options = flag, options
+
+    def add_flags(self, command: argparse.ArgumentParser) -> None:
+        """A flag for each option of the classes; options of the same name share one.
+
+        Raises:
+            ValueError: the command itself or another class uses the name for something else.
+        """
+        of_name: dict[str, dict[str, Option]] = {}
+        for name, options in self.options.items():
+            for option in options:
+                of_name.setdefault(option.name, {})[name] = option
+        reserved = {action.dest for action in command._actions} | {"command"}
+        groups: dict[str, list[Option]] = {}
+        for name, alike in of_name.items():
+            if name in reserved or len({(o.kind, o.choices) for o in alike.values()}) > 1:
+                raise ValueError(
+                    f"the option {name!r} of {self.flag} {list(alike)[-1]} already means "
+                    "something else: rename it"
+                )
+            first = next(iter(alike.values()))
+            defaults = dict.fromkeys(o.default for o in alike.values())
+            if len(defaults) > 1:
+                first = first._replace(default=" / ".join(map(str, defaults)))
+            groups.setdefault(f"{self.flag} {' or '.join(alike)}", []).append(first)
+        for title, members in groups.items():
+            add_flags(command.add_argument_group(title), members)
+
+    def given(self, arguments: argparse.Namespace, chosen: str) -> dict[str, Any]:
+        """The options of the chosen class that were given; ``ValueError`` if one of another was."""
+        own = given(arguments, self.options[chosen])
+        for name, options in self.options.items():
+            for option in options:
+                if given(arguments, [option]).keys() - own.keys():
+                    raise ValueError(
+                        f"{option.flag} belongs to {self.flag} {name}, not to {self.flag} "
+                        f"{chosen}: leave it out"
+                    )
+        return own

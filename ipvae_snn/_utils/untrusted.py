@@ -1,45 +1,46 @@
-"""Arrays out of ``.npy`` and ``.npz`` files that may be damaged: sizes are checked before memory is
-taken, and nothing in a file is run."""
+"""Reads untrusted ``.npy`` and ``.npz`` files: checks sizes before it allocates, runs no code."""
 
 import ast
 import math
 import re
 import zipfile
+from collections import Counter
 from pathlib import Path
-from typing import IO, NamedTuple
+from typing import IO, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 MAX_DEFLATED = 1032
-"""Bytes that a byte can stand for in files packed by zlib: gzip, zip, HDF5."""
+"""Largest compression ratio of zlib, in gzip, zip and HDF5 files."""
 MAGIC = b"\x93NUMPY"
-_MAX_HEADER = 10_000  # bytes, as in numpy: what is parsed is short
+_MAX_HEADER = 10_000  # bytes, as in numpy, so that parsing takes little time and memory
 _MAX_AXES = 32
-_PIECE = 2**20  # bytes that are unpacked at once
-_PLAIN = re.compile(r"[<>|=]?(b1|[iu][1248]|f(2|4|8|16)|c(8|16|32)|[SU]\d{1,9})")
+_CHUNK = 2**20  # bytes to unpack at once
+_PLAIN_DTYPE = re.compile(r"[<>|=]?(b1|[iu][1248]|f(2|4|8|16)|c(8|16|32)|[SU]\d{1,9})")
 
 
 class NpyHeader(NamedTuple):
-    """What an ``.npy`` says of its array."""
+    """What the header of an ``.npy`` declares, and its length."""
 
     shape: tuple[int, ...]
-    dtype: np.dtype
+    dtype: np.dtype[Any]
     fortran: bool
     header_bytes: int
     data_bytes: int
 
 
 def check_npy_header(file: IO[bytes], limit_bytes: int, name: str = "the array") -> NpyHeader:
-    """Read the header of an ``.npy``, and leave ``file`` where the data begin.
+    """Read the header of an ``.npy``; leaves ``file`` at the start of the data.
 
     Args:
-        file: open for reading bytes, at its start.
-        limit_bytes: how large the array may be in memory.
+        file: a binary file, at the start of the header.
+        limit_bytes: largest size of the array in memory.
         name: what messages call the array.
 
     Raises:
-        ValueError: no ``.npy``, neither numbers nor text, or larger than ``limit_bytes``.
+        ValueError: not an ``.npy``, a dtype other than numbers or text, or an array larger than
+            ``limit_bytes``.
 
     >>> import io
     >>> file = io.BytesIO()
@@ -56,51 +57,50 @@ def check_npy_header(file: IO[bytes], limit_bytes: int, name: str = "the array")
     if start not in (MAGIC + b"\1\0", MAGIC + b"\2\0") or len(text) != size:
         raise ValueError(f"{name} is no array of an .npy file, or its header is damaged")
     try:
-        said = ast.literal_eval(text.decode("latin1").strip())
-        shape, descr, fortran = said["shape"], said["descr"], said["fortran_order"]
+        fields = ast.literal_eval(text.decode("latin1").strip())
+        shape, descr, fortran = fields["shape"], fields["descr"], fields["fortran_order"]
     except (ValueError, SyntaxError, TypeError, KeyError, MemoryError, RecursionError) as error:
         raise ValueError(f"{name} has a damaged .npy header") from error
-    if not (isinstance(descr, str) and _PLAIN.fullmatch(descr)):
+    if not (isinstance(descr, str) and _PLAIN_DTYPE.fullmatch(descr)):
         raise ValueError(f"{name} holds {descr!r}: expected numbers or text".replace("\n", " "))
-    whole = isinstance(shape, tuple) and all(type(n) is int and n >= 0 for n in shape)
-    if not whole or len(shape) > _MAX_AXES or not isinstance(fortran, bool):
-        raise ValueError(f"{name} has a damaged .npy header: {str(said)[:200]}")
+    integers = isinstance(shape, tuple) and all(type(n) is int and n >= 0 for n in shape)
+    if not integers or len(shape) > _MAX_AXES or not isinstance(fortran, bool):
+        raise ValueError(f"{name} has a damaged .npy header: {str(fields)[:200]}")
     dtype = np.dtype(descr)
-    most = math.prod(max(n, 1) for n in shape) * dtype.itemsize
-    if most > limit_bytes:
+    # An axis of length 0 makes an array empty, but must not excuse absurd lengths of the others.
+    if math.prod(max(n, 1) for n in shape) * dtype.itemsize > limit_bytes:
         raise ValueError(
             f"{name} is declared as {descr} of shape {str(shape)[:100]}: expected at most "
             f"{limit_bytes:,} bytes"
         )
-    data_bytes = math.prod(shape) * dtype.itemsize
     header_bytes = len(start) + len(length) + size
-    return NpyHeader(shape, dtype, fortran, header_bytes, data_bytes)
+    return NpyHeader(shape, dtype, fortran, header_bytes, math.prod(shape) * dtype.itemsize)
 
 
-def read_npy_array(path: str | Path, limit_bytes: int) -> NDArray:
-    """The array in an ``.npy`` file.
+def read_npy_array(path: str | Path, limit_bytes: int) -> NDArray[Any]:
+    """Read the array of an ``.npy`` file.
 
     Raises:
-        OSError: no such file, or it cannot be read.
-        ValueError: as :func:`check_npy_header`, or the file is not as long as its header says.
+        OSError: the file is missing or unreadable.
+        ValueError: as :func:`check_npy_header`, or the file has another length than its header
+            declares.
     """
     path = Path(path)
     with path.open("rb") as file:
-        header = check_npy_header(file, limit_bytes, str(path))
-        return _read(file, header, path.stat().st_size, str(path))
+        return _read(file, limit_bytes, path.stat().st_size, str(path))
 
 
-def read_npz_arrays(path: str | Path, limit_bytes: int) -> dict[str, NDArray]:
-    """The arrays in an ``.npz`` file, by name.
+def read_npz_arrays(path: str | Path, limit_bytes: int) -> dict[str, NDArray[Any]]:
+    """Read the arrays of an ``.npz`` file, by name.
 
     Args:
-        path: of the file.
-        limit_bytes: how large all arrays together may be in memory.
+        path: the file.
+        limit_bytes: largest size of all arrays together in memory.
 
     Raises:
-        OSError: no such file, or it cannot be opened.
-        ValueError: no ``.npz``, damaged, with anything in it but numbers and text, or larger than
-            ``limit_bytes``.
+        OSError: the file is missing or unreadable.
+        ValueError: not an ``.npz``, damaged, with members other than arrays of numbers or text, or
+            larger than ``limit_bytes``.
 
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
@@ -113,16 +113,18 @@ def read_npz_arrays(path: str | Path, limit_bytes: int) -> dict[str, NDArray]:
             with zipfile.ZipFile(file) as archive:
                 members = archive.infolist()
                 _check_members(members, limit_bytes, path)
-                return {_name(m): _member(archive, m, limit_bytes, path) for m in members}
+                arrays = {}
+                for member in members:
+                    name = f"{member.filename!r} in {path}"
+                    with archive.open(member) as unpacked:
+                        array = _read(unpacked, limit_bytes, member.file_size, name)
+                    arrays[member.filename.removesuffix(".npy")] = array
+                return arrays
         except Exception as error:  # a damaged archive can fail anywhere inside zipfile or zlib
             if str(path) in str(error):
                 raise
             reason = str(error) or type(error).__name__
             raise ValueError(f"{path} cannot be read as an .npz file: {reason}") from error
-
-
-def _name(member: zipfile.ZipInfo) -> str:
-    return member.filename.removesuffix(".npy")
 
 
 def _check_members(members: list[zipfile.ZipInfo], limit_bytes: int, path: str | Path) -> None:
@@ -131,33 +133,27 @@ def _check_members(members: list[zipfile.ZipInfo], limit_bytes: int, path: str |
         raise ValueError(
             f"{path} unpacks to {total:,} bytes: expected at most {limit_bytes:,} bytes"
         )
-    names = [member.filename for member in members]
+    names = Counter(member.filename for member in members)
     for member in members:
-        packed = member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
-        if packed or member.flag_bits & 1 or not member.filename.endswith(".npy"):
+        foreign = member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
+        encrypted = member.flag_bits & 1
+        if foreign or encrypted or not member.filename.endswith(".npy"):
             raise ValueError(f"{path} holds {member.filename!r}, which is no array of an .npz file")
-        if names.count(member.filename) > 1:
+        if names[member.filename] > 1:
             raise ValueError(f"{path} holds two arrays named {member.filename!r}: it is damaged")
 
 
-def _member(
-    archive: zipfile.ZipFile, member: zipfile.ZipInfo, limit: int, path: str | Path
-) -> NDArray:
-    name = f"{member.filename!r} in {path}"
-    with archive.open(member) as file:
-        header = check_npy_header(file, limit, name)
-        return _read(file, header, member.file_size, name)
-
-
-def _read(file: IO[bytes], header: NpyHeader, size: int, name: str) -> NDArray:
+def _read(file: IO[bytes], limit_bytes: int, size: int, name: str) -> NDArray[Any]:
+    """Read an array from a file of ``size`` bytes, or from a member of an archive."""
+    header = check_npy_header(file, limit_bytes, name)
     expected = header.header_bytes + header.data_bytes
     if size != expected:
         raise ValueError(f"{name} has {size:,} bytes where its header declares {expected:,}")
     data, filled = memoryview(bytearray(header.data_bytes)), 0
-    while got := file.readinto(data[filled : filled + _PIECE]):  # type: ignore[attr-defined]
-        filled += got
-    # At its end, not before, a zip archive compares the checksum: one more byte is asked for.
+    while count := file.readinto(data[filled : filled + _CHUNK]):  # type: ignore[attr-defined]
+        filled += count
+    # zipfile compares the checksum when it meets the end: read one more byte.
     if filled < header.data_bytes or file.read(1):
-        raise ValueError(f"{name} ends before all of its numbers have come: it is damaged")
+        raise ValueError(f"{name} ends before its data do, or goes on after them: it is damaged")
     array = np.ndarray(header.shape, header.dtype, data, order="F" if header.fortran else "C")
     return np.array(array, order="C") if header.fortran else array

@@ -1,7 +1,7 @@
 """Amortised inference: an encoder network, one pass, and every draw from the same posterior."""
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -41,6 +41,8 @@ class GaussianVAE(GaussianBaseline):
     >>> model.run(torch.rand(5, 16), num_steps=1).kl.shape
     torch.Size([1, 5])
     """
+
+    recipe: ClassVar[Mapping[str, Any]] = {"steps": 1, "beta": 1.0, "lr": 2e-3, "beta_ramp": 0.3}
 
     def __init__(
         self,
@@ -88,6 +90,8 @@ class PoissonVAE(Baseline):
     >>> model.run(torch.rand(5, 16), num_steps=1, record="mem").mem.shape
     torch.Size([1, 5, 8])
     """
+
+    recipe: ClassVar[Mapping[str, Any]] = {"steps": 1, "beta": 1.0, "lr": 2e-3, "beta_ramp": 0.3}
 
     def __init__(
         self,

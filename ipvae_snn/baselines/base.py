@@ -80,7 +80,7 @@ class Baseline(BaseModel):
         """Reconstruction Φ z of codes (..., K); shape (..., M)."""
         return spk @ self.weight.mT
 
-    def run(  # type: ignore[override]
+    def run(
         self,
         x: Tensor,
         num_steps: int | None = None,
@@ -103,7 +103,9 @@ class Baseline(BaseModel):
             step = _BaselineTimestep(self, x)
             start = self.start(step.sensed) if state is None else State(*state)
             values, last = loop.record(step, start, steps, fields, every)
-        costs = {name: values[name][every - 1 :: every] for name in ("nll", "kl") if name in fields}
+        costs: dict[str, Any] = {
+            name: values[name][every - 1 :: every] for name in ("nll", "kl") if name in fields
+        }
         return make_run({**values, **costs}, last)
 
 

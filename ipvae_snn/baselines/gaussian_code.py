@@ -25,6 +25,10 @@ class GaussianBaseline(Baseline):
         super().__init__(in_features, latents, init_std=init_std)
         self.register_parameter("log_gain", nn.Parameter(torch.zeros(latents)) if relu else None)
 
+    @property
+    def sparse_code(self) -> bool:  # type: ignore[override]
+        return self.log_gain is not None
+
     def mean_code(self, mem: Tensor) -> Tensor:
         """E[z], or, with ``relu``, gain · E[max(z, 0)] = gain · (μ Φ(μ/s) + s φ(μ/s))."""
         mean, log_std = mem[..., : self.latents], mem[..., self.latents : 2 * self.latents]

@@ -1,6 +1,7 @@
 """Between amortised and iterative inference: networks that refine, and guesses that are refined."""
 
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -65,6 +66,8 @@ class IterativeAmortisedVAE(_Refined):
     torch.Size([4, 5])
     """
 
+    recipe: ClassVar[Mapping[str, Any]] = {"steps": 8, "beta": 1.0, "lr": 2e-3, "beta_ramp": 0.3}
+
     def __init__(
         self,
         in_features: int,
@@ -123,6 +126,8 @@ class SemiAmortisedVAE(_Refined):
     >>> model.run(torch.rand(5, 16), num_steps=4, record="kl").kl.shape
     torch.Size([4, 5])
     """
+
+    recipe: ClassVar[Mapping[str, Any]] = {"steps": 8, "beta": 1.0, "lr": 2e-3, "beta_ramp": 0.3}
 
     def __init__(
         self,

@@ -1,5 +1,8 @@
 """iG-VAE and iG-relu-VAE: the predictive-coding siblings, which infer with Gaussian latents."""
 
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
 import torch
 from torch import Tensor, nn
 
@@ -39,6 +42,8 @@ class IGVAE(GaussianBaseline):
     >>> model.run(torch.rand(5, 16), num_steps=3, record=("spk", "kl")).spk.shape
     torch.Size([3, 5, 8])
     """
+
+    recipe: ClassVar[Mapping[str, Any]] = {"beta": 8.0, "lr": 5e-3}
 
     def __init__(
         self,

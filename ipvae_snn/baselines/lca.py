@@ -1,5 +1,8 @@
 """LCA: sparse coding by locally competing neurons, the strongest peer that does not spike."""
 
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
 import torch
 from torch import Tensor
 
@@ -34,6 +37,15 @@ class LCA(Baseline):
     >>> model.run(torch.rand(5, 16), num_steps=50, record=("spk",), every=50).spk.shape
     torch.Size([1, 5, 32])
     """
+
+    # There is no KL, so no β to raise; features have norm 1, so no weight decay.
+    recipe: ClassVar[Mapping[str, Any]] = {
+        "steps": 40,
+        "beta": 1.0,
+        "beta_start": 1.0,
+        "weight_decay": 0.0,
+        "lr": 3e-3,
+    }
 
     def __init__(
         self,

@@ -1,12 +1,13 @@
-"""How fast this machine runs the network, as ratios to what it cannot do without.
+"""How fast this machine runs the network, behind the command ``ipvae-snn bench``.
 
-The command ``ipvae-snn bench``. Each time is measured beside (a) the floor, the dense matrix
-products of the algorithm alone, and (b) plain references (:mod:`~ipvae_snn.bench.reference`), all
-interleaved in one run, since times of different runs do not compare.
+Each time is measured beside (a) the floor, the dense matrix products of the algorithm alone, and
+(b) plain references (:mod:`~ipvae_snn.bench.reference`), interleaved in one run and compared as
+ratios: times of different runs do not compare.
 """
 
 import json
 import math
+from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -17,8 +18,8 @@ from ipvae_snn._utils.checks import require_device
 from ipvae_snn._utils.files import atomic_folder, require_free_folder
 from ipvae_snn.bench import cases
 from ipvae_snn.bench.cases import MNIST, PATCHES, Shape
-from ipvae_snn.bench.clock import machine
 from ipvae_snn.bench.report import picture, table
+from ipvae_snn.bench.timing import machine
 
 __all__ = ["measure", "picture", "save", "table"]
 
@@ -35,54 +36,52 @@ def measure(
         progress: show a progress bar.
 
     Returns:
-        ``machine``, and per kind of measurement a list of rows: the shape, seconds, ratios, bytes.
+        ``machine`` and ``precision``, and a list of rows for each kind of measurement: shape,
+        seconds, ratios, bytes.
     """
     where = require_device(device)
-    repeats = 5 if quick else 21
+    repeats, sweep_repeats, stream_repeats = (5, 3, 200) if quick else (21, 7, 2000)
     heads = [replace(PATCHES, batch=50), replace(MNIST, steps=16)] if quick else [PATCHES, MNIST]
-    runs = [replace(s, steps=64) for s in (heads[:1] if quick else [PATCHES, MNIST])]
+    runs = [replace(s, steps=64) for s in (heads[:1] if quick else heads)]
     events = [Shape(64, k, 1, 1, -math.log1p(-active)) for k, active in _events(quick)]
     sweeps = [(name, shape) for name, shapes in cases.sweeps(quick) for shape in shapes]
     result: dict[str, Any] = {"machine": machine(where), "precision": precision}
     total = len(heads) + len(runs) + len(events) + 2 * len(sweeps)
     with tqdm(total=total, disable=not progress, desc="measuring", unit="case") as bar:
 
-        def rows(kind: str, found: list[tuple[dict[str, Any], Shape]]) -> None:
-            result[kind] = [{**asdict(shape), **row} for row, shape in found]
-
-        def done(row: dict[str, Any], shape: Shape) -> tuple[dict[str, Any], Shape]:
+        def row(
+            case: Callable[..., dict[str, Any]], shape: Shape, *options: Any, **labels: str
+        ) -> dict[str, Any]:
+            measured = {**labels, **asdict(shape), **case(shape, where, *options)}
             bar.update()
-            return row, shape
+            return measured
 
-        # Headlines take more repeats: they are what is compared.
-        rows("training", [done(cases.training(s, where, repeats, precision), s) for s in heads])
-        rows("inference", [done(cases.inference(s, where, repeats, precision), s) for s in runs])
-        often = 200 if quick else 2000
-        rows("streaming", [
-            done(cases.streaming(s, where, often if s.latents < 9000 else often // 10), s)
+        result["training"] = [row(cases.training, s, repeats, precision) for s in heads]
+        result["inference"] = [row(cases.inference, s, repeats, precision) for s in runs]
+        result["streaming"] = [
+            row(cases.streaming, s, stream_repeats if s.latents < 9000 else stream_repeats // 10)
             for s in events
-        ])  # fmt: skip
-        few = 3 if quick else 7
-        for kind, of in (("training", cases.training), ("inference", cases.inference)):
+        ]
+        for kind, case in (("training", cases.training), ("inference", cases.inference)):
             result[f"{kind}_sweeps"] = [
-                {"varied": name, **asdict(s), **done(of(s, where, few, precision), s)[0]}
-                for name, s in sweeps
+                row(case, s, sweep_repeats, precision, varied=name) for name, s in sweeps
             ]
     return result
 
 
 def _events(quick: bool) -> list[tuple[int, float]]:
+    """Latents and portion of active neurons of the streaming measurements."""
     if quick:
         return [(1024, 0.02), (1024, 0.2)]
-    spread = [(4096, a) for a in (0.005, 0.01, 0.02, 0.05, 0.1, 0.2)]
-    return [(512, 0.02), (1024, 0.02), *spread, (16384, 0.02)]
+    activities = [(4096, a) for a in (0.005, 0.01, 0.02, 0.05, 0.1, 0.2)]
+    return [(512, 0.02), (1024, 0.02), *activities, (16384, 0.02)]
 
 
 def save(result: dict[str, Any], folder: str | Path) -> None:
-    """Write ``bench.json`` and ``bench.png`` to a new folder, whole or not at all.
+    """Write ``bench.json`` and ``bench.png`` to a new folder, atomically.
 
     Raises:
-        ValueError: the folder holds anything.
+        ValueError: the folder exists and is not empty.
     """
     require_free_folder(folder)
     with atomic_folder(folder) as unfinished:

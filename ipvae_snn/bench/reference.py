@@ -1,6 +1,6 @@
-"""What speed is measured against: the algorithm written down plainly, in PyTorch.
+"""Plain references: the algorithm as a loop over timesteps in PyTorch, without our kernels.
 
-Also what the fast path is tested against: no kernel of this package is used here.
+Speed is measured against them, and the fused kernels are tested against them.
 """
 
 import torch
@@ -11,13 +11,13 @@ from ipvae_snn.models.ipvae import IPVAE
 
 
 def gram_form(model: IPVAE, x: Tensor, num_steps: int, beta: float) -> Tensor:
-    """The model's loss, one timestep after another under autograd, spikes by ``torch.poisson``.
+    """The loss of the model, timestep by timestep under autograd, with ``torch.poisson`` counts.
 
     Args:
         x: (B, M), shown at every timestep.
 
     Returns:
-        Scalar, in the law of :meth:`IPVAE.loss`.
+        Scalar, distributed as :meth:`IPVAE.loss`.
     """
     weight, neuron = model.decoder.weight, model.neuron
     log_scale = _log_scale(model)
@@ -29,7 +29,7 @@ def gram_form(model: IPVAE, x: Tensor, num_steps: int, beta: float) -> Tensor:
     inhibition = spk
     for _ in range(num_steps):
         before, mem = mem, _integrate(model, drive - inhibition, mem)
-        spk = _Count.apply(mem)
+        spk = _draw(mem)
         inhibition = spk @ gram
         nll = 0.5 * (energy + (spk * (inhibition - 2 * drive)).sum(-1)) + log_scale.sum()
         total = total + (nll + beta * poisson_kl(mem, before).sum(-1)).mean()
@@ -37,10 +37,10 @@ def gram_form(model: IPVAE, x: Tensor, num_steps: int, beta: float) -> Tensor:
 
 
 def published_form(model: IPVAE, x: Tensor, num_steps: int, beta: float) -> Tensor:
-    """The same by the prediction error in the pixels, with a second draw that reconstructs.
+    """The same in the form of the paper: a prediction error per pixel, and a second draw of counts.
 
-    The algorithm as the paper states it; its counts here come from ``torch.poisson``, cheaper than
-    the relaxed counts of the authors' program.
+    The second draw reconstructs the input. Counts come from ``torch.poisson``, which is cheaper
+    than the relaxed counts of the published program.
     """
     weight, neuron = model.decoder.weight, model.neuron
     log_scale = _log_scale(model)
@@ -50,8 +50,8 @@ def published_form(model: IPVAE, x: Tensor, num_steps: int, beta: float) -> Tens
     for _ in range(num_steps):
         error = (x - spk @ weight.mT) * precision
         before, mem = mem, _integrate(model, error @ weight, mem)
-        spk = _Count.apply(mem)
-        residual = x - _Count.apply(mem) @ weight.mT
+        spk = _draw(mem)
+        residual = x - _draw(mem) @ weight.mT
         nll = 0.5 * (residual.square() * precision).sum(-1) + log_scale.sum()
         total = total + (nll + beta * poisson_kl(mem, before).sum(-1)).mean()
     return _scaled(total, num_steps, model)
@@ -75,8 +75,13 @@ def _scaled(total: Tensor, num_steps: int, model: IPVAE) -> Tensor:
     return (total / num_steps + constant.to(total)) * (256 / model.in_features)
 
 
+def _draw(mem: Tensor) -> Tensor:
+    counts: Tensor = _Count.apply(mem)  # type: ignore[no-untyped-call]
+    return counts
+
+
 class _Count(torch.autograd.Function):
-    """A Poisson count whose gradient is (z + λ) / 2."""
+    """Poisson counts z of rates λ = e^u, with dz/du = (z + λ) / 2."""
 
     @staticmethod
     def forward(ctx, mem):  # type: ignore[no-untyped-def]

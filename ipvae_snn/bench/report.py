@@ -1,6 +1,6 @@
-"""Measurements as a table and as a picture."""
+"""Measurements as a table and as a figure."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -20,7 +20,7 @@ AXES = {
 
 
 def table(result: Mapping[str, Any]) -> str:
-    """The headline figures as text."""
+    """The headline measurements as text."""
     m = result["machine"]
     lines = [
         f"{m['device']}, {m['threads']} threads; kernels: {m['kernels']}; products in "
@@ -71,15 +71,15 @@ def _shape(row: Row) -> str:
 
 
 def picture(result: Mapping[str, Any]) -> Figure:
-    """Times against T, B, K and firing rate, and of one stimulus against its spikes."""
+    """Times against T, B, K and firing rate, and of one stimulus; ratios of the headlines."""
     figure = Figure(figsize=(15, 9.5), layout="constrained")
     m = result["machine"]
     figure.suptitle(f"{m['device']}, {m['threads']} threads, torch {m['torch']}", fontsize=11)
     above, below = list(figure.subfigures(2, 1, height_ratios=(2, 1)))  # type: ignore[arg-type]
     axes = above.subplots(2, len(AXES))
     for column, (name, label) in enumerate(AXES.items()):
-        _sweep(axes[0, column], result["training_sweeps"], name, label, lambda row: row["steps"])
-        _sweep(axes[1, column], result["inference_sweeps"], name, label, lambda row: 1)
+        _sweep(axes[0, column], result["training_sweeps"], name, label, per_run=True)
+        _sweep(axes[1, column], result["inference_sweeps"], name, label, per_run=False)
     axes[0, 0].set_ylabel("training, ms per timestep")
     axes[1, 0].set_ylabel("inference, ms per timestep")
     axes[0, 0].legend(frameon=False, fontsize=8)
@@ -89,9 +89,8 @@ def picture(result: Mapping[str, Any]) -> Figure:
     return figure
 
 
-def _sweep(
-    ax: Axes, rows: Sequence[Row], name: str, label: str, steps: Callable[[Row], int]
-) -> None:
+def _sweep(ax: Axes, rows: Sequence[Row], name: str, label: str, *, per_run: bool) -> None:
+    """Times per timestep against ``name``; those of training rows are of all timesteps."""
     chosen = [row for row in rows if row["varied"] == name]
     x = [row[name] for row in chosen]
     for key, colour, text in (
@@ -99,11 +98,11 @@ def _sweep(
         ("floor", ORANGE, "dense products alone"),
         ("ours", BLUE, "ipvae_snn"),
     ):
-        y = [1e3 * row[key] / steps(row) for row in chosen]
+        y = [1e3 * row[key] / (row["steps"] if per_run else 1) for row in chosen]
         ax.loglog(x, y, "o-", color=colour, label=text, markersize=4)
     ax.set_ylim(bottom=0.5 * ax.get_ylim()[0], top=2 * ax.get_ylim()[1])
     ax.set_xlabel(label)
-    _tidy(ax)
+    _format_axes(ax)
 
 
 def _events(ax: Axes, rows: Sequence[Row]) -> None:
@@ -112,22 +111,22 @@ def _events(ax: Axes, rows: Sequence[Row]) -> None:
         if len(chosen) < 2:
             continue
         x = [row["active"] * latents for row in chosen]
-        middle, tail = ([1e3 * row[key] for row in chosen] for key in ("ours", "p99"))
-        ax.loglog(x, middle, "o-", color=BLUE, label="ipvae_snn, median", markersize=4)
-        ax.loglog(x, tail, "^:", color=BLUE, label="99th percentile", markersize=4)
-        ax.loglog(
-            x, [1e3 * row["floor"] for row in chosen], "-", color=ORANGE, label="dense product"
+        median, tail, floor = (
+            [1e3 * row[key] for row in chosen] for key in ("ours", "p99", "floor")
         )
+        ax.loglog(x, median, "o-", color=BLUE, label="ipvae_snn, median", markersize=4)
+        ax.loglog(x, tail, "^:", color=BLUE, label="99th percentile", markersize=4)
+        ax.loglog(x, floor, "-", color=ORANGE, label="dense product")
         ax.set_title(f"one stimulus, K {latents}", fontsize=10)
     ax.set_xlabel("neurons that spiked in the timestep")
     ax.set_ylabel("ms per timestep")
     ax.legend(frameon=False, fontsize=8)
-    _tidy(ax)
+    _format_axes(ax)
 
 
 def _headlines(ax: Axes, result: Mapping[str, Any]) -> None:
-    bars = [(f"training, {_shape(row)}", row["to_floor"]) for row in result["training"]]
-    bars += [(f"inference, {_shape(row)}", row["to_floor"]) for row in result["inference"]]
+    kinds = ("training", "inference")
+    bars = [(f"{kind}, {_shape(row)}", row["to_floor"]) for kind in kinds for row in result[kind]]
     for place, (_, ratio) in enumerate(bars):
         ax.barh(place, ratio, color=GREEN if ratio <= 1 else BLUE, height=0.6)
         ax.text(ratio, place, f" {ratio:.2f}", va="center", fontsize=9)
@@ -136,16 +135,15 @@ def _headlines(ax: Axes, result: Mapping[str, Any]) -> None:
     ax.invert_yaxis()
     ax.set_xlim(0, 1.15 * max(1.0, *(ratio for _, ratio in bars)))
     ax.set_xlabel("time / time of the dense products alone")
-    for side in ("top", "right"):
-        ax.spines[side].set_visible(False)
+    ax.spines[["top", "right"]].set_visible(False)
 
 
-def _tidy(ax: Axes) -> None:
+def _format_axes(ax: Axes) -> None:
+    """Plain numbers at the ticks of logarithmic axes: 1, 2, 5, or powers of 10 on a wide range."""
     for axis in (ax.xaxis, ax.yaxis):
         wide = np.ptp(np.log10(axis.get_view_interval())) > 2.2
         axis.set_major_locator(LogLocator(subs=(1.0,) if wide else (1.0, 2.0, 5.0)))
         axis.set_major_formatter(StrMethodFormatter("{x:g}"))
         axis.set_minor_formatter(NullFormatter())
     ax.grid(True, which="major", alpha=0.3)
-    for side in ("top", "right"):
-        ax.spines[side].set_visible(False)
+    ax.spines[["top", "right"]].set_visible(False)

@@ -6,7 +6,7 @@ import inspect
 from ipvae_snn import data, export
 from ipvae_snn._utils.checks import require_integer, require_seed
 from ipvae_snn._utils.files import atomic_write, require_free_file
-from ipvae_snn._utils.options import Option, add_flags, given, options_of
+from ipvae_snn._utils.options import Family, options_of
 from ipvae_snn.runs import open_run, pick, read
 
 CALIBRATION_SAMPLES = 100
@@ -14,7 +14,7 @@ CALIBRATION_SAMPLES = 100
 
 def export_run(arguments: argparse.Namespace) -> None:
     """Export the model of a run, and print the fidelity table."""
-    target = chosen_target(arguments)
+    target = export.TARGETS.find(arguments.to)(**targets().given(arguments, arguments.to))
     out = arguments.out
     require_free_file(out)
     require_integer(arguments.samples, "samples", least=2)
@@ -44,48 +44,12 @@ def export_run(arguments: argparse.Namespace) -> None:
     print(result)
 
 
-def chosen_target(arguments: argparse.Namespace) -> export.Target:
-    """The target with its options; ``ValueError`` if one of another target was given."""
-    chosen = export.TARGETS.find(arguments.to)
-    own = given(arguments, options_of(chosen))
-    for name, target in export.TARGETS.items():
-        for option in options_of(target):
-            if given(arguments, [option]).keys() - own.keys():
-                raise ValueError(
-                    f"{option.flag} belongs to --to {name}, not to --to {arguments.to}: leave it "
-                    "out"
-                )
-    return chosen(**own)
+def targets() -> Family:
+    """The export targets and their options."""
+    return Family("--to", {name: options_of(cls) for name, cls in export.TARGETS.items()})
 
 
 def target_help() -> str:
     """A line for each target: its name, and the first line of its docstring."""
     docs = {name: str(inspect.getdoc(target)) for name, target in export.TARGETS.items()}
     return "".join(f"{name:<12} {doc.splitlines()[0]}\n" for name, doc in docs.items())
-
-
-def add_target_flags(command: argparse.ArgumentParser) -> None:
-    """A flag for each option of the targets; options of the same name share one.
-
-    Raises:
-        ValueError: the command itself or another target uses the name for something else.
-    """
-    of_name: dict[str, dict[str, Option]] = {}
-    for target, cls in export.TARGETS.items():
-        for option in options_of(cls):
-            of_name.setdefault(option.name, {})[target] = option
-    reserved = {action.dest for action in command._actions} | {"command"}
-    groups: dict[str, list[Option]] = {}
-    for name, options in of_name.items():
-        if name in reserved or len({(o.kind, o.choices) for o in options.values()}) > 1:
-            raise ValueError(
-                f"the option {name!r} of the export target {list(options)[-1]!r} already means "
-                "something else: rename the field"
-            )
-        first = next(iter(options.values()))
-        defaults = dict.fromkeys(o.default for o in options.values())
-        if len(defaults) > 1:
-            first = first._replace(default=" / ".join(map(str, defaults)))
-        groups.setdefault(f"--to {' or '.join(options)}", []).append(first)
-    for title, members in groups.items():
-        add_flags(command.add_argument_group(title), members)

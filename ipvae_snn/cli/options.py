@@ -1,15 +1,16 @@
 """The arguments of the command line, and its help."""
 
 import argparse
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 from ipvae_snn import data
-from ipvae_snn.cli.export import add_target_flags, target_help
+from ipvae_snn._utils.options import Family, Option, add_flags, options_of
+from ipvae_snn.cli.export import target_help, targets
 from ipvae_snn.export import TARGETS
 from ipvae_snn.kernels.spec import PRECISIONS
-from ipvae_snn.neurons.poisson import CLAMP
+from ipvae_snn.models import MODELS
+from ipvae_snn.neurons import IPVAENeuron
 from ipvae_snn.surrogate import ESTIMATORS
 from ipvae_snn.training import TrainConfig
 from ipvae_snn.version import __version__
@@ -64,8 +65,22 @@ examples:
   ipvae-snn evaluate runs/mnist --data path/to/other_digits.npz --steps 1000
 """
 # What suits patches and what suits images as they are differs; both are short recipes for a CPU.
-PATCH_DEFAULTS: dict[str, Any] = {}
-SAMPLE_DEFAULTS: dict[str, Any] = {"steps": 32, "beta": 32.0, "lr": 5e-3, "grad_clip": 3000.0}
+KIND_DEFAULTS: dict[str, dict[str, Any]] = {
+    "patches": {},
+    "samples": {"steps": 32, "beta": 32.0, "lr": 5e-3, "grad_clip": 3000.0},
+}
+
+
+def recipe_options() -> list[Option]:
+    """What a training can be told: the fields of its configuration."""
+    return options_of(TrainConfig, skip=("seed", "device", "progress"))
+
+
+def models() -> Family:
+    """The models that can be trained, and their options; β is that of the recipe."""
+    skip = ("spike_grad", *(option.name for option in recipe_options()))
+    options = {n: options_of(cls, skip=skip, docs=[IPVAENeuron]) for n, cls in MODELS.items()}
+    return Family("--model", options)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -104,35 +119,24 @@ def parser() -> argparse.ArgumentParser:
         "--workers", type=int, default=0, help="processes that read streamed samples (default: 0)"
     )
     model = train.add_argument_group("model")
-    model.add_argument("--latents", type=int, default=512, help="neurons K (default: 512)")
     model.add_argument(
-        "--clamp", type=float, default=CLAMP, help=f"largest membrane in nats (default: {CLAMP:g})"
+        "--model", choices=MODELS, default="ipvae", help="which one (default: ipvae)"
     )
+    model.add_argument("--latents", type=int, default=512, help="neurons K (default: 512)")
     model.add_argument(
         "--estimator", choices=ESTIMATORS, default="midpoint",
         help="how learning differentiates spike counts (default: midpoint)",
     )  # fmt: skip
-    recipe = train.add_argument_group("recipe (defaults in brackets: patches / samples)")
-    for name, kind, text in (
-        ("steps", int, "timesteps T per sample"),
-        ("burn_in", int, "first timesteps whose error does not count"),
-        ("beta", float, "final weight of the KL"),
-        ("iterations", int, "optimizer steps"),
-        ("batch", int, "samples per step"),
-        ("lr", float, "peak learning rate"),
-    ):
-        shown = [{**_recipe_defaults(), **part}[name] for part in (PATCH_DEFAULTS, SAMPLE_DEFAULTS)]
-        recipe.add_argument(
-            f"--{name.replace('_', '-')}", type=kind, default=None,
-            help=f"{text} [{shown[0]:g} / {shown[1]:g}]",
-        )  # fmt: skip
-    _precision(train)
-    recipe.add_argument(
-        "--checkpoint-every", type=int, default=TrainConfig.checkpoint_every,
-        help=f"iterations between checkpoints (default: {TrainConfig.checkpoint_every})",
-    )  # fmt: skip
+    recipe = train.add_argument_group("recipe (defaults of an ipvae: patches / samples)")
+    for option in recipe_options():
+        defaults = {"patches": option.default, "samples": option.default}
+        for kind, own in KIND_DEFAULTS.items():
+            defaults[kind] = own.get(option.name, option.default)
+        shown = " / ".join(f"{value}" for value in dict.fromkeys(defaults.values()))
+        add_flags(recipe, [option._replace(default=shown)])
     _common(train)
     _evaluation_options(train, "--eval-steps")
+    models().add_flags(train)
     _leave_defaults_open(train)
 
     evaluate = _command(commands, "evaluate", "measure a run on samples it has not seen", DATA_HELP)
@@ -174,7 +178,7 @@ def parser() -> argparse.ArgumentParser:
     compared.add_argument("--steps", type=int, default=256, help="timesteps (default: 256)")
     export.add_argument("--seed", type=int, default=0, help="of all randomness (default: 0)")
     export.add_argument("--quiet", action="store_true", help="no progress bars")
-    add_target_flags(export)
+    targets().add_flags(export)
 
     bench = _command(
         commands, "bench", "measure how fast this machine runs the network", BENCH_HELP
@@ -236,7 +240,3 @@ def _evaluation_options(
     command.add_argument(
         "--samples", type=int, default=samples, help=f"samples to evaluate (default: {samples})"
     )
-
-
-def _recipe_defaults() -> dict[str, Any]:
-    return {f.name: f.default for f in fields(TrainConfig)}

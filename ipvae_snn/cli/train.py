@@ -1,15 +1,17 @@
 """The command ``train``: a new run, or one that goes on; alone, or one of several processes."""
 
 import argparse
+import inspect
 from pathlib import Path
 from typing import Any
 
 from ipvae_snn import data
-from ipvae_snn._utils.checks import require_device, require_integer, require_number, require_seed
+from ipvae_snn._utils.checks import require_device, require_integer, require_seed
 from ipvae_snn._utils.files import exclusive_lock, require_free_folder
-from ipvae_snn.cli.options import PATCH_DEFAULTS, SAMPLE_DEFAULTS, WITH_RESUME
-from ipvae_snn.functional import MEM_FLOOR
-from ipvae_snn.neurons.poisson import CLAMP_MAX
+from ipvae_snn._utils.options import given
+from ipvae_snn._utils.seeding import seeded
+from ipvae_snn.cli.options import KIND_DEFAULTS, WITH_RESUME, models, recipe_options
+from ipvae_snn.models.base import MODELS, make_model
 from ipvae_snn.runs import (
     TRAIN_PATCHES,
     RunConfig,
@@ -55,9 +57,9 @@ def _start(arguments: argparse.Namespace) -> None:
 
 
 def _resume(arguments: argparse.Namespace) -> None:
-    given = {n for n in arguments.defaults if getattr(arguments, n) is not None}
-    if given - WITH_RESUME:
-        name = min(given - WITH_RESUME).replace("_", "-")
+    asked = {n for n in arguments.defaults if getattr(arguments, n) is not None}
+    if asked - WITH_RESUME:
+        name = min(asked - WITH_RESUME).replace("_", "-")
         raise ValueError(
             f"--{name} cannot be given with --resume: a run goes on with what it began with"
         )
@@ -113,9 +115,12 @@ def resolved(source: str | Path) -> str:
 
 
 def _config(arguments: argparse.Namespace, kind: str, device: str) -> RunConfig:
-    chosen = ("steps", "burn_in", "beta", "iterations", "batch", "lr")
-    defaults = PATCH_DEFAULTS if kind == "patches" else SAMPLE_DEFAULTS
-    given = {n: getattr(arguments, n) for n in chosen if getattr(arguments, n) is not None}
+    training = TrainConfig(
+        **{**recipe_of(arguments.model, kind), **given(arguments, recipe_options())},
+        seed=require_seed(arguments.seed),
+        device=str(require_device(device)),
+        progress=not arguments.quiet,
+    )
     return RunConfig(
         data={
             "source": resolved(arguments.data),
@@ -123,19 +128,32 @@ def _config(arguments: argparse.Namespace, kind: str, device: str) -> RunConfig:
             "data_dir": resolved(arguments.data_dir),
             "stream": arguments.stream,
         },
-        model={
-            "latents": require_integer(arguments.latents, "latents"),
-            "clamp": require_number(arguments.clamp, "clamp", MEM_FLOOR + 1, CLAMP_MAX),
-            "spike_grad": {"name": arguments.estimator},
-        },
-        training=TrainConfig(
-            **{**defaults, **given},
-            seed=require_seed(arguments.seed),
-            device=str(require_device(device)),
-            precision=arguments.precision,
-            checkpoint_every=arguments.checkpoint_every,
-            progress=not arguments.quiet,
-        ),
+        model=_model_options(arguments, training),
+        training=training,
         eval_steps=arguments.eval_steps,
         eval_samples=arguments.samples,
     )
+
+
+def recipe_of(model: str, kind: str) -> dict[str, Any]:
+    """Values of the recipe that suit a model and a kind of data."""
+    own = MODELS.find(model).recipe
+    return {**KIND_DEFAULTS[kind], **own} if own else dict(KIND_DEFAULTS[kind])
+
+
+def _model_options(arguments: argparse.Namespace, training: TrainConfig) -> dict[str, Any]:
+    """The model of ``config.json``: its name, and all options of its class that are plain data."""
+    cls, family = MODELS.find(arguments.model), models()
+    options = {o.name: o.default for o in family.options[arguments.model]}
+    options |= family.given(arguments, arguments.model)
+    takes = inspect.signature(cls).parameters
+    if "spike_grad" in takes:
+        options["spike_grad"] = {"name": arguments.estimator}
+    elif arguments.estimator != "midpoint":
+        raise ValueError(f"--estimator belongs to models with spikes, not to {arguments.model}")
+    if "beta" in takes:
+        options["beta"] = training.beta
+    latents = require_integer(arguments.latents, "latents")
+    with seeded(0):  # options are refused before data is read: a model of the least size
+        make_model(cls, {"in_features": 1, "latents": 1, **options})
+    return {"name": arguments.model, "latents": latents, **options}

@@ -1,4 +1,4 @@
-"""Image files: their headers first, their pixels when they are needed."""
+"""Image files: headers are read when a folder is opened, pixels when they are needed."""
 
 import warnings
 import zlib
@@ -11,20 +11,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ipvae_snn._utils.extras import require_extra
-from ipvae_snn.data.pictures import Images, Pictures, Ready
+from ipvae_snn.data.images import Images, Rows, Split
 from ipvae_snn.data.pixels import to_grey, to_unit
 
-IMAGE_SUFFIXES = {
-    ".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".gif", ".webp", ".pgm", ".ppm",
-}  # fmt: skip
-# What the suffixes promise. Pillow knows more, and for some of it starts other programs.
+SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
+# The formats of these suffixes. Pillow knows more, and starts other programs to read some of them.
 FORMATS = ("PNG", "JPEG", "TIFF", "BMP", "GIF", "WEBP", "PPM")
-PIXELS_PER_BYTE, FEW_PIXELS = 2_000, 2**23
-"""What a byte of a file can hold of any image with anything on it; smaller images are not asked."""
+MAX_PIXELS_PER_BYTE = 2_000
+"""How far any of these formats compresses an image that is not blank."""
+MAX_UNCHECKED_PIXELS = 2**23
+"""Images of no more pixels may be blank: they are read whatever their compression."""
 
 
-def read_image(path: Path) -> NDArray:
-    """One image file as grey (H, W) in [0, 1].
+def read_image(path: Path) -> NDArray[Any]:
+    """The image of a file, grey (H, W) in [0, 1].
 
     Raises:
         ValueError: the file cannot be read as an image.
@@ -33,10 +33,11 @@ def read_image(path: Path) -> NDArray:
         plain = image.mode in ("1", "L", "F", "RGB", "RGBA") or image.mode.startswith("I")
         pixels = np.asarray(image if plain else image.convert("RGB"))
     if pixels.dtype == np.int32 and pixels.size and pixels.min() >= 0 and pixels.max() < 2**16:
-        pixels = pixels.astype(np.uint16)  # Pillow widens some 16-bit files to 32
+        pixels = pixels.astype(np.uint16)  # Pillow widens some 16-bit files to 32 bits
     if pixels.ndim not in (2, 3) or 0 in pixels.shape:
         raise ValueError(f"{path} is no image: its pixels have shape {pixels.shape}")
-    return to_grey(to_unit(pixels[None, ...], lambda _: str(path)), str(path))[0]
+    (grey,) = to_grey(to_unit(pixels[None, ...], lambda _: str(path)), str(path))
+    return np.asarray(grey)
 
 
 def image_shape(path: Path) -> tuple[int, int]:
@@ -51,56 +52,51 @@ def image_shape(path: Path) -> tuple[int, int]:
 
 @contextmanager
 def _opened(path: Path) -> Iterator[Any]:
-    """A file open in Pillow; whatever goes wrong in the block is the file's fault."""
-    library = require_extra("PIL.Image", extra="data")
-    too_large = library.DecompressionBombWarning, library.DecompressionBombError
+    """Open an image with Pillow; any error in the block becomes a ``ValueError`` about the file."""
+    pillow = require_extra("PIL.Image", extra="data")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # remarks on metadata
-            warnings.simplefilter("error", library.DecompressionBombWarning)
-            with library.open(path, formats=FORMATS) as image:
-                _require_credible(image.size, path.stat().st_size)
+            warnings.simplefilter("error", pillow.DecompressionBombWarning)
+            with pillow.open(path, formats=FORMATS) as image:
+                _check_size(image.size, path.stat().st_size)
                 yield image
-    except too_large as error:
+    except (pillow.DecompressionBombWarning, pillow.DecompressionBombError) as error:
         raise ValueError(
             f"{path} cannot be read as an image: its header promises more than "
-            f"{library.MAX_IMAGE_PIXELS:,} pixels; cut it up or scale it down if it has so many"
+            f"{pillow.MAX_IMAGE_PIXELS:,} pixels; cut it up or scale it down if it has so many"
         ) from error
     except Exception as error:  # decoders fail in many ways on damaged files
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ValueError(f"{path} cannot be read as an image: {reason}") from error
 
 
-def _require_credible(size: tuple[int, int], file_bytes: int) -> None:
-    """Some decoders take the memory that a header asks for before they look at the rest."""
-    if size[0] * size[1] > max(FEW_PIXELS, PIXELS_PER_BYTE * file_bytes):
+def _check_size(size: tuple[int, int], file_bytes: int) -> None:
+    """Check a header: some decoders allocate all pixels before they read the first."""
+    if size[0] * size[1] > max(MAX_UNCHECKED_PIXELS, MAX_PIXELS_PER_BYTE * file_bytes):
         raise ValueError(
             f"its header promises {size[1]}×{size[0]} pixels, but {file_bytes:,} bytes cannot hold "
             "as many, unless all are blank"
         )
 
 
-class ImageFiles(Pictures):
-    """Images in files; opening reads their headers."""
+class ImageFiles(Images):
+    """The images of files; the constructor reads their headers only."""
 
     def __init__(self, paths: Sequence[Path]) -> None:
+        super().__init__(len(paths), map(image_shape, paths))
         self.paths = [str(path.absolute()) for path in paths]
-        self.shapes = frozenset(image_shape(path) for path in paths)
 
-    def __len__(self) -> int:
-        return len(self.paths)
-
-    def read(self, rows: NDArray[np.int64]) -> NDArray:
-        return np.stack([self._read(Path(self.paths[row])) for row in rows])
-
-    def _read(self, path: Path) -> NDArray:
-        image = read_image(path)
-        if image.shape not in self.shapes:
-            raise ValueError(f"{path} has another size than it had: load the folder again")
-        return image
+    def stack(self, rows: Rows) -> NDArray[Any]:
+        images = [read_image(Path(self.paths[row])) for row in rows]
+        for row, image in zip(rows, images, strict=True):
+            if image.shape not in self.shapes:
+                path = self.paths[row]
+                raise ValueError(f"{path} has another size than it had: load the folder again")
+        return np.stack(images)
 
     def fingerprint(self) -> str:
-        """Of all names and sizes, and the bytes of a few files."""
+        """Number of the files, and a CRC-32 of all names and sizes and of up to 16 contents."""
         crc = 0
         for path in map(Path, self.paths):
             crc = zlib.crc32(f"{path.name} {path.stat().st_size}\n".encode(), crc)
@@ -109,31 +105,27 @@ class ImageFiles(Pictures):
         return f"{len(self)} image files {crc:08x}"
 
 
-def read_folder(folder: Path) -> Images:
-    """All images of a folder; with subfolders ``train`` and ``test``, split as they are.
+def read_folder(folder: Path) -> Split:
+    """All images of a folder and its subfolders; if these are ``train`` and ``test``, split so.
 
     Raises:
         ValueError: there is no image, or one cannot be read.
     """
-    if all((folder / part).is_dir() for part in ("train", "test")):
-        train, test = (_image_files(folder / part) for part in ("train", "test"))
-    else:
-        train, test = _image_files(folder), []
+    own_split = (folder / "train").is_dir() and (folder / "test").is_dir()
+    train = _image_paths(folder / "train" if own_split else folder)
+    test = _image_paths(folder / "test") if own_split else []
     if not train:
-        raise ValueError(
-            f"{folder} holds no images: expected files ending in "
-            + ", ".join(sorted(IMAGE_SUFFIXES))
-        )
-    return Images(ImageFiles(train), ImageFiles(test) if test else Ready())
+        raise ValueError(f"{folder} holds no images: no files ending in {', '.join(SUFFIXES)}")
+    return Split(ImageFiles(train), ImageFiles(test))
 
 
-def _image_files(folder: Path) -> list[Path]:
-    found = (p for p in folder.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES and p.is_file())
-    return sorted(p for p in found if not _is_foreign(p, folder))
+def _image_paths(folder: Path) -> list[Path]:
+    paths = (p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
+    return sorted(p for p in paths if not _is_foreign(p, folder))
 
 
 def _is_foreign(path: Path, folder: Path) -> bool:
-    """Hidden, or among the figures of a run that was written into the folder of its data."""
-    between = [p for p in path.parents if p.is_relative_to(folder)]
-    hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
-    return hidden or any((p / "metrics.json").is_file() for p in between)
+    """True for hidden files, and for figures of a run that was written into the data folder."""
+    inside = path.relative_to(folder)
+    hidden = any(part.startswith(".") for part in inside.parts)
+    return hidden or any((folder / p / "metrics.json").is_file() for p in inside.parents)

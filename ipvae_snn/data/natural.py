@@ -1,8 +1,8 @@
-"""From photographs to the patches that a visual cortex might see: pure functions on numpy arrays.
+"""Whitened patches of photographs, as input of a visual cortex: pure functions on numpy arrays.
 
-Whitening evens out the spectrum of natural images, local contrast normalisation their contrast
-(most natural patches are nearly blank, and R² on them means nothing), and each patch gets zero mean
-and unit variance.
+Whitening flattens the spectrum of natural images. Local contrast normalisation evens out their
+contrast: most natural patches are nearly blank, and R² on those means nothing. Each patch then gets
+zero mean and unit variance.
 """
 
 from collections.abc import Sequence
@@ -14,9 +14,9 @@ from ipvae_snn._utils.extras import require_extra
 
 Image = NDArray[np.floating]
 EDGE = 4
-"""Pixels cut off before whitening: borders of JPEG photographs are unreliable."""
+"""Pixels cropped at each border before whitening: borders of JPEG photographs are unreliable."""
 MARGIN = 4
-"""Pixels cut off after whitening, where the filter has seen the border."""
+"""Pixels cropped at each border after whitening, where the filter has seen mirrored pixels."""
 
 
 def whiten(image: Image, f0: float = 0.4) -> Image:
@@ -43,7 +43,8 @@ def whiten(image: Image, f0: float = 0.4) -> Image:
     fx = np.fft.rfftfreq(padded.shape[1])[None, :]
     f = np.hypot(fy, fx)
     spectrum = np.fft.rfft2(padded) * f * np.exp(-((f / f0) ** 4))
-    return np.fft.irfft2(spectrum, padded.shape)[pad : pad + height, pad : pad + width]
+    whitened: Image = np.fft.irfft2(spectrum, padded.shape)
+    return whitened[pad : pad + height, pad : pad + width]
 
 
 def normalise_contrast(image: Image, sigma: float = 4.0, floor: float = 0.1) -> Image:
@@ -52,7 +53,8 @@ def normalise_contrast(image: Image, sigma: float = 4.0, floor: float = 0.1) -> 
     Args:
         image: shape (H, W).
         sigma: width of the window, in pixels.
-        floor: share of the whole image's standard deviation below which contrast counts as none.
+        floor: smallest divisor, as a fraction of the whole image's standard deviation, so that
+            noise in flat regions is not amplified.
 
     Returns:
         Same shape.
@@ -60,19 +62,21 @@ def normalise_contrast(image: Image, sigma: float = 4.0, floor: float = 0.1) -> 
     ndimage = require_extra("scipy.ndimage", extra="data")
     centred = image - ndimage.gaussian_filter(image, sigma)
     local = np.sqrt(ndimage.gaussian_filter(centred**2, sigma))
-    return centred / np.maximum(local, max(floor * float(centred.std()), 1e-12))
+    normalised: Image = centred / np.maximum(local, max(floor * float(centred.std()), 1e-12))
+    return normalised
 
 
 def standardise(patches: Image, least_std: float = 0.1) -> Image:
-    """Zero mean and unit variance for each row; rows of less than ``least_std`` are dropped.
+    """Bring each row to zero mean and unit variance; drop rows of deviation below ``least_std``.
 
     Args:
-        patches: shape (N, M), contrast-normalised, so that 1 is the usual deviation.
+        patches: shape (N, M), contrast-normalised, so that standard deviations are around 1.
     """
     centred = patches - patches.mean(1, keepdims=True)
     std = centred.std(1, keepdims=True)
     kept = std[:, 0] >= least_std
-    return centred[kept] / std[kept]
+    standardised: Image = centred[kept] / std[kept]
+    return standardised
 
 
 def natural_patches(
@@ -87,10 +91,10 @@ def natural_patches(
     """Whitened, contrast-normalised, standardised patches from random places of photographs.
 
     Args:
-        images: photographs in [0, 1], each (H, W), of any sizes; taken one by one.
-        count: how many patches, the same number (give or take one) from each photograph.
+        images: photographs in [0, 1], each (H, W), of any sizes; read one at a time.
+        count: how many patches, divided evenly among the photographs.
         size: side of a patch in pixels.
-        seed: of the places.
+        seed: draws the places.
         f0, sigma: see :func:`whiten` and :func:`normalise_contrast`.
 
     Returns:
@@ -101,35 +105,35 @@ def natural_patches(
     """
     rng = np.random.default_rng(seed)
     shares = np.diff(np.linspace(0, count, len(images) + 1).round().astype(int))
-    found = [
-        _patches_of(image, int(share), size, rng, f0, sigma).astype(np.float32)
+    cut = [
+        _cut_patches(image, int(share), size, rng, f0, sigma).astype(np.float32)
         for image, share in zip(images, shares, strict=True)
     ]
-    patches = np.concatenate(found)
+    patches = np.concatenate([np.empty((0, size * size), np.float32), *cut])
     if count and not len(patches):
         raise ValueError(f"all {len(images)} image(s) are blank: no patch has any contrast")
     missing = count - len(patches)
-    if missing > 0:  # blank regions gave none: repeat some of the others
+    if missing > 0:  # blank regions were dropped: repeat some of the others
         patches = np.concatenate([patches, rng.choice(patches, missing)])
     return rng.permutation(patches)
 
 
-def _patches_of(
+def _cut_patches(
     image: Image, count: int, size: int, rng: np.random.Generator, f0: float, sigma: float
 ) -> Image:
     cut = image[EDGE:-EDGE, EDGE:-EDGE]
     if min(cut.shape) < size + 2 * MARGIN:
         least = size + 2 * (MARGIN + EDGE)
         raise ValueError(
-            f"an image of {image.shape[0]}×{image.shape[1]} pixels is too small to cut "
-            f"{size}×{size} patches from: it needs at least {least}×{least}; to take images whole "
-            "pass treat='samples' (--as samples)"
+            f"an image of {image.shape[0]}×{image.shape[1]} pixels is too small for patches of "
+            f"{size}×{size}, which need {least}×{least}: for whole images pass treat='samples' "
+            "(--as samples)"
         )
     if not count or float(cut.std()) < 1e-6:
         return np.empty((0, size * size))
-    ready = normalise_contrast(whiten(cut, f0), sigma)[MARGIN:-MARGIN, MARGIN:-MARGIN]
-    windows = np.lib.stride_tricks.sliding_window_view(ready, (size, size))
-    draws = int(count * 1.2) + 8  # some will turn out blank
+    whitened = normalise_contrast(whiten(cut, f0), sigma)[MARGIN:-MARGIN, MARGIN:-MARGIN]
+    windows = np.lib.stride_tricks.sliding_window_view(whitened, (size, size))
+    draws = int(count * 1.2) + 8  # blank ones will be dropped
     rows = rng.integers(windows.shape[0], size=draws)
     columns = rng.integers(windows.shape[1], size=draws)
     return standardise(windows[rows, columns].reshape(draws, -1))[:count]

@@ -1,16 +1,15 @@
-"""Samples that need not fit in memory: read as they are needed, ahead of need if asked to."""
+"""Samples that need not fit in memory: read in batches, by worker processes if asked to."""
 
 import multiprocessing
 import os
 import signal
 import threading
-import time
 import warnings
 import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Generator, Iterable, Iterator
-from functools import partial
-from typing import Any, NamedTuple
+from multiprocessing.context import BaseContext
+from typing import Any
 
 import numpy as np
 import torch
@@ -24,12 +23,12 @@ Batches = Generator[Tensor, None, None]
 
 
 class Samples(ABC):
-    """N samples of M values each, read as they are needed; must be picklable for workers."""
+    """N samples of M values each, read in batches; must be picklable for worker processes."""
 
     features: int
     """M."""
     in_memory = False
-    """Whether reading them ahead would gain nothing."""
+    """True if reading costs nothing, so that workers would not help."""
 
     @abstractmethod
     def __len__(self) -> int:
@@ -46,20 +45,20 @@ class Samples(ABC):
             Shape (n, M), floating point and finite.
 
         Raises:
-            ValueError: one of them cannot be read or holds what it may not; says which, and where.
+            ValueError: a sample is unreadable or invalid; names it and its file.
         """
 
     @abstractmethod
     def fingerprint(self) -> str:
-        """A short text that changes when the data do."""
+        """A short text that changes when the data do; checkpoints compare it."""
 
 
 class InMemory(Samples):
-    """The rows of a tensor (N, M), whose dtype and device they keep.
+    """The rows of a tensor (N, M); keeps its dtype and device.
 
     Raises:
-        TypeError: no floating-point tensor.
-        ValueError: another shape, nothing in it, NaN or infinity.
+        TypeError: not a floating-point tensor.
+        ValueError: another shape, empty, NaN or infinity.
 
     >>> samples = InMemory(torch.eye(3))
     >>> len(samples), samples.features, samples.read(torch.tensor([2]))
@@ -71,12 +70,10 @@ class InMemory(Samples):
     def __init__(self, data: Tensor, name: str = "data") -> None:
         require_float(data, name)
         if data.ndim != 2 or not data.numel():
-            raise ValueError(
-                f"{name} must have shape (N, M) and not be empty, got {tuple(data.shape)}"
-            )
+            shape = tuple(data.shape)
+            raise ValueError(f"{name} must have shape (N, M) and not be empty, got {shape}")
         require_finite(data, name)
-        self.data = data.detach()
-        self.features = data.shape[1]
+        self.data, self.features = data.detach(), data.shape[1]
 
     def __len__(self) -> int:
         return len(self.data)
@@ -92,7 +89,7 @@ class Part(Samples):
     """Some rows of other samples, in the order given.
 
     Raises:
-        ValueError: no rows, or some that are not there.
+        ValueError: no rows, or rows out of range.
 
     >>> part = Part(InMemory(torch.eye(3)), torch.tensor([2, 0]))
     >>> part.read(torch.tensor([1]))
@@ -102,14 +99,11 @@ class Part(Samples):
     def __init__(self, samples: Samples, rows: Tensor) -> None:
         rows = rows.detach().cpu()
         if rows.ndim != 1 or not len(rows) or rows.dtype != torch.int64:
-            raise ValueError(
-                f"rows must be int64 of shape (n,) with n ≥ 1, got {rows.dtype} of shape "
-                f"{tuple(rows.shape)}"
-            )
-        if rows.min() < 0 or rows.max() >= len(samples):
-            raise ValueError(
-                f"rows must be from 0 to {len(samples) - 1}, got {rows.min()} to {rows.max()}"
-            )
+            found = f"{rows.dtype} of shape {tuple(rows.shape)}"
+            raise ValueError(f"rows must be int64 of shape (n,) with n ≥ 1, got {found}")
+        low, high = int(rows.min()), int(rows.max())
+        if low < 0 or high >= len(samples):
+            raise ValueError(f"rows must be from 0 to {len(samples) - 1}, got {low} to {high}")
         self.samples, self.rows = samples, rows
         self.features, self.in_memory = samples.features, samples.in_memory
 
@@ -123,6 +117,11 @@ class Part(Samples):
         return f"{len(self)} ({_crc(self.rows)}) of {self.samples.fingerprint()}"
 
 
+def _crc(tensor: Tensor) -> str:
+    content = tensor.cpu().contiguous().view(torch.uint8).numpy()
+    return f"{zlib.crc32(content.data):08x}"
+
+
 def as_samples(data: Tensor | Samples, name: str = "data") -> Samples:
     """Samples as they are, a tensor as :class:`InMemory`, with its errors.
 
@@ -133,27 +132,22 @@ def as_samples(data: Tensor | Samples, name: str = "data") -> Samples:
     return data if isinstance(data, Samples) else InMemory(data, name)
 
 
-def _crc(tensor: Tensor) -> str:
-    content = tensor.cpu().contiguous().view(torch.uint8).numpy()
-    return f"{zlib.crc32(content.data):08x}"
-
-
 def stream(samples: Samples, batches: Iterable[Tensor], workers: int = 0) -> Batches:
-    """Batch after batch, in the order of ``batches``.
+    """Read batch after batch, in the order of ``batches``.
 
     Args:
-        samples: where they come from.
-        batches: indices of each batch, as for :meth:`Samples.read`; may be without end.
-        workers: processes that read ahead, two batches each; 0 to read here, when asked, as is
-            always done with what is in memory. What is read does not depend on it, and no random
-            number is drawn. A program that wants workers must be a file and do its work under
+        samples: what to read from.
+        batches: indices of each batch, as for :meth:`Samples.read`; may be infinite.
+        workers: processes that read ahead, two batches each; 0 reads in this process, as samples in
+            memory always are. The result does not depend on it, and no random number is drawn.
+            With workers, the program must be a file and do its work under
             ``if __name__ == "__main__":``.
 
     Returns:
-        A generator, shapes (n, M); closing or dropping it ends the workers.
+        A generator of batches (n, M); closing or dropping it ends the workers.
 
     Raises:
-        ValueError, TypeError, OSError: whatever reading raises, in a worker as here.
+        ValueError, TypeError, OSError: from reading, the same in a worker as in this process.
         ChildProcessError: a worker died.
 
     >>> batches = [torch.tensor([0, 2]), torch.tensor([1])]
@@ -167,74 +161,45 @@ def stream(samples: Samples, batches: Iterable[Tensor], workers: int = 0) -> Bat
 
 def _read_ahead(samples: Samples, batches: Iterable[Tensor], workers: int) -> Batches:
     try:
-        for result in _start(samples, batches, workers):
-            if isinstance(result, _Failure):
-                raise result.kind(result.message)
+        for result in _start_workers(samples, batches, workers):
+            if not isinstance(result, Tensor):
+                error_type, message = result
+                raise error_type(message)
             yield result
         return
     except (RuntimeError, EOFError, ConnectionError) as error:
         if isinstance(error, RuntimeError) and "DataLoader worker" not in str(error):
             raise
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-    # Raised out here, so that the error does not keep the loader and its other workers alive.
+    # Raised outside the handler: as its context, the error would keep loader and workers alive.
     raise ChildProcessError(
-        f"a process that reads samples ahead died ({reason}): it may have been killed for want of "
-        "memory, or the program is no file, or lacks if __name__ == '__main__'; workers=0 reads "
-        "without processes"
+        f"a worker process that reads samples died ({reason}): the system may have killed it for "
+        "lack of memory, or the program is not a file or lacks if __name__ == '__main__'; "
+        "workers=0 reads without processes"
     )
 
 
-def _start(samples: Samples, batches: Iterable[Tensor], workers: int) -> Iterator[Any]:
-    with warnings.catch_warnings():  # reading may wait for a disk: more workers than cores are fine
+def _start_workers(samples: Samples, batches: Iterable[Tensor], workers: int) -> Iterator[Any]:
+    with warnings.catch_warnings():  # workers may wait for a disk: more than cores are fine
         warnings.filterwarnings("ignore", ".*worker processes in total", UserWarning)
         return iter(
             DataLoader(
-                _Source(samples),
-                batch_sampler=(rows.cpu().numpy() for rows in batches),  # type: ignore[misc]
+                _Reader(samples),
+                batch_size=None,  # an item of the sampler is a whole batch
+                sampler=(rows.cpu().numpy() for rows in batches),
                 num_workers=workers,
-                collate_fn=_as_it_is,
-                multiprocessing_context=_context(),
-                worker_init_fn=partial(_begin, os.getpid()),
+                multiprocessing_context=_start_method(),
+                worker_init_fn=_initialise_worker,
                 generator=torch.Generator(),  # a loader draws a seed: not from the global generator
             )
         )
 
 
-LOOKS_EVERY = 2.0
-"""Seconds between looks whether the program that a worker reads for is still there."""
+def _start_method() -> BaseContext:
+    """Start workers as forks of a server process, or with spawn where there is no fork.
 
-
-def _begin(program: int, worker: int) -> None:
-    """What a worker does first: leave Ctrl-C to its program, and watch whether that goes on.
-
-    The server that starts workers lives as long as they do: of its end nobody would tell them.
-    """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-
-    def watch() -> None:
-        while _is_alive(program):
-            time.sleep(LOOKS_EVERY)
-        os._exit(1)
-
-    if os.name == "posix":  # elsewhere there is no server between
-        threading.Thread(target=watch, daemon=True).start()
-
-
-def _is_alive(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except OSError:  # it is there, and is not ours to ask
-        pass
-    return True
-
-
-def _context() -> Any:
-    """How workers start: as copies of a clean process.
-
-    A fork of this one would inherit locks that PyTorch's threads may hold, and a CUDA context it
-    cannot use. The server has no threads and imports PyTorch once for all workers.
+    A fork of this process would inherit locks that PyTorch's threads may hold, and a CUDA context
+    it cannot use. The server has no threads and imports PyTorch once for all workers.
     """
     if "forkserver" not in multiprocessing.get_all_start_methods():
         return multiprocessing.get_context("spawn")
@@ -243,29 +208,34 @@ def _context() -> Any:
     return context
 
 
-class _Failure(NamedTuple):
-    """An error on its way out of a worker, without the traceback text that a loader adds."""
+def _initialise_worker(worker: int) -> None:
+    """Leave Ctrl-C to the main process, and end the worker when that process has ended.
 
-    kind: type[Exception]
-    message: str
+    The loader watches the worker's parent only, which is the fork server: it outlives the main
+    process as long as there are workers.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+    def watch() -> None:
+        if main := multiprocessing.parent_process():
+            main.join()
+            os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 PASSED_ON = (FileNotFoundError, OSError, TypeError, ImportError, ValueError)
+"""Errors that a worker hands to the main process, the first type that fits."""
 
 
-class _Source(Dataset[Any]):
-    """What a loader wants to have: batches by their indices, and errors as results."""
+class _Reader(Dataset[Any]):
+    """Reads a batch, or returns type and message of an error: a loader would add its traceback."""
 
     def __init__(self, samples: Samples) -> None:
         self.samples = samples
 
-    def __getitems__(self, rows: NDArray[np.int64]) -> Tensor | _Failure:
+    def __getitem__(self, rows: NDArray[np.int64]) -> Tensor | tuple[type[Exception], str]:
         try:
             return self.samples.read(torch.from_numpy(rows))
         except PASSED_ON as error:
-            kind = next(kind for kind in PASSED_ON if isinstance(error, kind))
-            return _Failure(kind, str(error))
-
-
-def _as_it_is(batch: Any) -> Any:
-    return batch
+            return next(kind for kind in PASSED_ON if isinstance(error, kind)), str(error)

@@ -7,4 +7,6 @@
 from ipvae_snn.diagnostics.examine import MIN_STEPS, check
 from ipvae_snn.diagnostics.report import Finding, Report
 
+FEWEST_STEPS = MIN_STEPS  # the name it had
+
 __all__ = ["MIN_STEPS", "Finding", "Report", "check"]

@@ -8,7 +8,7 @@ from ipvae_snn._utils.checks import require_float, require_integer, require_seed
 from ipvae_snn.diagnostics import signatures
 from ipvae_snn.diagnostics.observe import observe
 from ipvae_snn.diagnostics.report import Finding, Report
-from ipvae_snn.models.ipvae import IPVAE
+from ipvae_snn.models.base import BaseModel, require_model
 
 MIN_STEPS = 80
 """Timesteps below which nothing can be said of convergence."""
@@ -36,7 +36,7 @@ EXPLAINS: dict[str, tuple[str, ...]] = {
 
 
 def check(
-    model: IPVAE,
+    model: BaseModel,
     data: Tensor,
     *,
     shape: tuple[int, int] | None = None,
@@ -66,7 +66,11 @@ def check(
     A finding that another one explains says so (``follows``); ``report.problems`` holds the others.
 
     Args:
-        model: an :class:`IPVAE`, left as it was; it is run in ``eval()`` mode, but for a gradient.
+        model: left as it was; it is run in ``eval()`` mode, but for a gradient. Of other models
+            than an :class:`~ipvae_snn.IPVAE` what makes no sense is left out: ``poisson``,
+            ``membranes`` and ``clamp`` where codes are no counts, ``active neurons``, ``lifetime
+            sparsity``, ``hyperactive`` and ``silent neurons`` where they are dense by design,
+            ``gradient`` where there is no tonic inhibition to measure it by.
         data: held-out samples, shape (N, M), N ≥ 2.
         shape: (H, W) of an image, for the spectra.
         num_steps: T ≥ 80.
@@ -74,18 +78,18 @@ def check(
         seed: of the spikes.
 
     Raises:
-        TypeError: another model than an IPVAE.
+        TypeError: no model.
         ValueError: shapes or numbers out of range.
 
     Source: the quick checks and failure signatures that go with the paper (arXiv 2410.19315).
 
     >>> import torch
+    >>> from ipvae_snn import IPVAE
     >>> report = check(IPVAE(16, 8, bias=5.0), torch.rand(20, 16), num_steps=80)
     >>> [finding.name for finding in report.problems]
     ['silence']
     """
-    if not isinstance(model, IPVAE):
-        raise TypeError(f"check takes an IPVAE, got {type(model).__name__}")
+    require_model(model)
     require_integer(num_steps, "num_steps", least=MIN_STEPS)
     require_integer(samples, "samples", least=2)
     require_seed(seed)
@@ -97,13 +101,21 @@ def check(
     if shape is not None and shape[0] * shape[1] != model.in_features:
         raise ValueError(f"shape must hold the {model.in_features} pixels of a sample, got {shape}")
     seen = observe(model, data[:samples].detach(), num_steps, seed)
+    sparse, counts = model.sparse_code, model.emits_counts
     found = [
-        signatures.silence(seen), signatures.membranes(seen), signatures.oscillation(seen),
-        signatures.clamp(seen), signatures.free_energy(seen), signatures.convergence(seen),
-        signatures.active_neurons(seen), signatures.lifetime_sparsity(seen),
-        signatures.poisson(seen), signatures.hyperactive(seen), signatures.silent_neurons(seen),
-        signatures.duplicates(seen), signatures.smoothing(seen, shape), signatures.gradient(seen),
-    ]  # fmt: skip
+        *([signatures.silence(seen)] if sparse else []),
+        *([signatures.membranes(seen)] if counts else []),
+        signatures.oscillation(seen),
+        *([signatures.clamp(seen)] if seen.clamped is not None else []),
+        signatures.free_energy(seen),
+        signatures.convergence(seen),
+        *([signatures.active_neurons(seen), signatures.lifetime_sparsity(seen)] if sparse else []),
+        *([signatures.poisson(seen)] if counts else []),
+        *([signatures.hyperactive(seen), signatures.silent_neurons(seen)] if sparse else []),
+        signatures.duplicates(seen),
+        signatures.smoothing(seen, shape),
+        *([signatures.gradient(seen)] if seen.gradient is not None else []),
+    ]
     return Report(tuple(_explained(found)))
 
 

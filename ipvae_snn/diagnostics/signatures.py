@@ -20,6 +20,7 @@ MIN_DETAIL, MAX_DETAIL_LOST, MAX_DEAD = 0.4, 0.1, 0.5
 
 def poisson(seen: Observation) -> Finding:
     """Counts scatter about their rates as Poisson counts do."""
+    assert seen.dispersion is not None
     low, high = POISSON
     healthy = seen.expected < MIN_COUNTS or low <= seen.dispersion <= high
     return Finding(
@@ -33,6 +34,7 @@ def poisson(seen: Observation) -> Finding:
 
 def membranes(seen: Observation) -> Finding:
     """The highest membranes stay where they are."""
+    assert seen.top is not None
     half, tail = len(seen.top) // 2, max(len(seen.top) // 10, 1)
     growth = float(seen.top[-tail:].mean() - seen.top[half : half + tail].mean())
     return Finding(
@@ -46,6 +48,7 @@ def membranes(seen: Observation) -> Finding:
 
 def clamp(seen: Observation) -> Finding:
     """Membranes stay below the clamp."""
+    assert seen.clamped is not None
     return Finding(
         "clamp", seen.clamped < MAX_CLAMPED, seen.clamped,
         f"{seen.clamped:.1%} of the spikes came within one nat of the clamp "
@@ -200,6 +203,7 @@ def smoothing(seen: Observation, shape: tuple[int, int] | None) -> Finding:
 
 def gradient(seen: Observation) -> Finding:
     """Learning reaches the neurons through their spikes."""
+    assert seen.gradient is not None
     usable = torch.isfinite(seen.gradient) & (seen.gradient > 0)
     firing = _firing(seen)
     share = float((~usable[firing]).float().mean()) if bool(firing.any()) else 0.0

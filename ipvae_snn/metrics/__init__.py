@@ -1,4 +1,4 @@
-"""What a spiking code is measured by: how good it is, what its neurons answer to, what it costs."""
+"""Metrics of a spiking code: its quality, the tuning of its neurons, its cost on a chip."""
 
 from ipvae_snn.metrics.cost import LayerCost, Synops, synops
 from ipvae_snn.metrics.quality import (

@@ -1,18 +1,18 @@
-"""What inference costs on an event-driven chip: the operations that spikes cause."""
+"""The cost of inference on an event-driven chip: the operations that spikes cause."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from copy import copy
 from dataclasses import dataclass, replace
+from typing import Any, Protocol, TypeGuard
 
 import torch
 from torch import Tensor, nn
 
 from ipvae_snn._utils.checks import require_finite, require_float, require_integer
 from ipvae_snn._utils.seeding import seeded
-from ipvae_snn.metrics.tally import Meter, Tally, total, whole
-from ipvae_snn.models.ipvae import IPVAE
+from ipvae_snn.metrics.tally import Meter, Tally, holds_integers, total
 from ipvae_snn.neurons.states import reset
 
 COUNTS = ("spikes", "events", "synops", "macs", "updates", "dense")
@@ -21,28 +21,28 @@ TITLES = ("synapses", "spikes", "events", "synops", "MACs", "updates", "dense MA
 
 @dataclass(frozen=True)
 class LayerCost:
-    """One layer's share per image: summed over timesteps, mean over samples."""
+    """The cost of one layer per image: summed over timesteps, mean over samples."""
 
     layer: str
     synapses: float = 0.0
-    """Connections; of neurons, those among themselves."""
+    """Connections; for neurons, the lateral or recurrent ones."""
     spikes: float = 0.0
-    """Spikes that the layer sends; a count of 3 is 3."""
+    """Spikes that the layer sends; a count of 3 is three."""
     events: float = 0.0
-    """Counts above 0 that it sends; a count of 3 is 1, what a chip with graded spikes sends."""
+    """Non-zero counts that it sends; a count of 3 is one, as on a chip with graded spikes."""
     synops: float = 0.0
-    """Spikes times the synapses that they go through: incoming ones, of neurons their own."""
+    """Synaptic operations: spikes times fan-out; incoming spikes, for neurons their own."""
     macs: float = 0.0
-    """Multiply-accumulates with input that is no spikes."""
+    """Multiply-accumulates, where the input is not spikes."""
     updates: float = 0.0
-    """Membranes brought up to date."""
+    """Membrane updates."""
     dense: float = 0.0
-    """MACs where every synapse is computed, spike or none."""
+    """MACs of the same layer computed densely, every synapse whether a spike comes or not."""
 
 
 @dataclass(frozen=True)
 class Synops:
-    """What :func:`synops` counted; ``print`` it for a table."""
+    """The counts of :func:`synops`; ``print`` it for a table."""
 
     rows: tuple[LayerCost, ...]
     num_steps: int
@@ -74,14 +74,14 @@ class Synops:
 
     @property
     def one_pass(self) -> float:
-        """MACs of the feed-forward layers computed densely, once, as a network without time does.
+        """MACs of the feed-forward layers computed densely once, as in a network without time.
 
-        Of an IPVAE that is M·K + K·M, an autoencoder with one layer each way.
+        For an IPVAE M·K + K·M: an autoencoder with one layer each way.
         """
         return sum(row.synapses for row in self.rows if not row.updates)
 
     def table(self) -> str:
-        """A line per layer and two for all, then the comparison with dense networks."""
+        """A row per layer and two for all layers, then the comparison with dense networks."""
         rows = (*self.rows, self.per_image, self.per_timestep)
         width = max(len(row.layer) for row in rows)
         lines = [" " * width + "".join(f"{title:>14}" for title in TITLES)]
@@ -109,40 +109,42 @@ def synops(
 ) -> Synops:
     """Count what inference costs on an event-driven chip, layer by layer.
 
-    A *synaptic operation* (synop) is one spike arriving at one synapse: a weight is added, nothing
-    multiplied. With fan-out F, spikes s and timesteps T,
+    A *synaptic operation* (synop) is one spike arriving at one synapse: a weight is added, without
+    a multiplication. With fan-out F, spikes s and timesteps T,
 
-        feed-forward   s_in · F   where all input is whole numbers (spikes), else
+        feed-forward   s_in · F   if all input is integers (spikes), otherwise
                        one MAC (multiply-accumulate) per synapse and timestep
-        lateral        s · K      of an IPVAENeuron: a row of G, diagonal included, per spike
-        read-out       s · M      of an IPVAE: Φz at every timestep
+        lateral        s · K      in an IPVAENeuron: a row of G, diagonal included, per spike
+        read-out       s · M      in an IPVAE: Φz at every timestep
         membranes      K · T      updates
 
-    A constant input is a current, not spikes: its drive is made once, one MAC per synapse of the
-    first layers. Input that changes pays at every timestep: as spikes where it is whole numbers,
-    as MACs where it is not. Every spike sent counts, those of the last timestep too. On a chip
-    with graded spikes a count of 3 is one operation per synapse: of an IPVAE, events/spikes of the
-    synops given here. Convolutions count the synapses that are there, fewer at borders.
+    A constant input is a current, not spikes: its drive is computed once, one MAC per synapse of
+    the first layers. Input that changes costs synops (integers) or MACs (anything else) at every
+    timestep. Every spike counts, also in the last timestep. On a chip with graded spikes a count
+    of 3 is one operation per synapse; an IPVAE then costs events/spikes times the synops given
+    here. Convolutions have fewer synapses at borders, and are counted so.
 
     Args:
         network: an :class:`~ipvae_snn.IPVAE`, or any module whose ``forward`` is one timestep and
-            whose neurons keep their states themselves (``init_hidden=True``). Counted are
-            ``nn.Linear``, ``nn.Conv1d`` to ``nn.Conv3d``, this package's and snnTorch's neurons
-            and their recurrent synapses. It starts from its initial state, in ``eval()`` mode;
-            afterwards state and mode are what they were.
+            whose neurons hold their own states (``init_hidden=True``). Counted are ``nn.Linear``,
+            ``nn.Conv1d`` to ``nn.Conv3d``, this package's and snnTorch's neurons and their
+            recurrent synapses. It starts from its initial state, in ``eval()`` mode; its state and
+            mode are restored afterwards.
         x: with ``num_steps`` shape (B, ...), shown at every timestep; without, (T, B, ...).
         num_steps: T.
-        seed: of the spikes; those of an IPVAE are those of ``run(x, num_steps, seed=seed)``.
+        seed: of the spikes; an IPVAE draws those of ``run(x, num_steps, seed=seed)``.
 
     Memory grows with T · B · K for an IPVAE.
 
     Raises:
-        TypeError: ``network`` holds weights that this does not know how to count.
+        TypeError: ``network`` has weights that cannot be counted, or is a baseline, which is
+            neither an IPVAE nor a module whose ``forward`` is one timestep.
         ValueError: wrong shapes, NaN, or a network in which no known layer was called.
 
     Sources: the unit is Merolla et al. 2014 (TrueNorth) and Davies et al. 2018 (Loihi); counting
     it in hooks of the network is the idea of sinabs' ``SynOpCounter``.
 
+    >>> from ipvae_snn import IPVAE
     >>> cost = synops(IPVAE(16, 8), torch.rand(4, 16), num_steps=10)
     >>> [row.layer for row in cost.rows], cost.rows[0].macs, cost.per_timestep.updates
     (['drive', 'neuron', 'decoder'], 128.0, 8.0)
@@ -152,21 +154,42 @@ def synops(
     if not isinstance(network, nn.Module):
         raise TypeError(f"network must be a torch.nn.Module, got {type(network).__name__}")
     require_float(x, "x")
-    with torch.no_grad(), _left_as_it_was(network):
+    with torch.no_grad(), _restored(network):
         network.eval()
-        if isinstance(network, IPVAE):
-            return _of_model(network, x, num_steps, seed)
-        return _of_network(network, x, num_steps, seed)
+        if _is_spiking_model(network):
+            return _count_model(network, x, num_steps, seed)
+        return _count_network(network, x, num_steps, seed)
 
 
-def _of_model(model: IPVAE, x: Tensor, num_steps: int | None, seed: int | None) -> Synops:
+class SpikingModel(Protocol):
+    """What is asked of a model: drive, one layer of neurons and decoder, all inside ``run``."""
+
+    in_features: int
+    latents: int
+    neuron: Any
+    """Has ``lateral_scale``: zero where the neurons have no lateral synapses."""
+
+    def run(
+        self, x: Tensor, num_steps: int | None, *, record: Sequence[str], seed: int | None
+    ) -> Any:
+        """A result whose ``spk`` are the counts, shape (T, B, K)."""
+
+
+def _is_spiking_model(network: Any) -> TypeGuard[SpikingModel]:
+    neuron = getattr(network, "neuron", None)
+    members = ("run", "in_features", "latents")
+    return hasattr(neuron, "lateral_scale") and all(hasattr(network, name) for name in members)
+
+
+def _count_model(model: SpikingModel, x: Tensor, num_steps: int | None, seed: int | None) -> Synops:
     spk = model.run(x, num_steps, record=("spk",), seed=seed).spk
-    num_steps, batch, neurons = spk.shape
-    pixels, fan_out = model.in_features, neurons if model.neuron.lateral_scale else 0
+    num_steps, batch, _ = spk.shape
+    pixels, neurons = model.in_features, model.latents
+    fan_out = neurons if model.neuron.lateral_scale else 0
     drive = Tally("drive", synapses=pixels * neurons)
     neuron = Tally("neuron", synapses=neurons * fan_out)
     decoder = Tally("decoder", synapses=neurons * pixels)
-    of_spikes = x.ndim == 3 and whole(x)
+    of_spikes = x.ndim == 3 and holds_integers(x)
     drive.receive(total(x) * neurons, x.numel() * neurons, of_spikes)
     neuron.receive(total(spk) * fan_out, spk.numel() * fan_out)
     decoder.receive(total(spk) * pixels, spk.numel() * pixels)
@@ -179,7 +202,14 @@ def _of_model(model: IPVAE, x: Tensor, num_steps: int | None, seed: int | None) 
     return Synops(tuple(_row(tally, batch) for tally in tallies), num_steps)
 
 
-def _of_network(network: nn.Module, x: Tensor, num_steps: int | None, seed: int | None) -> Synops:
+def _count_network(
+    network: nn.Module, x: Tensor, num_steps: int | None, seed: int | None
+) -> Synops:
+    if getattr(network.forward, "__func__", None) is nn.Module.forward:
+        raise TypeError(
+            f"{type(network).__name__} cannot be counted: it has neither a layer of spiking "
+            "neurons that it runs, as an IPVAE has, nor a forward that is one timestep"
+        )
     constant = num_steps is not None
     if x.ndim < (2 if constant else 3) or not x.numel():
         raise ValueError(
@@ -187,14 +217,14 @@ def _of_network(network: nn.Module, x: Tensor, num_steps: int | None, seed: int 
             f"got {tuple(x.shape)}"
         )
     require_finite(x, "x")
-    own = next((p.dtype for p in network.parameters() if p.is_floating_point()), x.dtype)
-    if x.dtype != own and not torch.is_autocast_enabled(x.device.type):
-        raise TypeError(f"x is {x.dtype}, the network {own}: convert one of them with .to(dtype)")
+    dtype = next((p.dtype for p in network.parameters() if p.is_floating_point()), x.dtype)
+    if x.dtype != dtype and not torch.is_autocast_enabled(x.device.type):
+        raise TypeError(f"x is {x.dtype}, the network {dtype}: convert one of them with .to(dtype)")
     frames = [x] * require_integer(num_steps, "num_steps") if constant else list(x)
     batch = len(frames[0])
     meter = Meter(network, batch, constant)
     reset(network)
-    with _all_seeded(network, seed, x.device), meter.attached():
+    with _seeded_layers(network, seed, x.device), meter.attached():
         for frame in frames:
             meter.next_timestep()
             network(frame)
@@ -204,7 +234,7 @@ def _of_network(network: nn.Module, x: Tensor, num_steps: int | None, seed: int 
             "nn.Linear, nn.Conv1d to nn.Conv3d or spiking neurons, one timestep per call"
         )
     tallies = list(meter.tallies.values())
-    if not constant and whole(x):
+    if not constant and holds_integers(x):
         tallies.insert(0, Tally("input"))
         tallies[0].send(x)
     return Synops(tuple(_row(tally, batch) for tally in tallies), len(frames))
@@ -224,24 +254,24 @@ def _row(tally: Tally, batch: int) -> LayerCost:
 
 
 @contextmanager
-def _all_seeded(network: nn.Module, seed: int | None, device: torch.device) -> Iterator[None]:
+def _seeded_layers(network: nn.Module, seed: int | None, device: torch.device) -> Iterator[None]:
     estimators = (getattr(module, "spike_grad", None) for module in network.modules())
-    own = dict.fromkeys(getattr(estimator, "generator", None) for estimator in estimators)
+    generators = dict.fromkeys(getattr(estimator, "generator", None) for estimator in estimators)
     with ExitStack() as stack:
-        for number, generator in enumerate(filter(None, own)):
-            # From one seed, layers that have generators of their own would draw the same noise.
-            of_layer = None if seed is None else seed + 1 + number
-            stack.enter_context(seeded(of_layer, generator=generator))
+        for number, generator in enumerate(filter(None, generators)):
+            # With one seed for all, layers with their own generators would draw the same noise.
+            layer_seed = None if seed is None else seed + 1 + number
+            stack.enter_context(seeded(layer_seed, generator=generator))
         stack.enter_context(seeded(seed, device=device))
         yield
 
 
 @contextmanager
-def _left_as_it_was(network: nn.Module) -> Iterator[None]:
-    """Put back every attribute and buffer of every module: the states, whatever their names."""
-    kept = [(m, {**vars(m), "_buffers": copy(m._buffers)}) for m in network.modules()]
+def _restored(network: nn.Module) -> Iterator[None]:
+    """Restore every attribute and buffer of every module, and so all states, on exit."""
+    snapshot = [(m, {**vars(m), "_buffers": copy(m._buffers)}) for m in network.modules()]
     try:
         yield
     finally:
-        for module, attributes in kept:
+        for module, attributes in snapshot:
             module.__dict__ = attributes

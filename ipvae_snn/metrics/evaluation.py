@@ -8,11 +8,18 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from ipvae_snn import metrics
 from ipvae_snn._utils.checks import require_integer
-from ipvae_snn.baselines import Baseline
 from ipvae_snn.data.sources import Samples, as_samples, stream
-from ipvae_snn.models.ipvae import IPVAE
+from ipvae_snn.metrics.quality import (
+    convergence_step,
+    r2_of,
+    rate_distortion_distance,
+    sparsity_of,
+    squared_error_of,
+    treves_rolls,
+    zeros_of,
+)
+from ipvae_snn.models.base import BaseModel, require_model
 from ipvae_snn.models.run_output import require_sample_seeds
 
 REPORTED_STEPS = (1, 16, 64, 256, 1000)
@@ -36,7 +43,7 @@ class Evaluation:
 
     @property
     def convergence_step(self) -> int | None:
-        return metrics.convergence_step(self.curves["r2"])
+        return convergence_step(self.curves["r2"])
 
     def reported_steps(self) -> list[int]:
         """Steps 1, 16, 64, 256, 1000 as far as they were run, and the last."""
@@ -47,7 +54,7 @@ class Evaluation:
         if not 1 <= step <= self.num_steps:
             raise ValueError(f"step must be from 1 to {self.num_steps}, got {step}")
         values = {name: self.curves[name][step - 1] for name in CURVES}
-        distance = metrics.rate_distortion_distance(values["r2"], values["zeros"])
+        distance = rate_distortion_distance(values["r2"], values["zeros"])
         per_dim = 1000 * values["mse"] / self.in_features
         return {**values, "mse_per_dim": per_dim, "rate_distortion_distance": distance}
 
@@ -61,7 +68,7 @@ class Evaluation:
 
 
 def evaluate(
-    model: IPVAE | Baseline,
+    model: BaseModel,
     x: Tensor | Samples,
     num_steps: int = 1000,
     *,
@@ -98,20 +105,21 @@ def evaluate(
     """
     for name, value in (("num_steps", num_steps), ("batch", batch), ("chunk", chunk)):
         require_integer(value, name)
-    samples, weight = as_samples(x, "x"), model.decoder.weight
+    require_model(model)
+    samples, like = as_samples(x, "x"), model.like
     count = len(samples)
     if count < 2:
         raise ValueError(f"x must have shape (N, M) with N ≥ 2, got {(count, samples.features)}")
     if sample_seeds is not None:
         sample_seeds = require_sample_seeds(sample_seeds, count)
-        if not isinstance(model, IPVAE):
+        if not model.takes_sample_seeds:
             raise TypeError(f"sample_seeds are for an IPVAE, not for a {type(model).__name__}")
     rows = (torch.arange(i, min(i + batch, count)) for i in range(0, count, batch))
     batches = stream(samples, rows, workers)
     if not isinstance(x, Tensor):
-        batches = (part.to(weight) for part in batches)
+        batches = (part.to(like) for part in batches)
     training = model.training
-    tally = _Tally(num_steps, model.latents, weight.device)
+    tally = _Tally(num_steps, model.latents, like.device)
     bar = tqdm(
         total=num_steps * -(-count // batch), disable=not progress, desc="evaluating", unit="step"
     )
@@ -148,21 +156,22 @@ class _Tally:
         self.spk_sum = torch.zeros(num_steps, latents, **options)
         self.spk_square = torch.zeros_like(self.spk_sum)
 
-    def add(self, model: IPVAE | Baseline, x: Tensor, start: int, spk: Tensor, mem: Tensor) -> None:
-        for t, (z, u) in enumerate(zip(spk, mem, strict=True), start):
-            x_hat = model.decode(z)
-            self.sums["r2"][t] += metrics.r2_per_sample(x, x_hat).sum()
-            x_hat_mean = model.decode(model.mean_code(u))
-            self.sums["r2_map"][t] += metrics.r2_per_sample(x, x_hat_mean).sum()
-            self.sums["mse"][t] += metrics.mse(x, x_hat) * len(x)
-            self.sums["zeros"][t] += metrics.zeros(z) * len(x)
-            z = z.abs()  # codes of baselines may be negative: sparsity is of magnitudes
-            if z.shape[1] > 1:  # a single neuron is no population: 0
-                self.sums["population_sparsity"][t] += metrics.population_sparsity(z) * len(x)
-            self.spk_sum[t] += z.sum(0)
-            self.spk_square[t] += z.square().sum(0)
+    def add(self, model: BaseModel, x: Tensor, start: int, spk: Tensor, mem: Tensor) -> None:
+        """Add timesteps ``start`` ... of samples x, (B, M), with codes (T, B, K)."""
+        decoded = zip(model.decode(spk), model.decode(model.mean_code(mem)), strict=True)
+        codes = spk.abs()  # codes of baselines may be negative: sparsity is of magnitudes
+        for t, (x_hat, x_hat_mean) in enumerate(decoded, start):
+            self.sums["r2"][t] += r2_of(x, x_hat).sum()
+            self.sums["r2_map"][t] += r2_of(x, x_hat_mean).sum()
+            self.sums["mse"][t] += squared_error_of(x, x_hat).sum()
+        times = slice(start, start + len(spk))
+        self.sums["zeros"][times] += zeros_of(codes) * len(x)
+        if codes.shape[-1] > 1:  # a single neuron is no population: 0
+            self.sums["population_sparsity"][times] += sparsity_of(codes, -1).sum(-1)
+        self.spk_sum[times] += codes.sum(1)
+        self.spk_square[times] += codes.square().sum(1)
 
     def means(self, count: int) -> dict[str, list[float]]:
-        lifetime = metrics.treves_rolls(self.spk_sum, self.spk_square, count).mean(-1)
+        lifetime = treves_rolls(self.spk_sum, self.spk_square, count).mean(-1)
         means = {name: (total / count).tolist() for name, total in self.sums.items()}
         return {**means, "lifetime_sparsity": lifetime.tolist()}

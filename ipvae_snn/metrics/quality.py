@@ -1,4 +1,8 @@
-"""How good a spiking code is. Pure functions; samples first, pixels or neurons last."""
+"""Quality of a spiking code. Pure functions; samples come first, pixels or neurons last.
+
+Public functions check arguments and results. The ``*_of`` forms take leading axes, such as time in
+(T, B, K), and check nothing: NaN, infinity and overflow pass through.
+"""
 
 import math
 from collections.abc import Sequence
@@ -9,36 +13,6 @@ from torch import Tensor
 from ipvae_snn._utils.checks import require_finite, require_float, require_number
 
 CONVERGENCE_WINDOW, CONVERGENCE_SLOPE, CONVERGENCE_PATIENCE = 60, 1e-5, 5
-
-
-def _require_pair(x: Tensor, x_hat: Tensor) -> None:
-    require_float(x, "x")
-    require_float(x_hat, "x_hat")
-    if x.shape != x_hat.shape or x.ndim < 1 or not x.numel():
-        raise ValueError(
-            f"x and x_hat must have the same shape (..., M) and not be empty, got "
-            f"{tuple(x.shape)} and {tuple(x_hat.shape)}"
-        )
-    require_finite(x, "x")
-    require_finite(x_hat, "x_hat")
-
-
-def require_result(result: Tensor, of: str) -> Tensor:
-    """A result that is all numbers; ``ValueError`` where those it is made of are too large."""
-    require_finite(result, f"the result, made of {of} whose squares are too large,")
-    return result
-
-
-def _require_counts(spk: Tensor) -> None:
-    require_float(spk, "spk")
-    if spk.ndim != 2 or not spk.numel():
-        raise ValueError(f"spk must have shape (N, K) and not be empty, got {tuple(spk.shape)}")
-    require_finite(spk, "spk")
-
-
-def wide(tensor: Tensor) -> Tensor:
-    """Sums of squares overflow in half precision."""
-    return tensor if tensor.dtype == torch.float64 else tensor.float()
 
 
 def r2_per_sample(x: Tensor, x_hat: Tensor) -> Tensor:
@@ -59,18 +33,24 @@ def r2_per_sample(x: Tensor, x_hat: Tensor) -> Tensor:
     tensor([0.5000, 1.0000])
     """
     _require_pair(x, x_hat)
+    return require_result(r2_of(x, x_hat), "x and x_hat")
+
+
+def r2_of(x: Tensor, x_hat: Tensor) -> Tensor:
+    """:func:`r2_per_sample` without checks; the shapes (..., M) may also broadcast."""
     x, x_hat = wide(x), wide(x_hat)
     residual = (x - x_hat).square().sum(-1)
     total = (x - x.mean(-1, keepdim=True)).square().sum(-1)
-    blank = x.amax(-1) == x.amin(-1)  # rounding of the mean can make their total a little over 0
+    # Compared, since a rounded mean can leave the total of a constant sample slightly above 0.
+    constant = x.amax(-1) == x.amin(-1)
     score = 1 - residual / total.clamp(min=torch.finfo(x.dtype).tiny)
-    score = torch.where(blank, (residual == 0).to(score.dtype), score)
-    return require_result(score, "x and x_hat")
+    return torch.where(constant, (residual == 0).to(score.dtype), score)
 
 
 def r2(x: Tensor, x_hat: Tensor) -> Tensor:
     """Mean over samples of :func:`r2_per_sample`; from spikes of one timestep, or from rates."""
-    return require_result(r2_per_sample(x, x_hat).mean(), "x and x_hat")
+    _require_pair(x, x_hat)
+    return require_result(r2_of(x, x_hat).mean(), "x and x_hat")
 
 
 def mse(x: Tensor, x_hat: Tensor) -> Tensor:
@@ -80,8 +60,12 @@ def mse(x: Tensor, x_hat: Tensor) -> Tensor:
     tensor(3.)
     """
     _require_pair(x, x_hat)
-    error = (wide(x) - wide(x_hat)).square().sum(-1).mean()
-    return require_result(error, "x and x_hat")
+    return require_result(squared_error_of(x, x_hat).mean(), "x and x_hat")
+
+
+def squared_error_of(x: Tensor, x_hat: Tensor) -> Tensor:
+    """Squared error of each sample without checks; the shapes (..., M) may also broadcast."""
+    return (wide(x) - wide(x_hat)).square().sum(-1)
 
 
 def mse_per_dim(x: Tensor, x_hat: Tensor) -> Tensor:
@@ -102,13 +86,18 @@ def zeros(spk: Tensor) -> Tensor:
     return (spk == 0).float().mean()
 
 
+def zeros_of(spk: Tensor) -> Tensor:
+    """:func:`zeros` without checks, over the last two axes: (..., N, K) to (...)."""
+    return (spk == 0).float().mean((-2, -1))
+
+
 def treves_rolls(total: Tensor, total_square: Tensor, count: int) -> Tensor:
     """Sparsity from sums: [1 − (Σz)² / (n Σz²)] / (1 − 1/n), 1 where all z are zero.
 
     Args:
         total: Σz, any shape.
         total_square: Σz², same shape.
-        count: n ≥ 2, how many were summed.
+        count: n ≥ 2, the number of terms.
 
     Raises:
         ValueError: n < 2.
@@ -121,7 +110,7 @@ def treves_rolls(total: Tensor, total_square: Tensor, count: int) -> Tensor:
 
 
 def lifetime_sparsity(spk: Tensor) -> Tensor:
-    """How few of the samples a neuron answers to, mean over neurons; a silent neuron counts 1.
+    """How few of the samples a neuron responds to, mean over neurons; a silent neuron counts 1.
 
     Source: Vinje & Gallant 2000, after Treves & Rolls 1991.
 
@@ -131,22 +120,31 @@ def lifetime_sparsity(spk: Tensor) -> Tensor:
     >>> lifetime_sparsity(torch.tensor([[1.0, 1.0], [0.0, 1.0]]))
     tensor(0.5000)
     """
-    _require_counts(spk)
-    spk = wide(spk)
-    sparsity = treves_rolls(spk.sum(0), spk.square().sum(0), spk.shape[0]).mean()
-    return require_result(sparsity, "spk")
+    require_matrix(spk, "spk")
+    return require_result(sparsity_of(spk, dim=-2).mean(), "spk")
 
 
 def population_sparsity(spk: Tensor) -> Tensor:
-    """How few of the neurons answer to a sample, mean over samples.
+    """How few of the neurons respond to a sample, mean over samples; a silent sample counts 1.
 
     Args:
         spk: shape (N, K), K ≥ 2 neurons.
     """
-    _require_counts(spk)
+    require_matrix(spk, "spk")
+    return require_result(sparsity_of(spk, dim=-1).mean(), "spk")
+
+
+def sparsity_of(spk: Tensor, dim: int) -> Tensor:
+    """Sparsity along ``dim`` without checks: −1 over neurons, −2 over samples, 2 or more of them.
+
+    Args:
+        spk: shape (..., N, K).
+
+    Returns:
+        The shape of ``spk`` without ``dim``.
+    """
     spk = wide(spk)
-    sparsity = treves_rolls(spk.sum(1), spk.square().sum(1), spk.shape[1]).mean()
-    return require_result(sparsity, "spk")
+    return treves_rolls(spk.sum(dim), spk.square().sum(dim), spk.shape[dim])
 
 
 def rate_distortion_distance(r2: float, zeros: float) -> float:
@@ -160,20 +158,20 @@ def rate_distortion_distance(r2: float, zeros: float) -> float:
 
 
 def _number(value: float | Tensor, name: str) -> float:
-    """A number, also out of a tensor that holds one."""
-    lone = isinstance(value, Tensor) and value.numel() == 1 and value.is_floating_point()
-    return require_number(value.item() if lone else value, name)  # type: ignore[union-attr]
+    """A number, also from a floating-point tensor with one element."""
+    scalar = isinstance(value, Tensor) and value.numel() == 1 and value.is_floating_point()
+    return require_number(value.item() if scalar else value, name)  # type: ignore[union-attr]
 
 
 def convergence_step(r2_by_step: Sequence[float]) -> int | None:
     """First timestep from which R² stays flat; ``None`` if it never does.
 
-    Flat: the least-squares slope of R² over the trailing 60 steps, divided by 60, is below 1e-5 in
-    magnitude, for 5 steps in a row; the first of the five is returned, counted from 1. The division
-    is part of the published definition.
+    Flat: the least-squares slope of R² over the trailing 60 timesteps, divided by 60, is below 1e-5
+    in magnitude, at 5 timesteps in a row; the first of the five is returned, counted from 1. The
+    division is part of the published definition.
 
     Args:
-        r2_by_step: R² at steps 1, 2, 3, ...
+        r2_by_step: R² at timesteps 1, 2, 3, ...
 
     >>> convergence_step([0.5] * 100)
     60
@@ -208,11 +206,11 @@ def convergence_step(r2_by_step: Sequence[float]) -> int | None:
 def probe_accuracy(train: Tensor, train_labels: Tensor, test: Tensor, test_labels: Tensor) -> float:
     """Accuracy of a linear read-out: scikit-learn's LogisticRegression with its defaults.
 
-    The paper fits it on rates e^u of all training images. Needs the extra ``data``.
+    The paper fits it to the rates e^u of all training images. Needs the extra ``data``.
 
     Args:
         train, test: features, shapes (N, K) and (N', K).
-        train_labels, test_labels: whole numbers, shapes (N,) and (N',).
+        train_labels, test_labels: integers, shapes (N,) and (N',).
 
     Raises:
         TypeError, ValueError: other shapes or types, NaN, or fewer than two different labels.
@@ -220,8 +218,13 @@ def probe_accuracy(train: Tensor, train_labels: Tensor, test: Tensor, test_label
     from ipvae_snn._utils.extras import require_extra
 
     for name, features, labels in (("train", train, train_labels), ("test", test, test_labels)):
-        _require_counts_and_labels(name, features, labels)
-    if train.shape[1] != test.shape[1] or len(train_labels.unique()) < 2:
+        require_matrix(features, name)
+        integers = isinstance(labels, Tensor) and not (
+            labels.is_floating_point() or labels.is_complex()
+        )
+        if not integers or labels.shape != features.shape[:1]:
+            raise ValueError(f"{name}_labels must hold {len(features)} integers, got {labels!r}")
+    if train.shape[1] != test.shape[1] or bool((train_labels == train_labels[0]).all()):
         raise ValueError(
             f"train and test must have as many features, got {train.shape[1]} and "
             f"{test.shape[1]}, and train_labels at least two different labels"
@@ -232,11 +235,37 @@ def probe_accuracy(train: Tensor, train_labels: Tensor, test: Tensor, test_label
     return float(probe.score(test.numpy(force=True), test_labels.numpy(force=True)))
 
 
-def _require_counts_and_labels(name: str, features: Tensor, labels: Tensor) -> None:
-    require_float(features, name)
-    if features.ndim != 2 or not features.numel():
-        raise ValueError(f"{name} must have shape (N, K) and not be empty, got {features.shape}")
-    require_finite(features, name)
-    whole = isinstance(labels, Tensor) and not (labels.is_floating_point() or labels.is_complex())
-    if not whole or labels.shape != features.shape[:1]:
-        raise ValueError(f"{name}_labels must hold {len(features)} whole numbers, got {labels!r}")
+# -- checks that the metrics share ------------------------------------------------------------
+
+
+def wide(tensor: Tensor) -> Tensor:
+    """At least float32: in half precision, sums of squares overflow."""
+    return tensor if tensor.dtype == torch.float64 else tensor.float()
+
+
+def require_matrix(values: Tensor, name: str, rows: str = "N") -> None:
+    """Raise unless ``values`` is a floating-point, finite, non-empty tensor (rows, K)."""
+    require_float(values, name)
+    if values.ndim != 2 or not values.numel():
+        raise ValueError(
+            f"{name} must have shape ({rows}, K) and not be empty, got {tuple(values.shape)}"
+        )
+    require_finite(values, name)
+
+
+def require_result(result: Tensor, source: str) -> Tensor:
+    """The result if it is finite; ``ValueError`` if squares of its ``source`` overflow."""
+    require_finite(result, f"the result, made of {source} whose squares are too large,")
+    return result
+
+
+def _require_pair(x: Tensor, x_hat: Tensor) -> None:
+    require_float(x, "x")
+    require_float(x_hat, "x_hat")
+    if x.shape != x_hat.shape or x.ndim < 1 or not x.numel():
+        raise ValueError(
+            f"x and x_hat must have the same shape (..., M) and not be empty, got "
+            f"{tuple(x.shape)} and {tuple(x_hat.shape)}"
+        )
+    require_finite(x, "x")
+    require_finite(x_hat, "x_hat")

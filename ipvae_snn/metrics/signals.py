@@ -1,4 +1,4 @@
-"""Statistics of what is recorded: spectra of images, and averages around spikes."""
+"""Statistics of recordings: power spectra of images, averages around spikes."""
 
 from typing import Any
 
@@ -18,9 +18,9 @@ from ipvae_snn.metrics.quality import require_result
 def radial_spectrum(images: Tensor, shape: tuple[int, int]) -> Tensor:
     """Mean power of images by spatial frequency; pairs (cycles per pixel, power), shape (F, 2).
 
-    Frequencies are rings one cycle per image wide, from one cycle to the Nyquist frequency of the
-    shorter side; the mean of each image is taken out, and its edges are tapered (Hann window), as
-    they would otherwise leak into all frequencies.
+    Rings of frequencies one cycle per image wide, from one cycle to the Nyquist frequency of the
+    shorter side. Each image is centred on zero and tapered by a Hann window, since its edges would
+    leak into all frequencies.
 
     Args:
         images: shape (N, M).
@@ -58,12 +58,13 @@ def radial_spectrum(images: Tensor, shape: tuple[int, int]) -> Tensor:
 
 
 def spike_triggered(spk: Tensor, signal: Tensor, *, before: int = 0, after: int = 0) -> Tensor:
-    """Average of a signal around the spikes of one neuron, a spike counting once each.
+    """Average of a signal around the spikes of one neuron; a count of 2 weighs twice.
 
     Args:
         spk: counts of the neuron, shape (T,) or (T, B).
-        signal: frames, membranes, ...: shape (T, ...) or (T, B, ...), the same T (and B).
-        before, after: timesteps from the spike back and on. Spikes nearer to the ends of the
+        signal: such as frames or membranes, shape (T, ...) or (T, B, ...), with the T (and B) of
+            ``spk``.
+        before, after: timesteps before and after the spike. Spikes nearer to an end of the
             recording are left out.
 
     Returns:
@@ -90,8 +91,8 @@ def spike_triggered(spk: Tensor, signal: Tensor, *, before: int = 0, after: int 
     require_not_negative(spk, "spk must hold counts, which are not negative")
     dtype = spk.dtype
     spk, signal, length = spk.detach().double(), signal.detach(), len(spk)
-    kept = spk[before : max(length - after, 0)].flatten()
-    if not len(kept) or not float(kept.sum()):
+    centred = spk[before : max(length - after, 0)].flatten()
+    if not len(centred) or not float(centred.sum()):
         raise ValueError(
             f"spk must hold a spike at least {before} timesteps after the start and {after} before "
             f"the end of the {length} recorded"
@@ -99,6 +100,6 @@ def spike_triggered(spk: Tensor, signal: Tensor, *, before: int = 0, after: int 
     rows = []
     for lag in range(-before, after + 1):
         around = signal[before + lag : length - after + lag]
-        around = around.reshape(len(kept), -1).double()
-        rows.append((kept @ around / kept.sum()).reshape(signal.shape[spk.ndim :]))
+        around = around.reshape(len(centred), -1).double()
+        rows.append((centred @ around / centred.sum()).reshape(signal.shape[spk.ndim :]))
     return require_result(torch.stack(rows).to(dtype), "spk and signal")

@@ -1,4 +1,4 @@
-"""Hooks that count what every layer of a network receives and sends."""
+"""Forward hooks that count the spikes every layer of a network receives and sends."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -27,14 +27,20 @@ class Tally:
         self.events += int(torch.count_nonzero(spk))
 
     def receive(self, arrived: float, dense: float, of_spikes: bool = True) -> None:
-        """``arrived``: the sum over synapses of the spikes that came in."""
+        """Add input: the spikes that ``arrived``, summed over synapses; ``dense``: its MACs."""
         self.arrived += arrived
         self.dense += dense
         self.of_spikes &= of_spikes
 
 
 class Meter:
-    """Forward hooks that tally what every layer of a network receives and sends."""
+    """Attaches the hooks, and keeps a :class:`Tally` for each layer and each of its calls.
+
+    Args:
+        network: its ``forward`` is one timestep.
+        batch: B.
+        constant: the input is the same at every timestep.
+    """
 
     def __init__(self, network: nn.Module, batch: int, constant: bool) -> None:
         self.tallies: dict[tuple[nn.Module, int], Tally] = {}
@@ -45,15 +51,15 @@ class Meter:
         for name, module in network.named_modules(remove_duplicate=False):
             self.names[module] = min(self.names.get(module, name), name, key=len)
         self.neurons = [m for m in self.names if isinstance(m, SpikingNeuron)]
-        # A neuron's recurrent layer is tallied with the neuron, whose every spike goes through it.
-        own = {getattr(neuron, "recurrent", None) for neuron in self.neurons}
-        self.layers = [m for m in self.names if isinstance(m, LAYERS) and m not in own]
-        self._refuse_unknown({*own, *(getattr(n, "lateral", None) for n in self.neurons)})
+        # Every spike of a neuron goes through its recurrent layer: counted with the neuron.
+        recurrent = {getattr(neuron, "recurrent", None) for neuron in self.neurons}
+        self.layers = [m for m in self.names if isinstance(m, LAYERS) and m not in recurrent]
+        self._refuse_unknown({*recurrent, *(getattr(n, "lateral", None) for n in self.neurons)})
 
-    def _refuse_unknown(self, own: set[nn.Module | None]) -> None:
-        known = {
-            part for m in self.names if isinstance(m, LAYERS) or m in own for part in m.modules()
-        }
+    def _refuse_unknown(self, of_neurons: set[nn.Module | None]) -> None:
+        """Raise ``TypeError`` for weights outside ``LAYERS`` and the parts of neurons."""
+        counted = (m for m in self.names if isinstance(m, LAYERS) or m in of_neurons)
+        known = {part for module in counted for part in module.modules()}
         for module, name in self.names.items():
             if module not in known and any(p.ndim > 1 for p in module.parameters(recurse=False)):
                 raise TypeError(
@@ -63,8 +69,8 @@ class Meter:
 
     @contextmanager
     def attached(self) -> Iterator[None]:
-        handles = [layer.register_forward_hook(self._received) for layer in self.layers]
-        handles += [neuron.register_forward_hook(self._sent) for neuron in self.neurons]
+        handles = [layer.register_forward_hook(self._on_layer) for layer in self.layers]
+        handles += [neuron.register_forward_hook(self._on_neuron) for neuron in self.neurons]
         try:
             yield
         finally:
@@ -77,23 +83,24 @@ class Meter:
         self.uses.clear()
 
     def _tally_synapses(self, module: nn.Module, x: Tensor, *, of_spikes: bool) -> Tally:
-        use = self.uses[module]  # a layer may be called at several places of the network
+        use = self.uses[module]  # a layer may be called more than once in a timestep
         name = f"{self.names[module]} {type(module).__name__}".strip()
         name += f" ({use})" if use > 1 else ""
-        dense = _arriving(module, torch.ones_like(x))
+        dense = _spikes_at_synapses(module, torch.ones_like(x))
         tally = self.tallies.setdefault((module, use), Tally(name, round(dense / self.batch)))
-        tally.receive(_arriving(module, x.abs()), dense, of_spikes)
+        tally.receive(_spikes_at_synapses(module, x.abs()), dense, of_spikes)
         return tally
 
-    def _received(self, layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+    def _on_layer(self, layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
         self.uses[layer] = self.uses.get(layer, 0) + 1
-        current = self.constant and not self.fired  # what precedes all neurons never changes
+        # Layers before all neurons receive the same input at every timestep: a current.
+        current = self.constant and not self.fired
         if current and self.timestep > 1:
             return
         (x,) = inputs
-        self._tally_synapses(layer, x, of_spikes=not current and whole(x))
+        self._tally_synapses(layer, x, of_spikes=not current and holds_integers(x))
 
-    def _sent(self, neuron: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+    def _on_neuron(self, neuron: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
         self.fired = True
         self.uses[neuron] = self.uses.get(neuron, 0) + 1
         spk: Tensor = output[0] if isinstance(output, tuple) else output
@@ -102,8 +109,8 @@ class Meter:
         tally.updates += spk.numel()
 
 
-def _arriving(module: nn.Module | None, spikes: Tensor) -> float:
-    """Synapses that the spikes go through, each as often as spikes do: Σ spikes · fan-out."""
+def _spikes_at_synapses(module: nn.Module | None, spikes: Tensor) -> float:
+    """Σ spikes · fan-out."""
     if isinstance(module, nn.Linear):
         return total(spikes) * module.out_features
     if isinstance(module, CONVOLUTIONS):
@@ -113,15 +120,15 @@ def _arriving(module: nn.Module | None, spikes: Tensor) -> float:
         return total(spikes) * module.features if module.lateral_scale else 0.0
     if isinstance(module, SpikingNeuron):
         recurrent = getattr(module, "recurrent", None)
-        return 0.0 if recurrent is None else _arriving(recurrent, spikes)
+        return 0.0 if recurrent is None else _spikes_at_synapses(recurrent, spikes)
     return total(spikes)  # snnTorch's one-to-one recurrence
 
 
 def total(counts: Tensor) -> float:
-    """Σ|counts|, exact; a spike of −1 costs what one of 1 does."""
+    """Σ|counts| in float64: a spike of −1 costs as much as one of 1."""
     return float(counts.abs().sum(dtype=torch.float64))
 
 
-def whole(x: Tensor) -> bool:
-    """Whether x holds whole numbers only, as spikes are."""
+def holds_integers(x: Tensor) -> bool:
+    """Whether all values are integers, as spike counts are."""
     return bool((x == x.round()).all())

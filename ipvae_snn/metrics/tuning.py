@@ -1,4 +1,4 @@
-"""What neurons answer to: selectivity, orientation, and orders to show them in."""
+"""Tuning of neurons: selectivity and orientation, and orders of neurons for figures."""
 
 import math
 
@@ -11,11 +11,11 @@ from ipvae_snn._utils.checks import (
     require_image_shape,
     require_not_negative,
 )
-from ipvae_snn.metrics.quality import require_result, treves_rolls, wide
+from ipvae_snn.metrics.quality import require_matrix, require_result, treves_rolls, wide
 
 
 def by_use(spk: Tensor) -> Tensor:
-    """Neurons by their spikes, most first; indices (K,).
+    """Indices (K,) of neurons by their number of spikes, most first.
 
     Args:
         spk: counts, shape (..., K).
@@ -35,9 +35,9 @@ def by_use(spk: Tensor) -> Tensor:
 
 
 def selectivity(responses: Tensor) -> Tensor:
-    """How few of the stimuli each neuron answers to, from 0 to 1, shape (K,); a silent one: 0.
+    """How few of the stimuli each neuron responds to, from 0 to 1, shape (K,).
 
-    The lifetime sparsity of each neuron (Vinje & Gallant 2000), but for the silent.
+    The lifetime sparsity of each neuron (Vinje & Gallant 2000), except that a silent one counts 0.
 
     Args:
         responses: mean counts or rates, shape (N, K), N ≥ 2 stimuli.
@@ -45,7 +45,7 @@ def selectivity(responses: Tensor) -> Tensor:
     >>> selectivity(torch.tensor([[1.0, 2.0, 0.0], [1.0, 0.0, 0.0]])).tolist()
     [0.0, 1.0, 0.0]
     """
-    _require_responses(responses, "N")
+    require_matrix(responses, "responses")
     responses = wide(responses)
     total = responses.sum(0)
     sparsity = treves_rolls(total, responses.square().sum(0), len(responses))
@@ -54,7 +54,7 @@ def selectivity(responses: Tensor) -> Tensor:
 
 
 def by_selectivity(responses: Tensor) -> Tensor:
-    """Neurons by :func:`selectivity`, most selective first; indices (K,)."""
+    """Indices (K,) of neurons by :func:`selectivity`, most selective first."""
     return selectivity(responses).argsort(descending=True, stable=True)
 
 
@@ -66,9 +66,9 @@ def orientation_tuning(responses: Tensor, angles: Tensor) -> tuple[Tensor, Tenso
 
     .. math:: OSI = |Σ_a r_a e^{2iθ_a}| / Σ_a r_a
 
-    0 for a neuron that answers to all orientations alike, 1 for one that answers to a single one;
-    both opposite directions of motion count as the same orientation. Take angles evenly over a
-    whole turn, or half of one. A silent neuron has index 0.
+    0 for equal responses to all orientations, 1 for a response to a single one; opposite directions
+    of motion are the same orientation. The angles should be evenly spaced over 180 or 360 degrees.
+    A silent neuron has index 0.
 
     Args:
         responses: spikes or rates ≥ 0, shape (A, K).
@@ -85,24 +85,28 @@ def orientation_tuning(responses: Tensor, angles: Tensor) -> tuple[Tensor, Tenso
     >>> preferred[1].item(), index[1].item(), round(index[0].item(), 6)
     (90.0, 1.0, 0.0)
     """
-    _require_responses(responses, "A")
+    require_matrix(responses, "responses", rows="A")
     require_float(angles, "angles")
     if angles.shape != responses.shape[:1]:
         raise ValueError(f"angles must have shape ({len(responses)},), got {tuple(angles.shape)}")
     require_finite(angles, "angles")
     require_not_negative(responses, "responses must not be negative")
-    responses = wide(responses)
-    twice = 2 * angles.to(responses) * (math.pi / 180)
-    east, north = twice.cos() @ responses, twice.sin() @ responses
-    total = responses.sum(0)
-    index = torch.hypot(east, north) / total.clamp(min=torch.finfo(responses.dtype).tiny)
-    preferred = torch.atan2(north, east).mul(90 / math.pi).remainder(180)
-    index = torch.where(total > 0, index, torch.zeros_like(index))
+    preferred, index = _orientation_of(wide(responses), angles)
     return preferred, require_result(index, "responses")
 
 
+def _orientation_of(responses: Tensor, angles: Tensor) -> tuple[Tensor, Tensor]:
+    """:func:`orientation_tuning` without checks, in the dtype of ``responses``."""
+    twice = 2 * angles.to(responses) * (math.pi / 180)
+    real, imaginary = twice.cos() @ responses, twice.sin() @ responses
+    total = responses.sum(0)
+    index = torch.hypot(real, imaginary) / total.clamp(min=torch.finfo(responses.dtype).tiny)
+    preferred = torch.atan2(imaginary, real).mul(90 / math.pi).remainder(180)
+    return preferred, torch.where(total > 0, index, torch.zeros_like(index))
+
+
 def feature_tuning(weight: Tensor, shape: tuple[int, int]) -> tuple[Tensor, Tensor, Tensor]:
-    """Orientation, spatial frequency and orientation selectivity of features, from their spectra.
+    """Orientation, spatial frequency and orientation selectivity of features, by power spectrum.
 
     Args:
         weight: Φ, shape (M, K).
@@ -110,8 +114,8 @@ def feature_tuning(weight: Tensor, shape: tuple[int, int]) -> tuple[Tensor, Tens
 
     Returns:
         Direction across the stripes in degrees, modulo 180 (0: vertical stripes); mean frequency
-        in cycles per pixel; and the index of :func:`orientation_tuning` over the power spectrum,
-        shape (K,) each.
+        in cycles per pixel, weighted by power; and the index of :func:`orientation_tuning` over
+        the power spectrum, shape (K,) each.
 
     >>> row = torch.tensor([1.0, 0.0, -1.0, 0.0]).repeat(4, 1)
     >>> angle, frequency, index = feature_tuning(row.reshape(16, 1), (4, 4))
@@ -128,21 +132,13 @@ def feature_tuning(weight: Tensor, shape: tuple[int, int]) -> tuple[Tensor, Tens
     down = torch.fft.fftfreq(height, dtype=images.dtype, device=weight.device)[:, None]
     across = torch.fft.fftfreq(width, dtype=images.dtype, device=weight.device)[None]
     angles = torch.atan2(down, across).expand(height, width).flatten() * (180 / math.pi)
-    preferred, index = orientation_tuning(power.T.contiguous(), angles)
+    preferred, index = _orientation_of(power.T.contiguous(), angles)
     radius = torch.hypot(down, across).flatten()
     total = power.sum(1).clamp(min=torch.finfo(power.dtype).tiny)
-    return preferred, (power @ radius) / total, index
+    frequency = require_result((power @ radius) / total, "weight")
+    return preferred, frequency, require_result(index, "weight")
 
 
 def by_tuning(weight: Tensor, shape: tuple[int, int]) -> Tensor:
-    """Neurons by the orientation of their features, from 0 to 180 degrees; indices (K,)."""
+    """Indices (K,) of neurons by the orientation of their features, from 0 to 180 degrees."""
     return feature_tuning(weight, shape)[0].argsort(stable=True)
-
-
-def _require_responses(responses: Tensor, first: str) -> None:
-    require_float(responses, "responses")
-    if responses.ndim != 2 or not responses.numel():
-        raise ValueError(
-            f"responses must have shape ({first}, K) and not be empty, got {tuple(responses.shape)}"
-        )
-    require_finite(responses, "responses")

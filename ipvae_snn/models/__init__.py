@@ -4,7 +4,7 @@
 commands rely on; ``MODELS``, ``DECODERS`` and ``LIKELIHOODS`` name what can be saved.
 """
 
-from ipvae_snn.models.base import MODELS, BaseModel, Model, load_model
+from ipvae_snn.models.base import MODELS, BaseModel, Model, load_model, require_model
 from ipvae_snn.models.generative import DECODERS, Decoder, Feedback, LinearDecoder
 from ipvae_snn.models.ipvae import IPVAE
 from ipvae_snn.models.likelihoods import LIKELIHOODS, Bernoulli, Gaussian, Likelihood
@@ -23,4 +23,5 @@ __all__ = [
     "LinearDecoder",
     "Model",
     "load_model",
+    "require_model",
 ]

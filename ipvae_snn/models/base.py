@@ -1,9 +1,9 @@
 """What a model is to the rest of the package: to training, evaluation, reports, files, commands."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any, Protocol, TypeVar, runtime_checkable
+from typing import Any, ClassVar, Protocol, TypeVar, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -13,8 +13,10 @@ from ipvae_snn._utils.checks import require_device, require_finite, require_numb
 from ipvae_snn._utils.registry import Recorded, Registry, plain_options
 from ipvae_snn._utils.seeding import seeded
 from ipvae_snn._utils.storage import read_content, write_content
+from ipvae_snn.kernels.loop import State
 from ipvae_snn.models.generative import DECODERS
 from ipvae_snn.models.likelihoods import LIKELIHOODS
+from ipvae_snn.models.run_output import RECORDABLE
 from ipvae_snn.surrogate import ESTIMATORS
 
 MODELS: Registry[Any] = Registry("model")
@@ -28,38 +30,55 @@ PARTS: dict[str, Registry[Any]] = {
 FORMAT, FORMAT_VERSION = "ipvae_snn.model", 2
 FORMAT_OF_VERSION_1 = "ipvae_snn.IPVAE"
 M = TypeVar("M", bound="BaseModel")
+_MEMBERS = (
+    "in_features", "latents", "like", "run", "decode", "mean_code", "seeded", "annealed", "anneal",
+    "config", "describe", "save",
+)  # fmt: skip
 
 
 @runtime_checkable
 class Model(Protocol):
-    """What ``fit``, ``evaluate``, ``check``, the report and the command ask of a model.
+    """What ``fit``, ``evaluate``, ``check``, the report and the command ask of an ``nn.Module``.
 
-    It is an ``nn.Module``, too. :class:`BaseModel` has all but ``run``, ``decode`` and
-    ``mean_code``.
+    :class:`BaseModel` documents the members, and has all but ``run``, ``decode`` and ``mean_code``.
     """
 
     in_features: int
     latents: int
+    takes_sample_seeds: bool
+    draws_by_row: bool
+    emits_counts: bool
+    sparse_code: bool
+    precision: str
 
-    def run(self, x: Tensor, num_steps: int | None = None, **options: Any) -> Any:
-        """Infer x; see :meth:`ipvae_snn.IPVAE.run`."""
-        ...
+    @property
+    def like(self) -> Tensor: ...
+    @property
+    def weight(self) -> Tensor: ...
+    @property
+    def generator(self) -> torch.Generator | None: ...
+    @property
+    def clamp(self) -> float | None: ...
+    def run(self, x: Tensor, num_steps: int | None = None, **options: Any) -> Any: ...
+    def decode(self, spk: Tensor) -> Tensor: ...
+    def mean_code(self, mem: Tensor) -> Tensor: ...
+    def seeded(self, seed: int | None) -> AbstractContextManager[None]: ...
+    def annealed(self) -> dict[str, float]: ...
+    def anneal(self, name: str, value: float) -> None: ...
+    def gradient_probe(self) -> nn.Parameter | None: ...
+    def config(self) -> dict[str, Any]: ...
+    def describe(self) -> dict[str, Any]: ...
+    def save(self, path: str | Path) -> None: ...
 
-    def decode(self, spk: Tensor) -> Tensor:
-        """Reconstruction (..., M) of codes (..., K)."""
-        ...
 
-    def mean_code(self, mem: Tensor) -> Tensor:
-        """E[z] of what ``mem`` describes, (..., K)."""
-        ...
-
-    def config(self) -> dict[str, Any]:
-        """What makes the model again, as plain data."""
-        ...
-
-    def seeded(self, seed: int | None) -> AbstractContextManager[None]:
-        """A block whose draws depend on ``seed`` alone."""
-        ...
+def require_model(model: Any) -> None:
+    """Raise ``TypeError`` unless ``model`` is a module with the members of :class:`Model`."""
+    missing = [name for name in _MEMBERS if not hasattr(model, name)]
+    if missing or not isinstance(model, nn.Module):
+        raise TypeError(
+            "model must be an IPVAE, a baseline or a BaseModel of ipvae_snn.models, got "
+            f"{type(model).__name__}" + (f", which lacks {', '.join(missing)}" if missing else "")
+        )
 
 
 class BaseModel(Recorded, nn.Module):
@@ -73,12 +92,16 @@ class BaseModel(Recorded, nn.Module):
 
     in_features: int
     latents: int
+    recipe: ClassVar[Mapping[str, Any]] = {}
+    """Values of :class:`~ipvae_snn.TrainConfig` that suit these models, for the command line."""
     takes_sample_seeds = False
     """Whether ``run`` has an argument ``sample_seeds``."""
     draws_by_row = False
     """Whether ``sample_seeds`` cost no time, so that ranks can share the draws of a batch."""
     emits_counts = False
     """Whether ``spk`` are Poisson counts whose log rate is ``mem``."""
+    sparse_code = True
+    """Whether most values of a code are to be 0."""
     generator: torch.Generator | None = None
     """A random generator of its own, beside torch's."""
     clamp: float | None = None
@@ -119,7 +142,16 @@ class BaseModel(Recorded, nn.Module):
         unit = torch.eye(self.latents, dtype=self.like.dtype, device=self.like.device)
         return (self.decode(unit) - self.decode(torch.zeros_like(unit))).mT
 
-    def run(self, x: Tensor, num_steps: int | None = None, **options: Any) -> Any:
+    def run(
+        self,
+        x: Tensor,
+        num_steps: int | None = None,
+        *,
+        record: Sequence[str] = RECORDABLE,
+        every: int = 1,
+        state: State | None = None,
+        seed: int | None = None,
+    ) -> Any:
         """Infer x; see :meth:`ipvae_snn.IPVAE.run`."""
         raise NotImplementedError
 

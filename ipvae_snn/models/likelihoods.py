@@ -45,6 +45,8 @@ class Gaussian(Likelihood):
         learn_scale: learn log σ, bounded by :func:`~ipvae_snn.functional.bound_log_scale`.
     """
 
+    raw_log_scale: Tensor | None
+
     def __init__(self, in_features: int, learn_scale: bool = True) -> None:
         super().__init__()
         scale = nn.Parameter(torch.zeros(in_features)) if learn_scale else None

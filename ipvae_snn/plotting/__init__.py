@@ -1,12 +1,12 @@
-"""Pictures: tensors and an optional Axes in, Axes out.
+"""Figures: take tensors and an optional Axes, return the Axes.
 
 ============================  ====================================================================
-:func:`raster`,               spike counts: one trial, many trials of a few neurons
+:func:`raster`,               spike counts: one trial, or many trials of a few neurons
 :func:`trials`
-:func:`membranes`,            traces with their rates; what pushed and held a membrane, step by
-:func:`currents`              step
-:func:`spike_triggered`       what goes on around a spike
-:func:`dictionary`,           images: features, samples and what the spikes say of them
+:func:`membranes`,            membrane traces with their rates; the currents that moved one
+:func:`currents`              membrane
+:func:`spike_triggered`       averages around a spike
+:func:`dictionary`,           images: features, samples and their reconstructions
 :func:`mosaic`,
 :func:`reconstructions`
 :func:`gram`,                 lateral weights, and the competitors of one neuron
@@ -16,13 +16,13 @@
 :func:`spectra`,
 :func:`training`,
 :func:`tuning`
-:func:`animate`               a film of one trial
+:func:`animate`               an animation of one trial
 ============================  ====================================================================
 
-Nothing here changes Matplotlib's global settings. Without ``ax`` a new pyplot figure is made;
-:func:`canvas` makes Axes that pyplot does not know of, light or dark. What is drawn suits the
-ground it is drawn on. Colours are those of Okabe and Ito, and viridis, which colour-blind readers
-can tell apart.
+Matplotlib's global settings stay untouched. Without ``ax`` a new pyplot figure is made;
+:func:`canvas` makes Axes outside pyplot, light or dark. Text and lines take colours that are
+legible on the background of the Axes. All colours are safe for colour-blind readers: the palette of
+Okabe and Ito, and viridis.
 """
 
 from ipvae_snn.plotting.animation import animate

@@ -1,4 +1,4 @@
-"""Curves: convergence, training, rate and distortion, spectra."""
+"""Curves: convergence, training, rate and distortion, power spectra."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -7,7 +7,17 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
-from ipvae_snn.plotting.frame import BLUE, GREEN, GREY, ORANGE, PALETTE, array, axes, ink, legend
+from ipvae_snn.plotting.frame import (
+    BLUE,
+    GREEN,
+    GREY,
+    ORANGE,
+    PALETTE,
+    arrays,
+    axes,
+    legend,
+    text_colour,
+)
 
 
 def convergence(
@@ -16,38 +26,31 @@ def convergence(
     """Metrics between 0 and 1 against timesteps, on a logarithmic axis.
 
     Args:
-        curves: label to values at steps 1, 2, 3, ...; such as R² and portion of zeros.
-        mark: a timestep to mark, such as the length of training.
+        curves: label to values at timesteps 1, 2, 3, ..., such as R² and the portion of zeros.
+        mark: a timestep to mark: the number of timesteps in training.
         ax: where to draw.
     """
-    if not isinstance(curves, Mapping) or not curves:
-        raise ValueError("curves must map at least one label to its values")
+    lines = arrays(curves, "curves", "T")
     ax = axes(ax, (6.5, 4))
     styles = ((BLUE, "-"), (ORANGE, "-"), (GREEN, "--"), (GREY, ":"))
-    for index, (label, values) in enumerate(curves.items()):
-        line = array(values, label, "T")
+    for index, (label, line) in enumerate(lines.items()):
         colour, dash = styles[index % len(styles)]
         ax.plot(np.arange(1, len(line) + 1), line, color=colour, ls=dash, lw=1.8, label=label)
     if mark is not None:
         ax.axvline(mark, color=GREY, lw=1, ls="--")
-        ax.annotate(
-            f"trained with {mark} steps", (mark, 0.02), xycoords=("data", "axes fraction"),
-            xytext=(4, 0), textcoords="offset points", color=GREY, fontsize="small",
-        )  # fmt: skip
+        units: Any = {"xycoords": ("data", "axes fraction"), "textcoords": "offset points"}
+        style: Any = {"color": GREY, "fontsize": "small"}
+        ax.annotate(f"trained with {mark} steps", (mark, 0.02), xytext=(4, 0), **units, **style)
     ax.set_xscale("log")
     ax.xaxis.set_major_formatter(FuncFormatter(lambda t, _: f"{t:g}"))
-    ax.set_ylim(0, 1)
-    ax.set_xlabel("timestep")
-    ax.grid(alpha=0.25)
-    legend(ax, loc="lower right")
-    return ax
+    return _bounded(ax, "timestep")
 
 
 def training(history: Sequence[Mapping[str, float]], *, ax: Axes | None = None) -> Axes:
-    """R² and portion of zeros of the batch at the last timestep, against iterations.
+    """R² and portion of zeros at the last timestep of each training batch, against iterations.
 
     Args:
-        history: what ``fit`` returns.
+        history: the rows that ``fit`` returns.
         ax: where to draw.
     """
     if not history or any({"iteration", "r2", "zeros"} - set(row) for row in history):
@@ -56,8 +59,13 @@ def training(history: Sequence[Mapping[str, float]], *, ax: Axes | None = None) 
     iterations = [row["iteration"] for row in history]
     for name, label, colour in (("r2", "R²", BLUE), ("zeros", "portion of zeros", ORANGE)):
         ax.plot(iterations, [row[name] for row in history], color=colour, lw=1.5, label=label)
+    return _bounded(ax, "iteration")
+
+
+def _bounded(ax: Axes, label: str) -> Axes:
+    """Finish Axes whose values lie between 0 and 1."""
     ax.set_ylim(0, 1)
-    ax.set_xlabel("iteration")
+    ax.set_xlabel(label)
     ax.grid(alpha=0.25)
     legend(ax, loc="lower right")
     return ax
@@ -70,29 +78,24 @@ def rate_distortion(
 
     Args:
         points: label to pairs (zeros, R²), shape (N, 2).
-        radii: distances whose circles are drawn (:func:`ipvae_snn.metrics.
-            rate_distortion_distance`).
+        radii: of the circles, as :func:`ipvae_snn.metrics.rate_distortion_distance` measures them.
         ax: where to draw.
     """
-    if not isinstance(points, Mapping) or not points:
-        raise ValueError("points must map at least one label to pairs (zeros, R²)")
+    pairs = arrays(points, "points", "N", 2)
     ax = axes(ax, (5, 4.2))
-    lowest = 1.0
-    for index, (label, pairs) in enumerate(points.items()):
-        at = array(pairs, label, "N", "2")
-        if at.shape[1] != 2:
-            raise ValueError(f"{label} must hold pairs (zeros, R²), got shape {at.shape}")
+    lowest = min(1 - max(radii, default=0), 1.0, *(float(xy[:, 1].min()) for xy in pairs.values()))
+    for index, (label, xy) in enumerate(pairs.items()):
         colour = PALETTE[index % len(PALETTE)]
-        ax.plot(at[:, 0], at[:, 1], "o", ms=5, color=colour, label=label)
-        lowest = min(lowest, float(at[:, 1].min()))
+        ax.plot(xy[:, 0], xy[:, 1], "o", ms=5, color=colour, label=label)
+    angle = np.linspace(np.pi, 1.5 * np.pi, 60)
     for radius in radii:
-        angle = np.linspace(np.pi, 1.5 * np.pi, 60)
-        across, up = 1 + radius * np.cos(angle), 1 + radius * np.sin(angle)
-        ax.plot(across, up, color=GREY, ls=":", lw=0.8)
-        ax.annotate(f"{radius:g}", (across[8], up[8]), fontsize="x-small", color=ink(ax),
-                    ha="right")  # fmt: skip
+        x, y = 1 + radius * np.cos(angle), 1 + radius * np.sin(angle)
+        ax.plot(x, y, color=GREY, ls=":", lw=0.8)
+        ax.annotate(
+            f"{radius:g}", (x[8], y[8]), fontsize="x-small", color=text_colour(ax), ha="right"
+        )
     ax.set_xlim(-0.03, 1.03)
-    ax.set_ylim(min(lowest, 1 - max(radii, default=0)) - 0.03, 1.02)
+    ax.set_ylim(lowest - 0.03, 1.02)
     ax.set_xlabel("portion of zeros")
     ax.set_ylabel("R²")
     legend(ax, loc="lower left")
@@ -100,25 +103,22 @@ def rate_distortion(
 
 
 def spectra(curves: Mapping[str, Any], *, ax: Axes | None = None) -> Axes:
-    """Power against spatial frequency, both logarithmic.
+    """Power against spatial frequency, on logarithmic axes.
 
     Args:
         curves: label to pairs (cycles per pixel, power), shape (F, 2), as
             :func:`ipvae_snn.metrics.radial_spectrum` returns.
         ax: where to draw.
     """
-    if not isinstance(curves, Mapping) or not curves:
-        raise ValueError("curves must map at least one label to pairs (frequency, power)")
-    ax = axes(ax, (5, 3.6))
-    for index, (label, pairs) in enumerate(curves.items()):
-        at = array(pairs, label, "F", "2")
-        if at.shape[1] != 2:
-            raise ValueError(f"{label} must hold pairs (frequency, power), got shape {at.shape}")
-        if not (at[:, 1] > 0).any():
+    pairs = arrays(curves, "curves", "F", 2)
+    for label, xy in pairs.items():
+        if not (xy[:, 1] > 0).any():
             raise ValueError(f"{label} must have some power above 0: its images are blank")
+    ax = axes(ax, (5, 3.6))
+    for index, (label, xy) in enumerate(pairs.items()):
         dash = "-" if index == 0 else "--"
         colour = PALETTE[index % len(PALETTE)]
-        ax.plot(at[:, 0], at[:, 1], color=colour, ls=dash, lw=1.8, label=label)
+        ax.plot(xy[:, 0], xy[:, 1], color=colour, ls=dash, lw=1.8, label=label)
     ax.set_xscale("log")
     ax.set_yscale("log")
     ax.xaxis.set_major_locator(LogLocator(base=2))

@@ -6,19 +6,19 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 
-from ipvae_snn.plotting.frame import array, axes, indices, ink
+from ipvae_snn.plotting.frame import array, axes, indices, text_colour
 
 
 def mosaic(
     images: Any, *, columns: int | None = None, ax: Axes | None = None, scale: str = "each"
 ) -> Axes:
-    """Small grey images side by side, zero in mid grey.
+    """A grid of small grey images; zero is mid grey, except with ``scale="unit"``.
 
     Args:
         images: shape (N, H, W).
         columns: images per row; default about as many as rows.
-        scale: ``"each"``: every image by its own largest magnitude; ``"all"``: by the largest of
-            all; ``"unit"``: from 0, black, to 1, white.
+        scale: what white stands for: ``"each"``: the largest magnitude of that image; ``"all"``:
+            the largest of all images; ``"unit"``: 1, and black for 0.
         ax: where to draw.
     """
     tiles = array(images, "images", "N", "H", "W")
@@ -34,9 +34,8 @@ def mosaic(
         tiles = tiles / np.maximum(peak if scale == "each" else peak.max(), 1e-12)
     sheet = np.full((rows * (height + 1) + 1, columns * (width + 1) + 1), np.nan)
     for index, tile in enumerate(tiles):
-        top, left = (
-            1 + n * (s + 1) for n, s in zip(divmod(index, columns), (height, width), strict=True)
-        )
+        row, column = divmod(index, columns)
+        top, left = 1 + row * (height + 1), 1 + column * (width + 1)
         sheet[top : top + height, left : left + width] = tile
     ax = axes(ax, (8, 8 * sheet.shape[0] / sheet.shape[1]))
     low = 0 if scale == "unit" else -1
@@ -53,20 +52,18 @@ def dictionary(
     columns: int | None = None,
     ax: Axes | None = None,
 ) -> Axes:
-    """The decoder's features, one tile a neuron, each scaled by its own largest magnitude.
+    """The decoder's features, a tile per neuron, each scaled by its own largest magnitude.
 
     Args:
         weight: Φ, shape (M, K), such as ``model.decoder.weight``.
         shape: (H, W) of a feature, H · W = M.
-        order: which neurons, in which order: indices (N,), such as
+        order: indices (N,) of the neurons to draw, in this order, such as
             :func:`ipvae_snn.metrics.by_use` and :func:`~ipvae_snn.metrics.by_tuning` return.
-            Default: all, strongest norm first.
+            Default: all, largest norm first.
         columns: tiles per row.
         ax: where to draw.
     """
-    phi = array(weight, "weight", "M", "K")
-    if shape[0] * shape[1] != phi.shape[0]:
-        raise ValueError(f"shape must hold the {phi.shape[0]} pixels of a feature, got {shape}")
+    phi = array(weight, "weight", shape[0] * shape[1], "K")
     if order is None:
         order = np.argsort(-np.square(phi).sum(0))
     chosen = phi.T[indices(order, phi.shape[1], "order")]
@@ -83,36 +80,31 @@ def reconstructions(
     scale: str = "each",
     ax: Axes | None = None,
 ) -> Axes:
-    """Inputs in the first column, their reconstructions in the next.
+    """A row per sample: the input in the first column, its reconstructions in the others.
 
     Args:
         x: inputs, shape (N, M).
         x_hat: column title to reconstructions (N, M), such as ``{"step 16": ...}``.
-        shape: (H, W) of a sample.
-        scale: see :func:`mosaic`; ``"unit"`` for images in [0, 1].
+        shape: (H, W) of a sample, H · W = M.
+        scale: ``"each"``: a row by the largest magnitude of its input, so that strengths compare;
+            otherwise as in :func:`mosaic`; ``"unit"`` for images in [0, 1].
         ax: where to draw.
     """
     if "input" in x_hat:
         raise ValueError('x_hat must not have a column "input": that is x')
-    columns = {"input": x, **x_hat}
-    arrays = [array(values, name, "N", "M") for name, values in columns.items()]
-    if len({a.shape for a in arrays}) > 1 or arrays[0].shape[1] != shape[0] * shape[1]:
-        raise ValueError(
-            f"x and every x_hat must have shape (N, {shape[0] * shape[1]}), got "
-            f"{[a.shape for a in arrays]}"
-        )
-    if scale == "each":  # a row by one scale, so that strength can be compared
-        peak = np.abs(arrays[0]).max(1, keepdims=True)
-        arrays, scale = [np.clip(a / np.maximum(peak, 1e-12), -1, 1) for a in arrays], "all"
-    tiles = np.stack(arrays, axis=1).reshape(-1, *shape)
-    rows = len(arrays[0])
+    inputs = array(x, "x", "N", shape[0] * shape[1])
+    others = (array(values, name, *inputs.shape) for name, values in x_hat.items())
+    columns = [inputs, *others]
+    if scale == "each":
+        peak = np.maximum(np.abs(inputs).max(1, keepdims=True), 1e-12)
+        columns, scale = [np.clip(column / peak, -1, 1) for column in columns], "all"
+    elif scale == "unit":
+        columns = [np.clip(column, 0, 1) for column in columns]
+    tiles = np.stack(columns, axis=1).reshape(-1, *shape)
     if ax is None:
-        ax = axes(None, (1.0 * len(arrays), 1.0 * rows * shape[0] / shape[1] + 0.4))
-    ax = mosaic(np.clip(tiles, 0, 1) if scale == "unit" else tiles, columns=len(arrays), ax=ax,
-                scale=scale)  # fmt: skip
-    for index, name in enumerate(columns):
-        ax.text(
-            1 + index * (shape[1] + 1) + shape[1] / 2, -1, name, ha="center", va="bottom",
-            fontsize="small", color=ink(ax),
-        )  # fmt: skip
+        ax = axes(None, (1.0 * len(columns), 1.0 * len(inputs) * shape[0] / shape[1] + 0.4))
+    ax = mosaic(tiles, columns=len(columns), ax=ax, scale=scale)
+    for index, name in enumerate(("input", *x_hat)):
+        middle, colour = 1 + index * (shape[1] + 1) + shape[1] / 2, text_colour(ax)
+        ax.text(middle, -1, name, ha="center", va="bottom", fontsize="small", color=colour)
     return ax

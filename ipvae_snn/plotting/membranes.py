@@ -1,4 +1,4 @@
-"""Membranes: traces, and the currents that made them."""
+"""Membranes: traces, and the currents that moved them."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -15,26 +15,32 @@ from ipvae_snn.plotting.frame import (
     PINK,
     YELLOW,
     array,
+    arrays,
     axes,
-    beside,
-    distinct,
     indices,
-    ink,
+    legend_outside,
+    line_colours,
+    text_colour,
 )
 
 PART_COLOURS = {
-    "drive": BLUE, "lateral": ORANGE, "self": PINK, "tonic": YELLOW, "leak": GREEN, "clamp": GREY,
-}  # fmt: skip
+    "drive": BLUE,
+    "lateral": ORANGE,
+    "self": PINK,
+    "tonic": YELLOW,
+    "leak": GREEN,
+    "clamp": GREY,
+}
 
 
 def membranes(
     mem: Any, *, neurons: Sequence[int] | None = None, ax: Axes | None = None, first_step: int = 1
 ) -> Axes:
-    """Membrane traces of one trial; the right-hand scale gives the rates.
+    """Membrane traces of one trial; the axis on the right gives the rates.
 
     Args:
         mem: membranes in nats, shape (T, K).
-        neurons: which to draw; default the six that reach highest.
+        neurons: indices of the neurons to draw; default the six with the highest peaks.
         first_step: number of the first timestep.
         ax: where to draw.
     """
@@ -43,69 +49,56 @@ def membranes(
     shown = indices(chosen, traces.shape[1], "neurons")
     ax = axes(ax, (8, 3.5))
     time = np.arange(len(traces)) + first_step
-    for index, colour in zip(shown, distinct(len(shown), ax), strict=True):
+    for index, colour in zip(shown, line_colours(len(shown), ax), strict=True):
         ax.plot(time, traces[:, index], color=colour, lw=1.2, label=str(index))
     ax.set_xlabel("timestep")
     ax.set_ylabel("membrane (nats)")
     ax.set_xlim(first_step, first_step + max(len(traces) - 1, 1))
-    _rate_scale(ax)
-    beside(ax, 1.14, title="neuron")
+    rates = ax.secondary_yaxis("right")
+    rates.yaxis.set_major_formatter(FuncFormatter(lambda u, _: f"{np.exp(u):.2g}"))
+    rates.set_ylabel("rate (spikes per timestep)", color=text_colour(ax))
+    rates.tick_params(colors=text_colour(ax))
+    legend_outside(ax, 1.14, title="neuron")
     return ax
 
 
-def _rate_scale(ax: Axes) -> None:
-    rates = ax.secondary_yaxis("right")
-    rates.yaxis.set_major_formatter(FuncFormatter(lambda u, _: f"{np.exp(u):.2g}"))
-    rates.set_ylabel("rate (spikes per timestep)", color=ink(ax))
-    rates.tick_params(colors=ink(ax))
-
-
 def currents(
-    parts: Mapping[str, Any],
-    *,
-    smooth: int = 1,
-    ax: Axes | None = None,
-    first_step: int = 1,
+    parts: Mapping[str, Any], *, smooth: int = 1, ax: Axes | None = None, first_step: int = 1
 ) -> Axes:
-    """The parts of one neuron's membrane step, stacked up from zero and down from it.
+    """The currents into one membrane, stacked: positive ones upwards, negative ones downwards.
 
-    What pushes the membrane up stands above zero and what holds it down below; the line is their
-    sum, the step the membrane made.
+    The line is their sum, by which the membrane changed in that timestep.
 
     Args:
         parts: name to nats per timestep, shape (T,) each: ``"drive"``, ``"lateral"``, ``"self"``,
             ``"tonic"``, ``"leak"``, ``"clamp"``, as :func:`ipvae_snn.currents.parts` returns them
             for all neurons. Parts that are zero throughout are left out.
-        smooth: mean over so many timesteps, for long runs.
+        smooth: timesteps to average over, for long runs.
         first_step: number of the first timestep.
         ax: where to draw.
     """
-    if not isinstance(parts, Mapping) or not parts:
-        raise ValueError("parts must map at least one name to its values")
-    unknown = set(parts) - set(PART_COLOURS)
+    series = arrays(parts, "parts", "T")
+    unknown = set(series) - set(PART_COLOURS)
     if unknown:
         raise ValueError(f"parts may be {tuple(PART_COLOURS)}, got {sorted(unknown)}")
-    values = {name: array(part, name, "T") for name, part in parts.items()}
-    length = len(next(iter(values.values())))
-    if {len(v) for v in values.values()} != {length}:
+    length = len(next(iter(series.values())))
+    if {len(v) for v in series.values()} != {length}:
         raise ValueError("all parts must have the same number of timesteps")
     if not 1 <= smooth <= length:
         raise ValueError(f"smooth must be from 1 to the {length} timesteps, got {smooth}")
-    kept = length // smooth * smooth
-    values = {n: v[:kept].reshape(-1, smooth).mean(1) for n, v in values.items() if v.any()}
+    used = length // smooth * smooth
+    means = {n: v[:used].reshape(-1, smooth).mean(1) for n, v in series.items() if v.any()}
     ax = axes(ax, (8, 3.5))
-    time = first_step + (smooth - 1) / 2 + smooth * np.arange(kept // smooth)
-    above, below = np.zeros(len(time)), np.zeros(len(time))
-    for name, part in values.items():
-        up, down = part.clip(min=0), part.clip(max=0)
+    time = first_step + (smooth - 1) / 2 + smooth * np.arange(used // smooth)
+    above, below, total = np.zeros((3, len(time)))
+    for name, part in means.items():
         bottom = np.where(part > 0, above, below)
         ax.bar(time, part, bottom=bottom, width=smooth, color=PART_COLOURS[name], lw=0, label=name)
-        above, below = above + up, below + down
-    step = np.sum(list(values.values()), axis=0) if values else np.zeros(len(time))
-    ax.plot(time, step, color=ink(ax), lw=1.2, label="their sum")
+        above, below, total = above + part.clip(min=0), below + part.clip(max=0), total + part
+    ax.plot(time, total, color=text_colour(ax), lw=1.2, label="their sum")
     ax.axhline(0, color=GREY, lw=0.6)
     ax.set_xlim(time[0] - smooth / 2, time[-1] + smooth / 2)
     ax.set_xlabel("timestep" + (f" (means of {smooth})" if smooth > 1 else ""))
-    ax.set_ylabel("step of the membrane (nats)")
-    beside(ax)
+    ax.set_ylabel("change of the membrane (nats)")
+    legend_outside(ax)
     return ax

@@ -1,20 +1,20 @@
-"""Spikes as clicks, as they are heard in a laboratory."""
+"""Spikes as sound: a click for each, as over a loudspeaker in an electrophysiology laboratory."""
 
 import wave
 from pathlib import Path
-from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor
 
 from ipvae_snn._utils.checks import require_float, require_integer, require_number
 from ipvae_snn._utils.files import atomic_write
 
 CLICK = 0.003
-"""Length of a click, in seconds."""
+"""Duration of a click in seconds."""
 
 MAX_SAMPLES = 2**30
-"""What a WAV file can hold, at 16 bits, with room to spare."""
+"""Bound on the samples of a file: half of what a 16-bit WAV file can hold."""
 
 
 def save_clicks(
@@ -25,9 +25,9 @@ def save_clicks(
     The n spikes of timestep t (from 0) click at (t + i/n) · ``timestep`` seconds, i = 0 ... n − 1.
 
     Args:
-        path: file to write, whole or not at all.
+        path: file to write, atomically.
         spk: counts, shape (T,).
-        timestep: seconds.
+        timestep: duration of a timestep in seconds.
         rate: samples per second.
 
     Raises:
@@ -44,7 +44,7 @@ def save_clicks(
     timestep = require_number(timestep, "timestep", least=1e-3, most=10)
     rate = require_integer(rate, "rate", least=8000)
     require_number(rate, "rate", most=192_000)
-    counts: Any = spk.detach().cpu().double().numpy()
+    counts = spk.detach().cpu().double().numpy()
     if counts.ndim != 1 or not len(counts) or not np.isfinite(counts).all() or counts.min() < 0:
         raise ValueError(f"spk must hold counts of one neuron, shape (T,), got {tuple(spk.shape)}")
     if len(counts) * timestep * rate > MAX_SAMPLES or counts.max() > timestep * rate:
@@ -68,7 +68,8 @@ def save_clicks(
     return path
 
 
-def _click(rate: int) -> np.ndarray:
-    """A short damped wave that begins at its loudest, so that its time can be told."""
+def _click(rate: int) -> NDArray[np.float64]:
+    """A damped wave of 1.5 kHz, loudest at its first sample, so that its onset is sharp."""
     time = np.arange(int(CLICK * rate)) / rate
-    return np.cos(2 * np.pi * 1500 * time) * np.exp(-time / 0.0006)
+    wave: NDArray[np.float64] = np.cos(2 * np.pi * 1500 * time) * np.exp(-time / 0.0006)
+    return wave

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ipvae_snn import plotting
 from ipvae_snn.metrics.evaluation import Evaluation
-from ipvae_snn.models.ipvae import IPVAE
+from ipvae_snn.models.base import BaseModel
 
 RASTER_STEPS, RASTER_NEURONS, SHOWN_SAMPLES = 120, 200, 8
 
@@ -25,7 +25,7 @@ def _png(path: Path, size: tuple[float, float]) -> Iterator[Axes]:
 
 def save_figures(
     folder: Path,
-    model: IPVAE,
+    model: BaseModel,
     x: Tensor,
     shape: tuple[int, int],
     result: Evaluation,
@@ -59,16 +59,17 @@ def save_figures(
             f"step {t}": model.decode(model.run(x, t, record=(), seed=seed).state.spk)
             for t in steps
         }
-        x_hat[f"rates, {result.num_steps}"] = model.decode(last.mem[-1].exp())
-    shown = int(start.spk.sum((0, 2)).median(0).indices)  # neither the liveliest nor the dullest
-    spk, mem = start.spk[:, shown], start.mem[:, shown]
+        x_hat[f"rates, {result.num_steps}"] = model.decode(model.mean_code(last.mem[-1]))
+    codes = start.spk.abs()  # those of baselines may be negative: a dot is a magnitude
+    shown = int(codes.sum((0, 2)).median(0).indices)  # neither the liveliest nor the dullest
+    spk, mem = codes[:, shown], start.mem[:, shown, : model.latents]
     active = torch.argsort(spk.sum(0), descending=True)[:RASTER_NEURONS]
 
     with _png(folder / "dictionary.png", (9, 9.4)) as ax:
-        use = start.spk.sum((0, 1))
-        norm = model.decoder.weight.detach().square().sum(0)
+        use, weight = codes.sum((0, 1)), model.weight.detach()
+        norm = weight.square().sum(0)
         order = torch.argsort(use / use.sum().clamp(min=1) + norm / norm.sum(), descending=True)
-        plotting.dictionary(model.decoder.weight, shape, order=order[:400].tolist(), ax=ax)
+        plotting.dictionary(weight, shape, order=order[:400].tolist(), ax=ax)
         ax.set_title(f"Features of {min(400, model.latents)} of {model.latents} neurons")
     with _png(folder / "raster.png", (9, 4.8)) as ax:
         plotting.raster(spk[:, active], ax=ax)

@@ -18,8 +18,8 @@ import torch
 
 from ipvae_snn import data
 from ipvae_snn._utils.checks import require_image_shape, require_integer
-from ipvae_snn._utils.files import atomic_write, settle
-from ipvae_snn.models.ipvae import IPVAE
+from ipvae_snn._utils.files import atomic_write, fsync
+from ipvae_snn.models.base import load_model
 from ipvae_snn.training import TrainConfig
 from ipvae_snn.version import __version__
 
@@ -55,10 +55,10 @@ def describe(config: RunConfig, dataset: data.Dataset) -> dict[str, Any]:
     }
 
 
-def open_run(run: str | Path, device: str = "cpu") -> tuple[IPVAE, dict[str, Any]]:
+def open_run(run: str | Path, device: str = "cpu") -> tuple[Any, dict[str, Any]]:
     """The model and ``config.json`` of a run folder; raises what :func:`read_config` does."""
     config = read_config(run)
-    return IPVAE.load(Path(run) / MODEL, device=device), config
+    return load_model(Path(run) / MODEL, device=device), config
 
 
 def read_config(run: str | Path, complete: bool = True) -> dict[str, Any]:
@@ -162,13 +162,13 @@ def results_of(run: Path) -> Iterator[Path]:
     try:
         yield folder
         for file in folder.rglob("*"):
-            settle(file)
+            fsync(file)
         for child in sorted(folder.iterdir(), key=lambda path: path.name == MODEL):
             there = run / child.name
             if there.is_dir():  # from a move that was cut off
                 shutil.rmtree(there)
             os.replace(child, there)
-        settle(run)
+        fsync(run)
     finally:
         tidy(run)
 

@@ -13,7 +13,7 @@ from ipvae_snn._utils.checks import require_integer
 from ipvae_snn._utils.files import atomic_folder
 from ipvae_snn.data.sources import Part, Samples
 from ipvae_snn.metrics.evaluation import Evaluation, evaluate
-from ipvae_snn.models.ipvae import IPVAE
+from ipvae_snn.models.base import BaseModel
 from ipvae_snn.runs.figures import SHOWN_SAMPLES, save_figures
 from ipvae_snn.runs.folder import open_run, require_same_kind, write_json
 
@@ -54,7 +54,12 @@ def evaluate_run(
 
 
 def measured(
-    model: IPVAE, test: Tensor | Samples, samples: int, num_steps: int, seed: int, progress: bool
+    model: BaseModel,
+    test: Tensor | Samples,
+    samples: int,
+    num_steps: int,
+    seed: int,
+    progress: bool,
 ) -> tuple[Tensor, Evaluation]:
     """Evaluate so many of the held-out samples; those that pictures show, and the result."""
     device = model.weight.device

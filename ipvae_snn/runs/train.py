@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ipvae_snn import data, surrogate
+from ipvae_snn import data
 from ipvae_snn._utils.checks import require_device
 from ipvae_snn._utils.files import (
     exclusive_lock,
@@ -17,7 +17,7 @@ from ipvae_snn._utils.files import (
 )
 from ipvae_snn._utils.seeding import seeded
 from ipvae_snn.metrics.evaluation import Evaluation
-from ipvae_snn.models.ipvae import IPVAE
+from ipvae_snn.models.base import MODELS, BaseModel, make_model
 from ipvae_snn.runs.figures import save_figures
 from ipvae_snn.runs.folder import (
     CHECKPOINT,
@@ -183,12 +183,12 @@ def _carry_on(
 
 def _trained(
     run: Path, dataset: data.Dataset, config: RunConfig, workers: int
-) -> tuple[IPVAE, History]:
+) -> tuple[BaseModel, History]:
     options, pixels = dict(config.model), dataset.shape[0] * dataset.shape[1]
     try:
-        options["spike_grad"] = surrogate.from_config(options["spike_grad"])
+        cls = MODELS.find(options.pop("name", "ipvae"))
         with seeded(config.training.seed):
-            model = IPVAE(in_features=pixels, **options)
+            model = make_model(cls, {"in_features": pixels, **options})
     except (KeyError, TypeError, OverflowError) as error:
         raise ValueError(f"no model can be made of {config.model}: {error}") from error
     history = fit(

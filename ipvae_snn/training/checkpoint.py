@@ -10,32 +10,16 @@ from torch import nn
 
 from ipvae_snn._utils.checks import require_finite, require_integer
 from ipvae_snn._utils.storage import read_content, write_content
-from ipvae_snn.baselines import Baseline
-from ipvae_snn.models.ipvae import IPVAE
 from ipvae_snn.training.config import TrainConfig
 from ipvae_snn.version import __version__
 
-FORMAT, FORMAT_VERSION = "ipvae_snn.checkpoint", 1
+FORMAT, FORMAT_VERSION = "ipvae_snn.checkpoint", 2
 KEYS = {
     "config": dict, "model": dict, "data": str, "iteration": int, "weights": dict,
     "optimizer": dict, "random": list, "history": list,
 }  # fmt: skip
 MAY_DIFFER = ("device", "lr", "log_every", "checkpoint_every", "progress")
 """Parts of a recipe that may be others when a training goes on."""
-
-
-def describe_model(model: IPVAE | Baseline) -> dict[str, Any]:
-    """What a model is, in plain data, to be compared with another."""
-    sizes = {
-        "in_features": model.in_features,
-        "latents": model.latents,
-        "dtype": str(model.weight.dtype).removeprefix("torch."),
-    }
-    try:
-        options = model.config() if isinstance(model, IPVAE) else {}
-    except TypeError:  # an estimator of the user's own has no name
-        options = {}
-    return {"class": type(model).__name__, **sizes, **options}
 
 
 def write_checkpoint(path: str | Path, content: Mapping[str, Any]) -> None:
@@ -98,7 +82,9 @@ def require_same_training(
                 f"has {value}: give it the same, or another file"
             )
     known = content["model"]
-    for name in ("class", *sorted({*known, *model})):
+    # Version 1 did not hold all options.
+    names = {*known} if content["version"] == 1 else {*known, *model}
+    for name in ("class", *sorted(names - {"class"})):
         if known.get(name) != model.get(name):
             raise ValueError(
                 f"{path} is of a model with {name} = {known.get(name)}, this one has "

@@ -7,11 +7,9 @@ from typing import Any
 import torch
 
 from ipvae_snn._utils.files import remove_partial_files
-from ipvae_snn.baselines import Baseline
 from ipvae_snn.data.sources import Samples
-from ipvae_snn.models.ipvae import IPVAE
+from ipvae_snn.models.base import BaseModel
 from ipvae_snn.training.checkpoint import (
-    describe_model,
     read_checkpoint,
     require_same_training,
     restore,
@@ -24,7 +22,6 @@ from ipvae_snn.training.random_state import (
     random_state,
     seed_rank,
     set_random_state,
-    shares_draws,
 )
 
 History = list[dict[str, float]]
@@ -42,7 +39,7 @@ class Checkpointer:
     def __init__(
         self,
         path: Path | None,
-        model: IPVAE | Baseline,
+        model: BaseModel,
         optimizer: torch.optim.Optimizer,
         config: TrainConfig,
         samples: Samples,
@@ -51,7 +48,7 @@ class Checkpointer:
         self.path, self.model, self.optimizer, self.config = path, model, optimizer, config
         self.world = world
         self.fingerprint = "" if path is None else samples.fingerprint()
-        self.description = describe_model(model)  # before a schedule changes the clamp
+        self.description = model.describe()  # before a schedule changes the clamp
         self.done, self.kept = 0, -1
         self.history: History = []
 
@@ -66,7 +63,7 @@ class Checkpointer:
             self.done = self.kept = content["iteration"]
             self.history = [dict(row) for row in content["history"]]
         rank = self.world.rank
-        if shares_draws(self.model):  # all draw alike, each for its own rows
+        if self.model.draws_by_row:  # all draw alike, each for its own rows
             rank = 0
         if rank < len(states):
             try:

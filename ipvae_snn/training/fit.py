@@ -1,6 +1,5 @@
 """Training a model in place: what is checked before, and what is put back after."""
 
-import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,9 +9,8 @@ from torch import Tensor
 
 from ipvae_snn._utils.checks import require_device, require_integer
 from ipvae_snn._utils.files import exclusive_lock
-from ipvae_snn.baselines import Baseline
 from ipvae_snn.data.sources import Samples, as_samples
-from ipvae_snn.models.ipvae import IPVAE
+from ipvae_snn.models.base import BaseModel, require_model
 from ipvae_snn.training.checkpointer import Checkpointer, History
 from ipvae_snn.training.config import TrainConfig
 from ipvae_snn.training.distributed import ProcessGroup
@@ -22,7 +20,7 @@ from ipvae_snn.training.signals import deferred_signals
 
 
 def fit(
-    model: IPVAE | Baseline,
+    model: BaseModel,
     data: Tensor | Samples,
     config: TrainConfig | None = None,
     *,
@@ -35,8 +33,9 @@ def fit(
     of every batch, and all end with the same weights.
 
     Args:
-        model: an :class:`IPVAE`, or one of :mod:`ipvae_snn.baselines`; moved to ``config.device``,
-            and left in ``eval()`` mode. An IPVAE has its final clamp again, and a relaxed estimator
+        model: an :class:`IPVAE`, one of :mod:`ipvae_snn.baselines`, or another
+            :class:`~ipvae_snn.models.BaseModel`; moved to ``config.device``, and left in ``eval()``
+            mode. An IPVAE has its final clamp again, and a relaxed estimator
             keeps the temperature it ended with. Baselines have neither: their history has no
             ``clamp``.
         data: samples, shape (N, M), floating point; or :class:`~ipvae_snn.data.Samples` that
@@ -66,12 +65,14 @@ def fit(
         Stopped: a signal asked to, and the checkpoint is written. A kind of KeyboardInterrupt.
 
     >>> config = TrainConfig(iterations=4, batch=8, steps=3, log_every=2, progress=False)
+    >>> from ipvae_snn import IPVAE
     >>> [row["iteration"] for row in fit(IPVAE(16, 8), torch.rand(32, 16), config)]
     [2, 4]
     """
     config = TrainConfig() if config is None else config
     if not isinstance(config, TrainConfig):
         raise TypeError(f"config must be a TrainConfig, got {type(config).__name__}")
+    require_model(model)
     samples = as_samples(data)
     if samples.features != model.in_features:
         raise ValueError(
@@ -87,25 +88,26 @@ def fit(
     )
     with exclusive_lock(path if world.leads else None), deferred_signals(path is not None) as asked:
         keeper = Checkpointer(path, model, optimizer, config, samples, world)
-        with model.seeded(config.seed), _in_training(model, config) as final_clamp:
-            loop = Loop(model, optimizer, samples, config, world, keeper, final_clamp)
+        with model.seeded(config.seed), _in_training(model, config) as final:
+            loop = Loop(model, optimizer, samples, config, world, keeper, final)
             keeper.restore()
             loop.run(asked, workers)
     return keeper.history
 
 
 @contextmanager
-def _in_training(model: IPVAE | Baseline, config: TrainConfig) -> Iterator[float]:
-    """The final clamp; after the block clamp and precision are the model's own, mode is eval."""
-    model.train()
+def _in_training(model: BaseModel, config: TrainConfig) -> Iterator[dict[str, float]]:
+    """The settings that schedules move, with the values they end at.
 
-    clamp = model.neuron.clamp if isinstance(model, IPVAE) else math.inf
-    usual = model.precision if isinstance(model, IPVAE) else ""
+    After the block the model has its own clamp and precision again, and is in eval mode.
+    """
+    final, precision = model.annealed(), model.precision
+    model.precision = config.precision
+    model.train()
     try:
-        if isinstance(model, IPVAE):
-            model.precision = config.precision
-        yield clamp
+        yield final
     finally:
-        if isinstance(model, IPVAE):
-            model.neuron.clamp, model.precision = clamp, usual
+        if "clamp" in final:
+            model.anneal("clamp", final["clamp"])
+        model.precision = precision
         model.eval()

@@ -1,21 +1,19 @@
 """The loop of a training: batches in, steps of the optimizer, rows of the history out."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
 from ipvae_snn._utils.checks import require_finite
-from ipvae_snn.baselines import Baseline
 from ipvae_snn.data.sources import InMemory, Samples, stream
-from ipvae_snn.models.ipvae import IPVAE
+from ipvae_snn.models.base import BaseModel
 from ipvae_snn.training.batches import batches, share
 from ipvae_snn.training.checkpointer import Checkpointer
 from ipvae_snn.training.config import TrainConfig
 from ipvae_snn.training.distributed import ProcessGroup
 from ipvae_snn.training.health import Diverged
-from ipvae_snn.training.random_state import shares_draws
 from ipvae_snn.training.schedules import apply_schedules
 from ipvae_snn.training.signals import Asked, Stopped
 from ipvae_snn.training.step import Objective, Step, history_row, train_step
@@ -26,20 +24,20 @@ class Loop:
 
     def __init__(
         self,
-        model: IPVAE | Baseline,
+        model: BaseModel,
         optimizer: torch.optim.Optimizer,
         samples: Samples,
         config: TrainConfig,
         world: ProcessGroup,
         keeper: Checkpointer,
-        final_clamp: float,
+        final: Mapping[str, float],
     ) -> None:
         self.model, self.optimizer, self.samples = model, optimizer, samples
         self.config, self.world, self.keeper = config, world, keeper
-        self.final_clamp = final_clamp
+        self.final = final
         self.rows = share(config.batch, world.rank, world.size)
         self.numbers = None
-        if world.joined and shares_draws(model):
+        if world.joined and model.draws_by_row:
             self.numbers = torch.arange(self.rows.start, self.rows.stop)
 
     def run(self, asked: Asked, workers: int) -> None:
@@ -63,7 +61,7 @@ class Loop:
 
     def _shown(self, workers: int) -> Iterator[Tensor]:
         """This process's share of each batch that is left, where and as the weights are."""
-        config, done, like = self.config, self.keeper.done, self.model.weight
+        config, done, like = self.config, self.keeper.done, self.model.like
         samples = self.samples
         if isinstance(samples, InMemory):
             samples = InMemory(samples.data.to(device=like.device, dtype=like.dtype))
@@ -77,9 +75,7 @@ class Loop:
     def _advance(
         self, objective: torch.nn.Module, iteration: int, x: Tensor
     ) -> tuple[Step, dict[str, float]]:
-        schedule = apply_schedules(
-            self.model, self.optimizer, self.config, iteration, self.final_clamp
-        )
+        schedule = apply_schedules(self.model, self.optimizer, self.config, iteration, self.final)
         # Processes average their gradients; shares may differ by one sample.
         weight = len(x) * self.world.size / self.config.batch
         step = train_step(

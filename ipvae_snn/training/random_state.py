@@ -5,23 +5,12 @@ from typing import Any
 import torch
 
 from ipvae_snn._utils.seeding import combine
-from ipvae_snn.baselines import Baseline
-from ipvae_snn.models.ipvae import IPVAE
-from ipvae_snn.neurons.inference import draws_by_row
+from ipvae_snn.models.base import BaseModel
 
 
-def _own_generator(model: IPVAE | Baseline) -> torch.Generator | None:
-    return getattr(model.neuron.spike_grad, "generator", None) if isinstance(model, IPVAE) else None
-
-
-def shares_draws(model: IPVAE | Baseline) -> bool:
-    """Whether processes that share a batch draw what one alone would, being told their rows."""
-    return isinstance(model, IPVAE) and draws_by_row(model.neuron)
-
-
-def random_state(model: IPVAE | Baseline) -> dict[str, Any]:
+def random_state(model: BaseModel) -> dict[str, Any]:
     """States of all generators that training draws from, as tensors on the CPU."""
-    device, own = model.weight.device, _own_generator(model)
+    device, own = model.like.device, model.generator
     state = {"cpu": torch.get_rng_state()}
     if device.type == "cuda":
         state["cuda"] = torch.cuda.get_rng_state(device)
@@ -30,13 +19,13 @@ def random_state(model: IPVAE | Baseline) -> dict[str, Any]:
     return state
 
 
-def set_random_state(model: IPVAE | Baseline, state: dict[str, Any]) -> None:
+def set_random_state(model: BaseModel, state: dict[str, Any]) -> None:
     """Put back what :func:`random_state` gave; what it lacks stays as it is.
 
     Raises:
         ValueError: it is damaged.
     """
-    device, own = model.weight.device, _own_generator(model)
+    device, own = model.like.device, model.generator
     try:
         torch.set_rng_state(state["cpu"])
         if device.type == "cuda" and "cuda" in state:
@@ -47,10 +36,10 @@ def set_random_state(model: IPVAE | Baseline, state: dict[str, Any]) -> None:
         raise ValueError(f"the random state cannot be put back: {error}") from error
 
 
-def seed_rank(model: IPVAE | Baseline, seed: int, iteration: int, rank: int) -> None:
+def seed_rank(model: BaseModel, seed: int, iteration: int, rank: int) -> None:
     """Random states of a process for itself, so that no two draw the same for other samples."""
     own = combine(seed, iteration, rank)
     torch.manual_seed(own)
-    generator = _own_generator(model)
+    generator = model.generator
     if generator is not None:
         generator.manual_seed(own)

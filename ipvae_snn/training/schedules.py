@@ -1,12 +1,11 @@
 """What changes over a training: learning rate, weight of the KL, clamp, temperature."""
 
 import math
+from collections.abc import Mapping
 
 import torch
 
-from ipvae_snn.baselines import Baseline
-from ipvae_snn.models.ipvae import IPVAE
-from ipvae_snn.surrogate.relaxed import Relaxed
+from ipvae_snn.models.base import BaseModel
 from ipvae_snn.training.config import TrainConfig
 
 
@@ -32,23 +31,29 @@ def warmup_cosine(iteration: int, iterations: int, warmup: float, floor: float) 
 
 
 def apply_schedules(
-    model: IPVAE | Baseline,
+    model: BaseModel,
     optimizer: torch.optim.Optimizer,
     config: TrainConfig,
     iteration: int,
-    final_clamp: float,
+    final: Mapping[str, float],
 ) -> dict[str, float]:
-    """Set model and optimizer to what an iteration asks for; what that is, by name."""
+    """Set model and optimizer to what an iteration asks for; returns what that is, by name.
+
+    Args:
+        final: settings that the model anneals, with the values they end at.
+    """
     total = config.iterations
     warming = iteration < config.warmup * total
-    if isinstance(model, IPVAE):
-        start = min(config.clamp_start, final_clamp)
-        model.neuron.clamp = linear_ramp(iteration, start, final_clamp, config.clamp_ramp * total)
-        spike_grad = model.neuron.spike_grad
-        if isinstance(spike_grad, Relaxed):
-            spike_grad.temp = linear_ramp(
-                iteration, config.temp_start, config.temp_end, config.temp_ramp * total
-            )
+    ramps = {
+        "clamp": (config.clamp_start, final.get("clamp", math.inf), config.clamp_ramp),
+        "temp": (config.temp_start, config.temp_end, config.temp_ramp),
+    }
+    settings = {}
+    for name in ramps.keys() & final.keys():
+        start, end, length = ramps[name]
+        start = min(start, end) if name == "clamp" else start
+        settings[name] = linear_ramp(iteration, start, end, length * total)
+        model.anneal(name, settings[name])
     lr = config.lr * warmup_cosine(
         iteration, total, config.warmup * total, floor=config.lr_end / config.lr
     )
@@ -56,7 +61,7 @@ def apply_schedules(
         group["lr"] = lr
     return {
         "beta": linear_ramp(iteration, config.beta_start, config.beta, config.beta_ramp * total),
-        **({"clamp": model.neuron.clamp} if isinstance(model, IPVAE) else {}),
+        **({"clamp": settings["clamp"]} if "clamp" in settings else {}),
         "lr": lr,
         "grad_clip": config.grad_clip * (3 if warming else 1),
     }

@@ -7,8 +7,7 @@ from torch import Tensor, nn
 
 from ipvae_snn import functional as F
 from ipvae_snn import metrics
-from ipvae_snn.baselines import Baseline
-from ipvae_snn.models.ipvae import IPVAE
+from ipvae_snn.models.base import BaseModel
 from ipvae_snn.training.config import TrainConfig
 from ipvae_snn.training.distributed import ProcessGroup
 from ipvae_snn.training.health import Diverged, require_sound_step, unsound_weights
@@ -27,7 +26,7 @@ class Step(NamedTuple):
 class Objective(nn.Module):
     """The training objective as the forward pass of a module, which engines can wrap."""
 
-    def __init__(self, model: IPVAE | Baseline) -> None:
+    def __init__(self, model: BaseModel) -> None:
         super().__init__()
         self.model = model
 
@@ -44,7 +43,7 @@ class Objective(nn.Module):
 
 
 def train_step(
-    model: IPVAE | Baseline,
+    model: BaseModel,
     objective: nn.Module,
     optimizer: torch.optim.Optimizer,
     x: Tensor,
@@ -84,7 +83,7 @@ def train_step(
 
 
 def history_row(
-    model: IPVAE | Baseline, x: Tensor, step: Step, world: ProcessGroup, batch: int
+    model: BaseModel, x: Tensor, step: Step, world: ProcessGroup, batch: int
 ) -> dict[str, float]:
     """The numbers of a step, of all processes together."""
     with torch.no_grad():

@@ -1,4 +1,4 @@
-"""Amortised and hybrid baselines: against exact posteriors, enumeration and autograd."""
+"""Amortised and hybrid baselines against exact posteriors, enumeration and autograd."""
 
 import pytest
 import torch
@@ -13,14 +13,14 @@ M, K, B = 12, 4, 5
 
 
 def orthogonal_features():
-    """Features at right angles, of different lengths, for which the posterior is factorised."""
+    """Orthogonal features of different norms, for which the posterior factorises."""
     generator = torch.Generator().manual_seed(1)
     basis = torch.linalg.qr(torch.randn(M, K, generator=generator, dtype=torch.float64)).Q
     return basis * torch.tensor([0.25, 0.5, 0.75, 1.0], dtype=torch.float64)
 
 
-def solved(cls):
-    """A linear encoder that gives the exact posterior of N(Φz, 1) with prior N(0, 1)."""
+def with_exact_encoder(cls):
+    """A model whose linear encoder is the exact posterior of N(Φz, 1) with prior N(0, 1)."""
     model = cls(M, K, encoder="linear").double()
     weight = orthogonal_features()
     precision = 1 + weight.square().sum(0)
@@ -30,13 +30,13 @@ def solved(cls):
         model.encoder.weight.zero_()
         model.encoder.weight[:K] = (weight / precision).T
         model.encoder.bias.zero_()
-        model.encoder.bias[K:] = 2 * torch.atanh(log_std / 2)  # the bound undone
+        model.encoder.bias[K:] = 2 * torch.atanh(log_std / 2)  # inverse of the bound on log_std
     return model, weight, precision
 
 
 def test_with_the_exact_posterior_the_free_energy_is_the_evidence():
     torch.manual_seed(0)
-    model, weight, _ = solved(GaussianVAE)
+    model, weight, _ = with_exact_encoder(GaussianVAE)
     x = torch.randn(B, M, dtype=torch.float64)
     identity = torch.eye(M, dtype=torch.float64)
     evidence = MultivariateNormal(torch.zeros(M).double(), weight @ weight.T + identity).log_prob(x)
@@ -46,20 +46,20 @@ def test_with_the_exact_posterior_the_free_energy_is_the_evidence():
     assert ((nll + out.kl[0] + evidence).abs() < 5 * error).all()
 
 
-def test_a_free_energy_of_counts_is_that_of_the_exhaustive_sum():
+def test_free_energy_of_counts_equals_the_exhaustive_sum():
     torch.manual_seed(0)
     model = PoissonVAE(M, 2, encoder="linear", init_std=0.5).double()
     x = torch.rand(1, M, dtype=torch.float64)
     with torch.no_grad():
         mem = model.sense(x)
         counts = torch.cartesian_prod(torch.arange(30.0), torch.arange(30.0)).double()
-        chance = Poisson(mem.exp()).log_prob(counts).sum(-1).exp()
+        probability = Poisson(mem.exp()).log_prob(counts).sum(-1).exp()
         prior = Poisson(model.mem_init.exp())
         nll = F.gaussian_nll(x - model.decode(counts), model.log_scale)
         evidence = torch.logsumexp(prior.log_prob(counts).sum(-1) - nll, 0)
         out = model.run(x, 20_000, record=("nll", "kl"), seed=0)
-    assert float(chance.sum()) == pytest.approx(1, abs=1e-9)
-    expected = float((chance * nll).sum())
+    assert float(probability.sum()) == pytest.approx(1, abs=1e-9)
+    expected = float((probability * nll).sum())
     error = float(out.nll.std()) / 20_000**0.5
     assert abs(float(out.nll.mean()) - expected) < 5 * error
     divergence = kl_divergence(Poisson(mem.exp()), prior).sum()
@@ -67,7 +67,7 @@ def test_a_free_energy_of_counts_is_that_of_the_exhaustive_sum():
     assert expected + float(divergence) >= -float(evidence)
 
 
-def test_counts_of_the_pvae_are_integers_and_their_gradient_reaches_the_encoder():
+def test_pvae_counts_are_integers_and_their_gradient_reaches_the_encoder():
     model = PoissonVAE(M, K, encoder="mlp", width=32)
     out = model.train().run(torch.rand(B, M), 1)
     assert torch.equal(out.spk, out.spk.round())
@@ -77,7 +77,7 @@ def test_counts_of_the_pvae_are_integers_and_their_gradient_reaches_the_encoder(
 
 @pytest.mark.parametrize("kind", [IterativeAmortisedVAE, SemiAmortisedVAE])
 @pytest.mark.parametrize("relu", [False, True])
-def test_a_refinement_sees_the_gradient_of_autograd(kind, relu):
+def test_refinement_gradient_equals_autograd(kind, relu):
     torch.manual_seed(0)
     model = kind(M, K, relu=relu, width=32, init_std=0.5).double()
     x = torch.randn(B, M, dtype=torch.float64)
@@ -91,7 +91,7 @@ def test_a_refinement_sees_the_gradient_of_autograd(kind, relu):
     torch.testing.assert_close(model.gradient(drive, state, model.shared()), expected)
 
 
-def test_a_step_of_the_semi_amortised_model_descends_its_free_energy():
+def test_a_semi_amortised_timestep_is_gradient_descent_on_the_free_energy():
     torch.manual_seed(0)
     model = SemiAmortisedVAE(M, K, width=32, init_std=0.3, beta=0.7, step=1e-3).double()
     x = torch.randn(B, M, dtype=torch.float64) / 5
@@ -112,7 +112,7 @@ def test_a_step_of_the_semi_amortised_model_descends_its_free_energy():
     torch.testing.assert_close(new_log_std, expected_log_std.detach())
 
 
-def test_the_first_timestep_of_the_semi_amortised_model_is_the_amortised_one():
+def test_the_first_semi_amortised_timestep_equals_the_amortised_model():
     torch.manual_seed(0)
     semi, amortised = SemiAmortisedVAE(M, K, width=32), GaussianVAE(M, K, width=32)
     amortised.load_state_dict({k: v for k, v in semi.state_dict().items() if k != "log_step"})
@@ -122,12 +122,12 @@ def test_the_first_timestep_of_the_semi_amortised_model_is_the_amortised_one():
         assert torch.equal(getattr(first, name), getattr(whole, name))
 
 
-def test_gradient_steps_come_to_the_exact_posterior_from_a_wrong_guess():
+def test_semi_amortised_inference_converges_to_the_exact_posterior_from_a_wrong_guess():
     torch.manual_seed(0)
-    model, weight, precision = solved(SemiAmortisedVAE)
+    model, weight, precision = with_exact_encoder(SemiAmortisedVAE)
     x = torch.randn(200, M, dtype=torch.float64) / 2
     with torch.no_grad():
-        model.encoder.weight.zero_()  # the guess forgets the input
+        model.encoder.weight.zero_()  # the guess does not depend on the input
         model.log_step.fill_(-4.0)  # so that clipping is rare
         out = model.run(x, 2000, record=("mem", "nll", "kl"), seed=0)
     mean, log_std, _ = out.mem[-1000:].mean(0).tensor_split(3, -1)
@@ -141,7 +141,7 @@ def test_gradient_steps_come_to_the_exact_posterior_from_a_wrong_guess():
     assert float(energy[0] - floor) > 0.05 > abs(float(energy[-300:].mean() - floor))
 
 
-def test_an_iterative_amortised_model_with_shut_gates_keeps_its_guess():
+def test_iterative_amortised_inference_with_closed_gates_keeps_its_initial_state():
     model = IterativeAmortisedVAE(M, K, width=32)
     with torch.no_grad():
         model.network[-1].weight.zero_()
@@ -151,7 +151,7 @@ def test_an_iterative_amortised_model_with_shut_gates_keeps_its_guess():
     assert not log_std.any()
 
 
-def test_no_gradient_flows_from_one_refinement_to_the_one_before():
+def test_no_gradient_flows_between_refinements():
     model = IterativeAmortisedVAE(M, K, width=32)
     sensed, shared = model.sense(torch.rand(B, M)), model.shared()
     state, _ = model.advance(sensed, model.start(sensed), shared)
@@ -161,7 +161,7 @@ def test_no_gradient_flows_from_one_refinement_to_the_one_before():
     assert state.mem.grad is None
 
 
-def test_encoders_have_the_shapes_they_promise_and_refuse_what_they_cannot_take():
+def test_encoder_output_shapes_and_invalid_options():
     for kind in ENCODERS:
         network = make_encoder(kind, 7 * 9, 10, width=32, image_shape=(7, 9))
         assert network(torch.rand(B, 63)).shape == (B, 10)

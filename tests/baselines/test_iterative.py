@@ -1,4 +1,4 @@
-"""The baselines: against closed forms, autograd and an independent solver."""
+"""The iterative baselines against closed forms, autograd and an independent solver."""
 
 import pytest
 import torch
@@ -50,10 +50,10 @@ BASELINES = {
 
 
 @pytest.mark.parametrize("name", BASELINES)
-def test_a_baseline_is_trained_and_evaluated_as_the_ipvae_is(name):
+def test_a_baseline_is_trained_and_evaluated_like_the_ipvae(name):
     torch.manual_seed(0)
     model, x = BASELINES[name](), samples()
-    one_pass = isinstance(model, GaussianVAE | PoissonVAE)  # steps are draws of one posterior
+    one_pass = isinstance(model, GaussianVAE | PoissonVAE)  # timesteps are draws of one posterior
     config = TrainConfig(
         iterations=400 if one_pass else 80, batch=20, steps=12, lr=1e-2, beta=1.0, beta_start=1.0,
         weight_decay=0.0, log_every=10, progress=False,
@@ -69,7 +69,7 @@ def test_a_baseline_is_trained_and_evaluated_as_the_ipvae_is(name):
 
 
 @pytest.mark.parametrize("name", BASELINES)
-def test_equal_seeds_give_equal_runs_in_one_go_and_in_two(name):
+def test_equal_seeds_give_equal_runs_whole_or_resumed(name):
     torch.manual_seed(0)
     model, x = BASELINES[name](), samples(B)
     whole = model.run(x, 10, seed=1)
@@ -85,7 +85,7 @@ def test_equal_seeds_give_equal_runs_in_one_go_and_in_two(name):
 
 
 @pytest.mark.parametrize("igvae", [False, True], indirect=True, ids=["iG", "iG-relu"])
-def test_a_gaussian_step_is_natural_gradient_descent(igvae):
+def test_a_gaussian_timestep_is_natural_gradient_descent(igvae):
     model, x = igvae, samples(B).double()
     parts = 0.4 * torch.randn(3, B, K, dtype=torch.float64)
     mean, log_std, noise = (part.requires_grad_() for part in parts.unbind())
@@ -95,7 +95,7 @@ def test_a_gaussian_step_is_natural_gradient_descent(igvae):
     state = State(code, torch.cat([mean, log_std, noise], -1))
     with torch.no_grad():
         model.log_bias.fill_(-60)
-        model.log_step.copy_(torch.tensor([1e-4, 2e-4]).log())  # where bounds are straight lines
+        model.log_step.copy_(torch.tensor([1e-4, 2e-4]).log())  # so small that bounds are linear
         after, kl = model.advance(model.sense(x), state, model.shared())
     new_mean, new_log_std, _ = after.mem.tensor_split(3, -1)
     std = log_std.exp()
@@ -111,14 +111,14 @@ def test_a_gaussian_step_is_natural_gradient_descent(igvae):
     torch.testing.assert_close(kl, divergence.sum(-1))
 
 
-def test_the_gaussian_kl_is_that_of_torch():
+def test_gaussian_kl_equals_torch():
     mean, log_std, prior_mean, prior_log_std = torch.randn(4, 100, dtype=torch.float64)
     expected = kl_divergence(Normal(mean, log_std.exp()), Normal(prior_mean, prior_log_std.exp()))
     torch.testing.assert_close(gaussian_kl(mean, log_std, prior_mean, prior_log_std), expected)
 
 
 @pytest.mark.parametrize("igvae", [False, True], indirect=True, ids=["iG", "iG-relu"])
-def test_the_mean_code_is_the_mean_of_draws(igvae):
+def test_mean_code_is_the_mean_of_draws(igvae):
     mem = torch.randn(1, 3 * K, dtype=torch.float64)
     mean, log_std, _ = mem.tensor_split(3, -1)
     draws = torch.randn(200_000, K, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
@@ -130,13 +130,13 @@ def test_the_mean_code_is_the_mean_of_draws(igvae):
         assert (error < 5 * code.std(0) / 200_000**0.5 + 1e-12).all()
 
 
-def test_gaussian_models_of_mnist_have_as_many_parameters_as_the_published_ones():
+def test_igvae_has_the_published_number_of_parameters_on_mnist():
     counts = [sum(p.numel() for p in IGVAE(784, 512, relu=r).parameters()) for r in (False, True)]
     assert counts == [403_730, 404_242]
 
 
 @pytest.mark.parametrize("nonnegative", [False, True])
-def test_lca_comes_to_rest_where_the_lasso_has_its_minimum(nonnegative):
+def test_lca_converges_to_the_minimum_of_the_lasso(nonnegative):
     torch.manual_seed(0)
     model = LCA(M, K, sparsity=0.3, nonnegative=nonnegative).double()
     x = samples(B).double() / 5
@@ -153,7 +153,7 @@ def test_lca_comes_to_rest_where_the_lasso_has_its_minimum(nonnegative):
     assert not nonnegative or bool((code >= 0).all())
 
 
-def test_the_energy_of_lca_falls():
+def test_lca_energy_falls():
     torch.manual_seed(0)
     model = LCA(M, K, sparsity=0.1)
     out = model.run(samples(B), 60, record=("nll", "kl"))

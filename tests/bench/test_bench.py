@@ -1,4 +1,4 @@
-"""The bench: that it measures what it says, not how fast anything is."""
+"""The benchmark measures what it says; how fast anything is, is not tested."""
 
 import json
 from dataclasses import replace
@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from ipvae_snn import bench
-from ipvae_snn.bench import cases, clock
+from ipvae_snn.bench import cases, timing
 from ipvae_snn.bench.cases import Shape
 from ipvae_snn.cli import main
 
@@ -44,14 +44,14 @@ def test_bench_prints_and_saves(tiny, tmp_path, capsys):
     assert main(["bench", "--threads", "0", "--out", str(tmp_path / "c")]) == 1
 
 
-def test_less_exact_products_tell_their_error(tiny, monkeypatch):
+def test_gradient_error_of_bfloat16_products(tiny, monkeypatch):
     monkeypatch.setattr(cases, "sweeps", lambda quick: iter(()))
     result = bench.measure(quick=True, progress=False, precision="bfloat16")
     assert all(0 < row["gradient_error"] < 0.05 for row in result["training"])
     assert "error in the decoder's gradient" in bench.table(result)
 
 
-def test_the_picture_shows_what_was_measured(tiny):
+def test_picture_shows_the_measured_times(tiny):
     result = bench.measure(quick=True, progress=False)
     axes = bench.picture(result).axes
     rows = [r for r in result["training_sweeps"] if r["varied"] == "steps"]
@@ -61,7 +61,7 @@ def test_the_picture_shows_what_was_measured(tiny):
     assert not plt.get_fignums()
 
 
-def test_rates_stay_where_a_shape_puts_them():
+def test_rates_stay_at_the_rate_of_the_shape():
     for rate in (0.02, cases.RATE, 5.0):
         model, x = cases.make(replace(cases.PATCHES, batch=50, rate=rate), CPU)
         with torch.no_grad():
@@ -71,8 +71,8 @@ def test_rates_stay_where_a_shape_puts_them():
     assert row["active"] == pytest.approx(0.05, rel=0.1)
 
 
-def test_memory_of_a_training_step_and_of_a_run():
-    """Five bytes for one more timestep, sample and neuron; a run forgets."""
+def test_memory_of_training_and_inference():
+    """Five bytes for one more timestep, sample and neuron; inference adds nothing per timestep."""
     shape = Shape(64, 512, 64, 20)
     row = cases.training(shape, CPU, 1, "float32")
     assert 5 <= row["added_bytes_per_tbk"] < 5.5
@@ -80,19 +80,19 @@ def test_memory_of_a_training_step_and_of_a_run():
     assert row["peak_bytes"] == pytest.approx(row["peak_bytes_at_4_times_the_steps"], rel=0.01)
 
 
-def test_peak_counts_what_is_alive_at_a_time():
+def test_peak_bytes_counts_tensors_alive_at_the_same_time():
     def work():
         a = torch.empty(1000)
         b = torch.empty(500)
         del a
         return b, torch.empty(700)
 
-    assert clock.peak_bytes(work, CPU) == 6000
+    assert timing.peak_bytes(work, CPU) == 6000
 
 
-def test_medians_of_work_in_turn():
-    seen = []
-    work = {"a": lambda: seen.append("a"), "b": lambda: seen.append("b")}
-    found = clock.interleaved(work, CPU, repeats=3, warm_up=1)
-    assert seen == ["a", "b"] * 4
-    assert set(found) == {"a", "b"}
+def test_work_is_interleaved():
+    calls = []
+    work = {"a": lambda: calls.append("a"), "b": lambda: calls.append("b")}
+    medians = timing.interleaved(work, CPU, repeats=3, warm_up=1)
+    assert calls == ["a", "b"] * 4
+    assert set(medians) == {"a", "b"}

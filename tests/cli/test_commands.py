@@ -1,4 +1,4 @@
-"""The command as a user runs it: what it prints, what it writes, what it refuses."""
+"""The train, evaluate and check commands: output, files and error messages."""
 
 import csv
 import json
@@ -63,7 +63,7 @@ def test_equal_seeds_write_equal_runs(run, tmp_path):
     assert (run / "metrics.json").read_text() != (other / "metrics.json").read_text()
 
 
-def test_the_closing_table(run, capsys, tmp_path):
+def test_the_final_table_lists_all_metrics(run, capsys, tmp_path):
     main(["evaluate", str(run), "--data", "digits", "--steps", "70", "--quiet", "--samples", "30",
           "--out", str(tmp_path / "e")])  # fmt: skip
     out = capsys.readouterr().out
@@ -73,7 +73,7 @@ def test_the_closing_table(run, capsys, tmp_path):
         assert word in out
 
 
-def test_evaluate_writes_beside_the_run_and_again_beside_that(run):
+def test_evaluate_writes_a_new_folder_each_time_and_leaves_the_run_unchanged(run):
     before = files(run)
     command = ["evaluate", str(run), "--data", "digits", "--steps", "5", "--quiet"]
     assert main(command) == main(command) == 0
@@ -83,7 +83,7 @@ def test_evaluate_writes_beside_the_run_and_again_beside_that(run):
     assert all(after[name] == content for name, content in before.items())
 
 
-def test_check_prints_findings_on_what_was_held_out(run, capsys):
+def test_check_prints_findings_on_held_out_samples(run, capsys):
     before = files(run)
     assert main(["check", str(run), "--steps", "80", "--samples", "20", "--quiet"]) == 1
     out = capsys.readouterr().out
@@ -93,7 +93,7 @@ def test_check_prints_findings_on_what_was_held_out(run, capsys):
     assert files(run) == before
 
 
-def test_train_on_a_path_says_how_it_took_it(tmp_path, capsys):
+def test_train_on_a_path_prints_how_the_data_was_read(tmp_path, capsys):
     path = tmp_path / "scenes.npy"
     np.save(path, np.random.default_rng(0).random((6, 90, 80)))
     out = tmp_path / "run"
@@ -103,7 +103,7 @@ def test_train_on_a_path_says_how_it_took_it(tmp_path, capsys):
 
 
 @pytest.mark.parametrize("named", ["empty", ".", "deep/er/new"])
-def test_out_may_be_an_empty_folder_or_in_one_that_is_not_there_yet(tmp_path, monkeypatch, named):
+def test_out_may_be_an_empty_or_a_missing_folder(tmp_path, monkeypatch, named):
     (tmp_path / "empty").mkdir()
     monkeypatch.chdir(tmp_path / "empty" if named == "." else tmp_path)
     command = ["train", "--data", "digits", "--out", named, "--eval-steps", "3", *QUICK]
@@ -118,7 +118,7 @@ def test_one_neuron_is_enough(tmp_path):
     assert main([*command, "--out", str(tmp_path / "o")]) == 0
 
 
-def test_unseen_data_is_evaluated_whole_and_seen_data_where_held_out(tmp_path, capsys):
+def test_new_data_is_evaluated_whole_and_training_data_on_its_held_out_part(tmp_path, capsys):
     images = np.random.default_rng(0).integers(0, 256, (20, 8, 8), dtype=np.uint8)
     for name in ("a", "b"):
         np.save(tmp_path / f"{name}.npy", images)
@@ -180,7 +180,7 @@ def test_unseen_data_is_evaluated_whole_and_seen_data_where_held_out(tmp_path, c
         ),
     ],
 )
-def test_refusals_are_one_sentence_and_change_no_file(command, says, run, tmp_path, capsys):
+def test_errors_are_one_line_and_change_no_file(command, says, run, tmp_path, capsys):
     (tmp_path / "empty").mkdir()
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "note.txt").write_text("mine")
@@ -211,7 +211,7 @@ def test_a_damaged_run_is_refused(run, tmp_path, capsys):
     assert "model.pt" in capsys.readouterr().err
 
 
-def test_argparse_refuses_the_rest():
+def test_missing_required_options_exit_with_status_2():
     with pytest.raises(SystemExit) as stop:
         main(["train", "--data", "digits"])
     assert stop.value.code == 2

@@ -1,4 +1,4 @@
-"""``ipvae-snn export``: its files, its table, its errors."""
+"""``ipvae-snn export``: the file it writes, the table it prints, and error messages."""
 
 import sys
 
@@ -31,7 +31,7 @@ def exported(run, out, *options):
         (["--to", "nir", "--form", "portable", "--reset", "zero"], "portable graph, zero reset"),
     ],
 )
-def test_a_graph_is_written_and_compared(run, tmp_path, capsys, options, label):
+def test_a_graph_is_written_and_compared_with_the_model(run, tmp_path, capsys, options, label):
     pytest.importorskip("nir", reason="the extra nir is not installed")
     out = tmp_path / "graph.nir"
     assert exported(run, out, *options) == 0
@@ -42,7 +42,7 @@ def test_a_graph_is_written_and_compared(run, tmp_path, capsys, options, label):
     assert (back.decoder.weight == model.decoder.weight).all()
 
 
-def test_integers_are_written_and_compared(run, tmp_path, capsys):
+def test_a_fixed_point_network_is_written_and_compared_with_the_model(run, tmp_path, capsys):
     out = tmp_path / "fixed.npz"
     options = ["--to", "fixed-point", "--weight-bits", "6", "--emission", "rounded"]
     assert exported(run, out, *options) == 0
@@ -52,7 +52,7 @@ def test_integers_are_written_and_compared(run, tmp_path, capsys):
     assert export.FixedPoint.load(out).weight_bits == 6
 
 
-def test_a_xylo_network_is_written_and_compared(run, tmp_path, capsys):
+def test_a_xylo_network_is_written_and_compared_with_the_model(run, tmp_path, capsys):
     out = tmp_path / "xylo.npz"
     assert exported(run, out, "--to", "xylo") == 0
     assert "Xylo" in capsys.readouterr().out
@@ -76,10 +76,10 @@ def test_bad_options_are_refused_and_nothing_is_written(run, tmp_path, capsys, o
 
 
 def test_a_file_is_never_overwritten(run, tmp_path, capsys):
-    (tmp_path / "there").write_text("mine")
-    assert exported(run, tmp_path / "there", "--to", "nir") == 1
+    (tmp_path / "existing").write_text("mine")
+    assert exported(run, tmp_path / "existing", "--to", "nir") == 1
     assert "exists already" in capsys.readouterr().err
-    assert (tmp_path / "there").read_text() == "mine"
+    assert (tmp_path / "existing").read_text() == "mine"
     assert exported(run, tmp_path / "no" / "folder", "--to", "nir") == 1
     assert "does not exist" in capsys.readouterr().err
     assert exported(tmp_path, tmp_path / "x", "--to", "nir") == 1

@@ -1,4 +1,4 @@
-"""Damaged and absurd files of data: refused in one sentence, before memory is taken."""
+"""Damaged and malicious data files raise ``ValueError`` before memory is allocated."""
 
 import gzip
 import io
@@ -26,13 +26,13 @@ SAMPLE_KINDS = [name for name, kind in KINDS.items() if kind.make.__module__ == 
 
 
 @pytest.fixture(autouse=True)
-def _little_memory():
-    """None of the files here justifies more than a few megabytes."""
+def _limit_memory():
+    """No file in this module needs more than a few megabytes."""
     tracemalloc.start()
     yield
-    most = tracemalloc.get_traced_memory()[1]
+    peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    assert most < 40 * MIB
+    assert peak < 40 * MIB
 
 
 def idx(shape, body=b""):
@@ -40,7 +40,7 @@ def idx(shape, body=b""):
 
 
 @pytest.mark.parametrize("kind", SAMPLE_KINDS)
-def test_damaged_files_are_refused_or_read(tmp_path, kind):
+def test_mutated_files_are_read_or_raise_value_error(tmp_path, kind):
     suffix, read = KINDS[kind].suffix, KINDS[kind].read
     for damage, content in mutations(valid_content(kind), count=25, seed=11):
         path = tmp_path / f"damaged{suffix}"
@@ -66,16 +66,25 @@ def test_damaged_files_are_refused_or_read(tmp_path, kind):
         idx((), b"x"),
         gzip.compress(idx((10, 3, 3), bytes(90)))[:-4],
     ],
-    ids=["absurd", "absurd, zipped", "little in it", "longer, zipped", "shorter, zipped", "longer",
-         "40 axes", "no axis", "cut in its checksum"],
-)  # fmt: skip
-def test_idx_whose_header_lies(tmp_path, content):
+    ids=[
+        "huge shape",
+        "huge shape, gzip",
+        "large shape, gzip",
+        "too long, gzip",
+        "too short, gzip",
+        "too long",
+        "40 axes",
+        "no axis",
+        "truncated checksum",
+    ],
+)
+def test_idx_of_another_length_than_its_header_declares(tmp_path, content):
     (tmp_path / "a").write_bytes(content)
     with pytest.raises(ValueError, match=r"a (is no IDX file|is damaged|cannot be read)"):
         read_idx(tmp_path / "a")
 
 
-def test_a_gzip_bomb_is_not_unpacked(tmp_path):
+def test_gzip_bomb_is_not_unpacked(tmp_path):
     packer = zlib.compressobj(9, wbits=31)
     parts = [packer.compress(idx((10, 3, 3), bytes(90)))]
     parts += [packer.compress(bytes(MIB)) for _ in range(200)]
@@ -94,7 +103,7 @@ def test_a_gzip_bomb_is_not_unpacked(tmp_path):
     ],
     ids=["fewer labels", "labels of two axes", "no images", "flat images"],
 )
-def test_mnist_of_other_shapes(tmp_path, images, labels):
+def test_mnist_of_unfitting_shapes(tmp_path, images, labels):
     for part in ("train", "t10k"):
         for array, name in ((images, "images-idx3"), (labels, "labels-idx1")):
             content = idx(array.shape, array.tobytes())
@@ -124,46 +133,47 @@ def npy(shape, descr="|u1", body=b""):
         npy((10, 9, 7), "|O", bytes(630 * 8)),
         npy((2**40, 2**40, 2**40)),
     ],
-    ids=["absurd", "absurd images", "shorter", "longer", "objects", "overflow"],
+    ids=["huge shape", "huge images", "too short", "too long", "objects", "overflow"],
 )
-def test_npy_whose_header_lies(tmp_path, content, stream):
+def test_npy_of_another_length_than_its_header_declares(tmp_path, content, stream):
     (tmp_path / "a.npy").write_bytes(content)
     with pytest.raises(ValueError, match=r"a\.npy cannot be read as numpy arrays"):
         data.load(tmp_path / "a.npy", stream=stream)
 
 
-def bomb(path, promised, compression=zipfile.ZIP_DEFLATED):
-    """An archive whose member holds 100 MiB of zeros."""
-    with zipfile.ZipFile(path, "w", compression) as archive, archive.open("x.npy", "w") as member:
-        member.write(npy((promised, MIB)))
+def write_zip_bomb(path, rows):
+    """Write an archive whose member holds 100 MiB of zeros, and a header that declares ``rows``."""
+    deflate = zipfile.ZIP_DEFLATED
+    with zipfile.ZipFile(path, "w", deflate) as archive, archive.open("x.npy", "w") as member:
+        member.write(npy((rows, MIB)))
         for _ in range(100):
             member.write(bytes(MIB))
 
 
-def test_npz_that_unpacks_to_more_than_it_may(tmp_path, monkeypatch):
-    bomb(tmp_path / "a.npz", 100)
+def test_compressed_npz_that_unpacks_to_more_than_the_limit(tmp_path, monkeypatch):
+    write_zip_bomb(tmp_path / "a.npz", 100)
     monkeypatch.setattr(data, "IN_MEMORY", 50 * MIB)
     with pytest.raises(ValueError, match=r"more than 52,428,800 bytes: save it uncompressed"):
         data.load(tmp_path / "a.npz")
 
 
-def test_npz_with_more_in_it_than_its_header_says(tmp_path):
-    bomb(tmp_path / "a.npz", 1)
+def test_npz_member_longer_than_its_header_declares(tmp_path):
+    write_zip_bomb(tmp_path / "a.npz", 1)
     with pytest.raises(ValueError, match=r"a\.npz cannot be read as numpy arrays"):
         data.load(tmp_path / "a.npz")
 
 
-def test_a_large_npz_with_a_damaged_member(tmp_path, monkeypatch):
+def test_streamed_npz_with_a_damaged_member(tmp_path, monkeypatch):
     monkeypatch.setattr(data, "IN_MEMORY", 100)
-    for name, header in (("long", (1, 9, 7)), ("short", (2000, 9, 7)), ("absurd", (10**12,))):
+    for name, shape in (("long", (1, 9, 7)), ("short", (2000, 9, 7)), ("huge", (10**12,))):
         path = tmp_path / f"{name}.npz"
         with zipfile.ZipFile(path, "w") as archive:
-            archive.writestr("x.npy", npy(header, body=bytes(630)))
+            archive.writestr("x.npy", npy(shape, body=bytes(630)))
         with pytest.raises(ValueError, match=rf"{name}\.npz cannot be read as numpy arrays"):
             data.load(path)
 
 
-def test_an_empty_member_is_no_array(tmp_path):
+def test_npz_with_an_empty_member(tmp_path):
     path = tmp_path / "a.npz"
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("x.npy", b"")
@@ -175,21 +185,21 @@ def test_an_empty_member_is_no_array(tmp_path):
     "labels",
     [np.array(list("abcdefghij" * 2)), np.full(20, np.nan), np.full(20, 0.5), np.ones(20) * 1j],
     ids=["text", "NaN", "halves", "complex"],
-)  # fmt: skip
-def test_what_holds_no_whole_numbers_is_no_labels(tmp_path, labels):
+)
+def test_labels_that_are_not_integers_are_ignored(tmp_path, labels):
     np.savez(tmp_path / "a.npz", x=BYTES, y=labels)
     dataset = data.load(tmp_path / "a.npz")
     assert dataset.train.shape == (16, 63)
     assert dataset.train_labels is None
 
 
-def test_numbers_that_float32_cannot_hold(tmp_path):
+def test_values_beyond_float32_raise(tmp_path):
     np.save(tmp_path / "a.npy", np.full((6, 4, 4), 1e300))
     with pytest.raises(ValueError, match="NaN or infinite"):
         data.load(tmp_path / "a.npy")
 
 
-def test_a_pipe_is_no_file(tmp_path):
+def test_named_pipe_is_not_opened(tmp_path):
     os.mkfifo(tmp_path / "a.npy")
     with pytest.raises(ValueError, match="neither a folder nor a file"):
         data.load(tmp_path / "a.npy")
@@ -199,7 +209,7 @@ def test_a_pipe_is_no_file(tmp_path):
 
 
 def png(width, height):
-    """The header of a grey PNG, and nothing else that counts."""
+    """A grey PNG of a valid header and an empty data chunk."""
     chunk = b"IHDR" + struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0)
     end = b"\0\0\0\0IDAT" + struct.pack(">I", zlib.crc32(b"IDAT"))
     return (
@@ -213,13 +223,13 @@ def png(width, height):
 
 @pytest.mark.parametrize("side", [4_000, 9_000, 10_000, 20_000, 60_000, 2**31 - 1])
 @pytest.mark.parametrize("read", [read_image, image_shape])
-def test_images_of_absurd_sizes(tmp_path, side, read):
+def test_image_header_that_declares_a_huge_size(tmp_path, side, read):
     (tmp_path / "a.png").write_bytes(png(side, side))
     with pytest.raises(ValueError, match=r"a\.png cannot be read as an image: its header promises"):
         read(tmp_path / "a.png")
 
 
-def test_a_blank_webp_that_says_it_is_huge(tmp_path):
+def test_blank_webp_that_declares_a_huge_size(tmp_path):
     frame = b"VP8L" + struct.pack("<I", 6) + b"\x2f" + struct.pack("<I", 16382 | 4999 << 14) + b"\0"
     content = b"WEBP" + frame
     (tmp_path / "a.webp").write_bytes(b"RIFF" + struct.pack("<I", len(content)) + content)
@@ -228,33 +238,37 @@ def test_a_blank_webp_that_says_it_is_huge(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "name", ["a.png", "a.jpg", "b.jpg", "a.tif", "b.tif", "c.tif", "a.gif", "a.bmp", "a.pgm",
-             "a.webp"],
-)  # fmt: skip
-def test_a_truncated_image_is_refused_and_not_filled_up(tmp_path, name):
-    path = tmp_path / name
-    if name[0] == "a":
+    ("suffix", "options"),
+    [
+        *((suffix, None) for suffix in ("png", "jpg", "tif", "gif", "bmp", "pgm", "webp")),
+        ("jpg", {"progressive": True}),
+        ("tif", {}),
+        ("tif", {"compression": "jpeg"}),
+    ],
+)
+def test_truncated_image_raises_and_is_not_padded(tmp_path, suffix, options):
+    path = tmp_path / f"a.{suffix}"
+    if options is None:
         valid_data.make_image(path)
     else:
         pixels = RNG.integers(0, 256, (40, 60, 3), dtype=np.uint8)
-        options = {"b.jpg": {"progressive": True}, "c.tif": {"compression": "jpeg"}}.get(name, {})
         Image.fromarray(pixels).save(path, **options)
     whole, content = read_image(path), path.read_bytes()
-    refused = 0
+    rejected = 0
     for cut in np.linspace(0, len(content) - 1, 40).astype(int):
         path.write_bytes(content[:cut])
         try:
-            found = read_image(path)
+            truncated = read_image(path)
         except ValueError as error:
             assert str(path) in str(error)  # noqa: PT017
-            refused += 1
-        else:  # what was cut off is no part of the pixels
-            assert np.array_equal(found, whole)
-    assert refused >= 38
+            rejected += 1
+        else:  # the bytes cut off hold no pixels
+            assert np.array_equal(truncated, whole)
+    assert rejected >= 38
 
 
-def test_only_formats_of_images_are_opened(tmp_path):
-    """Pillow would hand this to Ghostscript, which is an interpreter."""
+def test_postscript_named_png_is_not_opened(tmp_path):
+    """Pillow would run Ghostscript, an interpreter, on this file."""
     script = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 20 20\n(x) print\n%%EOF\n"
     (tmp_path / "a.png").write_bytes(script)
     with pytest.raises(ValueError, match=r"a\.png cannot be read as an image"):

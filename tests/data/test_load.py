@@ -1,4 +1,4 @@
-"""Data: filters against their formulas, readers on good and on bad files."""
+"""``data.load`` on valid and invalid sources; whitening against its formula."""
 
 import gzip
 import struct
@@ -16,7 +16,7 @@ RNG = np.random.default_rng(0)
 
 
 def photo(height=90, width=100, seed=0):
-    """A random picture with the 1/f spectrum of natural images."""
+    """A random image with the 1/f spectrum of natural images."""
     rng = np.random.default_rng(seed)
     fy, fx = np.fft.fftfreq(height)[:, None], np.fft.fftfreq(width)[None]
     spectrum = np.fft.fft2(rng.normal(size=(height, width))) / np.maximum(np.hypot(fy, fx), 0.01)
@@ -57,7 +57,7 @@ def test_patches_are_standardised_reproducible_and_from_every_image():
     assert not np.array_equal(patches, natural_patches(images, 300, seed=2))
 
 
-def test_blank_patches_are_dropped_and_made_up_for():
+def test_blank_patches_are_replaced():
     half_blank = photo(120, 120)
     half_blank[:, 60:] = 0.5
     patches = natural_patches([half_blank, np.full((60, 60), 0.3)], 200)
@@ -69,7 +69,7 @@ def test_blank_patches_are_dropped_and_made_up_for():
     assert len(standardise(np.ones((4, 9)))) == 0
 
 
-def test_natural_is_split_by_image_and_carried_by_wheels():
+def test_natural_is_split_by_image():
     dataset = data.load("natural", patches=(500, 100))
     assert dataset.train.shape == (500, 256)
     assert dataset.test.shape == (100, 256)
@@ -105,7 +105,7 @@ def test_npz_with_a_split_and_labels(tmp_path):
     assert "samples of 9×7 as they are, in [0, 1], 20 to train on" in dataset.description
 
 
-def test_several_arrays_of_a_split_are_pooled_and_ids_ignored(tmp_path):
+def test_arrays_of_a_split_are_joined_and_ids_ignored(tmp_path):
     path = tmp_path / "a.npz"
     wide, tall = RNG.random((2, 3, 80, 100)).astype(np.float32)[0], RNG.random((2, 100, 80))
     np.savez(path, train_wide=wide, train_tall=tall, test_wide=wide[:1], train_wide_id=np.arange(3))
@@ -114,7 +114,7 @@ def test_several_arrays_of_a_split_are_pooled_and_ids_ignored(tmp_path):
     assert "40 from 5 images, 10 held out from 1 others" in dataset.description
 
 
-def test_an_array_without_split_holds_out_every_fifth_image_once(tmp_path):
+def test_array_without_split_holds_out_every_fifth_image(tmp_path):
     np.save(tmp_path / "a.npy", BYTES)
     dataset = data.load(tmp_path / "a.npy")
     assert (len(dataset.train), len(dataset.test)) == (16, 4)
@@ -134,7 +134,7 @@ def test_an_array_without_split_holds_out_every_fifth_image_once(tmp_path):
     ],
     ids=["grey", "rgb", "channels first", "uint16", "float64", "float16"],
 )
-def test_layouts_and_types_of_the_same_pixels(tmp_path, array):
+def test_layouts_and_dtypes_of_the_same_pixels(tmp_path, array):
     np.save(tmp_path / "a.npy", array)
     np.save(tmp_path / "b.npy", BYTES)
     a, b = data.load(tmp_path / "a.npy"), data.load(tmp_path / "b.npy")
@@ -150,7 +150,15 @@ def test_flat_samples(tmp_path):
         data.load(tmp_path / "a.npy", treat="patches")
 
 
-def test_treat_overrides_the_choice_by_size(tmp_path):
+def test_photographs_without_split_may_all_be_test_images(tmp_path):
+    np.save(tmp_path / "a.npy", np.stack([photo(seed=s) for s in range(3)]))
+    dataset = data.load(tmp_path / "a.npy", patches=(30, 12), hold_out=False)
+    assert dataset.train.shape == (0, 256)
+    assert dataset.test.shape == (12, 256)
+    assert "0 from 0 images, 12 held out from 3 others" in dataset.description
+
+
+def test_treat_overrides_the_choice_by_image_size(tmp_path):
     np.save(tmp_path / "small.npy", RNG.random((6, 60, 60)))
     np.save(tmp_path / "large.npy", RNG.random((6, 65, 65)))
     assert data.load(tmp_path / "small.npy").kind == "samples"
@@ -207,7 +215,7 @@ def test_mnist_from_idx(tmp_path, zipped):
         assert dataset.test_labels.tolist() == [0, 1, 2, 3]
 
 
-def test_mnist_npz_and_natural_images_where_they_are(data_dir):
+def test_mnist_npz_and_natural_images_of_the_data_folder(data_dir):
     dataset = data.load("mnist", data_dir=data_dir)
     assert dataset.train.shape == (60_000, 784)
     assert dataset.train.mean().item() == pytest.approx(0.1307, abs=1e-3)
@@ -215,10 +223,10 @@ def test_mnist_npz_and_natural_images_where_they_are(data_dir):
     assert "from 200 images, 50 held out from 100 others" in scenes.description
 
 
-# -- what is refused ------------------------------------------------------------------------------
+# -- errors ---------------------------------------------------------------------------------------
 
 
-def broken(tmp_path, kind):
+def write_invalid(tmp_path, kind):
     path = tmp_path / "d"
     if kind == "missing":
         return path
@@ -264,7 +272,7 @@ def broken(tmp_path, kind):
 
 
 @pytest.mark.parametrize(
-    ("kind", "says"),
+    ("kind", "message"),
     [
         ("missing", "does not exist"),
         ("empty folder", "holds no images"),
@@ -284,20 +292,20 @@ def broken(tmp_path, kind):
         ("too small", "too small"),
     ],
 )
-def test_what_holds_no_usable_images_is_refused(tmp_path, kind, says):
-    with pytest.raises((ValueError, FileNotFoundError), match=says):
-        data.load(broken(tmp_path, kind), patches=(20, 5))
+def test_sources_without_usable_images_raise(tmp_path, kind, message):
+    with pytest.raises((ValueError, FileNotFoundError), match=message):
+        data.load(write_invalid(tmp_path, kind), patches=(20, 5))
 
 
 @pytest.mark.parametrize("cut", [0, 3, 10, 50])
-def test_damaged_idx(tmp_path, cut):
+def test_truncated_idx(tmp_path, cut):
     path = tmp_path / "a"
     path.write_bytes(idx_bytes(BYTES)[:cut])
     with pytest.raises(ValueError, match=r"IDX|damaged"):
         read_idx(path)
 
 
-def test_bad_options():
+def test_invalid_options():
     with pytest.raises(ValueError, match="treat"):
         data.load("digits", treat="whole")
     with pytest.raises(FileNotFoundError, match="no MNIST"):

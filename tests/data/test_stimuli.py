@@ -1,4 +1,4 @@
-"""Stimuli have the direction they claim, and clicks the times of their spikes."""
+"""Direction and contrast of stimuli; times of the clicks that spikes are saved as."""
 
 import math
 import wave
@@ -13,7 +13,7 @@ from ipvae_snn.plotting.sound import save_clicks
 
 
 def centre(frame, size):
-    """Centre of mass of what is bright, (right, up) from the middle."""
+    """Centre of mass of the squared positive pixels, (right, up) from the middle."""
     bright = frame.clamp(min=0).reshape(size, size).square()
     side = torch.arange(size) - (size - 1) / 2
     return (
@@ -23,28 +23,27 @@ def centre(frame, size):
 
 
 @pytest.mark.parametrize("angle", [0, 90, 180, 270, 45])
-def test_a_bar_moves_where_it_should(angle):
+def test_bar_moves_in_its_direction(angle):
     frames = moving_bar(angle, steps=97, length=4.0)
     (x0, y0), (x1, y1) = centre(frames[32], 16), centre(frames[64], 16)
     moved = math.degrees(math.atan2(y1 - y0, x1 - x0)) % 360
     assert abs((moved - angle + 180) % 360 - 180) < 5
     assert math.hypot(x1 - x0, y1 - y0) > 4
-    # Turned the other way, the other bar: dark for bright.
     torch.testing.assert_close(moving_bar(angle, steps=97, length=4.0, dark=True), -frames)
 
 
-def test_a_bar_has_unit_variance_in_the_middle_and_is_gone_at_the_ends():
+def test_bar_has_unit_variance_in_the_middle_and_is_outside_at_the_ends():
     frames = moving_bar(30, steps=97, f0=None)
     assert float(frames[48].var(unbiased=False)) == pytest.approx(1, rel=1e-3)
     assert float(frames[0].abs().max()) < 0.2
     torch.testing.assert_close(moving_bar(30, steps=97, f0=None, contrast=0.5), 0.5 * frames)
 
 
-def test_bars_and_gratings_are_oriented_as_metrics_say():
+def test_orientation_of_bars_and_frequency_of_gratings_as_feature_tuning_measures_them():
     for angle in (0, 90):
         middle = moving_bar(angle, steps=3)[1]
-        found, _, index = metrics.feature_tuning(middle[:, None], (16, 16))
-        assert abs((float(found) - angle + 90) % 180 - 90) < 1
+        orientation, _, index = metrics.feature_tuning(middle[:, None], (16, 16))
+        assert abs((float(orientation) - angle + 90) % 180 - 90) < 1
         assert float(index) > 0.9
     stripes = grating(0, frequency=0.25)
     assert float(metrics.feature_tuning(stripes[:, None], (16, 16))[1]) == pytest.approx(0.25)
@@ -63,7 +62,7 @@ def test_clicks_are_at_the_times_of_the_spikes(tmp_path):
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_silence_is_silent(tmp_path):
+def test_no_spikes_give_no_clicks(tmp_path):
     with wave.open(str(save_clicks(tmp_path / "s.wav", torch.zeros(4)))) as sound:
         assert not any(sound.readframes(sound.getnframes()))
 
@@ -81,7 +80,7 @@ def test_silence_is_silent(tmp_path):
         lambda p: grating(0, contrast=-1),
     ],
 )
-def test_bad_input_is_refused(tmp_path, call):
+def test_invalid_arguments_raise(tmp_path, call):
     with pytest.raises(ValueError, match="must"):
         call(tmp_path / "s.wav")
     assert list(tmp_path.iterdir()) == []

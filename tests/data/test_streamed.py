@@ -1,4 +1,4 @@
-"""Data that stay in their files until they are needed: the same numbers, the same refusals."""
+"""Streamed samples: the same values, splits and errors as in memory."""
 
 import gzip
 import os
@@ -12,8 +12,8 @@ import torch
 from PIL import Image
 
 from ipvae_snn import data
+from ipvae_snn.data.images import Images
 from ipvae_snn.data.natural import natural_patches
-from ipvae_snn.data.pictures import Pictures
 from ipvae_snn.data.sources import Part, Samples, stream
 
 RNG = np.random.default_rng(0)
@@ -22,7 +22,7 @@ COLOURS = RNG.integers(0, 256, (20, 3, 9, 7), dtype=np.uint8)
 
 
 def write(folder, kind):
-    """A data set of one kind, and what it is loaded by."""
+    """Write a data set of a kind; returns the source to load it by."""
     path = folder / "set.npz"
     labels = np.arange(20) % 10
     if kind == "digits":
@@ -49,16 +49,15 @@ def write(folder, kind):
         }.items():
             header = struct.pack(f">BBBB{array.ndim}I", 0, 0, 8, array.ndim, *array.shape)
             content = header + array.tobytes()
-            zipped = kind == "idx.gz"
-            (path / (name + ".gz" if zipped else name)).write_bytes(
-                gzip.compress(content) if zipped else content
-            )
+            if kind == "idx.gz":
+                name, content = name + ".gz", gzip.compress(content)
+            (path / name).write_bytes(content)
     else:
         path = folder / "set.npy"
         array = {
             "bytes": BYTES,
             "colours first": COLOURS,
-            "doubles by columns": np.asfortranarray(RNG.random((20, 9, 7))),
+            "Fortran order": np.asfortranarray(RNG.random((20, 9, 7))),
             "big-endian": (BYTES.astype(np.uint16) * 257).astype(">u2"),
             "flat": RNG.random((20, 63)).astype(np.float16),
             "bools": BYTES > 99,
@@ -68,44 +67,56 @@ def write(folder, kind):
 
 
 KINDS = (
-    "digits", "split npz", "compressed npz", "several arrays", "folder", "idx", "idx.gz", "bytes",
-    "colours first", "doubles by columns", "big-endian", "flat", "bools",
-)  # fmt: skip
+    "digits",
+    "split npz",
+    "compressed npz",
+    "several arrays",
+    "folder",
+    "idx",
+    "idx.gz",
+    "bytes",
+    "colours first",
+    "Fortran order",
+    "big-endian",
+    "flat",
+    "bools",
+)
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_streamed_samples_are_those_in_memory(tmp_path, kind):
+def test_streamed_samples_equal_those_in_memory(tmp_path, kind):
     source = write(tmp_path, kind)
-    whole, part = (data.load(source, stream=s) for s in (False, True))
-    assert isinstance(whole.train, torch.Tensor)
-    assert whole[2:4] == part[2:4]
-    assert part.description == whole.description + ", read as they are needed"
-    for expected, found in zip(whole[:2], part[:2], strict=True):
-        assert isinstance(found, Samples)
-        assert (len(found), found.features) == expected.shape
-        rows = torch.randperm(len(found)).repeat(2)
-        assert torch.equal(found.read(rows), expected[rows])
-        assert torch.equal(pickle.loads(pickle.dumps(found)).read(rows), expected[rows])
-        assert found.read(rows).dtype == torch.float32
-        some = torch.tensor([1, 2, 2, 1, 0, 1])  # neighbours are read at once
-        assert torch.equal(found.read(some), expected[some])
-        assert found.read(rows[:0]).shape == (0, found.features)
-        for wrong in (-1, len(found)):
+    in_memory, streamed = (data.load(source, stream=s) for s in (False, True))
+    assert isinstance(in_memory.train, torch.Tensor)
+    assert in_memory[2:4] == streamed[2:4]
+    assert streamed.description == in_memory.description + ", read as they are needed"
+    for expected, samples in zip(in_memory[:2], streamed[:2], strict=True):
+        assert isinstance(samples, Samples)
+        assert (len(samples), samples.features) == expected.shape
+        rows = torch.randperm(len(samples)).repeat(2)
+        assert torch.equal(samples.read(rows), expected[rows])
+        assert torch.equal(pickle.loads(pickle.dumps(samples)).read(rows), expected[rows])
+        assert samples.read(rows).dtype == torch.float32
+        neighbours = torch.tensor([1, 2, 2, 1, 0, 1])  # neighbours are read at once
+        assert torch.equal(samples.read(neighbours), expected[neighbours])
+        assert samples.read(rows[:0]).shape == (0, samples.features)
+        for outside in (-1, len(samples)):
             with pytest.raises(IndexError, match="rows must be from 0 to"):
-                found.read(torch.tensor([0, wrong]))
-    for expected, found in zip(whole[-2:], part[-2:], strict=True):
-        assert (expected is None and found is None) or torch.equal(expected, found)
+                samples.read(torch.tensor([0, outside]))
+    for expected, labels in zip(in_memory[-2:], streamed[-2:], strict=True):
+        assert (expected is None and labels is None) or torch.equal(expected, labels)
 
 
 @pytest.mark.parametrize("kind", ["split npz", "folder"])
-def test_workers_read_the_same(tmp_path, kind):
+def test_workers_read_the_same_batches(tmp_path, kind):
     samples = data.load(write(tmp_path, kind), stream=True).train
     batches = [torch.tensor([7, 2]), torch.tensor([0])]
-    for here, there in zip(stream(samples, batches), stream(samples, batches, 1), strict=True):
-        assert torch.equal(here, there)
+    alone, worker = stream(samples, batches), stream(samples, batches, workers=1)
+    for expected, batch in zip(alone, worker, strict=True):
+        assert torch.equal(expected, batch)
 
 
-def test_what_would_take_much_memory_is_streamed(tmp_path, monkeypatch):
+def test_samples_larger_than_the_limit_are_streamed(tmp_path, monkeypatch):
     path = write(tmp_path, "split npz")
     monkeypatch.setattr(data, "IN_MEMORY", 4 * 25 * 63)
     assert isinstance(data.load(path).train, torch.Tensor)
@@ -114,42 +125,42 @@ def test_what_would_take_much_memory_is_streamed(tmp_path, monkeypatch):
     assert isinstance(data.load(path, stream=False).train, torch.Tensor)
 
 
-def test_a_large_npz_is_mapped_and_must_not_be_compressed(tmp_path, monkeypatch):
+def test_large_npz_stays_in_its_file_and_must_be_uncompressed(tmp_path, monkeypatch):
     path = write(tmp_path, "split npz")
-    whole = data.load(path)
+    in_memory = data.load(path)
     monkeypatch.setattr(data, "IN_MEMORY", 1000)
-    part = data.load(path)
-    assert len(pickle.dumps(part.train)) < 1000 < BYTES.size
+    streamed = data.load(path)
+    assert len(pickle.dumps(streamed.train)) < 1000 < BYTES.size
     rows = torch.arange(20).flip(0)
-    assert torch.equal(part.train.read(rows), whole.train[rows])
-    assert torch.equal(part.train_labels, whole.train_labels)
-    packed = write(tmp_path, "compressed npz")
+    assert torch.equal(streamed.train.read(rows), in_memory.train[rows])
+    assert torch.equal(streamed.train_labels, in_memory.train_labels)
+    compressed = write(tmp_path, "compressed npz")
     with pytest.raises(ValueError, match=r"more than 1,000 bytes: save it uncompressed"):
-        data.load(packed)
-    assert data.load(packed, stream=False).train.shape == (16, 63)
+        data.load(compressed)
+    assert data.load(compressed, stream=False).train.shape == (16, 63)
 
 
-def test_nothing_to_train_on_stays_an_empty_tensor(tmp_path):
+def test_without_training_images_train_is_an_empty_tensor(tmp_path):
     dataset = data.load(write(tmp_path, "bytes"), hold_out=False, stream=True)
     assert dataset.train.shape == (0, 63)
     assert len(dataset.test) == 20
 
 
 @pytest.mark.parametrize(
-    ("value", "says"),
+    ("value", "problem"),
     [
         (np.nan, "holds NaN or infinite values"),
         (-np.inf, "holds NaN or infinite values"),
-        (1e300, "holds NaN or infinite values"),  # which float32 cannot hold
+        (1e300, "holds NaN or infinite values"),  # beyond float32
         (1.5, r"holds values from .* to 1\.5: rescale them to \[0, 1\]"),
         (-0.1, r"holds values from -0\.1 to"),
     ],
 )
-def test_a_bad_image_is_told_when_it_is_read(tmp_path, value, says):
+def test_invalid_pixels_raise_when_they_are_read(tmp_path, value, problem):
     images = RNG.random((20, 4, 5))
     images[13, 2, 2] = value
     np.save(tmp_path / "a.npy", images)
-    message = rf"^a\.npy, image 13, {says}"
+    message = rf"^a\.npy, image 13, {problem}"
     samples = data.load(tmp_path / "a.npy", hold_out=False, stream=True).test
     assert samples.read(torch.arange(13)).shape == (13, 20)
     for read in (
@@ -162,7 +173,7 @@ def test_a_bad_image_is_told_when_it_is_read(tmp_path, value, says):
             read()
 
 
-def test_a_damaged_image_file_is_told_when_it_is_read(tmp_path):
+def test_damaged_image_file_raises_when_it_is_read(tmp_path):
     folder = write(tmp_path, "folder")
     damaged = folder / "07.png"
     damaged.write_bytes(damaged.read_bytes()[:-40])
@@ -172,13 +183,13 @@ def test_a_damaged_image_file_is_told_when_it_is_read(tmp_path):
         samples.read(torch.arange(20))
 
 
-def test_a_type_that_holds_no_pixels_is_told_at_once(tmp_path):
+def test_dtype_that_is_no_pixel_type_raises_on_load(tmp_path):
     np.save(tmp_path / "a.npy", BYTES.astype(np.int64))
     with pytest.raises(ValueError, match="int64"):
         data.load(tmp_path / "a.npy", stream=True)
 
 
-def test_files_that_change_or_go_are_told(tmp_path):
+def test_changed_or_removed_files_raise(tmp_path):
     array, folder = write(tmp_path, "bytes"), write(tmp_path, "folder")
     from_array, from_folder = (data.load(p, stream=True).train for p in (array, folder))
     np.save(array, BYTES[:5])
@@ -194,18 +205,18 @@ def test_files_that_change_or_go_are_told(tmp_path):
         from_folder.read(torch.tensor([0]))
 
 
-def test_samples_stay_readable_from_another_folder(tmp_path, monkeypatch):
+def test_samples_are_readable_after_the_working_directory_has_changed(tmp_path, monkeypatch):
     write(tmp_path, "bytes")
     write(tmp_path, "folder")
     monkeypatch.chdir(tmp_path)
-    found = [data.load(name, stream=True).train for name in ("set.npy", "set")]
+    sources = [data.load(name, stream=True).train for name in ("set.npy", "set")]
     os.chdir("/")
-    for samples in found:
+    for samples in sources:
         assert samples.read(torch.tensor([0])).shape == (1, 63)
 
 
 @pytest.mark.parametrize("kind", KINDS[1:])
-def test_fingerprints_tell_data_apart(tmp_path, kind):
+def test_fingerprint_changes_with_a_byte_of_the_data(tmp_path, kind):
     source = write(tmp_path, kind)
     first, again = (data.load(source, stream=True).train.fingerprint() for _ in range(2))
     assert first == again
@@ -228,56 +239,72 @@ def test_fingerprints_tell_data_apart(tmp_path, kind):
     assert data.load(source, stream=True).train.fingerprint() != first
 
 
-def test_fingerprints_tell_splits_apart(tmp_path):
+def test_fingerprints_stay_the_same_in_later_releases(tmp_path):
+    """A run resumes only if the fingerprint in its checkpoint is that of its data."""
+    images = np.arange(6 * 4 * 5, dtype=np.uint8).reshape(6, 4, 5)
+    np.save(tmp_path / "a.npy", images)
+    np.save(tmp_path / "turned.npy", np.asfortranarray(images))
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    for index, pixels in enumerate(images):
+        (folder / f"{index}.pgm").write_bytes(b"P5 5 4 255\n" + pixels.tobytes())
+    fingerprints = [
+        [samples.fingerprint() for samples in data.load(path, stream=True)[:2]]
+        for path in (tmp_path / "a.npy", tmp_path / "turned.npy", folder)
+    ]
+    assert fingerprints == [
+        ["4 (04fe7269) of 6×4×5 uint8 0f700778", "2 (e59469d5) of 6×4×5 uint8 0f700778"],
+        ["4 (04fe7269) of 6×4×5 uint8 3e173fe7", "2 (e59469d5) of 6×4×5 uint8 3e173fe7"],
+        ["4 (04fe7269) of 6 image files 696e2572", "2 (e59469d5) of 6 image files 696e2572"],
+    ]
+
+
+def test_fingerprint_changes_with_the_split(tmp_path):
     source = write(tmp_path, "bytes")
     one, other = (data.load(source, stream=True, seed=s).train.fingerprint() for s in (0, 1))
     assert one != other
 
 
 def test_photographs_are_in_memory_one_at_a_time():
-    class Drawn(Pictures):
-        """Photographs that count how many of them are alive."""
+    class Counted(Images):
+        """Random photographs that count how many of them are alive."""
 
-        shapes = frozenset([(60, 70)])
-        alive = most = 0
+        alive = peak = 0
 
-        def __len__(self):
-            return 6
-
-        def read(self, rows):
-            stack = np.random.default_rng(rows).random((1, 60, 70))
+        def stack(self, rows):
+            photographs = np.random.default_rng(rows).random((1, 60, 70))
             self.alive += 1
-            self.most = max(self.most, self.alive)
-            weakref.finalize(stack, self.went)
-            return stack
+            self.peak = max(self.peak, self.alive)
+            weakref.finalize(photographs, self.release)
+            return photographs
 
-        def went(self):
+        def release(self):
             self.alive -= 1
 
         def fingerprint(self):
             return ""
 
-    photographs = Drawn()
+    photographs = Counted(6, [(60, 70)])
     patches = natural_patches(photographs, 50)
     assert patches.shape == (50, 256)
-    assert photographs.most <= 2  # the last one goes when the next has come
+    assert photographs.peak <= 2  # the previous one is released after the next is read
     assert np.array_equal(patches, natural_patches(list(photographs), 50))
 
 
-def test_no_photograph_is_read_to_choose_patches_or_samples(tmp_path, monkeypatch):
+def test_streaming_a_folder_reads_headers_only(tmp_path, monkeypatch):
     folder = write(tmp_path, "folder")
     monkeypatch.setattr(data.image_files, "read_image", lambda path: pytest.fail(f"read {path}"))
     dataset = data.load(folder, stream=True)
     assert (len(dataset.train), len(dataset.test)) == (16, 4)
 
 
-def test_an_array_that_is_overwritten_in_place_is_told(tmp_path):
+def test_array_file_overwritten_in_place_raises(tmp_path):
     path = write(tmp_path, "bytes")
     samples = data.load(path, stream=True).train
     samples.read(torch.tensor([0]))
     content = bytearray(path.read_bytes())
     content[-1] ^= 1
     path.write_bytes(content)
-    os.utime(path, ns=(1, 1))  # clocks of file systems may be slower than this test
+    os.utime(path, ns=(1, 1))  # time stamps of some file systems are coarser than this test
     with pytest.raises(ValueError, match=r"set\.npy can no longer be read: it has been changed"):
         samples.read(torch.tensor([0]))

@@ -1,4 +1,4 @@
-"""Models that are ill on purpose: the diagnosis names the illness, and no other."""
+"""Models with one deliberate defect each: the check reports exactly that problem."""
 
 import pytest
 import torch
@@ -11,7 +11,7 @@ PIXELS = SIDE * SIDE
 
 
 def dictionary(seed=0):
-    """Localised oriented features of unit norm: Gabors at random places."""
+    """Localised oriented features of unit norm: Gabors at random positions."""
     draw = torch.Generator().manual_seed(seed)
     down, across = torch.meshgrid(torch.arange(SIDE), torch.arange(SIDE), indexing="ij")
     features = []
@@ -29,7 +29,7 @@ def dictionary(seed=0):
 
 
 def sparse_data(weight, count=120, active=4, strength=8.0, seed=1):
-    """Sums of a few features each, in the amounts that Poisson neurons give."""
+    """Sums of a few features each, with Poisson amplitudes."""
     draw = torch.Generator().manual_seed(seed)
     chosen = torch.rand(count, weight.shape[1], generator=draw).argsort(1) < active
     amounts = chosen * torch.poisson(torch.full(chosen.shape, strength), generator=draw)
@@ -37,7 +37,7 @@ def sparse_data(weight, count=120, active=4, strength=8.0, seed=1):
 
 
 def model_of(weight, **options):
-    """A healthy model, that was never trained: its features are those the data is made of."""
+    """A healthy model without training: its features are those that the data are made of."""
     torch.manual_seed(0)
     settings = {"step": 0.06, "bias": 0.3, "learn_scale": False, **options}
     model = IPVAE(PIXELS, weight.shape[1], **settings)
@@ -72,22 +72,22 @@ def weak_inhibition():
     return model_of(weight, lateral_scale=0.35, clamp=10.0), sparse_data(weight)
 
 
-def slow():
+def small_step():
     weight = dictionary()
     return model_of(weight, step=4e-3, clamp=12.0), sparse_data(weight)
 
 
-def hasty():
+def large_step():
     weight = dictionary()
     return model_of(weight, step=0.5), sparse_data(weight)
 
 
-def dense():
+def dense_code():
     weight = dictionary()
     return model_of(weight, bias=1e-3), sparse_data(weight, active=40, strength=8.0)
 
 
-def monotonous():
+def one_sample_repeated():
     weight = dictionary()
     x = sparse_data(weight, count=1, active=6).repeat(120, 1)
     return model_of(weight), x + 0.1 * torch.randn(
@@ -109,28 +109,30 @@ def half_silent():
     return model, x
 
 
-def loud():
+def hyperactive():
     weight = dictionary()
     weight[:, 0] = 0.3 / SIDE
     x = sparse_data(weight[:, 1:]) + 0.5
     return model_of(weight, clamp=10.0), x
 
 
-def twins():
+def duplicated_features():
     weight = dictionary()
     x = sparse_data(weight)
     weight[:, :4] = weight[:, 4:8]
     return model_of(weight), x
 
 
-def smooth():
+def smooth_features():
     down, across = torch.meshgrid(torch.arange(SIDE), torch.arange(SIDE), indexing="ij")
     weight = torch.stack(
         [
             torch.exp(-((down - y) ** 2 + (across - x) ** 2) / 8.0).flatten()
-            for y in range(0, SIDE, 2) for x in range(0, SIDE, 2)
-        ], 1,
-    )  # fmt: skip
+            for y in range(0, SIDE, 2)
+            for x in range(0, SIDE, 2)
+        ],
+        1,
+    )
     weight = weight / weight.norm(dim=0)
     x = sparse_data(weight, active=3)
     return model_of(weight), x + 1.2 * torch.randn(
@@ -138,67 +140,67 @@ def smooth():
     )
 
 
-class Mute(surrogate.midpoint):
-    """Passes nothing back."""
+class ZeroSlope(surrogate.midpoint):
+    """Its slope is 0, so no gradient passes through spikes."""
 
     def slope(self, spk, rate):
         return torch.zeros_like(rate)
 
 
-def dead():
+def without_gradient():
     weight = dictionary()
-    return model_of(weight, spike_grad=Mute()), sparse_data(weight)
+    return model_of(weight, spike_grad=ZeroSlope()), sparse_data(weight)
 
 
-ILL = {
+UNHEALTHY = {
     "poisson": rounded,
     "membranes": without_inhibition,
     "clamp": low_clamp,
     "free energy": weak_inhibition,
-    "convergence": slow,
-    "oscillation": hasty,
-    "active neurons": dense,
-    "lifetime sparsity": monotonous,
+    "convergence": small_step,
+    "oscillation": large_step,
+    "active neurons": dense_code,
+    "lifetime sparsity": one_sample_repeated,
     "silence": too_sparse,
     "silent neurons": half_silent,
-    "hyperactive": loud,
-    "duplicates": twins,
-    "smoothing": smooth,
-    "gradient": dead,
+    "hyperactive": hyperactive,
+    "duplicates": duplicated_features,
+    "smoothing": smooth_features,
+    "gradient": without_gradient,
 }
 
 
-def test_a_healthy_model_gets_a_clean_report():
+def test_a_healthy_model_has_no_problems():
     model, x = healthy()
     report = check(model, x, shape=(SIDE, SIDE))
     assert report.healthy, str(report)
-    assert {f.name for f in report.findings} == set(ILL)
+    assert {f.name for f in report.findings} == set(UNHEALTHY)
     assert str(report).endswith("healthy")
 
 
-@pytest.mark.parametrize("illness", ILL)
-def test_an_illness_is_named_and_no_other(illness):
-    model, x = ILL[illness]()
+@pytest.mark.parametrize("problem", UNHEALTHY)
+def test_only_the_right_problem_is_reported(problem):
+    model, x = UNHEALTHY[problem]()
     report = check(model, x, shape=(SIDE, SIDE))
-    assert [f.name for f in report.problems] == [illness], str(report)
-    assert report[illness].advice in " ".join(str(report).split())
+    assert [f.name for f in report.problems] == [problem], str(report)
+    assert report[problem].advice in " ".join(str(report).split())
 
 
 @pytest.mark.parametrize("seed", [1, 2])
-def test_the_verdicts_do_not_hang_on_the_seed(seed):
+def test_findings_do_not_depend_on_the_seed(seed):
     model, x = healthy()
     assert check(model, x, shape=(SIDE, SIDE), seed=seed).healthy
-    model, x = twins()
+    model, x = duplicated_features()
     assert [f.name for f in check(model, x, seed=seed).problems] == ["duplicates"]
 
 
-def test_a_check_leaves_the_model_and_the_random_state_as_they_were():
+def test_check_changes_neither_the_model_nor_the_random_state():
     model, x = healthy()
     model.train()
     model.weight.grad = torch.ones_like(model.weight)
     before = {name: value.clone() for name, value in model.state_dict().items()}
     random = torch.get_rng_state()
-    with torch.no_grad():  # whoever asks may only want to look
+    with torch.no_grad():  # the check enables gradients itself
         report = check(model, x, num_steps=80)
     assert model.training
     assert torch.equal(torch.get_rng_state(), random)
@@ -208,7 +210,7 @@ def test_a_check_leaves_the_model_and_the_random_state_as_they_were():
     assert report["gradient"].healthy
 
 
-def test_a_finding_that_follows_says_from_what():
+def test_a_consequence_names_its_cause():
     model, x = without_inhibition()
     report = check(model, x)
     followers = [f for f in report.findings if f.follows]
@@ -238,15 +240,15 @@ def test_bad_input_is_refused(arguments, options, error):
 
 
 @pytest.mark.parametrize("estimator", [surrogate.eat(0.1), surrogate.gumbel(0.3)])
-def test_a_relaxed_estimator_has_its_gradient(estimator):
+def test_relaxed_estimators_pass_the_gradient_check(estimator):
     weight = dictionary()
     report = check(model_of(weight, spike_grad=estimator), sparse_data(weight), num_steps=80)
     assert report["gradient"].healthy
     assert report["poisson"].healthy
 
 
-def test_detail_that_was_hardly_there_is_not_missed():
-    model, x = smooth()
+def test_missing_detail_is_no_problem_where_the_data_have_hardly_any():
+    model, x = smooth_features()
     blurred = x - x.mean(1, keepdim=True)
     blurred = blurred @ model.weight @ torch.linalg.pinv(model.weight) + 0.05 * torch.randn(x.shape)
     assert check(model, blurred, shape=(SIDE, SIDE))["smoothing"].healthy

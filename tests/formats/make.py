@@ -1,8 +1,8 @@
-"""Write one small file of every format, and what came out of it, for releases to come to read.
+"""Write one small file of every format with its expected results, for later releases to read.
 
     python -m tests.formats.make
 
-Run it when a format gets a new version, and commit what it adds; files of older versions stay.
+Run it when a format gets a new version and commit the new files; files of older versions stay.
 """
 
 import json
@@ -36,7 +36,7 @@ def model():
 
 
 def files():
-    """Path of each format's file in its present version."""
+    """Path of the file of each format in its current version."""
     return {
         "model": FOLDER / f"model-{storage.FORMAT_VERSION}.pt",
         "checkpoint": FOLDER / f"checkpoint-{checkpoints.FORMAT_VERSION}.pt",
@@ -47,7 +47,7 @@ def files():
 
 
 def results(kind, path):
-    """What a file gives that any later release must give as well."""
+    """Results of using a file, which every later release must reproduce."""
     x = inputs()
     if kind == "model":
         loaded = IPVAE.load(path)
@@ -68,7 +68,7 @@ def results(kind, path):
 
 
 class Interrupted(Samples):
-    """Samples that end a training in its fourth iteration."""
+    """Samples that interrupt a training in its fourth iteration."""
 
     features = 6
 
@@ -102,9 +102,9 @@ def main():
     if not paths["xylo"].exists():
         export.to_xylo(model(), inputs()).save(paths["xylo"])
     for kind, path in paths.items():
-        told = path.with_suffix(".json")
-        if not told.exists():
-            told.write_text(json.dumps(results(kind, path)) + "\n")
+        expected = path.with_suffix(".json")
+        if not expected.exists():
+            expected.write_text(json.dumps(results(kind, path)) + "\n")
 
 
 if __name__ == "__main__":

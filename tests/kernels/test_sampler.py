@@ -1,16 +1,12 @@
-"""The sampler, and how the compiled kernels are had."""
+"""The Poisson sampler: distribution, independence, reproducibility, and its random generator."""
 
-import ctypes
-import os
 import subprocess
-import sys
 
 import numpy as np
 import pytest
 import torch
 from scipy import stats
 
-from ipvae_snn import surrogate
 from ipvae_snn.kernels import build, native
 from ipvae_snn.kernels.sampler import poisson
 
@@ -30,7 +26,7 @@ def kernels(request):
 
 
 def chi_square(counts, rate):
-    """p-value of counts under Poisson(rate), in bins of at least 10 expected."""
+    """p-value of counts under Poisson(rate), in bins of at least 10 expected counts."""
     low, high = int(counts.min()), int(counts.max())
     edges, expected = [], []
     low = min(low, max(0, int(rate - 5 * rate**0.5)))
@@ -50,7 +46,7 @@ def chi_square(counts, rate):
     return stats.chisquare(observed, np.array(expected) * len(counts) / np.sum(expected)).pvalue
 
 
-def test_chi_square_rejects_what_is_not_poisson():
+def test_chi_square_rejects_other_distributions():
     counts = np.random.default_rng(0).poisson(3.0, 200_000)
     assert chi_square(counts, 3.0) > 1e-3
     assert chi_square(counts, 3.03) < 1e-3
@@ -58,7 +54,7 @@ def test_chi_square_rejects_what_is_not_poisson():
 
 
 @pytest.mark.parametrize("log_rate", RATES)
-def test_counts_follow_the_law(log_rate, kernels):
+def test_counts_are_poisson(log_rate, kernels):
     rate = float(np.exp(np.float32(log_rate)))
     generator = torch.Generator().manual_seed(11)
     counts = poisson(torch.full((2000, 500), rate), generator).flatten().numpy()
@@ -67,7 +63,7 @@ def test_counts_follow_the_law(log_rate, kernels):
 
 
 @pytest.mark.parametrize("log_rate", RATES)
-def test_moments_follow_the_law(log_rate, kernels):
+def test_mean_and_variance_are_poisson(log_rate, kernels):
     rate = float(np.float32(np.exp(log_rate)))
     generator = torch.Generator().manual_seed(12)
     counts = poisson(torch.full((2000, 500), rate), generator).double().flatten()
@@ -78,8 +74,8 @@ def test_moments_follow_the_law(log_rate, kernels):
 
 
 @NATIVE
-def test_neighbours_are_independent():
-    """Lanes, blocks, rows and calls share no numbers."""
+def test_draws_are_independent():
+    """No random numbers are shared between lanes, blocks, rows or calls."""
     rate = torch.full((300, 256), 1.0)
     generator = torch.Generator().manual_seed(1)
     first, second = (poisson(rate, generator) - 1 for _ in range(2))
@@ -90,8 +86,8 @@ def test_neighbours_are_independent():
 
 
 @NATIVE
-def test_rates_of_all_sizes_side_by_side():
-    """Slow lanes of a block leave its others alone."""
+def test_mixed_rates_in_one_call():
+    """Slow lanes do not affect the others of their block."""
     rate = torch.tensor([3e-4, 0.2, 5.0, 15.9, 16.1, 400.0, 2e4, 0.0]).repeat(20_000, 16)
     counts = poisson(rate, torch.Generator().manual_seed(2)).double()
     mean, n = counts.mean(0), len(counts)
@@ -101,7 +97,7 @@ def test_rates_of_all_sizes_side_by_side():
 
 
 @NATIVE
-def test_a_count_depends_on_key_row_and_column_alone():
+def test_a_count_depends_only_on_key_row_and_column():
     rate = torch.rand(9, 200) * 30
     key = torch.tensor(12345)
     whole = native.poisson(rate, key)
@@ -115,7 +111,7 @@ def test_a_count_depends_on_key_row_and_column_alone():
         torch.set_num_threads(before)
 
 
-def test_a_seed_gives_the_same_counts_whatever_the_shape_of_the_call(kernels):
+def test_equal_seeds_give_equal_counts_and_any_shape_is_accepted(kernels):
     rate = torch.rand(3, 4, 5) * 3
     a = poisson(rate, torch.Generator().manual_seed(3))
     b = poisson(rate, torch.Generator().manual_seed(3))
@@ -140,81 +136,10 @@ int main(void) {
 
 @NATIVE
 def test_the_generator_is_philox(tmp_path):
-    """The known answer of Random123 for a counter and a key of zeros."""
+    """The known-answer test of Random123 for a counter and a key of zeros."""
     (tmp_path / "main.c").write_text(PHILOX)
     compiler = build._compiler()
     command = [compiler, "-O1", f"-I{build.SOURCE}", "main.c", "-o", "main", "-lm"]
     subprocess.run(command, cwd=tmp_path, check=True)
     out = subprocess.run([tmp_path / "main"], capture_output=True, text=True, check=True).stdout
     assert out.split() == ["6627e8d5", "e169c58d", "bc57ac4c", "9b00dbd8"]
-
-
-def fresh(monkeypatch, tmp_path, **environment):
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    for name, value in environment.items():
-        monkeypatch.setenv(name, value)
-
-
-@NATIVE
-def test_kernels_are_built_once_and_kept(monkeypatch, tmp_path):
-    fresh(monkeypatch, tmp_path)
-    assert isinstance(build.load(), ctypes.CDLL)
-    (path,) = (tmp_path / "cache" / "ipvae_snn").iterdir()
-    made = path.stat().st_mtime_ns
-    build.load()
-    assert path.stat().st_mtime_ns == made
-    assert [p.name for p in path.parent.iterdir()] == [path.name]
-
-
-@NATIVE
-def test_a_folder_that_others_can_write_to_is_not_trusted(monkeypatch, tmp_path):
-    fresh(monkeypatch, tmp_path)
-    folder = tmp_path / "cache" / "ipvae_snn"
-    folder.mkdir(parents=True)
-    folder.chmod(0o777)
-    with pytest.raises(build.BuildError, match="chmod 700"):
-        build.load()
-
-
-@pytest.mark.skipif(sys.platform == "win32", reason="no kernels on Windows")
-@pytest.mark.parametrize("compiler", ["no-such-compiler", "false"])
-def test_without_a_compiler_the_reason_is_told(monkeypatch, tmp_path, compiler):
-    fresh(monkeypatch, tmp_path, CC=compiler)
-    with pytest.raises(build.BuildError, match=compiler):
-        build.load()
-    left = tmp_path / "cache" / "ipvae_snn"
-    assert not left.exists() or not list(left.iterdir())
-
-
-SCRIPT = """
-import torch
-from ipvae_snn import IPVAE, Stream
-from ipvae_snn.kernels import native
-assert not native.available(), native.unavailable_reason()
-model = IPVAE(6, 5)
-model.loss(torch.rand(3, 6), 4).backward()
-Stream(model, seed=0).push(torch.rand(6), 3)
-print(native.unavailable_reason())
-"""
-
-
-@pytest.mark.parametrize(
-    ("environment", "says"), [({"IPVAE_SNN_NATIVE": "0"}, "=0"), ({"CC": "no-cc"}, "no-cc")]
-)
-def test_everything_runs_without_kernels(environment, says, tmp_path):
-    environment = {**os.environ, "XDG_CACHE_HOME": str(tmp_path), **environment}
-    done = subprocess.run(
-        [sys.executable, "-c", SCRIPT], env=environment, capture_output=True, text=True, check=True
-    )
-    assert says in done.stdout
-
-
-@pytest.mark.parametrize("estimator", [surrogate.midpoint(), surrogate.bernoulli(4)], ids=repr)
-def test_draw_is_sample_without_the_check(estimator):
-    mem = torch.randn(20, 30)
-    torch.manual_seed(1)
-    a = estimator.sample(mem)
-    torch.manual_seed(1)
-    assert torch.equal(a, estimator.draw(mem))
-    with pytest.raises(ValueError, match="NaN"):
-        estimator.sample(mem * float("nan"))

@@ -28,7 +28,7 @@ class Replay(surrogate.Exact):
 
 
 class OwnSlope(surrogate.Exact):
-    """As a user would write it."""
+    """An estimator as a user would write it."""
 
     def slope(self, spk, rate):
         return rate + 0.3 * (spk - rate)
@@ -42,8 +42,9 @@ ESTIMATORS = [
 ]  # fmt: skip
 
 
-def make(seed, dtype=torch.float64, **options):
-    """A model of random shape that reaches both clamps and both floors, its input and a state."""
+def random_problem(seed, dtype=torch.float64, **options):
+    """A model of random shape, its input, number of timesteps and perhaps a state; the problems
+    together reach both clamps and both floors."""
     pick = random.Random(seed)
     pixels, latents = pick.randint(1, 12), pick.choice([1, 2, 7, 20, 63, 64, 65, 130])
     batch, steps = pick.randint(1, 9), pick.choice([1, 2, 3, 4, 5, 8, 9, 17, 40])
@@ -67,7 +68,7 @@ def make(seed, dtype=torch.float64, **options):
 
 
 def objective(out, every=1):
-    """Of everything that a run returns, with gradients that differ between entries."""
+    """A scalar of all that a run returns, with a different gradient for every entry."""
     total = 0.0
     for number, part in enumerate([*out[:-1], *out.state]):
         weights = torch.linspace(-1, 1.3 + number, part.numel(), dtype=part.dtype)
@@ -76,25 +77,25 @@ def objective(out, every=1):
 
 
 def gradients(model, x, steps, state, **options):
-    wanted = [*model.parameters(), *(state or ())]
+    inputs = [*model.parameters(), *(state or ())]
     out = model.run(x, steps, state=state, seed=5, **options)
-    found = torch.autograd.grad(objective(out), wanted, allow_unused=True)
+    grads = torch.autograd.grad(objective(out), inputs, allow_unused=True)
     names = [*(n for n, _ in model.named_parameters()), "spk", "mem"]
-    filled = [torch.zeros_like(w) if g is None else g for w, g in zip(wanted, found, strict=True)]
+    filled = [torch.zeros_like(v) if g is None else g for v, g in zip(inputs, grads, strict=True)]
     return out, dict(zip(names, filled, strict=False))
 
 
-def stepwise(monkeypatch):
+def use_stepwise_loop(monkeypatch):
     monkeypatch.setattr(inference, "assumptions_of", lambda neuron: None)
 
 
 @pytest.mark.parametrize("estimator", ESTIMATORS, ids=repr)
 @pytest.mark.parametrize("seed", range(24))
 def test_gradients_equal_autograd_through_the_timesteps(seed, estimator, monkeypatch):
-    model, x, steps, state = make(seed, spike_grad=estimator)
+    model, x, steps, state = random_problem(seed, spike_grad=estimator)
     every = 1 + seed % 3
     out, fused = gradients(model, x, steps, state, every=every)
-    stepwise(monkeypatch)
+    use_stepwise_loop(monkeypatch)
     same, plain = gradients(model, x, steps, state, every=every)
     for a, b in zip([*out[:-1], *out.state], [*same[:-1], *same.state], strict=True):
         torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-12)
@@ -103,11 +104,11 @@ def test_gradients_equal_autograd_through_the_timesteps(seed, estimator, monkeyp
         assert (fused[name] - expected).abs().max() <= 1e-10 * scale, name
 
 
-def test_the_shapes_tried_reach_clamps_and_floors():
-    """Of the membrane and of the step, besides silence and counts beyond a byte."""
+def test_the_random_problems_reach_all_clamps_and_floors():
+    """Those of the membrane and of its change; silent neurons and counts above 255, too."""
     met = dict.fromkeys(("floor", "clamp", "step floor", "step clamp", "silent", "many"), False)
     for seed in range(24):
-        model, x, steps, state = make(seed)
+        model, x, steps, state = random_problem(seed)
         neuron, c = model.neuron, model.neuron.clamp
         with torch.no_grad():
             start = state or neuron.initial_state((x.shape[-2], model.latents))
@@ -128,18 +129,18 @@ def test_the_shapes_tried_reach_clamps_and_floors():
 @NATIVE
 @pytest.mark.parametrize("estimator", [*ESTIMATORS[:3], OwnSlope()], ids=repr)
 @pytest.mark.parametrize("seed", range(24))
-def test_compiled_kernels_are_as_exact_as_float32_can_be(seed, estimator, monkeypatch):
-    """Their counts are replayed step by step, in float64 for the truth and in float32."""
-    model, x, steps, state = make(seed, torch.float32, spike_grad=estimator)
+def test_compiled_kernels_have_the_accuracy_of_float32(seed, estimator, monkeypatch):
+    """Replays the counts of the kernel step by step, in float64 as the truth and in float32."""
+    model, x, steps, state = random_problem(seed, torch.float32, spike_grad=estimator)
     out, fast = gradients(model, x, steps, state)
-    stepwise(monkeypatch)
+    use_stepwise_loop(monkeypatch)
 
     def replayed(model, x, dtype):
         start = state and tuple(s.detach().to(dtype).requires_grad_() for s in state)
         model.neuron.spike_grad = Replay(counts=list(out.spk.detach()), like=estimator)
-        found = gradients(model, x.to(dtype), steps, start)
+        result = gradients(model, x.to(dtype), steps, start)
         assert not model.neuron.spike_grad.counts
-        return found
+        return result
 
     plain_out, plain = replayed(model, x, torch.float32)
     true_out, true = replayed(model.double(), x, torch.float64)
@@ -157,19 +158,19 @@ def test_compiled_kernels_are_as_exact_as_float32_can_be(seed, estimator, monkey
 
 @NATIVE
 @pytest.mark.parametrize("seed", [0, 3, 5])
-def test_rows_in_blocks_give_the_gradient_of_all(seed, monkeypatch):
-    model, x, steps, state = make(seed, torch.float32)
+def test_gradients_do_not_depend_on_the_block_size(seed, monkeypatch):
+    model, x, steps, state = random_problem(seed, torch.float32)
     _, whole = gradients(model, x, steps, state, every=2)
     monkeypatch.setattr(native_adjoint, "BLOCK", 1)
     monkeypatch.setattr(native_adjoint, "MIN_ROWS", 2)
-    _, parts = gradients(model, x, steps, state, every=2)
+    _, in_blocks = gradients(model, x, steps, state, every=2)
     for name, expected in whole.items():
-        torch.testing.assert_close(parts[name], expected, rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(in_blocks[name], expected, rtol=1e-4, atol=1e-4)
 
 
 @NATIVE
-def test_many_spikes_and_few_agree_to_the_bit():
-    """Rows share passes over G where most neurons spike, which changes the order of nothing."""
+def test_dense_and_sparse_spikes_agree():
+    """Rows with many spikes share a pass over G, which keeps the order of summation."""
     torch.manual_seed(0)
     model = IPVAE(9, 70, init_std=0.3, clamp=4.0)
     x = torch.randn(12, 9)
@@ -185,8 +186,8 @@ def test_many_spikes_and_few_agree_to_the_bit():
 
 @NATIVE
 @pytest.mark.parametrize("threads", [1, 2, 3])
-def test_threads_change_nothing_forward(threads):
-    model, x, steps, state = make(3, torch.float32)
+def test_the_forward_pass_does_not_depend_on_the_number_of_threads(threads):
+    model, x, steps, state = random_problem(3, torch.float32)
     before = torch.get_num_threads()
     try:
         torch.set_num_threads(1)
@@ -200,8 +201,8 @@ def test_threads_change_nothing_forward(threads):
 
 
 @pytest.mark.parametrize("kernels", ["native", "plain"])
-def test_loss_and_gradient_equal_the_plain_reference_in_law(kernels, request):
-    """No code is shared but the formulas of clamp and KL; means over many samples, 4 SE."""
+def test_loss_and_gradient_agree_in_distribution_with_the_reference(kernels, request):
+    """The reference shares only the formulas of clamp and KL; compares means over many samples."""
     if kernels == "plain":
         request.getfixturevalue("plain_kernels")
     torch.manual_seed(0)
@@ -229,8 +230,8 @@ def test_loss_and_gradient_equal_the_plain_reference_in_law(kernels, request):
         assert t.abs().max() < 6
 
 
-def test_steps_before_and_after_a_cut_equal_one_run_in_gradient():
-    model, x, _, _ = make(2)
+def test_gradients_through_a_resumed_run_equal_those_of_one_run():
+    model, x, _, _ = random_problem(2)
     x = x if x.ndim == 2 else x[0]
     whole = model.run(x, 6, seed=1)
     torch.autograd.backward(whole.nll.sum())
@@ -245,7 +246,7 @@ def test_steps_before_and_after_a_cut_equal_one_run_in_gradient():
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
-def test_counts_beyond_a_byte_are_kept(dtype):
+def test_counts_above_255_are_kept(dtype):
     model = IPVAE(4, 5, clamp=9.0).to(dtype)
     with torch.no_grad():
         model.neuron.mem_init.fill_(9.0)
@@ -255,32 +256,33 @@ def test_counts_beyond_a_byte_are_kept(dtype):
     grad = torch.autograd.grad(out.spk.sum(), model.neuron.mem_init)[0]
     with torch.no_grad():
         out.spk.sum()
-    assert (grad > 1000).all()  # w = (z + λ) / 2, not what is left of z in a byte
+    assert (grad > 1000).all()  # w = (z + λ) / 2, with z not truncated to a byte
 
 
 def test_second_derivatives_are_refused():
-    model, x, steps, _ = make(1)
+    model, x, steps, _ = random_problem(1)
     loss = model.loss(x, steps)
     with pytest.raises(RuntimeError, match="step by step"):
         torch.autograd.grad(loss, [model.decoder.weight], create_graph=True)
 
 
-def test_what_must_be_called_step_by_step_is():
-    def of(spike_grad, **options):
+def test_only_known_estimators_are_fused():
+    def assumptions(spike_grad, **options):
+        """In training and in evaluation."""
         neuron = IPVAENeuron(3, spike_grad=spike_grad, **options)
         return inference.assumptions_of(neuron), inference.assumptions_of(neuron.eval())
 
-    assert of(torch.exp) == (None, None)
-    assert of(surrogate.midpoint(), state_quant=torch.round) == (None, None)
-    assert of(surrogate.eat()) == (None, ("poisson", "none"))
-    assert of(surrogate.midpoint(), surrogate_disable=True)[0].slope == "none"
-    assert of(OwnSlope())[0] == ("poisson", "own")
-    assert of(Replay())[0].law == "own"
+    assert assumptions(torch.exp) == (None, None)
+    assert assumptions(surrogate.midpoint(), state_quant=torch.round) == (None, None)
+    assert assumptions(surrogate.eat()) == (None, ("poisson", "none"))
+    assert assumptions(surrogate.midpoint(), surrogate_disable=True)[0].slope == "none"
+    assert assumptions(OwnSlope())[0] == ("poisson", "own")
+    assert assumptions(Replay())[0].law == "own"
 
 
 @pytest.mark.filterwarnings("ignore:Dynamo detected a call")
-def test_transforms_and_compilers_see_plain_timesteps():
-    model, x, _, _ = make(2)
+def test_transforms_and_torch_compile_work():
+    model, x, _, _ = random_problem(2)
     x = x if x.ndim == 2 else x[0]
     parameters = dict(model.named_parameters())
 
@@ -289,11 +291,11 @@ def test_transforms_and_compilers_see_plain_timesteps():
 
     model.forward = model.loss
     with model.seeded(2):
-        found = torch.func.grad(loss)(parameters)
+        by_transform = torch.func.grad(loss)(parameters)
     with model.seeded(2):
         expected = torch.autograd.grad(model.loss(x, 4), list(parameters.values()))
     for name, value in zip(parameters, expected, strict=True):
-        torch.testing.assert_close(found[name], value, rtol=1e-9, atol=1e-9)
+        torch.testing.assert_close(by_transform[name], value, rtol=1e-9, atol=1e-9)
     torch._dynamo.reset()
     with model.seeded(2):
         compiled = torch.compile(model.loss, backend="aot_eager")(x, 4)
@@ -301,25 +303,25 @@ def test_transforms_and_compilers_see_plain_timesteps():
         torch.testing.assert_close(compiled, model.loss(x, 4))
 
 
-def test_rounded_spikes_draw_nothing():
-    model, x, steps, state = make(5, torch.float32, spike_grad=surrogate.rounded())
+def test_rounded_spikes_leave_the_random_state_untouched():
+    model, x, steps, state = random_problem(5, torch.float32, spike_grad=surrogate.rounded())
     before = torch.get_rng_state()
     model.run(x, steps, state=state)
     assert torch.equal(before, torch.get_rng_state())
 
 
 def test_surrogate_disable_passes_no_gradient_through_spikes(monkeypatch):
-    model, x, steps, state = make(6)
+    model, x, steps, state = random_problem(6)
     model.neuron.surrogate_disable = True
     _, fused = gradients(model, x, steps, state)
-    stepwise(monkeypatch)
+    use_stepwise_loop(monkeypatch)
     _, plain = gradients(model, x, steps, state)
     for name, expected in plain.items():
         torch.testing.assert_close(fused[name], expected, rtol=1e-9, atol=1e-9)
 
 
 @pytest.mark.parametrize("precision", ["tf32", "bfloat16"])
-def test_precision_trades_little(precision):
+def test_lower_precision_changes_gradients_little(precision):
     torch.manual_seed(0)
     model = IPVAE(20, 30, init_std=0.2)
     x = torch.randn(40, 20)
@@ -335,37 +337,37 @@ def test_precision_trades_little(precision):
     error = float((gradient() - exact).norm() / exact.norm())
     assert error < 0.02
     if precision == "tf32":
-        assert error < 1e-6  # on the CPU there is none
+        assert error < 1e-6  # the CPU has no tf32
     with pytest.raises(ValueError, match="precision must be one of"):
         model.precision = "half"
 
 
 def fake_recorder(function):
-    """What a CUDA graph does, on the CPU: replay into the very tensors of the recording."""
+    """Imitates a CUDA graph on the CPU: a replay writes into the tensors of the recording."""
     outputs = function()
 
     def replay():
-        for own, new in zip(outputs, function(), strict=True):
-            if own is not None:
-                own.copy_(new)
+        for recorded, new in zip(outputs, function(), strict=True):
+            if recorded is not None:
+                recorded.copy_(new)
 
     return replay, outputs
 
 
 @pytest.mark.parametrize("seed", range(6))
-def test_recorded_loops_equal_unrecorded_ones(seed, monkeypatch, plain_kernels):
-    """The path of a GPU, with a recorder that runs anywhere; clamps move as in training."""
+def test_recorded_loops_equal_the_plain_loop(seed, monkeypatch, plain_kernels):
+    """The CUDA-graph path with a CPU stand-in; the clamp changes as it does in training."""
     monkeypatch.setattr(cuda_graphs, "suits", lambda spec: spec.law != "own")
     monkeypatch.setattr(cuda_graphs.forward, "__defaults__", (fake_recorder,))
     monkeypatch.setattr(cuda_graphs.GraphedAdjoint.__init__, "__defaults__", (fake_recorder,))
     monkeypatch.setattr(cuda_graphs, "_recordings", type(cuda_graphs._recordings)())
-    estimator = surrogate.rounded()  # whatever is drawn while recording
+    estimator = surrogate.rounded()  # deterministic, as a recording runs the loop once more
     for clamp in (3.0, 3.5):
-        model, x, steps, state = make(seed, spike_grad=estimator)
+        model, x, steps, state = random_problem(seed, spike_grad=estimator)
         model.neuron.clamp = clamp
         out, recorded = gradients(model, x, steps, state)
         with monkeypatch.context() as patch:
-            stepwise(patch)
+            use_stepwise_loop(patch)
             same, plain = gradients(model, x, steps, state)
         torch.testing.assert_close(out.mem, same.mem)
         for name, expected in plain.items():
@@ -374,14 +376,14 @@ def test_recorded_loops_equal_unrecorded_ones(seed, monkeypatch, plain_kernels):
 
 
 @pytest.mark.parametrize("seed", [1, 4])
-def test_compiled_steps_agree_as_on_a_gpu(seed, monkeypatch, plain_kernels):
+def test_compiled_timesteps_agree_with_eager_ones(seed, monkeypatch, plain_kernels):
     torch._dynamo.reset()
 
     def fused(function, like):
         return torch.compile(function, backend="aot_eager", dynamic=False)
 
     monkeypatch.setattr(plain, "_fused", fused)
-    model, x, steps, state = make(seed, torch.float32, spike_grad=surrogate.rounded())
+    model, x, steps, state = random_problem(seed, torch.float32, spike_grad=surrogate.rounded())
     _, compiled = gradients(model, x, steps, state)
     monkeypatch.undo()
     _, expected = gradients(model, x, steps, state)
@@ -389,7 +391,7 @@ def test_compiled_steps_agree_as_on_a_gpu(seed, monkeypatch, plain_kernels):
         torch.testing.assert_close(compiled[name], value, rtol=1e-3, atol=1e-3)
 
 
-def test_a_step_that_cannot_be_compiled_runs_as_it_is(monkeypatch):
+def test_a_timestep_that_cannot_be_compiled_runs_eagerly_with_one_warning(monkeypatch):
     def no_compiler(*_, **__):
         raise OSError("no compiler")
 
@@ -397,4 +399,4 @@ def test_a_step_that_cannot_be_compiled_runs_as_it_is(monkeypatch):
     double = plain._compiled(lambda v: 2 * v)
     with pytest.warns(RuntimeWarning, match="no compiler"):
         assert double(3) == 6
-    assert double(4) == 8  # and says so once
+    assert double(4) == 8  # without a second warning

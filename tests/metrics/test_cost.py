@@ -1,4 +1,4 @@
-"""Operations on a chip: against counts by hand, a walk over synapses, and the spikes of run."""
+"""Operations on a chip against counts by hand, synapse by synapse, and the spikes of ``run``."""
 
 import copy
 
@@ -9,21 +9,22 @@ from torch import nn
 
 import ipvae_snn
 from ipvae_snn import IPVAE, IPVAENeuron, metrics, surrogate
+from ipvae_snn.baselines import IGVAE, PoissonVAE
 
-READY = {"init_hidden": True, "mem_init": -1.0, "step": 0.3, "clamp": 3.0}
+NEURON = {"init_hidden": True, "mem_init": -1.0, "step": 0.3, "clamp": 3.0}
 
 
-def by_walking(layer, spikes):
-    """Mean over samples of spikes × fan-out, the fan-out found by poking one input at a time."""
+def synapse_by_synapse(layer, spikes):
+    """Mean over samples of spikes × fan-out; the fan-out by an impulse at one input at a time."""
     layer = copy.deepcopy(layer).double()
     nn.init.uniform_(layer.weight, 0.5, 1.0)
     layer.bias = None
     synops = 0.0
     for sample in spikes:
         for position, count in enumerate(sample.flatten().tolist()):
-            poke = torch.zeros(sample.numel(), dtype=torch.float64)
-            poke[position] = 1
-            synops += count * layer(poke.view(1, *sample.shape)).count_nonzero().item()
+            impulse = torch.zeros(sample.numel(), dtype=torch.float64)
+            impulse[position] = 1
+            synops += count * layer(impulse.view(1, *sample.shape)).count_nonzero().item()
     return synops / len(spikes)
 
 
@@ -36,8 +37,8 @@ def counts(*shape):
 
 
 def test_a_tiny_network_counted_by_hand():
-    # Of a current (1, 2), neuron 0 gets 1 and fires at each of 4 steps, neuron 1 gets nothing and
-    # is silent, neuron 2 integrates ½ per step and fires at every other one: 6 spikes.
+    # Input (1, 2): neuron 0 receives a current of 1 and spikes in all 4 timesteps, neuron 1 none
+    # and is silent, neuron 2 a current of ½ and spikes at every other timestep: 6 spikes.
     net = nn.Sequential(
         nn.Linear(2, 3, bias=False),
         snn.Leaky(beta=1.0, threshold=0.9, init_hidden=True, reset_mechanism="zero"),
@@ -47,7 +48,11 @@ def test_a_tiny_network_counted_by_hand():
     cost = metrics.synops(net, torch.tensor([[1.0, 2.0]]), num_steps=4)
     drive, neuron, readout = cost.rows
     assert [row.layer for row in cost.rows] == ["0 Linear", "1 Leaky", "2 Linear"]
-    assert (drive.macs, drive.synops, drive.dense) == (6, 0, 6)  # a current is made once
+    assert (drive.macs, drive.synops, drive.dense) == (
+        6,
+        0,
+        6,
+    )  # constant input: the drive is computed once
     assert (neuron.spikes, neuron.events, neuron.synops, neuron.updates) == (6, 6, 0, 4 * 3)
     assert (readout.synops, readout.macs, readout.dense) == (6 * 4, 0, 4 * 3 * 4)
     assert (cost.per_timestep.synops, cost.per_timestep.spikes) == (6.0, 1.5)
@@ -55,11 +60,11 @@ def test_a_tiny_network_counted_by_hand():
     assert cost.ratio == (6 + 24) / (6 + 48)
 
 
-def test_linear_layers_cost_what_a_walk_over_their_synapses_finds():
+def test_linear_layer_equals_synapse_by_synapse():
     layer, spikes = nn.Linear(7, 5), counts(3, 4, 7)
     cost = metrics.synops(layer, spikes)
-    assert cost.rows[1].synops == sum(by_walking(layer, frame) for frame in spikes)
-    assert cost.rows[0].spikes == spikes.sum().item() / 4  # the input's, per image
+    assert cost.rows[1].synops == sum(synapse_by_synapse(layer, frame) for frame in spikes)
+    assert cost.rows[0].spikes == spikes.sum().item() / 4  # of the input, per image
     assert cost.rows[0].events == (spikes > 0).sum().item() / 4
 
 
@@ -76,14 +81,16 @@ def test_linear_layers_cost_what_a_walk_over_their_synapses_finds():
     ],
     ids=str,
 )
-def test_convolutions_count_the_synapses_that_are_there_also_at_borders(layer, shape):
+def test_convolution_equals_synapse_by_synapse_also_at_borders(layer, shape):
     spikes = counts(2, 3, *shape)
     cost = metrics.synops(layer, spikes)
-    assert cost.rows[1].synops == pytest.approx(sum(by_walking(layer, f) for f in spikes), 1e-12)
-    assert cost.rows[1].synapses == by_walking(layer, torch.ones(1, *shape))
+    assert cost.rows[1].synops == pytest.approx(
+        sum(synapse_by_synapse(layer, f) for f in spikes), 1e-12
+    )
+    assert cost.rows[1].synapses == synapse_by_synapse(layer, torch.ones(1, *shape))
 
 
-def test_a_padded_kernel_of_three_reaches_four_places_from_a_corner_and_nine_from_within():
+def test_fan_out_of_a_padded_3x3_kernel_is_4_at_a_corner_and_9_inside():
     corner, centre = torch.zeros(2, 1, 1, 4, 4)
     corner[0, 0, 0, 0] = 1
     centre[0, 0, 1, 2] = 2
@@ -92,7 +99,7 @@ def test_a_padded_kernel_of_three_reaches_four_places_from_a_corner_and_nine_fro
 
 
 @pytest.mark.parametrize("spike_grad", [surrogate.midpoint(), surrogate.gumbel()], ids=repr)
-def test_an_ipvae_costs_what_the_spikes_of_run_say(spike_grad):
+def test_ipvae_equals_the_spikes_of_run(spike_grad):
     model, x = IPVAE(20, 12, init_std=0.3, spike_grad=spike_grad).eval(), torch.rand(5, 20)
     spk = model.run(x, 30, record=("spk",), seed=3).spk
     cost = metrics.synops(model.train(), x, 30, seed=3)
@@ -112,7 +119,7 @@ def test_an_ipvae_costs_what_the_spikes_of_run_say(spike_grad):
     assert cost.per_timestep.synops == pytest.approx(spk.sum(2).mean().item() * (12 + 20))
 
 
-def test_an_ipvae_pays_for_changing_input_at_every_timestep():
+def test_ipvae_with_changing_input_costs_its_drive_at_every_timestep():
     model = IPVAE(6, 4)
     frames = torch.rand(9, 3, 6)
     real = by_layer(metrics.synops(model, frames))
@@ -126,21 +133,21 @@ def test_an_ipvae_pays_for_changing_input_at_every_timestep():
     assert events["input"].events == pytest.approx(spikes.sum().item() / 2 / 3)
 
 
-def test_neurons_without_competition_have_no_lateral_synapses():
+def test_neurons_without_inhibition_have_no_lateral_synapses():
     model = IPVAE(6, 4, lateral_scale=0.0)
     assert by_layer(metrics.synops(model, torch.rand(3, 6), 5))["neuron"].dense == 0
     neuron = IPVAENeuron(4, lateral_scale=0.0, init_hidden=True)
     assert metrics.synops(neuron, torch.rand(3, 4), 5).per_image.dense == 0
 
 
-def deep():
+def make_deep_network():
     torch.manual_seed(0)
     return nn.Sequential(
         nn.Sequential(nn.Conv2d(1, 2, 3, padding=1), snn.Leaky(0.8, init_hidden=True)),
         nn.MaxPool2d(2),
         nn.Flatten(),
         nn.Linear(8, 6),
-        IPVAENeuron(6, **READY),
+        IPVAENeuron(6, **NEURON),
         nn.Linear(6, 5),
         snn.RLeaky(0.9, linear_features=5, init_hidden=True, reset_mechanism="zero"),
         snn.RLeaky(0.9, all_to_all=False, init_hidden=True),
@@ -148,8 +155,8 @@ def deep():
     )
 
 
-def test_a_deep_network_costs_what_its_layers_say_one_by_one():
-    net, x = deep(), 4 * torch.rand(3, 1, 4, 4)
+def test_deep_network_equals_its_layers_one_by_one():
+    net, x = make_deep_network(), 4 * torch.rand(3, 1, 4, 4)
     net[6].threshold.data.fill_(0.1)
     cost = by_layer(metrics.synops(net, x, num_steps=12, seed=4))
     values = {}
@@ -175,7 +182,7 @@ def test_a_deep_network_costs_what_its_layers_say_one_by_one():
     assert len(cost) == 8  # the recurrent layers inside RLeaky are not counted again
 
 
-def test_convolutional_recurrence_and_values_that_are_no_spikes():
+def test_convolutional_recurrence_and_non_integer_input():
     net = nn.Sequential(
         snn.RLeaky(0.9, conv2d_channels=1, kernel_size=3, threshold=0.5, init_hidden=True),
         nn.AvgPool2d(2),
@@ -188,7 +195,7 @@ def test_convolutional_recurrence_and_values_that_are_no_spikes():
     assert (averaged.macs, averaged.synops) == (6 * 4, 0)
 
 
-def test_input_that_is_spikes_at_some_timesteps_only_is_no_spikes():
+def test_input_with_integers_at_some_timesteps_only_costs_macs():
     frames = torch.stack([torch.full((2, 4), 0.5), torch.ones(2, 4)])
     for sequence in (frames, frames.flip(0)):
         (row,) = metrics.synops(nn.Linear(4, 3), sequence).rows
@@ -199,13 +206,13 @@ class Autoencoder(nn.Module):
     def __init__(self):
         super().__init__()
         self.decoder = nn.Linear(4, 6, bias=False)
-        self.neuron = IPVAENeuron(self.decoder, **READY)
+        self.neuron = IPVAENeuron(self.decoder, **NEURON)
 
     def forward(self, x):
         return self.decoder(self.neuron(x))
 
 
-def test_a_decoder_that_is_also_the_read_out_is_counted_as_read_out():
+def test_shared_decoder_is_counted_as_read_out():
     net = Autoencoder()
     other_order = nn.Sequential(net.neuron, net.decoder)
     for network, name in ((net, "decoder Linear"), (other_order, "1 Linear")):
@@ -214,21 +221,21 @@ def test_a_decoder_that_is_also_the_read_out_is_counted_as_read_out():
         assert readout.synops == neuron.spikes * 6 > 0
 
 
-def test_a_constant_image_of_whole_numbers_is_a_current_too():
+def test_constant_integer_input_is_a_current():
     ones = torch.ones(2, 6)
     net = nn.Sequential(nn.Linear(6, 4), snn.Leaky(0.9, init_hidden=True), nn.Linear(4, 3))
-    net[0].weight.data.fill_(-1.0)  # silent: zeros are spikes that do not come
+    net[0].weight.data.fill_(-1.0)  # neurons are silent, so that the read-out receives zeros
     for cost in (metrics.synops(IPVAE(6, 4), ones, 5), metrics.synops(net, ones, 5)):
         assert (cost.rows[0].macs, cost.rows[0].synops) == (24, 0)
     assert (cost.rows[2].macs, cost.rows[2].synops) == (0, 0)
 
 
-def test_equal_seeds_count_equal_spikes_and_random_states_stay():
+def test_seed_fixes_the_counts_and_random_states_are_restored():
     net = nn.Sequential(
         nn.Linear(5, 40),
-        IPVAENeuron(40, spike_grad=surrogate.midpoint(generator=torch.Generator()), **READY),
+        IPVAENeuron(40, spike_grad=surrogate.midpoint(generator=torch.Generator()), **NEURON),
         nn.Linear(40, 40),
-        IPVAENeuron(40, **READY),
+        IPVAENeuron(40, **NEURON),
     )
     x, before = torch.rand(8, 5), torch.get_rng_state()
     first = metrics.synops(net, x, 10, seed=1)
@@ -239,26 +246,26 @@ def test_equal_seeds_count_equal_spikes_and_random_states_stay():
     assert metrics.synops(net, x, 10, seed=2) != first
 
 
-class Breaks(nn.Module):
+class Raises(nn.Module):
     def forward(self, x):
-        raise RuntimeError("broken layer")
+        raise RuntimeError("broken forward")
 
 
-@pytest.mark.parametrize("breaks", [False, True])
-def test_state_mode_and_hooks_are_left_as_they_were(breaks):
-    net, x = deep(), torch.rand(3, 1, 4, 4)
+@pytest.mark.parametrize("raises", [False, True])
+def test_state_mode_and_hooks_are_restored(raises):
+    net, x = make_deep_network(), torch.rand(3, 1, 4, 4)
     net.train()
     net[5].eval()
     for _ in range(3):
         net(x)
-    if breaks:
-        net.append(Breaks())
+    if raises:
+        net.append(Raises())
     before = {name: part.clone() for name, part in net.named_buffers()}
     mems = [part.mem for part in net.modules() if isinstance(part, snn.SpikingNeuron)]
     modes = [part.training for part in net.modules()]
     other = torch.rand(7, 1, 4, 4)
-    if breaks:
-        with pytest.raises(RuntimeError, match="broken layer"):
+    if raises:
+        with pytest.raises(RuntimeError, match="broken forward"):
             metrics.synops(net, other, 5)
         del net[-1]
         del modes[-1]
@@ -268,13 +275,13 @@ def test_state_mode_and_hooks_are_left_as_they_were(breaks):
     after = dict(net.named_buffers())
     assert before.keys() == after.keys()
     assert all(torch.equal(before[name], after[name]) for name in before)
-    kept = [part.mem for part in net.modules() if isinstance(part, snn.SpikingNeuron)]
-    assert all(a is b for a, b in zip(mems, kept, strict=True))
+    mems_after = [part.mem for part in net.modules() if isinstance(part, snn.SpikingNeuron)]
+    assert all(a is b for a, b in zip(mems, mems_after, strict=True))
     assert not any(part._forward_hooks for part in net.modules())
-    net(x)[1].sum().backward()  # goes on from its state, graph and all
+    net(x)[1].sum().backward()  # the state still has its autograd graph
 
 
-def test_the_table_shows_the_numbers():
+def test_table_shows_the_counts():
     model = IPVAE(20, 12, init_std=0.3)
     cost = metrics.synops(model, torch.rand(5, 20), 30)
     text = str(cost)
@@ -286,7 +293,7 @@ def test_the_table_shows_the_numbers():
 
 
 @pytest.mark.parametrize(
-    ("network", "x", "num_steps", "error", "says"),
+    ("network", "x", "num_steps", "error", "message"),
     [
         ("net", torch.rand(2, 4), 3, TypeError, "network must be a torch.nn.Module"),
         (IPVAE(4, 3), [[0.0] * 4], 3, TypeError, "x must be a torch.Tensor"),
@@ -297,13 +304,18 @@ def test_the_table_shows_the_numbers():
         (nn.Flatten(), torch.rand(2, 4), 3, ValueError, "no layer of the network was called"),
         (
             nn.Sequential(nn.Linear(4, 4), nn.Bilinear(4, 4, 3)),
-            torch.rand(2, 4), 3, TypeError, "the synapses of 1, a Bilinear, cannot be counted",
+            torch.rand(2, 4),
+            3,
+            TypeError,
+            "the synapses of 1, a Bilinear, cannot be counted",
         ),
+        (IGVAE(4, 3), torch.rand(2, 4), 3, TypeError, "IGVAE cannot be counted: it has neither"),
+        (PoissonVAE(4, 3), torch.rand(2, 4), 3, TypeError, "a layer of spiking neurons"),
         (snn.SLSTM(4, 3), torch.rand(2, 4), 3, TypeError, "a LSTMCell, cannot be counted"),
     ],
-)  # fmt: skip
-def test_what_cannot_be_counted_is_refused(network, x, num_steps, error, says):
-    with pytest.raises(error, match=says):
+)
+def test_refused_networks_and_inputs(network, x, num_steps, error, message):
+    with pytest.raises(error, match=message):
         metrics.synops(network, x, num_steps)
 
 

@@ -1,4 +1,4 @@
-"""Metrics against hand-made values, scikit-learn and the published convergence rule."""
+"""Metrics against values by hand, scikit-learn and the published convergence rule."""
 
 import math
 
@@ -9,14 +9,16 @@ from sklearn.metrics import r2_score
 
 from ipvae_snn import IPVAE, evaluate, metrics
 from ipvae_snn.baselines import IGVAE
+from ipvae_snn.metrics import quality
 
 
-def test_r2_is_scikit_learns_per_sample():
+def test_r2_equals_scikit_learn():
     x, x_hat = torch.randn(2, 20, 30, dtype=torch.float64)
     by_sklearn = np.mean([r2_score(a, b) for a, b in zip(x.numpy(), x_hat.numpy(), strict=True)])
     assert metrics.r2(x, x_hat).item() == pytest.approx(by_sklearn)
-    flat = torch.ones(2, 4)
-    assert metrics.r2_per_sample(flat, torch.stack([flat[0], flat[0] + 1])).tolist() == [1.0, 0.0]
+    constant = torch.ones(2, 4)
+    x_hat = torch.stack([constant[0], constant[0] + 1])
+    assert metrics.r2_per_sample(constant, x_hat).tolist() == [1.0, 0.0]
 
 
 def test_mse_units():
@@ -42,13 +44,33 @@ def test_sparsity_limits_and_formula():
     torch.testing.assert_close(metrics.population_sparsity(z), metrics.lifetime_sparsity(z.T))
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16])
+def test_unchecked_forms_equal_the_checked_ones_to_the_bit(dtype):
+    """All timesteps at once, (T, B, M) and (T, B, K), against one timestep after another."""
+    x, x_hat = torch.randn(50, 144).to(dtype), torch.randn(9, 50, 144).to(dtype)
+    spk = torch.poisson(torch.rand(9, 50, 37)).to(dtype)
+    spk[:, 0] = 0
+    x[1] = 0.5
+    x_hat[:, 1] = 0.5
+    r2, error = quality.r2_of(x, x_hat), quality.squared_error_of(x, x_hat)
+    zeros, population = quality.zeros_of(spk), quality.sparsity_of(spk, dim=-1)
+    lifetime = quality.sparsity_of(spk, dim=-2)
+    for t in range(9):
+        assert torch.equal(r2[t], metrics.r2_per_sample(x, x_hat[t]))
+        assert torch.equal(r2.mean(-1)[t], metrics.r2(x, x_hat[t]))
+        assert torch.equal(error.mean(-1)[t], metrics.mse(x, x_hat[t]))
+        assert torch.equal(zeros[t], metrics.zeros(spk[t]))
+        assert torch.equal(population.mean(-1)[t], metrics.population_sparsity(spk[t]))
+        assert torch.equal(lifetime.mean(-1)[t], metrics.lifetime_sparsity(spk[t]))
+
+
 def test_zeros_and_distance():
     assert metrics.zeros(torch.tensor([0.0, 1, 0, 5])).item() == 0.5
     assert metrics.rate_distortion_distance(0.83, 0.773) == pytest.approx(0.2836, abs=1e-4)
 
 
-def slow_convergence_step(r2):
-    """The rule of the paper, written out with numpy's polynomial fit."""
+def plain_convergence_step(r2):
+    """The rule of the paper with a polynomial fit by NumPy."""
     in_a_row = 0
     for t in range(60, len(r2) + 1):
         slope = np.polyfit(np.arange(60), r2[t - 60 : t], 1)[0] / 60
@@ -59,10 +81,10 @@ def slow_convergence_step(r2):
 
 
 @pytest.mark.parametrize("tau", [3.0, 10.0, 20.0, 400.0])
-def test_convergence_step_against_the_rule_written_out(tau):
+def test_convergence_step_equals_the_plain_rule(tau):
     rng = np.random.default_rng(0)
     r2 = 0.8 * (1 - np.exp(-np.arange(1, 300) / tau)) + rng.normal(0, 0.002, 299)
-    assert metrics.convergence_step(r2.tolist()) == slow_convergence_step(r2)
+    assert metrics.convergence_step(r2.tolist()) == plain_convergence_step(r2)
     assert metrics.convergence_step(r2[:50].tolist()) is None
 
 
@@ -85,16 +107,16 @@ def test_probe_accuracy():
         (lambda: metrics.population_sparsity(torch.ones(4, 1)), ValueError),
     ],
 )
-def test_what_has_no_value_is_refused(call, error):
+def test_refused_arguments(call, error):
     with pytest.raises(error):
         call()
 
 
-def test_nothing_is_nan():
+def test_r2_of_blank_samples_is_finite():
     assert math.isfinite(metrics.r2(torch.zeros(2, 3), torch.ones(2, 3)))
 
 
-def test_an_evaluation_with_seeds_of_samples_does_not_depend_on_its_batches():
+def test_evaluation_with_sample_seeds_does_not_depend_on_batches():
     model, x, seeds = IPVAE(12, 10, init_std=0.4), torch.randn(30, 12), torch.arange(30) ** 3
     whole = evaluate(model, x, 25, batch=30, sample_seeds=seeds)
     parts = evaluate(model, x, 25, batch=7, chunk=20, sample_seeds=seeds)

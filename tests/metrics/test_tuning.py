@@ -1,4 +1,4 @@
-"""Tuning, spectra and spike-triggered averages against gratings, Parseval and plain loops."""
+"""Tuning, spectra and spike-triggered averages against gratings, white noise and plain loops."""
 
 import math
 
@@ -10,17 +10,18 @@ from ipvae_snn import metrics
 
 def grating(angle, frequency, side=16, phase=0.3):
     down, across = torch.meshgrid(torch.arange(side), torch.arange(side), indexing="ij")
-    turn = math.radians(angle)
-    along = across * math.cos(turn) + down * math.sin(turn)
-    return torch.cos(2 * math.pi * frequency * along + phase).reshape(-1)
+    radians = math.radians(angle)
+    distance = across * math.cos(radians) + down * math.sin(radians)
+    return torch.cos(2 * math.pi * frequency * distance + phase).reshape(-1)
 
 
 @pytest.mark.parametrize("angle", [0, 45, 90, 135])
-def test_a_grating_has_its_own_orientation(angle):
+def test_feature_tuning_of_a_grating(angle):
     frequency = 0.25 if angle % 90 == 0 else 0.25 * math.sqrt(2)
-    found, at, index = metrics.feature_tuning(grating(angle, frequency)[:, None], (16, 16))
-    assert abs((float(found) - angle + 90) % 180 - 90) < 1e-3
-    assert float(at) == pytest.approx(frequency, rel=1e-4)
+    feature = grating(angle, frequency)[:, None]
+    preferred, mean_frequency, index = metrics.feature_tuning(feature, (16, 16))
+    assert abs((float(preferred) - angle + 90) % 180 - 90) < 1e-3
+    assert float(mean_frequency) == pytest.approx(frequency, rel=1e-4)
     assert float(index) > 0.999
 
 
@@ -30,7 +31,7 @@ def test_a_blob_has_no_orientation():
     assert float(metrics.feature_tuning(blob, (15, 15))[2]) < 1e-3
 
 
-def test_orders_go_by_what_they_say():
+def test_orders_by_tuning_and_selectivity():
     weight = torch.stack([grating(a, 0.25) for a in (90, 10, 45)], 1)
     assert metrics.by_tuning(weight, (16, 16)).tolist() == [1, 2, 0]
     responses = torch.tensor([[1.0, 1.0, 0.0], [0.0, 1.0, 0.0], [0.0, 0.5, 3.0]])
@@ -62,18 +63,18 @@ def test_white_noise_has_a_flat_spectrum_of_its_variance():
     assert torch.allclose(spectrum[1:, 1], torch.tensor(9.0, dtype=torch.float64), rtol=0.05)
 
 
-def test_averages_around_spikes_equal_a_plain_loop():
-    draw = torch.Generator().manual_seed(0)
-    spk = torch.poisson(torch.full((20, 3), 0.5), generator=draw)
-    signal = torch.rand(20, 3, 4, generator=draw)
-    found = metrics.spike_triggered(spk, signal, before=2, after=3)
+def test_spike_triggered_average_equals_a_plain_loop():
+    generator = torch.Generator().manual_seed(0)
+    spk = torch.poisson(torch.full((20, 3), 0.5), generator=generator)
+    signal = torch.rand(20, 3, 4, generator=generator)
+    average = metrics.spike_triggered(spk, signal, before=2, after=3)
     for lag in range(-2, 4):
         total, count = torch.zeros(4), 0.0
         for t in range(2, 17):
             for b in range(3):
                 total += spk[t, b] * signal[t + lag, b]
                 count += float(spk[t, b])
-        torch.testing.assert_close(found[lag + 2], total / count)
+        torch.testing.assert_close(average[lag + 2], total / count)
 
 
 @pytest.mark.parametrize(

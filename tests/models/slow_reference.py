@@ -1,8 +1,8 @@
-"""A plain, slow iterative Poisson VAE in numpy, written apart from the package.
+"""A simple, slow iterative Poisson VAE in numpy, independent of the package.
 
-Residual form (the prediction error passes through the decoder at every step), two draws of spikes
-per step (one feeds back, a fresh one reconstructs), counts from exponential arrival times with a
-soft indicator. It follows the published program and shares no code with ``ipvae_snn``.
+Residual form (the prediction error passes through the decoder at every timestep), two draws of
+spikes per timestep (one is fed back, the other reconstructs), counts from exponential arrival times
+with a soft indicator. It follows the published program and shares no code with ``ipvae_snn``.
 """
 
 import numpy as np
@@ -14,14 +14,14 @@ def soft_clamp(v, c):
 
 def arrival_counts(rate, temp, rng):
     """Sum of cubic indicators of exponential arrival times; nearly integer for a small temp."""
-    most = int(rate.max() + 8 * np.sqrt(rate.max()) + 12)
-    times = np.cumsum(rng.exponential(size=(*rate.shape, most)), axis=-1) / rate[..., None]
+    max_count = int(rate.max() + 8 * np.sqrt(rate.max()) + 12)
+    times = np.cumsum(rng.exponential(size=(*rate.shape, max_count)), axis=-1) / rate[..., None]
     w = np.clip(((1 - times) / temp + 1) / 2, 0, 1)
     return (3 * w**2 - 2 * w**3).sum(-1)
 
 
 def infer(x, weight, sigma, mem_init, bias, step, clamp, num_steps, rng, temp=0.01):
-    """R² per sample and portion of zeros per sample, both of shape (num_steps, B)."""
+    """R² and portion of zeros of each sample, both of shape (num_steps, B)."""
     mem = np.tile(mem_init, (len(x), 1))
     fed_back = np.zeros_like(mem)
     r2, zeros = [], []

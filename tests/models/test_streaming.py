@@ -1,4 +1,4 @@
-"""Event-driven inference of one stimulus against the batched run."""
+"""Event-driven inference of a single stimulus against the batched run."""
 
 import pytest
 import torch
@@ -36,7 +36,7 @@ def test_a_stream_equals_a_run(options):
     assert stream.timestep == 30
 
 
-def test_a_frame_may_stay():
+def test_num_steps_repeats_a_frame():
     model = make()
     a, b = Stream(model, seed=1), Stream(model, seed=1)
     a.push(FRAMES[0], num_steps=5)
@@ -47,23 +47,23 @@ def test_a_frame_may_stay():
     assert torch.equal(a.state.mem, b.state.mem)
 
 
-def test_reset_and_state():
+def test_reset_and_assigned_state():
     stream = Stream(make(), seed=1)
     assert torch.equal(stream.state.mem, torch.full((70,), -1.0))
     stream.push(FRAMES[0], 3)
-    kept = stream.state
-    copy = kept.mem.clone()
+    state = stream.state
+    copy = state.mem.clone()
     stream.push(FRAMES[1], 3)
-    assert torch.equal(kept.mem, copy)  # copies, not views
-    stream.state = kept
-    assert torch.equal(stream.state.spk, kept.spk)
+    assert torch.equal(state.mem, copy)  # copies, not views
+    stream.state = state
+    assert torch.equal(stream.state.spk, state.spk)
     stream.reset()
     assert stream.timestep == 0
     assert not stream.state.spk.any()
     assert stream.push().mem.shape == (70,)
 
 
-def test_a_neuron_takes_currents():
+def test_a_stream_of_a_neuron_takes_currents():
     torch.manual_seed(0)
     neuron = IPVAENeuron(9, mem_init=-1.0, spike_grad=surrogate.rounded())
     currents = torch.randn(10, 9)
@@ -76,14 +76,14 @@ def test_a_neuron_takes_currents():
 @pytest.mark.parametrize(
     "spike_grad", [surrogate.eat(0.3), surrogate.bernoulli(4), surrogate.rounded()], ids=repr
 )
-def test_every_estimator_streams_whole_counts(spike_grad):
+def test_every_estimator_streams_integer_counts(spike_grad):
     stream = Stream(make(spike_grad=spike_grad), seed=0)
     spk = stream.push(FRAMES[0], 20).spk
     assert torch.equal(spk, spk.round())
     assert spk.any()
 
 
-def test_seeds_and_the_model_are_left_alone():
+def test_a_stream_changes_neither_the_random_state_nor_the_model():
     model = make()
     state = torch.get_rng_state()
     a, b = Stream(model, seed=7).push(FRAMES[0], 9), Stream(model, seed=7).push(FRAMES[0], 9)
@@ -114,7 +114,7 @@ def test_a_bad_frame_changes_nothing(frame, error, says):
     assert stream.timestep == 2
 
 
-def test_what_cannot_stream_is_refused():
+def test_unsupported_models_and_states_are_refused():
     with pytest.raises(TypeError, match="IPVAE"):
         Stream(torch.nn.Linear(2, 2))
     with pytest.raises(TypeError, match="state_quant"):

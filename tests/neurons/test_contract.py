@@ -1,7 +1,7 @@
-"""What every neuron of this package owes a snnTorch user, in every return form.
+"""The contract of every neuron of this package with snnTorch, in every return form.
 
-A new neuron joins by one line in ``NEURONS``: its name, and how to make one of ``K`` neurons with
-given options.
+To add a neuron, add a line to ``NEURONS``: its name, and a function that makes a layer of ``K``
+neurons with given options.
 """
 
 import copy
@@ -61,7 +61,7 @@ def form(request):
 
 
 def split(returned, form):
-    """(spk, mem or None) from what a call returned in a form; checks the form."""
+    """(spk, mem or None) from the return value of a call; checks its form."""
     if form.get("init_hidden") and not form.get("output"):
         assert isinstance(returned, torch.Tensor)
         return returned, None
@@ -70,7 +70,7 @@ def split(returned, form):
 
 
 def unroll(neuron, form, steps=6, current=CURRENT):
-    """Spikes and membranes of a number of steps from reset, in any form."""
+    """Spikes and membranes of a number of timesteps from reset, in any form."""
     spks, mems = [], []
     state = neuron.reset_mem()
     for _ in range(steps):
@@ -113,7 +113,7 @@ def test_every_form_gives_the_same_trajectory(make, form):
     assert torch.equal(ours[1], reference[1])
 
 
-def test_one_call_for_all_timesteps_equals_the_loop(make, form):
+def test_run_equals_a_loop_over_timesteps(make, form):
     neuron = make(**form)
     frames = torch.rand(9, 4, K)
     torch.manual_seed(3)
@@ -129,7 +129,7 @@ def test_one_call_for_all_timesteps_equals_the_loop(make, form):
     assert torch.equal(stored, mem[-1])
 
 
-def test_run_starts_fresh_unless_it_carries(make):
+def test_run_resets_the_state_unless_it_carries(make):
     neuron = make().eval()
     frames = torch.rand(8, 4, K)
     torch.manual_seed(1)
@@ -142,7 +142,7 @@ def test_run_starts_fresh_unless_it_carries(make):
     assert torch.equal(neuron.run(frames).mem, whole.mem)
 
 
-def test_states_with_init_hidden_raise_and_change_nothing(make):
+def test_explicit_states_with_init_hidden_are_refused(make):
     neuron = make(init_hidden=True)
     neuron(CURRENT)
     before = [getattr(neuron, s) for s in STATES]
@@ -152,7 +152,7 @@ def test_states_with_init_hidden_raise_and_change_nothing(make):
     assert all(getattr(neuron, s) is b for s, b in zip(STATES, before, strict=True))
 
 
-def test_counts_are_whole_and_not_negative(make, form):
+def test_counts_are_nonnegative_integers(make, form):
     neuron = make(**form).eval()
     spk, _ = unroll(neuron, form, 30)
     assert (spk >= 0).all()
@@ -203,7 +203,7 @@ def test_the_learned_initial_membrane_gets_its_gradient_after_reset(make, form):
     neuron = make(**form)
     unroll(neuron, form, 2)[1].sum().backward()
     assert neuron.mem_init.grad.abs().sum() > 0
-    # ... and after a step of the optimizer the next sequence starts from the new one.
+    # ... and after an optimizer step the next sequence starts from the new value.
     with torch.no_grad():
         neuron.mem_init.add_(1.0)
     assert torch.equal(neuron.reset_mem()[1], neuron.mem_init.expand(4, K))
@@ -224,14 +224,14 @@ def test_two_networks_are_isolated(make):
     ours, other = make(init_hidden=True), make(init_hidden=True)
     for neuron in (ours, other):
         neuron(CURRENT)
-    kept = other.mem
+    before = other.mem
     reset(nn.Sequential(ours))
     detach(nn.Sequential(ours))
-    assert other.mem is kept
+    assert other.mem is before
     assert other.mem.requires_grad
 
 
-def test_class_methods_reach_every_living_neuron(make):
+def test_class_methods_reach_every_live_neuron(make):
     neuron = make()
     neuron(CURRENT)
     assert neuron.mem.requires_grad
@@ -242,7 +242,7 @@ def test_class_methods_reach_every_living_neuron(make):
 
 
 @pytest.mark.parametrize("change", ["batch", "dtype"])
-def test_a_state_that_no_longer_fits_is_remade_and_said(make, change):
+def test_a_state_of_another_shape_or_dtype_is_reset_with_a_warning(make, change):
     neuron = make(init_hidden=True, output=True)
     neuron(CURRENT)
     current = CURRENT[:2]
@@ -258,7 +258,7 @@ def test_a_state_that_no_longer_fits_is_remade_and_said(make, change):
     assert torch.equal(mem, neuron(current)[1])
 
 
-def test_a_state_from_inference_mode_can_be_learned_from(make, form):
+def test_a_state_from_inference_mode_allows_gradients(make, form):
     neuron = make(**form)
     with torch.inference_mode():
         neuron(CURRENT)
@@ -266,7 +266,7 @@ def test_a_state_from_inference_mode_can_be_learned_from(make, form):
     neuron.mem.sum().backward()
 
 
-def test_after_reset_any_batch_fits_without_a_warning(make):
+def test_after_reset_any_batch_size_is_accepted_without_a_warning(make):
     neuron = make(init_hidden=True)
     neuron(CURRENT)
     reset(neuron)
@@ -275,7 +275,7 @@ def test_after_reset_any_batch_fits_without_a_warning(make):
         assert neuron(CURRENT[:1]).shape == (1, K)
 
 
-def test_explicit_states_that_do_not_fit_raise(make):
+def test_explicit_states_of_another_shape_are_refused(make):
     neuron = make()
     with pytest.raises(ValueError, match="spk must have the shape"):
         neuron(CURRENT, torch.zeros(3, K), torch.zeros(4, K))
@@ -349,9 +349,9 @@ def test_autocast_keeps_the_membrane_in_float32(make):
     assert torch.isfinite(layer.weight.grad).all()
 
 
-def test_compiles_whole_and_agrees_with_eager(make, form):
+def test_compiles_without_graph_breaks_and_agrees_with_eager(make, form):
     if isinstance(make().spike_grad, surrogate.eat):
-        make = _with_exact_estimator(make)  # soft counts size their noise by the data
+        make = _with_exact_estimator(make)  # the shape of the noise of soft counts depends on data
     torch._dynamo.reset()
     eager, neuron = make(**form), make(**form)
     compiled = torch.compile(neuron, fullgraph=True, backend="aot_eager")
@@ -378,7 +378,7 @@ def exportable(make, **options):
     return neuron
 
 
-# An exported program runs without this package, and so draws by torch.poisson.
+# An exported program runs without this package, so it draws with torch.poisson.
 def test_exports_with_states_passed(make, plain_kernels):
     neuron = exportable(make)
     state = [part.detach() for part in neuron.initial_state((4, K))]
@@ -393,15 +393,15 @@ def test_exports_with_states_passed(make, plain_kernels):
         state = [part.detach() for part in expected]
 
 
-def test_exports_with_its_own_state_after_a_first_call(make, plain_kernels):
+def test_exports_with_stored_state_after_a_first_call(make, plain_kernels):
     neuron = exportable(make, init_hidden=True)
     with pytest.raises(ValueError, match="first call"):
         torch.export.export(neuron, (CURRENT,))
     with torch.no_grad():
         neuron(CURRENT)
-        # Of a copy: a program works on the very buffers of the module that it was made from.
+        # A copy, as a program shares the buffers of the module it was exported from.
         program = torch.export.export(copy.deepcopy(neuron), (CURRENT,)).module()
-        for _ in range(3):  # the state goes on inside the program as it does outside
+        for _ in range(3):  # the program updates its state like the module
             torch.manual_seed(6)
             exported = program(CURRENT)
             torch.manual_seed(6)
@@ -414,14 +414,14 @@ def test_vmap_over_samples(make):
     mapped = torch.func.vmap(neuron, randomness="different")
     out = mapped(CURRENT, spk, mem)
     torch.testing.assert_close(out[1], neuron(CURRENT, spk, mem)[1])
-    assert torch.isfinite(neuron.mem).all()  # nothing of the transform was left behind
+    assert torch.isfinite(neuron.mem).all()  # no tensor of the transform is left in the state
     hidden = make(init_hidden=True).eval()
     mapped = torch.func.vmap(hidden, randomness="different")
     assert mapped(CURRENT).shape == CURRENT.shape
     assert hidden.mem.shape == (0,)
 
 
-# -- as an object ---------------------------------------------------------------------------------
+# -- copies, pickles and state dicts --------------------------------------------------------------
 
 
 def test_state_dict_round_trip_across_batch_sizes(make):
@@ -471,7 +471,7 @@ def test_a_replica_of_data_parallel_does_not_touch_the_original(make):
     assert neuron.mem is before
 
 
-# -- among snnTorch's own -------------------------------------------------------------------------
+# -- together with snnTorch's neurons and monitors ------------------------------------------------
 
 
 def test_in_sequential_between_snntorch_neurons(make):
@@ -483,7 +483,7 @@ def test_in_sequential_between_snntorch_neurons(make):
         nn.Linear(K, 3),
         snn.Leaky(0.9, init_hidden=True, output=True),
     )
-    for _ in range(2):  # two batches of different size: reset serves both kinds of neuron
+    for _ in range(2):  # reset works on both kinds of neuron
         reset(net)
         mems = [net(5 * torch.rand(3, 5))[1] for _ in range(6)]
         torch.stack(mems).sum().backward()

@@ -1,8 +1,9 @@
-"""The neuron by itself: its equation, and the manners of a snnTorch neuron."""
+"""The Poisson neuron: its equation, its lateral weights, and invalid options and inputs."""
 
 import math
 import warnings
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -18,7 +19,7 @@ def make(**options):
     return IPVAENeuron(nn.Linear(6, 10, bias=False), **options)
 
 
-def test_one_step_is_the_equation():
+def test_one_timestep_is_the_equation():
     neuron = make(leak=0.1, lateral_scale=0.7, step=0.5, bias=0.2, mem_init=-1.0, clamp=3.0)
     spk = torch.tensor([[0.0, 1, 0, 2, 0, 5]]).expand(4, 6)
     mem = torch.randn(4, 6)
@@ -29,13 +30,13 @@ def test_one_step_is_the_equation():
     torch.testing.assert_close(stepped, expected)
 
 
-def test_spikes_come_from_the_membrane_of_the_same_call():
+def test_spikes_are_drawn_from_the_updated_membrane():
     neuron = make(spike_grad=surrogate.rounded())
     spk, mem = neuron(CURRENT * 5)
     assert torch.equal(spk, mem.exp().round())
 
 
-def test_the_decoder_is_shared_never_copied():
+def test_the_decoder_is_shared_not_copied():
     decoder = nn.Linear(6, 10, bias=False)
     neuron = IPVAENeuron(decoder)
     assert neuron.lateral.decoder is decoder
@@ -96,7 +97,7 @@ def test_fixed_gram_stays_and_learned_gram_stays_positive_semidefinite():
     ],
     ids=str,
 )
-def test_options_without_meaning_are_refused(option, says):
+def test_unsupported_snntorch_options_are_refused(option, says):
     with pytest.raises(ValueError, match=says):
         make(**option)
 
@@ -116,12 +117,12 @@ def test_options_without_meaning_are_refused(option, says):
         ((3,), {"state_quant": 8}, TypeError, "callable"),
     ],
 )
-def test_wrong_construction(arguments, options, error, says):
+def test_invalid_construction_is_refused(arguments, options, error, says):
     with pytest.raises(error, match=says):
         IPVAENeuron(*arguments, **options)
 
 
-def test_reset_mechanism_cannot_be_assigned_silently():
+def test_assigning_reset_mechanism_is_refused():
     with pytest.raises(ValueError, match="diagonal of gram"):
         make().reset_mechanism = "zero"
 
@@ -138,7 +139,7 @@ def test_reset_mechanism_cannot_be_assigned_silently():
         (torch.full((4, 6), -math.inf), ValueError, "infinite"),
     ],
 )
-def test_bad_input_is_refused_and_leaves_the_state(input_, error, says):
+def test_bad_input_is_refused_and_keeps_the_state(input_, error, says):
     neuron = make()
     neuron(CURRENT)
     spk, mem = neuron.spk, neuron.mem
@@ -156,3 +157,54 @@ def test_explicit_states_must_fit():
         neuron(CURRENT, torch.zeros(3, 6), torch.zeros(3, 6))
     with pytest.raises(TypeError, match="mem is"):
         neuron(CURRENT, torch.zeros(4, 6), torch.zeros(4, 6).double())
+
+
+def test_a_float64_decoder_makes_a_float64_neuron():
+    neuron = IPVAENeuron(nn.Linear(6, 10, bias=False, dtype=torch.float64))
+    spk, _ = neuron(neuron.drive(torch.rand(3, 10, dtype=torch.float64)))
+    assert spk.dtype == torch.float64
+
+
+@pytest.mark.parametrize("learn", [False, True])
+def test_a_float64_gram_is_converted(learn):
+    gram = torch.eye(6, dtype=torch.float64)
+    assert IPVAENeuron(6, gram=gram, learn_gram=learn)(CURRENT)[0].dtype == torch.float32
+
+
+@pytest.mark.parametrize(
+    ("log_scale", "error"),
+    [
+        (0.0, TypeError),
+        (torch.zeros(10).double(), TypeError),
+        (torch.full((10,), math.nan), ValueError),
+    ],
+)
+def test_bad_log_scale_is_refused(log_scale, error):
+    with pytest.raises(error, match="log_scale"):
+        make(log_scale=log_scale)
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_explicit_states_with_nan_or_infinity_are_refused(bad):
+    good, wrong = torch.zeros(4, 6), torch.full((4, 6), bad)
+    for states in ((good, wrong), (wrong, good)):
+        with pytest.raises(ValueError, match="NaN or infinite"):
+            make()(CURRENT, *states)
+
+
+@pytest.mark.parametrize("result", [lambda u: u[:1], lambda u: 1.0])
+@pytest.mark.parametrize("option", ["state_quant", "spike_grad"])
+def test_callables_that_change_the_shape_are_refused(option, result):
+    neuron = make(**{option: result})
+    with pytest.raises(ValueError, match=option):
+        neuron(CURRENT)
+    assert neuron.mem.shape == (0,)
+
+
+def test_a_tensor_threshold_is_refused():
+    with pytest.raises(ValueError, match="threshold"):
+        make(threshold=torch.ones(6))
+
+
+def test_numpy_numbers_are_accepted():
+    assert IPVAENeuron(np.int64(6), step=np.float32(0.1)).features == 6

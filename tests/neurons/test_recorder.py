@@ -1,4 +1,4 @@
-"""A recorder sees everything, and changes nothing."""
+"""A recorder stores every timestep of a run and does not change it."""
 
 from copy import deepcopy
 
@@ -20,7 +20,7 @@ def learned_step(model, x, seed=0):
 
 @pytest.mark.parametrize("estimator", [surrogate.midpoint(), surrogate.bernoulli(4)])
 @pytest.mark.parametrize("every", [1, 3])
-def test_it_keeps_what_run_returns_and_changes_nothing(estimator, every):
+def test_it_records_what_run_returns_and_changes_nothing(estimator, every):
     model, x = IPVAE(20, 12, spike_grad=estimator, init_std=0.3), torch.rand(5, 20)
     plain = model.run(x, 12, every=every, seed=3)
     last, gradient = learned_step(model, x)
@@ -40,11 +40,13 @@ def test_it_keeps_what_run_returns_and_changes_nothing(estimator, every):
     assert model.neuron.observers == []
 
 
-def test_layers_called_step_by_step_and_as_sequences():
+def test_it_records_layers_called_step_by_step_or_with_run():
     net = nn.Sequential(
-        nn.Linear(6, 8), IPVAENeuron(8, init_hidden=True, mem_init=0.0),
-        nn.Linear(8, 9), IPVAENeuron(9, init_hidden=True, mem_init=0.0),
-    )  # fmt: skip
+        nn.Linear(6, 8),
+        IPVAENeuron(8, init_hidden=True, mem_init=0.0),
+        nn.Linear(8, 9),
+        IPVAENeuron(9, init_hidden=True, mem_init=0.0),
+    )
     x = torch.rand(7, 3, 6)
 
     def outputs():
@@ -70,7 +72,7 @@ def test_layers_called_step_by_step_and_as_sequences():
     assert torch.equal(recorder.mem, mem)
 
 
-def test_timesteps_are_counted_over_calls():
+def test_timesteps_are_counted_across_calls():
     model, x = IPVAE(6, 4), torch.rand(2, 6)
     with Recorder(model, every=4) as recorder:
         state = None
@@ -81,7 +83,7 @@ def test_timesteps_are_counted_over_calls():
     assert len(recorder.spk) == 4
 
 
-def test_sequences_of_other_shapes_want_a_clear_between():
+def test_sequences_of_another_shape_need_a_clear():
     model = IPVAE(6, 4)
     recorder = Recorder(model)
     model.run(torch.rand(2, 6), 3)
@@ -93,7 +95,7 @@ def test_sequences_of_other_shapes_want_a_clear_between():
     assert recorder.spk.shape == (3, 5, 4)
 
 
-def test_a_copy_is_not_watched():
+def test_a_copy_is_not_recorded():
     model = IPVAE(6, 4)
     with Recorder(model) as recorder:
         deepcopy(model).run(torch.rand(2, 6), 3)
@@ -113,7 +115,7 @@ def test_a_copy_is_not_watched():
         ((IPVAE(4, 3),), {"neurons": [0.5]}, ValueError),
     ],
 )
-def test_what_it_refuses_it_does_not_watch(arguments, options, error):
+def test_bad_options_are_refused_and_leave_no_observer(arguments, options, error):
     with pytest.raises(error):
         Recorder(*arguments, **options)
     if isinstance(arguments[0], IPVAE):

@@ -1,6 +1,6 @@
-"""Behaviours of snnTorch that this package relies on: a release that changes one is named here.
+"""Behaviours of snnTorch that this package relies on; a release that changes one fails here.
 
-Seen with snnTorch 1.0.0, the newest on PyPI when this was written.
+Written for snnTorch 1.0.0.
 """
 
 import inspect
@@ -16,7 +16,7 @@ from ipvae_snn import IPVAENeuron
 from ipvae_snn.neurons.base import FOREIGN
 
 
-def test_the_base_constructor_takes_what_we_pass():
+def test_the_base_constructor_takes_our_options():
     accepted = inspect.signature(snn.SpikingNeuron.__init__).parameters
     assert {"spike_grad", "init_hidden", "state_quant", "output"} <= set(accepted)
     defaults = {
@@ -32,19 +32,19 @@ def test_the_base_constructor_takes_what_we_pass():
         assert name in FOREIGN or ours[name].kind is inspect.Parameter.KEYWORD_ONLY, name
 
 
-def test_the_base_declares_these_constants():
+def test_the_base_registers_these_buffers():
     buffers = dict(IPVAENeuron(2).named_buffers())
     assert {"threshold", "graded_spikes_factor", "reset_mechanism_val"} <= set(buffers)
 
 
-def test_the_base_keeps_a_registry_that_can_be_left():
+def test_neurons_can_be_removed_from_the_base_registry():
     assert hasattr(snn.SpikingNeuron, "instances")
     leaky = snn.Leaky(0.9)
     assert leaky in snn.SpikingNeuron.instances
     snn.SpikingNeuron.instances.remove(leaky)
 
 
-def test_the_reset_mechanism_setter_asks_reset_cases():
+def test_the_reset_mechanism_setter_can_refuse():
     with pytest.raises(ValueError, match="diagonal"):
         IPVAENeuron(2).reset_mechanism = "none"
 
@@ -69,7 +69,7 @@ def test_rleaky_takes_input_spk_mem_and_returns_spk_mem():
         lambda: snn.RSynaptic(0.9, 0.8, linear_features=3, init_hidden=True),
     ],
 )
-def test_snntorchs_neurons_zero_their_state_in_reset_mem(make):
+def test_reset_mem_of_snntorch_neurons_zeroes_their_state(make):
     neuron = make()
     neuron(torch.rand(2, 3) + 1)
     states = neuron.reset_mem()
@@ -77,8 +77,8 @@ def test_snntorchs_neurons_zero_their_state_in_reset_mem(make):
     assert all(not state.any() for state in states)
 
 
-def test_utils_reset_still_does_not_know_us():
-    """Why ``ipvae_snn.reset`` exists. If this fails, snnTorch resets custom neurons: say so."""
+def test_utils_reset_does_not_reset_our_neuron():
+    """The reason for ``ipvae_snn.reset``. If this fails, snnTorch resets custom neurons."""
     net = torch.nn.Sequential(IPVAENeuron(3, init_hidden=True))
     net(torch.ones(2, 3))
     before = net[0].mem.clone()
@@ -94,13 +94,13 @@ def test_monitors_read_buffers_by_name():
     monitor.remove_hooks()
 
 
-# -- losses and accuracy on counts: which keep their meaning --------------------------------------
+# -- losses and accuracy that stay meaningful for counts ------------------------------------------
 
 SPK = torch.tensor([[[3.0, 0.0]], [[2.0, 1.0]]])  # (T, B, C): 5 spikes against 1
 TARGET = torch.tensor([0])
 
 
-def test_accuracy_rate_is_an_argmax_of_summed_counts():
+def test_accuracy_rate_is_the_argmax_of_summed_counts():
     assert SF.accuracy_rate(SPK, TARGET) == 1.0
     assert SF.accuracy_rate(SPK, 1 - TARGET) == 0.0
 
@@ -115,15 +115,15 @@ def test_rate_and_membrane_losses_take_counts_or_membranes_as_logits():
     assert torch.isfinite(SF.ce_max_membrane_loss()(SPK, TARGET))
 
 
-def test_mse_count_loss_wants_rates_below_one_spike_per_step():
-    """Its targets are fractions of the timesteps: a count above the steps can never reach one."""
+def test_mse_count_loss_expects_at_most_one_spike_per_timestep():
+    """Its targets are fractions of the timesteps, so more spikes than timesteps miss any target."""
     loss = SF.mse_count_loss(correct_rate=1.0, incorrect_rate=0.0)
     one_per_step = torch.tensor([[[1.0, 0.0]], [[1.0, 0.0]]])
     assert loss(one_per_step, TARGET) == 0
     assert loss(SPK, TARGET) > 0
 
 
-def test_spikegen_makes_input_for_us():
+def test_spikegen_output_is_valid_input():
     for spikes in (
         spikegen.rate(torch.rand(4, 6), num_steps=5),
         spikegen.latency(torch.rand(4, 6), num_steps=5),
@@ -134,7 +134,7 @@ def test_spikegen_makes_input_for_us():
     assert IPVAENeuron(6).run(first).spk.shape == (5, 6)
 
 
-def test_spikeplot_draws_our_spikes():
+def test_spikeplot_draws_one_dot_per_spiking_timestep():
     pytest.importorskip("pandas", reason="snntorch.spikeplot needs pandas")
     import matplotlib.pyplot as plt
     from snntorch import spikeplot
@@ -142,6 +142,6 @@ def test_spikeplot_draws_our_spikes():
     spk = IPVAENeuron(6, mem_init=0.0).run(torch.rand(20, 1, 6)).spk[:, 0].detach()
     _, ax = plt.subplots()
     spikeplot.raster(spk, ax)
-    # It draws a dot where there is a spike, whatever the count; our raster shows the counts.
+    # It draws one dot per entry with spikes, whatever the count; our raster shows counts.
     assert len(ax.collections[0].get_offsets()) == int((spk > 0).sum())
     plt.close("all")

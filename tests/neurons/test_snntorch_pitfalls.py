@@ -1,8 +1,8 @@
-"""The pitfalls of snnTorch 1.0.0 that can touch a plugin: each test fails if we had it.
+"""Pitfalls of snnTorch 1.0.0 that can affect a plugin: each test fails if this package has one.
 
-P1 to P26 are the numbers of the list this package was designed with. Not here, because no code of
-ours goes there: P13 (StateLeaky's factor), P14 (surrogate LSO), P17 and P18 (options of snnTorch's
-own monitors), and those of exporters (P21 to P24, P26), which come with an exporter.
+P1 to P26 number a list of known pitfalls. Left out, as this package has no such code: P13
+(StateLeaky's factor), P14 (surrogate LSO), P17 and P18 (options of snnTorch's own monitors), and
+P21 to P24 and P26 (exporters, tested in tests/export).
 """
 
 import copy
@@ -16,7 +16,6 @@ import torch
 from matplotlib.figure import Figure
 from torch import nn
 
-import ipvae_snn
 from ipvae_snn import IPVAENeuron, detach, plotting, reset, surrogate
 
 K = 5
@@ -34,7 +33,7 @@ def test_p01_no_global_list_keeps_a_neuron_alive():
     assert neuron not in snn.SpikingNeuron.instances
 
 
-def test_p02_rebinding_snntorchs_list_does_not_blind_our_reset():
+def test_p02_our_reset_works_after_snntorch_rebinds_its_registry():
     snn.Leaky.init()
     try:
         net = nn.Sequential(hidden(), snn.Leaky(0.9, init_hidden=True))
@@ -57,7 +56,7 @@ def test_p03_copies_are_reset_too():
 
 
 @pytest.mark.skipif(not hasattr(snn, "DeltaLeaky"), reason="this snnTorch has no DeltaLeaky")
-def test_p04_an_unused_neuron_elsewhere_does_not_break_our_reset():
+def test_p04_an_unused_neuron_does_not_break_our_reset():
     elsewhere = snn.DeltaLeaky(beta=0.9)
     net = nn.Sequential(hidden())
     net(CURRENT)
@@ -65,7 +64,7 @@ def test_p04_an_unused_neuron_elsewhere_does_not_break_our_reset():
     reset(elsewhere)
 
 
-def test_p05_nested_neurons_are_reset_ours_and_snntorchs():
+def test_p05_nested_neurons_of_both_packages_are_reset():
     inner = nn.Sequential(nn.Sequential(hidden()), snn.Leaky(0.9, init_hidden=True))
     net = nn.Sequential(nn.Linear(K, K), inner)
     net(CURRENT)
@@ -74,7 +73,7 @@ def test_p05_nested_neurons_are_reset_ours_and_snntorchs():
     assert not inner[1].mem.any()
 
 
-def test_p06_detach_serves_every_class_in_a_mixed_network():
+def test_p06_detach_reaches_every_class_in_a_mixed_network():
     net = nn.Sequential(
         nn.Linear(K, K), snn.Leaky(0.9, init_hidden=True), nn.Linear(K, K), hidden(),
         nn.Linear(K, K), snn.Synaptic(0.9, 0.8, init_hidden=True), nn.Linear(K, K),
@@ -84,9 +83,9 @@ def test_p06_detach_serves_every_class_in_a_mixed_network():
     net(CURRENT)
     detach(net)
     for module in net.modules():
-        held = {**dict(module.named_buffers(recurse=False)), **vars(module)}
-        assert all(v.grad_fn is None for v in held.values() if isinstance(v, torch.Tensor))
-    net(CURRENT).sum().backward()  # and the next window stands on its own
+        values = {**dict(module.named_buffers(recurse=False)), **vars(module)}.values()
+        assert all(v.grad_fn is None for v in values if isinstance(v, torch.Tensor))
+    net(CURRENT).sum().backward()  # the next window has a graph of its own
 
 
 def test_p07_a_call_that_raises_changes_nothing():
@@ -101,7 +100,7 @@ def test_p07_a_call_that_raises_changes_nothing():
     assert neuron.mem is mem
 
 
-def test_p08_a_wrong_state_is_never_dropped_silently():
+def test_p08_a_state_of_another_shape_is_never_dropped_silently():
     with pytest.raises(ValueError, match="shape of input_"):
         IPVAENeuron(K)(CURRENT, torch.zeros(1, K), torch.zeros(1, K))
     neuron = hidden()
@@ -110,12 +109,12 @@ def test_p08_a_wrong_state_is_never_dropped_silently():
         neuron(CURRENT[:2])
 
 
-def test_p09_no_option_can_say_one_thing_and_do_another():
+def test_p09_assigned_options_take_effect_or_are_refused():
     neuron = hidden()
     with pytest.raises(ValueError, match="diagonal"):
         neuron.reset_mechanism = "zero"
     assert neuron.reset_mechanism == "subtract"
-    # What may change after construction acts at once.
+    # Options that may change after construction take effect at once.
     with torch.no_grad():
         neuron.mem_init.zero_()
         neuron.lateral_scale = 0.0
@@ -125,28 +124,28 @@ def test_p09_no_option_can_say_one_thing_and_do_another():
 
 
 @pytest.mark.parametrize("value", [1, 1.0])
-def test_p10_whole_numbers_are_taken_as_floats(value):
+def test_p10_integer_options_become_floats(value):
     neuron = IPVAENeuron(K, step=value, bias=value, mem_init=value, leak=0, clamp=5)
     assert all(p.dtype == torch.float32 for p in neuron.parameters())
     assert neuron(CURRENT)[1].dtype == torch.float32
 
 
-def test_p11_no_branch_depends_on_a_tensor():
+def test_p11_no_graph_break():
     explained = torch._dynamo.explain(hidden())(CURRENT)
     assert explained.graph_break_count == 0
 
 
-def test_p12_the_state_has_the_size_of_the_neurons_not_of_the_pixels():
+def test_p12_the_state_has_the_shape_of_the_neurons_not_of_the_pixels():
     decoder = nn.Linear(K, 17, bias=False)
     neuron = IPVAENeuron(decoder, init_hidden=True, output=True, spike_grad=surrogate.rounded())
     current = neuron.drive(torch.rand(3, 17))
     first = neuron(current)[1]
     second = neuron(current)[1]
     assert first.shape == (3, K)
-    assert not torch.equal(first, second)  # it went on, it was not wiped
+    assert not torch.equal(first, second)  # the state was kept, not reset
 
 
-def test_p15_surrogates_vmap_and_keep_the_dtype():
+def test_p15_surrogates_support_vmap_and_keep_the_dtype():
     mem = torch.randn(4, K).double()
     for make in surrogate.ESTIMATORS.values():
         assert make()(mem).dtype == torch.float64
@@ -154,14 +153,14 @@ def test_p15_surrogates_vmap_and_keep_the_dtype():
     assert spk.shape == mem.shape
 
 
-def test_p16_detach_works_on_views_and_deepcopy_on_a_live_network():
+def test_p16_detach_works_on_views_and_deepcopy_after_a_forward_pass():
     net = nn.Sequential(nn.Linear(K, K), hidden())
     net(CURRENT)
     copy.deepcopy(net[1])
     net[1].mem = net[1].mem[:]  # a view
     detach(net)
     assert not net[1].mem.requires_grad
-    # And nothing already handed out is changed in place.
+    # Tensors that were returned before are not changed in place.
     spk, mem = IPVAENeuron(K)(CURRENT)
     before = mem.detach().clone()
     neuron = IPVAENeuron(K)
@@ -171,7 +170,7 @@ def test_p16_detach_works_on_views_and_deepcopy_on_a_live_network():
     assert mem.requires_grad
 
 
-def test_p19_a_count_of_five_is_drawn_as_five_and_3d_is_refused():
+def test_p19_raster_shows_counts_and_refuses_3d():
     ax = Figure().subplots()
     plotting.raster(torch.full((4, 2), 5.0), ax=ax)
     assert ax.collections[0].get_array().sum() == 40
@@ -180,7 +179,7 @@ def test_p19_a_count_of_five_is_drawn_as_five_and_3d_is_refused():
     plotting.membranes(torch.zeros(4, 2, requires_grad=True), ax=Figure().subplots())
 
 
-def test_p20_pictures_leave_global_settings_and_figures_alone():
+def test_p20_plotting_changes_no_global_settings():
     before = dict(mpl.rcParams)
     ax = Figure().subplots()
     assert plotting.membranes(torch.randn(9, 2), ax=ax) is ax  # fewer neurons than it would show
@@ -191,7 +190,7 @@ def test_p20_pictures_leave_global_settings_and_figures_alone():
 
 
 @pytest.mark.parametrize("current", [1e30, 3e38, -3e38])
-def test_p25_no_current_makes_a_count_overflow(current):
+def test_p25_counts_never_overflow(current):
     spk, mem = IPVAENeuron(K).eval().run(torch.full((5, 3, K), current))
     assert torch.isfinite(mem).all()
     assert (spk >= 0).all()
@@ -201,66 +200,6 @@ def test_p25_no_current_makes_a_count_overflow(current):
         surrogate.midpoint().sample(torch.tensor([float("inf")]))
 
 
-def test_our_class_is_no_leaky_that_an_exporter_would_mistake():
+def test_our_neuron_is_not_a_leaky_for_exporters():
     assert not isinstance(hidden(), snn.Leaky)
     assert isinstance(hidden(), snn.SpikingNeuron)
-
-
-def test_forgetting_to_detach_names_the_cure():
-    layer, neuron = nn.Linear(2, K), IPVAENeuron(K)
-    kept = {"state": None}
-
-    def forgetful(window, start):
-        loss = 0.0
-        for frame in window:
-            kept["state"] = neuron(layer(frame), *(kept["state"] or ()))
-            loss = loss + kept["state"][1].mean()
-        return loss
-
-    with pytest.raises(RuntimeError, match=r"ipvae_snn\.detach\(net\)"):
-        ipvae_snn.tbptt(nn.ModuleList([layer, neuron]), torch.rand(6, 3, 2), forgetful, window=3)
-
-
-def test_truncated_windows_give_the_gradient_of_the_last_window_only():
-    torch.manual_seed(1)
-    net = nn.Sequential(nn.Linear(2, K), hidden(spike_grad=surrogate.rounded()))
-    twin = copy.deepcopy(net)
-    x = torch.rand(8, 3, 2)
-
-    def last_mem(net):
-        def loss(window, start):
-            for frame in window:
-                net(frame)
-            return net[1].mem.mean()
-
-        return loss
-
-    losses = ipvae_snn.tbptt(net, x, last_mem(net), window=4)
-    assert len(losses) == 2
-    with torch.no_grad():
-        for frame in x[:4]:
-            twin(frame)
-    last_mem(twin)(x[4:], 4).backward()
-    first = copy.deepcopy(twin)
-    first.zero_grad()
-    reset(first)
-    last_mem(first)(x[:4], 0).backward()
-    total = twin[0].weight.grad + first[0].weight.grad
-    torch.testing.assert_close(net[0].weight.grad, total)
-
-
-@pytest.mark.parametrize(
-    ("call", "error"),
-    [
-        (lambda net, x, loss: ipvae_snn.tbptt(net, x, loss, window=0), ValueError),
-        (lambda net, x, loss: ipvae_snn.tbptt(net, x[:0], loss, window=2), ValueError),
-        (lambda net, x, loss: ipvae_snn.tbptt(net, x, lambda w, s: w, window=2), ValueError),
-        (lambda net, x, loss: ipvae_snn.tbptt("net", x, loss, window=2), TypeError),
-        (lambda net, x, loss: reset(None), TypeError),
-        (lambda net, x, loss: detach([]), TypeError),
-    ],
-)
-def test_misuse_is_refused(call, error):
-    net = nn.Sequential(nn.Linear(2, K), hidden())
-    with pytest.raises(error):
-        call(net, torch.rand(4, 3, 2), lambda window, start: net(window[0]).mean())

@@ -1,84 +1,79 @@
-"""Deep networks of our layers and snnTorch's train end to end."""
+"""Truncated backpropagation through time, and refusals of reset, detach and tbptt."""
+
+import copy
 
 import pytest
-import snntorch as snn
 import torch
 from torch import nn
 
 import ipvae_snn
-from ipvae_snn import IPVAENeuron, surrogate
+from ipvae_snn import IPVAENeuron, detach, reset, surrogate
 
-READY = {"init_hidden": True, "mem_init": -1.0, "step": 0.3, "clamp": 3.0}
-
-
-def three_classes(count=150):
-    """Noisy copies of three random patterns."""
-    generator = torch.Generator().manual_seed(0)
-    labels = torch.arange(count) % 3
-    patterns = torch.rand(3, 12, generator=generator)
-    return patterns[labels] + 0.1 * torch.rand(count, 12, generator=generator), labels
+K = 5
 
 
-def accuracy_after_training(net, x, labels, forward, iterations=60):
-    optimizer = torch.optim.Adam(net.parameters(), lr=5e-3)
-    for _ in range(iterations):
-        loss = nn.functional.cross_entropy(forward(net, x), labels)
-        optimizer.zero_grad()
-        loss.backward()
-        nn.utils.clip_grad_norm_(net.parameters(), 1.0)
-        optimizer.step()
-    net.eval()
+def hidden(**options):
+    return IPVAENeuron(K, init_hidden=True, **options)
+
+
+def test_a_missing_detach_is_named_in_the_error():
+    layer, neuron = nn.Linear(2, K), IPVAENeuron(K)
+    state = ()
+
+    def loss_without_detach(window, start):
+        nonlocal state
+        loss = 0.0
+        for frame in window:
+            state = neuron(layer(frame), *state)
+            loss = loss + state[1].mean()
+        return loss
+
+    with pytest.raises(RuntimeError, match=r"ipvae_snn\.detach\(net\)"):
+        ipvae_snn.tbptt(
+            nn.ModuleList([layer, neuron]), torch.rand(6, 3, 2), loss_without_detach, window=3
+        )
+
+
+def test_gradients_stay_within_their_window():
+    torch.manual_seed(1)
+    net = nn.Sequential(nn.Linear(2, K), hidden(spike_grad=surrogate.rounded()))
+    twin = copy.deepcopy(net)
+    x = torch.rand(8, 3, 2)
+
+    def last_mem(net):
+        def loss(window, start):
+            for frame in window:
+                net(frame)
+            return net[1].mem.mean()
+
+        return loss
+
+    losses = ipvae_snn.tbptt(net, x, last_mem(net), window=4)
+    assert len(losses) == 2
     with torch.no_grad():
-        return (forward(net, x).argmax(1) == labels).float().mean().item()
+        for frame in x[:4]:
+            twin(frame)
+    last_mem(twin)(x[4:], 4).backward()
+    first = copy.deepcopy(twin)
+    first.zero_grad()
+    reset(first)
+    last_mem(first)(x[:4], 0).backward()
+    total = twin[0].weight.grad + first[0].weight.grad
+    torch.testing.assert_close(net[0].weight.grad, total)
 
 
-@pytest.mark.parametrize("spike_grad", [surrogate.midpoint(), surrogate.rounded()], ids=repr)
-def test_a_stack_trains_end_to_end(spike_grad):
-    x, labels = three_classes()
-    net = nn.Sequential(
-        nn.Linear(12, 24),
-        IPVAENeuron(24, spike_grad=spike_grad, **READY),
-        nn.Linear(24, 24),
-        IPVAENeuron(24, spike_grad=spike_grad, **READY),
-        nn.Linear(24, 3),
-        snn.Leaky(0.9, init_hidden=True, output=True),
-    )
-
-    def forward(net, x):
-        ipvae_snn.reset(net)
-        return sum(net(x)[1] for _ in range(10)) / 10
-
-    first = [net[i].weight.detach().clone() for i in (0, 2, 4)]
-    assert accuracy_after_training(net, x, labels, forward) > 0.9
-    assert all(not torch.equal(a, net[i].weight) for a, i in zip(first, (0, 2, 4), strict=True))
-
-
-def test_a_layer_after_a_convolution_trains_on_its_flattened_latent():
-    x, labels = three_classes()
-    net = nn.Sequential(
-        nn.Unflatten(1, (1, 3, 4)),
-        nn.Conv2d(1, 4, 2),
-        snn.Leaky(0.8, init_hidden=True),
-        nn.Flatten(),
-        nn.Linear(24, 16),
-        IPVAENeuron(16, **READY),
-        nn.Linear(16, 3),
-    )
-
-    def forward(net, x):
-        ipvae_snn.reset(net)
-        return sum(net(x) for _ in range(10)) / 10
-
-    assert accuracy_after_training(net, 3 * x, labels, forward) > 0.9
-
-
-def test_sequences_in_one_call_train():
-    x, labels = three_classes()
-    layer, neuron, readout = nn.Linear(12, 24), IPVAENeuron(24, **READY), nn.Linear(24, 3)
-    net = nn.ModuleList([layer, neuron, readout])
-
-    def forward(net, x):
-        spk, _ = neuron.run(layer(x).expand(10, -1, -1))
-        return readout(spk.mean(0))
-
-    assert accuracy_after_training(net, x, labels, forward) > 0.9
+@pytest.mark.parametrize(
+    ("call", "error"),
+    [
+        (lambda net, x, loss: ipvae_snn.tbptt(net, x, loss, window=0), ValueError),
+        (lambda net, x, loss: ipvae_snn.tbptt(net, x[:0], loss, window=2), ValueError),
+        (lambda net, x, loss: ipvae_snn.tbptt(net, x, lambda w, s: w, window=2), ValueError),
+        (lambda net, x, loss: ipvae_snn.tbptt("net", x, loss, window=2), TypeError),
+        (lambda net, x, loss: reset(None), TypeError),
+        (lambda net, x, loss: detach([]), TypeError),
+    ],
+)
+def test_invalid_arguments_are_refused(call, error):
+    net = nn.Sequential(nn.Linear(2, K), hidden())
+    with pytest.raises(error):
+        call(net, torch.rand(4, 3, 2), lambda window, start: net(window[0]).mean())

@@ -1,4 +1,4 @@
-"""Pictures: what is drawn is what was given; wrong shapes are refused; nothing global changes."""
+"""Figures show the values passed in, refuse wrong shapes and leave global settings alone."""
 
 import shutil
 
@@ -13,11 +13,11 @@ from PIL import Image
 
 from ipvae_snn import IPVAE, currents, metrics, plotting
 from ipvae_snn import functional as F
-from ipvae_snn.plotting.animation import _Film
+from ipvae_snn.plotting.animation import _TrialFigure
 
 
 @pytest.fixture(autouse=True)
-def _no_global_change():
+def _global_state_is_unchanged():
     before, numbers = dict(mpl.rcParams), plt.get_fignums()
     yield
     assert dict(mpl.rcParams) == before
@@ -30,7 +30,7 @@ def ax():
     return Figure(layout="constrained").subplots()
 
 
-def drawn(ax):
+def render(ax):
     ax.figure.canvas.draw()
 
 
@@ -43,34 +43,34 @@ def test_raster_draws_every_count_once(ax):
     counts[time - 5, neuron] = dots.get_array()
     assert np.array_equal(counts, spk.numpy())
     assert dots.get_array().sum() == spk.sum()
-    # A larger count is a larger dot.
+    # Larger counts have larger dots.
     order = np.argsort(dots.get_array())
     assert (np.diff(dots.get_sizes()[order]) >= 0).all()
     labels = [int(t.get_text()) for t in ax.get_legend().get_texts()]
     assert max(labels) == spk.max()
-    drawn(ax)
+    render(ax)
 
 
-def test_raster_of_silence(ax):
+def test_raster_without_spikes(ax):
     plotting.raster(torch.zeros(5, 3), ax=ax)
     assert len(ax.collections[0].get_offsets()) == 0
-    drawn(ax)
+    render(ax)
 
 
-def test_membranes_are_those_given_and_rates_are_their_exponentials(ax):
+def test_membrane_traces_and_rate_axis(ax):
     mem = torch.randn(20, 9)
     plotting.membranes(mem, neurons=[4, 1], ax=ax)
     for line, index in zip(ax.lines, (4, 1), strict=True):
         np.testing.assert_allclose(line.get_ydata(), mem[:, index].numpy(), rtol=1e-6)
         assert line.get_xdata()[0] == 1
-    drawn(ax)
+    render(ax)
     formatter = ax.child_axes[0].yaxis.get_major_formatter()
     assert formatter(0.0, 0) == "1"
     assert formatter(np.log(4.0), 0) == "4"
     assert "nats" in ax.get_ylabel()
 
 
-def test_dictionary_tiles_are_the_columns_of_the_decoder(ax):
+def test_dictionary_tiles_are_columns_of_the_decoder(ax):
     weight = torch.randn(12, 5)
     plotting.dictionary(weight, (3, 4), order=[2, 0], columns=2, ax=ax)
     sheet = np.asarray(ax.images[0].get_array())
@@ -78,7 +78,7 @@ def test_dictionary_tiles_are_the_columns_of_the_decoder(ax):
     np.testing.assert_allclose(sheet[1:4, 1:5], expected.numpy(), rtol=1e-6)
     expected = weight[:, 0].reshape(3, 4) / weight[:, 0].abs().max()
     np.testing.assert_allclose(sheet[1:4, 6:10], expected.numpy(), rtol=1e-6)
-    drawn(ax)
+    render(ax)
 
 
 def test_reconstructions_show_inputs_first(ax):
@@ -88,7 +88,7 @@ def test_reconstructions_show_inputs_first(ax):
     np.testing.assert_allclose(sheet[1:4, 1:5], x[0].reshape(3, 4).numpy(), rtol=1e-6)
     np.testing.assert_allclose(sheet[5:8, 6:10], 0.5 * x[1].reshape(3, 4).numpy(), rtol=1e-6)
     assert [t.get_text() for t in ax.texts] == ["input", "step 1", "step 9"]
-    drawn(ax)
+    render(ax)
 
 
 def test_convergence_counts_steps_from_one_on_a_log_axis(ax):
@@ -96,7 +96,7 @@ def test_convergence_counts_steps_from_one_on_a_log_axis(ax):
     assert ax.get_xscale() == "log"
     assert ax.lines[0].get_xdata().tolist() == [1, 2, 3]
     assert ax.lines[1].get_ydata().tolist() == [0.9, 0.8, 0.8]
-    drawn(ax)
+    render(ax)
 
 
 def test_training_curve(ax):
@@ -105,7 +105,7 @@ def test_training_curve(ax):
     assert ax.lines[0].get_ydata().tolist() == [0.1, 0.3]
 
 
-def test_without_axes_a_new_figure_is_made():
+def test_without_ax_a_pyplot_figure_is_made():
     assert plotting.raster(torch.ones(3, 2)).figure is plt.gcf()
 
 
@@ -137,6 +137,7 @@ def test_without_axes_a_new_figure_is_made():
             torch.zeros(3, 3), 1, weight=torch.zeros(4, 2), shape=(2, 2), neighbours=2
         ),
         lambda: plotting.spectra({}),
+        lambda: plotting.convergence([0.1, 0.2]),
         lambda: plotting.spectra({"a": torch.zeros(3, 3)}),
         lambda: plotting.rate_distortion({"a": torch.zeros(3, 3)}),
         lambda: plotting.spike_triggered(torch.zeros(3, 2), first_lag=0, labels=["a"]),
@@ -154,33 +155,33 @@ def spk():
 
 
 @pytest.mark.parametrize("dots", ["size", "colour", "both"])
-def test_a_sorted_raster_holds_the_same_counts(ax, spk, dots):
+def test_sorted_raster_has_the_same_counts(ax, spk, dots):
     order = metrics.by_use(spk)
     plotting.raster(spk, order=order, dots=dots, ax=ax)
     time, row = ax.collections[0].get_offsets().data.T.astype(int)
-    seen = np.zeros((30, 12))
-    seen[time - 1, row] = ax.collections[0].get_array()
-    assert np.array_equal(seen, spk[:, order].numpy())
-    assert (np.diff(seen.sum(0)) <= 0).all()
+    shown = np.zeros((30, 12))
+    shown[time - 1, row] = ax.collections[0].get_array()
+    assert np.array_equal(shown, spk[:, order].numpy())
+    assert (np.diff(shown.sum(0)) <= 0).all()
     sizes, colours = ax.collections[0].get_sizes(), ax.collections[0].to_rgba([1, 3])
     assert (len(set(sizes)) > 1) == (dots != "colour")
     assert (colours[0] != colours[1]).any() == (dots != "size")
-    drawn(ax)
+    render(ax)
 
 
-def test_trials_stand_in_blocks(ax):
+def test_trials_form_blocks_of_rows(ax):
     spk = torch.poisson(torch.full((9, 5, 7), 0.7))
     plotting.trials(spk, neurons=[6, 2], ax=ax)
     time, row = ax.collections[0].get_offsets().data.T.astype(int)
-    seen = np.zeros((9, 10))
-    seen[time - 1, row] = ax.collections[0].get_array()
-    assert np.array_equal(seen, torch.cat([spk[:, :, 6], spk[:, :, 2]], 1).numpy())
+    shown = np.zeros((9, 10))
+    shown[time - 1, row] = ax.collections[0].get_array()
+    assert np.array_equal(shown, torch.cat([spk[:, :, 6], spk[:, :, 2]], 1).numpy())
     assert [t.get_text() for t in ax.get_yticklabels()] == ["6", "2"]
-    drawn(ax)
+    render(ax)
 
 
 @pytest.mark.parametrize("moving", [False, True])
-def test_the_parts_of_the_current_add_up_to_the_steps_of_the_membrane(ax, moving):
+def test_currents_add_up_to_the_change_of_the_membrane(ax, moving):
     model = IPVAE(16, 8, init_std=0.5, leak=0.1, lateral_scale=0.8, clamp=3.0)
     model.neuron.mem_init.data.zero_()
     x = torch.rand(12, 3, 16) if moving else torch.rand(3, 16)
@@ -188,7 +189,7 @@ def test_the_parts_of_the_current_add_up_to_the_steps_of_the_membrane(ax, moving
     parts = currents.parts(model.neuron, model.neuron.drive(x), out.spk, out.mem)
     before = torch.cat([model.neuron.mem_init.expand(1, 3, -1), out.mem[:-1]])
     torch.testing.assert_close(sum(parts), out.mem - before, atol=1e-5, rtol=0)
-    # Self-inhibition is the neuron's own spikes, lateral inhibition those of others alone.
+    # ``self`` is inhibition by the neuron's own spikes, ``lateral`` by those of other neurons.
     gram, step = model.neuron.gram() * 0.8, model.neuron.log_step.exp()
     own = -step * torch.cat([torch.zeros(1, 3, 8), out.spk[:-1]]) * gram.diagonal()
     torch.testing.assert_close(parts.self, own.detach())
@@ -200,26 +201,26 @@ def test_the_parts_of_the_current_add_up_to_the_steps_of_the_membrane(ax, moving
     np.testing.assert_allclose(
         ax.lines[0].get_ydata(), (out.mem - before)[:, 2, 5].detach().numpy(), atol=1e-5
     )
-    drawn(ax)
+    render(ax)
 
 
-def test_means_of_currents(ax):
+def test_smoothed_currents(ax):
     plotting.currents({"drive": [1.0, 3.0, 5.0, 7.0, 9.0], "tonic": [-1.0] * 5}, smooth=2, ax=ax)
     assert [bar.get_height() for bar in ax.containers[0]] == [2.0, 6.0]
     assert ax.lines[0].get_xdata().tolist() == [1.5, 3.5]
 
 
-def test_spike_triggered_lines_start_before_the_spike(ax):
+def test_spike_triggered_lags_start_before_the_spike(ax):
     average = torch.arange(8.0).reshape(4, 2)
     plotting.spike_triggered(
         average, first_lag=-1, labels=["a", "b"], chance=torch.tensor([2.0, 3.0]), ax=ax
     )
     assert ax.lines[0].get_xdata().tolist() == [-1, 0, 1, 2]
     assert ax.lines[2].get_ydata().tolist() == [1.0, 3.0, 5.0, 7.0]
-    drawn(ax)
+    render(ax)
 
 
-def test_competition_is_drawn_with_those_it_is_strongest_with(ax):
+def test_competition_draws_the_strongest_neighbours(ax):
     weight = torch.randn(9, 6)
     gram = F.gram(weight)
     plotting.competition(gram, 2, weight=weight, shape=(3, 3), neighbours=3, ax=ax)
@@ -233,17 +234,17 @@ def test_competition_is_drawn_with_those_it_is_strongest_with(ax):
     strengths = [line.get_linewidth() for line in ax.lines]
     assert len(strengths) == 3
     assert max(strengths) == pytest.approx(5.3)
-    drawn(ax)
+    render(ax)
     plotting.competition(gram, 2, neighbours=5, ax=Figure().subplots())
 
 
-def test_gram_is_drawn_in_the_order_given(ax):
+def test_gram_follows_the_order(ax):
     matrix = torch.arange(9.0).reshape(3, 3)
     plotting.gram(matrix, order=[2, 0], ax=ax)
     assert np.asarray(ax.images[0].get_array()).tolist() == [[8.0, 6.0], [2.0, 0.0]]
 
 
-def test_rate_and_distortion(ax):
+def test_rate_distortion_points_and_circles(ax):
     plotting.rate_distortion({"a": [[0.8, 0.9], [0.7, 0.95]]}, radii=(0.5,), ax=ax)
     assert ax.lines[0].get_ydata().tolist() == [0.9, 0.95]
     circle = np.stack(ax.lines[1].get_data(), 1)
@@ -255,25 +256,25 @@ def test_spectra_and_tuning(ax):
     pairs = metrics.radial_spectrum(x, (8, 8))
     plotting.spectra({"inputs": pairs}, ax=ax)
     np.testing.assert_allclose(ax.lines[0].get_ydata(), pairs[:, 1].numpy(), rtol=1e-6)
-    drawn(ax)
+    render(ax)
     other = Figure().subplots()
     plotting.tuning([0, 90, 180], {"a": [1.0, 2.0, 1.0], "b": [0.0, 0.5, 0.0]}, ax=other)
     assert other.lines[1].get_ydata().tolist() == [0.0, 0.5, 0.0]
 
 
-def test_every_ink_is_seen_on_dark_ground():
+def test_colours_are_legible_on_a_dark_background():
     ax = plotting.canvas(dark=True)
     plotting.raster(torch.poisson(torch.ones(8, 4)), ax=ax)
-    ground = np.array(to_rgb(ax.get_facecolor()))
+    background = np.array(to_rgb(ax.get_facecolor()))
     texts = [*ax.get_legend().get_texts(), ax.xaxis.label, ax.yaxis.label, *ax.get_xticklabels()]
     for text in texts:
-        assert np.abs(np.array(to_rgb(text.get_color())) - ground).max() > 0.5
+        assert np.abs(np.array(to_rgb(text.get_color())) - background).max() > 0.5
     colours = ax.collections[0].to_rgba([1.0, 2.0])[:, :3]
-    assert np.abs(colours - ground).max(1).min() > 0.3
+    assert np.abs(colours - background).max(1).min() > 0.3
 
 
-@pytest.mark.parametrize("name", ["film.gif", "film.mp4"])
-def test_a_film_has_the_frames_it_was_given(tmp_path, name):
+@pytest.mark.parametrize("name", ["trial.gif", "trial.mp4"])
+def test_animation_has_a_frame_for_every_nth_timestep(tmp_path, name):
     model = IPVAE(16, 8, init_std=0.5)
     x = torch.rand(1, 16)
     out = model.run(x, 9, seed=0)
@@ -285,20 +286,19 @@ def test_a_film_has_the_frames_it_was_given(tmp_path, name):
     path = plotting.animate(tmp_path / name, spk, mem, x_hat, (4, 4), x=x[0], every=2, dpi=40)
     assert list(tmp_path.iterdir()) == [path]
     if name.endswith("gif"):
-        with Image.open(path) as film:
-            assert film.n_frames == 4
+        with Image.open(path) as image:
+            assert image.n_frames == 4
     else:
         assert path.stat().st_size > 1000
 
 
-def test_a_film_shows_the_past_and_not_the_future():
+def test_animation_hides_later_timesteps():
     spk = torch.tensor([[1.0, 0.0], [0.0, 2.0], [3.0, 0.0]])
-    film = _Film(spk, spk, torch.rand(3, 4), torch.rand(4), (2, 2), [0, 1], dark=False)
-    film.show(1)
-    times = film._offsets[:, 0]
-    assert ((film._points.get_sizes() > 0) == (times <= 2)).all()
-    assert np.isnan(film._lines[0][0].get_ydata()[2])
-    assert "spikes: 2" in film._title.get_text()
+    trial = _TrialFigure(spk, spk, torch.rand(3, 4), torch.rand(4), (2, 2), [0, 1], dark=False)
+    trial.show(1)
+    assert ((trial.points.get_sizes() > 0) == (trial.times <= 2)).all()
+    assert np.isnan(trial.lines[0][0].get_ydata()[2])
+    assert "spikes: 2" in trial.title.get_text()
 
 
 @pytest.mark.parametrize(
@@ -312,14 +312,14 @@ def test_a_film_shows_the_past_and_not_the_future():
         ),
     ],
 )
-def test_a_film_of_what_does_not_fit_is_not_written(tmp_path, call):
+def test_refused_animation_leaves_no_file(tmp_path, call):
     with pytest.raises(ValueError, match="must"):
         call(tmp_path)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_soft_counts_have_dots_too(ax):
+def test_fractional_counts_have_dots(ax):
     plotting.raster(torch.tensor([[0.2, 0.0], [1.5, 3.0]]), ax=ax)
     assert len(ax.collections[0].get_offsets()) == 3
     assert (ax.collections[0].get_sizes() > 0).all()
-    drawn(ax)
+    render(ax)

@@ -1,1 +1,1 @@
-"""Properties that hold for whatever comes: a right answer, or a refusal in one sentence."""
+"""Property-based tests: any argument gives a correct result or is refused with a message."""

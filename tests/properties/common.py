@@ -1,4 +1,4 @@
-"""What the properties share: awkward inputs, and what counts as a refusal."""
+"""Shared by the property tests: strategies for awkward inputs, and the check of refusals."""
 
 import json
 import math
@@ -14,6 +14,8 @@ import torch
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+HUGE = 10**400
+"""An integer beyond float64."""
 REFUSED = object()
 """What :func:`attempt` returns for a call that was refused."""
 
@@ -41,7 +43,7 @@ seeds = st.integers(0, 2**32)
 
 
 def mostly(good: Any, odd: Any = anything) -> st.SearchStrategy[Any]:
-    """One in eight is odd, so that with several arguments many calls get through."""
+    """Seven in eight values are good, so that calls with several arguments often succeed."""
     return st.integers(0, 7).flatmap(lambda n: odd if n == 7 else good)
 
 
@@ -55,7 +57,7 @@ def tensors(
     least: float = -3.0,
     most: float = 3.0,
 ) -> Tensor:
-    """A tensor of any or of a given shape, dense or not, ordinary or with extreme values."""
+    """A tensor of a given or any shape, in any memory layout, ordinary or with an extreme value."""
     if shape is None:
         shape = tuple(draw(st.lists(sizes, max_size=4)))
     dtype = draw(st.sampled_from(dtypes))
@@ -74,7 +76,7 @@ def tensors(
 
 
 def _laid_out(tensor: Tensor, layout: int) -> Tensor:
-    """The same numbers in memory that is transposed, spaced out, shared or shifted."""
+    """The same values in another memory layout: transposed, strided, expanded, copied or offset."""
     if layout == 1 and tensor.ndim > 1:
         return tensor.mT.contiguous().mT
     if layout == 2 and tensor.ndim:
@@ -91,7 +93,7 @@ def _laid_out(tensor: Tensor, layout: int) -> Tensor:
 
 
 def ordinary(shape: tuple[int, ...], **options: Any) -> st.SearchStrategy[Tensor]:
-    """Finite floats of a shape, float32 unless said otherwise."""
+    """Finite floats of a shape, by default float32."""
     return tensors(shape, **{"dtypes": (torch.float32,), "extremes": False, **options})
 
 
@@ -99,12 +101,12 @@ awkward = tensors() | st.sampled_from(NOT_TENSORS)
 
 
 @contextmanager
-def little_memory(room: int = 2**31) -> Iterator[None]:
-    """A block that may take so many bytes more of address space than there are taken now."""
+def little_memory(extra_bytes: int = 2**31) -> Iterator[None]:
+    """Limit the address space of the process to so many bytes more than it uses now."""
     status = Path("/proc/self/status").read_text().split()
-    taken = int(status[status.index("VmSize:") + 1]) * 1024
+    used = int(status[status.index("VmSize:") + 1]) * 1024
     soft, hard = resource.getrlimit(resource.RLIMIT_AS)
-    resource.setrlimit(resource.RLIMIT_AS, (taken + room, hard))
+    resource.setrlimit(resource.RLIMIT_AS, (used + extra_bytes, hard))
     try:
         yield
     finally:
@@ -112,9 +114,10 @@ def little_memory(room: int = 2**31) -> Iterator[None]:
 
 
 def attempt(call: Callable[[], Any], *watched: Any, random_state: bool = True) -> Any:
-    """What the call returns, or :data:`REFUSED`: then it said why, and nothing has changed.
+    """The result of the call, or :data:`REFUSED` after an error with a message and no side effect.
 
-    Watched are torch's random state, and modules, tensors, and functions that return a state.
+    A refused call must leave unchanged: the random state of torch, and what is ``watched``, which
+    are modules, tensors, and functions that return a state.
     """
     watched = (*watched, torch.get_rng_state) if random_state else watched
     before = _snapshot(watched)
@@ -126,21 +129,21 @@ def attempt(call: Callable[[], Any], *watched: Any, random_state: bool = True) -
     assert not isinstance(refusal, (json.JSONDecodeError, UnicodeError)), repr(refusal)
     after = _snapshot(watched)
     same = len(before) == len(after) and all(map(_same, before, after))
-    assert same, f"a call that was refused has changed something: {refusal}"
+    assert same, f"a refused call changed a watched state: {refusal}"
     return REFUSED
 
 
 def _snapshot(watched: tuple[Any, ...]) -> list[Any]:
-    kept: list[Any] = []
-    for thing in watched:
-        if isinstance(thing, nn.Module):
-            kept += [t.detach().clone() for t in (*thing.parameters(), *thing.buffers())]
-            kept.append(thing.training)
-        elif callable(thing):
-            kept.append(thing())
-        elif isinstance(thing, Tensor):
-            kept.append(thing.detach().clone())
-    return kept
+    states: list[Any] = []
+    for item in watched:
+        if isinstance(item, nn.Module):
+            states += [t.detach().clone() for t in (*item.parameters(), *item.buffers())]
+            states.append(item.training)
+        elif callable(item):
+            states.append(item())
+        elif isinstance(item, Tensor):
+            states.append(item.detach().clone())
+    return states
 
 
 def _same(a: Any, b: Any) -> bool:
@@ -160,5 +163,5 @@ def finite(*tensors: Tensor) -> bool:
 
 
 def counts(spk: Tensor) -> bool:
-    """Whole numbers that are not negative."""
+    """Whether all values are nonnegative integers."""
     return finite(spk) and bool(((spk >= 0) & (spk == spk.round())).all())

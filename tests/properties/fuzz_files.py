@@ -1,12 +1,12 @@
-"""Damaged files by the thousand: ``python -m tests.properties.fuzz_files --count 10000``.
+"""Fuzzing of the file readers: ``python -m tests.properties.fuzz_files --count 10000``.
 
-Every file is read in a worker process with a limit of time and of memory, so that a crash or a hang
-inside a C library is seen, is told of its file, and the run goes on. A reader may accept a file,
-and then whatever it read has to work, or refuse it with a ValueError, TypeError or OSError that
-says something. All else is a failure; the command then ends with status 1 and ``--keep FOLDER``
-keeps the files.
+Every damaged file is read in a worker process with limits on time and memory, so that a crash or a
+hang inside a C library is detected and reported with its file, and the run continues. A reader may
+accept a file, and then its content must be usable, or refuse it with a ValueError, TypeError or
+OSError that has a message. Anything else is a failure: the command then exits with status 1, and
+``--keep FOLDER`` keeps the files.
 
-A new kind is an entry of :data:`KINDS`.
+To add a kind of file, add an entry to :data:`KINDS`.
 """
 
 import argparse
@@ -32,15 +32,15 @@ from tests.properties.mutations import mutated
 
 REFUSALS = (ValueError, TypeError, OSError)
 FOREIGN = (json.JSONDecodeError, UnicodeError)
-"""Kinds of ValueError that speak of bytes and not of the file."""
-ROOM_BYTES = 3 * 2**30
-"""Address space that a worker may take beside what it has at its start."""
+"""Kinds of ValueError that a reader should translate: they describe bytes, not the file."""
+EXTRA_BYTES = 3 * 2**30
+"""Address space that a worker may use beyond what it has at its start."""
 GROWTH_BYTES = 2**28
-"""Resident memory that reading one small file may take."""
+"""Resident memory that reading one small file may use."""
 
 
 class Kind(NamedTuple):
-    """How to make a valid file, and how to read and use one."""
+    """Functions that write a valid file, and that read and use one."""
 
     make: Callable[[Path], object]
     read: Callable[[Path], object]
@@ -67,8 +67,8 @@ KINDS: dict[str, Kind] = {
 }
 
 
-class UnrollResult(NamedTuple):
-    """What became of one damaged file."""
+class Outcome(NamedTuple):
+    """Result of reading one damaged file."""
 
     kind: str
     seed: str
@@ -83,24 +83,24 @@ class UnrollResult(NamedTuple):
 
 
 def attempt(path: Path, read: Callable[[Path], object]) -> tuple[str, str]:
-    """Read one file: the result and the message of an :class:`UnrollResult`."""
+    """Read one file: the result and the message of an :class:`Outcome`."""
     try:
         read(path)
     except REFUSALS as error:
         message = str(error)
         if not message or isinstance(error, FOREIGN):
-            return "wrong", f"not a sentence of ours: {error!r}"
+            return "wrong", f"not a message of the package: {error!r}"
         return type(error).__name__, message
-    except BaseException as error:  # whatever it is, it should not have come out
+    except BaseException as error:  # any other exception is a failure
         return "wrong", f"{type(error).__name__}: {error}"
     return "accepted", ""
 
 
 def _work(kind: str, content: bytes, jobs: Connection) -> None:
-    """A worker: reads the file of each seed that comes, and sends what became of it."""
+    """Main loop of a worker: receives a seed, reads that damaged file, sends back the result."""
     warnings.simplefilter("ignore")
-    taken = _status("VmSize")
-    resource.setrlimit(resource.RLIMIT_AS, (taken + ROOM_BYTES, resource.RLIM_INFINITY))
+    used = _status("VmSize")
+    resource.setrlimit(resource.RLIMIT_AS, (used + EXTRA_BYTES, resource.RLIM_INFINITY))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
@@ -118,20 +118,20 @@ def _work(kind: str, content: bytes, jobs: Connection) -> None:
 
 
 def _status(field: str) -> int:
-    """A size of this process, in bytes, from the kernel."""
+    """A memory size of this process in bytes, from /proc/self/status."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{field}:"))
 
 
 def _new_peak() -> int:
-    """Start the peak of resident memory anew, where the kernel allows it; the peak then."""
+    """Reset the peak of resident memory, where the kernel allows it; return the peak."""
     with suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5")
     return _status("VmHWM")
 
 
 class _Worker:
-    """A process and the file that it is at."""
+    """A worker process and the file it is reading."""
 
     def __init__(self, kind: str, content: bytes) -> None:
         self.kind, self.content = kind, content
@@ -139,36 +139,36 @@ class _Worker:
 
     def _start(self) -> None:
         context = multiprocessing.get_context("fork")
-        self.jobs, theirs = context.Pipe()
-        self.process = context.Process(target=_work, args=(self.kind, self.content, theirs))
+        self.jobs, worker_end = context.Pipe()
+        self.process = context.Process(target=_work, args=(self.kind, self.content, worker_end))
         self.process.start()
-        theirs.close()
+        worker_end.close()
 
     def give(self, seed: str, seconds: float) -> None:
         self.seed, self.damage = seed, "?"
         self.due = time.monotonic() + seconds
         self.jobs.send(seed)
 
-    def outcome(self) -> UnrollResult | None:
-        """What became of the file, or ``None`` where only its damage is known as yet."""
+    def outcome(self) -> Outcome | None:
+        """The result of the file; ``None`` while only the name of its damage has arrived."""
         try:
-            came = self.jobs.recv()
+            received = self.jobs.recv()
         except (EOFError, ConnectionError):
             self.process.join()
             return self._failed("crash", f"exit code {self.process.exitcode}")
-        if isinstance(came, str):
-            self.damage = came
+        if isinstance(received, str):
+            self.damage = received
             return None
-        return UnrollResult(self.kind, self.seed, self.damage, *came)
+        return Outcome(self.kind, self.seed, self.damage, *received)
 
-    def hung(self, seconds: float) -> UnrollResult:
+    def hung(self, seconds: float) -> Outcome:
         self.process.kill()
         self.process.join()
         return self._failed("hang", f"not done after {seconds:g} s")
 
-    def _failed(self, result: str, message: str) -> UnrollResult:
+    def _failed(self, result: str, message: str) -> Outcome:
         self._start()
-        return UnrollResult(self.kind, self.seed, self.damage, result, message)
+        return Outcome(self.kind, self.seed, self.damage, result, message)
 
     def end(self) -> None:
         self.jobs.send(None)
@@ -177,8 +177,8 @@ class _Worker:
 
 def fuzz(
     kind: str, count: int, *, seed: int = 0, jobs: int = 1, seconds: float = 10.0
-) -> Iterable[UnrollResult]:
-    """Read ``count`` damaged files of a kind; outcomes in the order in which they come."""
+) -> Iterable[Outcome]:
+    """Read ``count`` damaged files of a kind; yields outcomes as they arrive."""
     content = valid_content(kind)
     workers = [_Worker(kind, content) for _ in range(min(jobs, count))]
     waiting = [f"{seed}/{n}" for n in reversed(range(count))]
@@ -203,7 +203,7 @@ def fuzz(
 
 
 def valid_content(kind: str) -> bytes:
-    """The bytes of a valid file, which its reader accepts."""
+    """The bytes of a valid file, checked with its reader."""
     make, read, suffix = KINDS[kind]
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / f"valid{suffix}"
@@ -212,8 +212,8 @@ def valid_content(kind: str) -> bytes:
         return path.read_bytes()
 
 
-def table(outcomes: list[UnrollResult]) -> str:
-    """One line per kind: what became of its files."""
+def table(outcomes: list[Outcome]) -> str:
+    """One line per kind with the counts of its results."""
     bad = ("crash", "hang", "memory", "wrong")
     lines = [f"{'':14}{'files':>7}{'accepted':>9}" + "".join(f"{b:>8}" for b in bad) + "  refused"]
     for kind in [*dict.fromkeys(o.kind for o in outcomes), "all"]:
@@ -231,14 +231,14 @@ def table(outcomes: list[UnrollResult]) -> str:
 def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser("tests.properties.fuzz_files", description=__doc__)
     parser.add_argument("--count", type=int, default=10_000, help="files over all kinds")
-    parser.add_argument("--kind", default=",".join(KINDS), help="kinds, with commas between")
+    parser.add_argument("--kind", default=",".join(KINDS), help="kinds, separated by commas")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--jobs", type=int, default=2, help="worker processes")
     parser.add_argument("--seconds", type=float, default=10.0, help="time limit of one file")
     parser.add_argument("--keep", type=Path, help="folder for the files that failed")
     chosen = parser.parse_args(arguments)
     kinds = chosen.kind.split(",")
-    outcomes: list[UnrollResult] = []
+    outcomes: list[Outcome] = []
     started = time.monotonic()
     with tqdm(total=chosen.count, unit="file", disable=None) as progress:
         for n, kind in enumerate(kinds):

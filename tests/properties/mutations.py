@@ -1,12 +1,12 @@
-"""Damaged copies of a valid file, the same ones for the same seed.
+"""Damaged copies of a valid file, reproducible by seed.
 
 :func:`mutations` yields ``(name, content)`` pairs made from the bytes of a valid file. Any file is
-damaged byte by byte: bits flipped, runs replaced, blocks cut, doubled, removed and swapped, fields
-set to 0 or to the largest number. Files that carry checksums would refuse nearly all of that at
-their gate, so what is inside is damaged too and packed again with right checksums: members of zip
-archives (.npz, .pt), gzip streams, chunks of PNG images, objects of HDF5 files. ``.npy`` headers,
-alone or in an archive, get absurd shapes and dtypes, and archives get members that unpack to a
-gibibyte of zeros.
+damaged at the level of bytes: bits flipped, runs replaced, blocks cut, doubled, removed and
+swapped, fields set to 0 or to the largest number. A checksum would catch nearly all of that, so the
+content inside is damaged, too, and packed again with valid checksums: members of zip archives
+(.npz, .pt), gzip streams, chunks of PNG images, objects of HDF5 files. ``.npy`` headers, alone or
+in an archive, get absurd shapes and dtypes, and archives get members that unpack to a gibibyte of
+zeros.
 
 >>> name, content = next(mutations(b"some valid file", count=1, seed=0))
 >>> content != b"some valid file"
@@ -26,20 +26,20 @@ from collections.abc import Callable, Iterator
 Mutator = Callable[[bytes, random.Random], bytes]
 
 BOMB_BYTES = 2**30
-"""What a deflated member of zeros unpacks to."""
+"""Unpacked size of a deflated member of zeros."""
 
 
 def mutations(content: bytes, count: int, seed: int = 0) -> Iterator[tuple[str, bytes]]:
-    """``count`` damaged copies of ``content``, each with the name of what was done to it.
+    """``count`` damaged copies of ``content``, each with the name of its damage.
 
-    Number n is :func:`mutated` with seed ``f"{seed}/{n}"``, whatever the count is.
+    Copy n is :func:`mutated` with seed ``f"{seed}/{n}"``, independent of the count.
     """
     for n in range(count):
         yield mutated(content, f"{seed}/{n}")
 
 
 def mutated(content: bytes, seed: str) -> tuple[str, bytes]:
-    """One damaged copy of ``content``, which differs from it, and the name of the damage."""
+    """The name of the damage and a damaged copy, which always differs from ``content``."""
     chance = random.Random(seed)
     while True:
         name, result = _damage(content, chance)
@@ -48,7 +48,7 @@ def mutated(content: bytes, seed: str) -> tuple[str, bytes]:
 
 
 def _damage(content: bytes, chance: random.Random, depth: int = 0) -> tuple[str, bytes]:
-    """What is inside is damaged two times of three, where the format is known."""
+    """Where the format is known, two times in three the damage is inside the container."""
     inner = [
         mutate
         for magic, mutate in _INSIDE.items()
@@ -66,7 +66,7 @@ def _damage(content: bytes, chance: random.Random, depth: int = 0) -> tuple[str,
 
 
 def _span(content: bytes, chance: random.Random) -> tuple[int, int]:
-    """Start and end of a block; short ones are likelier, and so are those near the start."""
+    """Start and end of a random block; short blocks and blocks near the start are likelier."""
     size = len(content)
     start = chance.randrange(size + 1)
     if chance.random() < 0.3:
@@ -164,7 +164,7 @@ _DTYPES = (
 
 
 def _npy(content: bytes, chance: random.Random) -> tuple[str, bytes]:
-    """A header that says something else of the same, or other, or no numbers."""
+    """A header with another shape or dtype, and the same, another or no body."""
     wide = content[6:7] >= b"\2"
     start = 12 if wide else 10
     length = int.from_bytes(content[8:start], "little")
@@ -172,13 +172,13 @@ def _npy(content: bytes, chance: random.Random) -> tuple[str, bytes]:
     key, values = chance.choice((("shape", _SHAPES), ("descr", _DTYPES)))
     other = {"shape": "descr", "descr": "shape"}[key]
     try:
-        kept = ast.literal_eval(text)[other]
-    except Exception:  # one that was damaged before
-        kept = (3,)
+        old = ast.literal_eval(text)[other]
+    except Exception:  # a header that is damaged already
+        old = (3,)
     header = (
-        f"{{'descr': {values_at(key, 'descr', values, kept, chance)}, 'fortran_order': "
+        f"{{'descr': {values_at(key, 'descr', values, old, chance)}, 'fortran_order': "
         f"{chance.choice(('False', 'False', 'True', '2'))}, "
-        f"'shape': {values_at(key, 'shape', values, kept, chance)}, }}\n"
+        f"'shape': {values_at(key, 'shape', values, old, chance)}, }}\n"
     )
     data = header.encode("latin1")
     body = chance.choice((body, body, b"", body[:3], body + b"\0" * 64))
@@ -186,10 +186,10 @@ def _npy(content: bytes, chance: random.Random) -> tuple[str, bytes]:
 
 
 def values_at(
-    changed: str, key: str, values: tuple[str, ...], kept: object, chance: random.Random
+    changed: str, key: str, values: tuple[str, ...], old: object, chance: random.Random
 ) -> str:
     """The text of a header's entry: an absurd one for the key that is changed."""
-    return chance.choice(values) if key == changed else repr(kept)
+    return chance.choice(values) if key == changed else repr(old)
 
 
 # -- zip archives -----------------------------------------------------------------------------
@@ -230,13 +230,13 @@ def _pack(entries: list[tuple[str, bytes]], stored: bool) -> bytes:
         for name, member in entries:
             info = zipfile.ZipInfo(name)
             info.compress_type = zipfile.ZIP_STORED if stored else zipfile.ZIP_DEFLATED
-            archive.NameToInfo.pop(name, None)  # a name that comes twice is what is meant
+            archive.NameToInfo.pop(name, None)  # allow duplicate names
             archive.writestr(info, member)
     return packed.getvalue()
 
 
 def _with_bomb(entries: list[tuple[str, bytes]], at: int) -> bytes:
-    """An honest .npy member of zeros, or zeros behind what was there, deflated a thousandfold."""
+    """A valid .npy member of zeros, or a member with zeros appended; deflates a thousandfold."""
     name, member = entries[at]
     header = member
     if member.startswith(_NPY):
@@ -259,7 +259,7 @@ def _with_bomb(entries: list[tuple[str, bytes]], at: int) -> bytes:
 
 @functools.lru_cache(maxsize=4)
 def _deflated_zeros(header: bytes) -> tuple[bytes, int]:
-    """A deflate stream of ``header`` and a gibibyte of zeros, and its checksum."""
+    """A deflate stream of ``header`` and a gibibyte of zeros, and the CRC of its content."""
     block = bytes(2**20)
     packer = zlib.compressobj(9, zlib.DEFLATED, -15)
     start = packer.compress(header) + packer.flush(zlib.Z_FULL_FLUSH)
@@ -279,7 +279,7 @@ def _gzip(content: bytes, chance: random.Random) -> tuple[str, bytes]:
 
 
 def _png(content: bytes, chance: random.Random) -> tuple[str, bytes]:
-    """A chunk damaged, lost or doubled; its length and checksum are right."""
+    """A chunk damaged, lost or doubled, with valid length and checksum."""
     chunks, start = [], 8
     while start < len(content):
         (size,) = struct.unpack(">I", content[start : start + 4])
@@ -302,7 +302,7 @@ def _png(content: bytes, chance: random.Random) -> tuple[str, bytes]:
 
 
 def _hdf5(content: bytes, chance: random.Random) -> tuple[str, bytes]:
-    """A sound file in which an object is missing, of another kind, far too large, or a circle."""
+    """A valid HDF5 file in which an object is missing, of another kind, too large, or a cycle."""
     import h5py
     import numpy as np
 
@@ -327,7 +327,7 @@ def _hdf5(content: bytes, chance: random.Random) -> tuple[str, bytes]:
             parent.create_dataset(
                 key, shape, "f4", chunks=(1024,) * len(shape), compression="gzip", fillvalue=0
             )
-        elif kind == "huge_contiguous":  # declared, never written: takes no room in the file
+        elif kind == "huge_contiguous":  # declared but never written: needs no space in the file
             parent.create_dataset(key, shape, "f4")
         elif kind == "group":
             parent.create_group(key)

@@ -1,4 +1,4 @@
-"""The command line: whatever is typed, a status and a sentence, and no file that was not named."""
+"""The command line: any arguments give an exit status and a message, and write only named files."""
 
 import contextlib
 import io
@@ -20,33 +20,57 @@ NONSENSE = st.sampled_from(
 ) | st.text(max_size=6)  # fmt: skip
 
 
-# A command that is not refused learns and draws for a second.
-some = settings(max_examples=max(2, settings().max_examples // 10))
+# A command that is not refused trains and draws figures for a second.
+fewer_examples = settings(max_examples=max(2, settings().max_examples // 10))
 
 
-def few(*good):
+def one_of(*good):
+    """Mostly one of these values, sometimes nonsense."""
     return mostly(st.sampled_from([str(g) for g in good]), NONSENSE)
 
 
 TRAIN = {
-    "--latents": few(1, 4), "--clamp": few(1, 5, 16), "--steps": few(1, 3), "--burn-in": few(0, 1),
-    "--beta": few(0, 1, 2.5), "--iterations": few(1, 2), "--batch": few(1, 4),
-    "--lr": few(0.001, 1), "--eval-steps": few(1, 3), "--samples": few(2, 3), "--seed": few(0, 7),
-    "--device": few("cpu"), "--precision": few("float32", "bfloat16"),
-    "--estimator": few("midpoint", "rate", "bernoulli", "rounded", "eat", "gumbel"),
-    "--as": few("auto", "samples", "patches"),
-}  # fmt: skip
-LOOK = {
-    "--steps": few(1, 3), "--samples": few(2, 3), "--seed": few(0), "--device": few("cpu"),
-    "--data": few("DATA"), "--as": few("auto"),
-}  # fmt: skip
+    "--latents": one_of(1, 4),
+    "--clamp": one_of(1, 5, 16),
+    "--steps": one_of(1, 3),
+    "--burn-in": one_of(0, 1),
+    "--beta": one_of(0, 1, 2.5),
+    "--iterations": one_of(1, 2),
+    "--batch": one_of(1, 4),
+    "--lr": one_of(0.001, 1),
+    "--eval-steps": one_of(1, 3),
+    "--samples": one_of(2, 3),
+    "--seed": one_of(0, 7),
+    "--device": one_of("cpu"),
+    "--precision": one_of("float32", "bfloat16"),
+    "--estimator": one_of("midpoint", "rate", "bernoulli", "rounded", "eat", "gumbel"),
+    "--as": one_of("auto", "samples", "patches"),
+}
+INSPECT = {
+    "--steps": one_of(1, 3),
+    "--samples": one_of(2, 3),
+    "--seed": one_of(0),
+    "--device": one_of("cpu"),
+    "--data": one_of("DATA"),
+    "--as": one_of("auto"),
+}
 EXPORT = {
-    "--to": few("nir", "fixed-point", "xylo"), "--out": few("OUT"), "--samples": few(2, 3),
-    "--steps": few(2, 4), "--seed": few(0, 1), "--levels": few(2), "--weight-bits": few(4, 8),
-    "--state-bits": few(8, 16), "--emission": few("rounded"), "--input-bits": few(8),
-    "--input-range": few(2, 8), "--gain": few(1), "--threshold": few(2.5), "--form": few("exact"),
-    "--data": few("DATA"),
-}  # fmt: skip
+    "--to": one_of("nir", "fixed-point", "xylo"),
+    "--out": one_of("OUT"),
+    "--samples": one_of(2, 3),
+    "--steps": one_of(2, 4),
+    "--seed": one_of(0, 1),
+    "--levels": one_of(2),
+    "--weight-bits": one_of(4, 8),
+    "--state-bits": one_of(8, 16),
+    "--emission": one_of("rounded"),
+    "--input-bits": one_of(8),
+    "--input-range": one_of(2, 8),
+    "--gain": one_of(1),
+    "--threshold": one_of(2.5),
+    "--form": one_of("exact"),
+    "--data": one_of("DATA"),
+}
 
 
 @pytest.fixture(scope="module")
@@ -59,16 +83,16 @@ def data(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def run(data):
-    """A run folder, learned in two iterations."""
+    """A run folder of two iterations."""
     out = data.parent / "run"
     words = f"--latents 3 --iterations 2 --steps 3 --eval-steps 3 --samples 3 --out {out} --quiet"
-    status, message = typed(["train", "--data", str(data), *words.split()])
+    status, message = run_command(["train", "--data", str(data), *words.split()])
     assert status == 0, message
     return out
 
 
-def typed(words):
-    """Status and messages of a command."""
+def run_command(words):
+    """Exit status of a command, and what it printed."""
     printed, complained = io.StringIO(), io.StringIO()
     with contextlib.redirect_stdout(printed), contextlib.redirect_stderr(complained):
         try:
@@ -83,14 +107,14 @@ def tree(folder):
 
 
 def check(words, folder, out=None):
-    """Run it in an empty folder: refused, it has left nothing behind."""
-    before, here = tree(folder), Path.cwd()
+    """Run the command in an empty folder: if it is refused, it leaves no file behind."""
+    before, previous = tree(folder), Path.cwd()
     with tempfile.TemporaryDirectory() as empty:
         os.chdir(empty)
         try:
-            status, message = typed(words)
+            status, message = run_command(words)
         finally:
-            os.chdir(here)
+            os.chdir(previous)
         left = list(Path(empty).rglob("*"))
     assert status in (0, 1, 2), (words, status)
     if status:
@@ -110,15 +134,17 @@ def options(known, **always):
     )
 
 
-@given(words=st.lists(few("train", "demo", "check", "--help", "--version", "--data", "--out", "x")))
-def test_any_words(words):
+@given(
+    words=st.lists(one_of("train", "demo", "check", "--help", "--version", "--data", "--out", "x"))
+)
+def test_arbitrary_arguments(words):
     if words[:1] == ["demo"] or (words[:1] == ["bench"]):
         words = [*words, "--nonsense"]
     with tempfile.TemporaryDirectory() as folder:
         check(words, folder)
 
 
-@some
+@fewer_examples
 @given(chosen=options(TRAIN))
 def test_train(chosen, data):
     with tempfile.TemporaryDirectory() as folder:
@@ -128,13 +154,13 @@ def test_train(chosen, data):
         check([*words, *chosen], folder, out)
 
 
-@some
+@fewer_examples
 @given(
-    source=few("DATA", "nowhere"),
-    out=few("run", "a/b", "."),
-    chosen=options({"--data-dir": few(".")}),
+    source=one_of("DATA", "nowhere"),
+    out=one_of("run", "a/b", "."),
+    chosen=options({"--data-dir": one_of(".")}),
 )
-def test_paths(source, out, chosen, data):
+def test_data_and_output_paths(source, out, chosen, data):
     source = str(data) if source == "DATA" else source
     with tempfile.TemporaryDirectory() as folder:
         if ".." in out or out.startswith("/"):
@@ -145,9 +171,9 @@ def test_paths(source, out, chosen, data):
 
 
 @pytest.mark.parametrize("command", ["check", "report", "evaluate"])
-@some
-@given(chosen=options(LOOK))
-def test_look(command, chosen, data, run):
+@fewer_examples
+@given(chosen=options(INSPECT))
+def test_commands_on_a_run(command, chosen, data, run):
     chosen = [word.replace("DATA", str(data)) for word in chosen]
     with tempfile.TemporaryDirectory() as folder:
         words = [command, str(run), "--samples=3", "--quiet"]
@@ -157,7 +183,7 @@ def test_look(command, chosen, data, run):
         check([*words, *chosen], folder)
 
 
-@some
+@fewer_examples
 @given(chosen=options(EXPORT))
 def test_export(chosen, data, run):
     with tempfile.TemporaryDirectory() as folder:
@@ -169,7 +195,7 @@ def test_export(chosen, data, run):
 
 
 @given(where=NONSENSE, command=st.sampled_from(["check", "report", "evaluate", "export"]))
-def test_runs_that_are_none(where, command, data):
+def test_missing_run_folders(where, command, data):
     with tempfile.TemporaryDirectory() as folder:
         extra = {"evaluate": [f"--data={data}"], "export": ["--to=nir", f"--out={folder}/o.nir"]}
         words = [command, f"{folder}/{where.replace('..', '')}", *extra.get(command, [])]

@@ -1,15 +1,15 @@
-"""Metrics: within their bounds, or a refusal."""
+"""Metrics stay within their bounds, or the call is refused."""
 
 import math
-import tempfile
-from pathlib import Path
 
+import numpy as np
+import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from ipvae_snn import IPVAE, IPVAENeuron, currents, metrics, sound
+from ipvae_snn import IPVAE, IPVAENeuron, metrics
 from tests.properties.common import (
     FLOATS,
     REFUSED,
@@ -24,6 +24,7 @@ from tests.properties.common import (
     tensors,
 )
 
+ones = torch.ones
 pair = mostly(st.tuples(*[tensors((3, 4), dtypes=FLOATS)] * 2), st.tuples(awkward, awkward))
 spikes = mostly(tensors((3, 4), dtypes=FLOATS, least=0, most=4), tensors(dtypes=FLOATS) | awkward)
 
@@ -50,9 +51,9 @@ def test_reconstruction_in_double_precision(x, noise):
     expected = 1 - (wide - far).square().sum(1) / (wide - wide.mean(1, keepdim=True)).square().sum(
         1
     )
-    found = metrics.r2_per_sample(x, x + noise).double()
+    result = metrics.r2_per_sample(x, x + noise).double()
     blank = wide.amax(1) == wide.amin(1)
-    assert torch.allclose(found[~blank], expected[~blank], rtol=1e-3, atol=1e-3)
+    assert torch.allclose(result[~blank], expected[~blank], rtol=1e-3, atol=1e-3)
     assert bool((metrics.r2_per_sample(x, x) == 1).all())
 
 
@@ -107,8 +108,9 @@ def test_spike_triggered(spk, signal, before, after):
         assert finite(average)
         if bool((spk >= 0).all()) and finite(signal):
             slack = 0.05 * float(signal.detach().double().abs().max()) + 1e-3
-            bounded(average, float(signal.detach().min()) - slack,
-                    float(signal.detach().max()) + slack)  # fmt: skip
+            bounded(
+                average, float(signal.detach().min()) - slack, float(signal.detach().max()) + slack
+            )
 
 
 @given(
@@ -133,7 +135,7 @@ def test_curves(r2, zeros, length):
     labels=mostly(st.just(torch.tensor([0, 1, 0, 1])), awkward),
     test=mostly(ordinary((2, 3)), awkward),
     test_labels=mostly(st.just(torch.tensor([0, 1])), awkward),
-)  # fmt: skip
+)
 def test_probe(train, labels, test, test_labels):
     accuracy = attempt(lambda: metrics.probe_accuracy(train, labels, test, test_labels))
     assert accuracy is REFUSED or 0 <= accuracy <= 1
@@ -156,7 +158,7 @@ def test_synops(x, num_steps, seed, kind):
         "nothing": lambda: None,
     }[kind]()
     if kind == "network" and isinstance(x, torch.Tensor) and x.shape[-1:] != (4,):
-        return  # what the network says of it is the network's own
+        return  # the error comes from the network itself
     cost = attempt(lambda: metrics.synops(network, x, num_steps, seed=seed), network)
     if cost is not REFUSED:
         whole = cost.per_image
@@ -168,30 +170,38 @@ def test_synops(x, num_steps, seed, kind):
         assert str(cost)
 
 
-@given(
-    drive=mostly(ordinary((2, 3)), awkward),
-    spk=mostly(ordinary((4, 2, 3), least=0), awkward),
-    mem=mostly(ordinary((4, 2, 3)), awkward),
-    state=mostly(st.none(), st.tuples(awkward, awkward) | anything),
-)
-def test_parts_add_up(drive, spk, mem, state):
-    neuron = IPVAENeuron(3)
-    parts = attempt(lambda: currents.parts(neuron, drive, spk, mem, state=state))
-    if parts is not REFUSED:
-        assert finite(*parts)
-        assert torch.allclose(sum(parts)[1:], mem.detach().diff(dim=0), atol=1e-3)
+INVALID_CALLS = {
+    "R² of NaN": lambda: metrics.r2(torch.full((2, 3), math.nan), ones(2, 3)),
+    "R² beyond float32": lambda: metrics.r2(torch.rand(2, 3), torch.full((2, 3), 1e38)),
+    "zeros of NaN": lambda: metrics.zeros(torch.full((2, 3), math.nan)),
+    "by_use of a scalar": lambda: metrics.by_use(ones(())),
+    "by_use of no neurons": lambda: metrics.by_use(ones(2, 0)),
+    "labels are None": lambda: metrics.probe_accuracy(ones(2, 2), None, ones(2, 2), None),
+    "one label": lambda: metrics.probe_accuracy(
+        ones(2, 2), torch.tensor([1, 1]), ones(2, 2), torch.tensor([1, 1])
+    ),
+    "rate-distortion distance of NaN": lambda: metrics.rate_distortion_distance(math.nan, 0.5),
+    "convergence step of objects": lambda: metrics.convergence_step([object()]),
+    "negative spikes": lambda: metrics.spike_triggered(-ones(3), ones(3)),
+    "synops of another dtype": lambda: metrics.synops(
+        nn.Sequential(nn.Linear(2, 3), IPVAENeuron(3, init_hidden=True)), ones(1, 2).double(), 2
+    ),
+}
 
 
-@given(
-    spk=mostly(ordinary((5,), least=0), awkward | tensors((5,), dtypes=FLOATS)),
-    timestep=mostly(st.floats(1e-3, 0.05)),
-    rate=mostly(st.just(8000), anything.filter(lambda n: not isinstance(n, int) or n < 10**5)),
-)
-def test_clicks(spk, timestep, rate):
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "spikes.wav"
-        made = attempt(
-            lambda: sound.save_clicks(path, spk, timestep=timestep, rate=rate),
-            lambda: tuple(path.parent.iterdir()),
-        )
-        assert path.exists() == (made is not REFUSED)
+@pytest.mark.parametrize("call", INVALID_CALLS.values(), ids=INVALID_CALLS)
+def test_invalid_calls_are_refused(call, assert_refused):
+    assert_refused(call)
+
+
+def test_numpy_integers_are_accepted_as_windows():
+    four = np.uint8(4)
+    spk = torch.tensor([0.0, 0, 0, 0, 1, 0, 0, 0, 0])
+    assert len(metrics.spike_triggered(spk, spk, before=four, after=four)) == 9
+
+
+def test_feature_tuning_in_half_and_double_precision():
+    tuned = metrics.feature_tuning(torch.rand(16, 2).half(), (4, 4))
+    assert all(bool(values.isfinite().all()) for values in tuned)
+    wide = metrics.feature_tuning(torch.rand(16, 2).double(), (4, 4))
+    assert all(values.dtype == torch.float64 for values in wide)

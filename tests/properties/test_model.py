@@ -1,4 +1,4 @@
-"""The model: made, run, learned from, and written to files."""
+"""The model: construction, inference, loss, decoding and files, for any arguments."""
 
 import math
 import tempfile
@@ -47,7 +47,7 @@ def model(**options):
     seed=mostly(st.none() | st.integers(0, 3)),
     dtype=st.sampled_from(FLOATS[:2]),
 )
-def test_a_run_is_sound_or_refused(x, num_steps, record, every, seed, dtype):
+def test_a_run_is_valid_or_refused(x, num_steps, record, every, seed, dtype):
     made = model().to(dtype)
     out = attempt(lambda: made.run(x, num_steps, record=record, every=every, seed=seed), made)
     if out is REFUSED:
@@ -68,7 +68,7 @@ def test_a_run_is_sound_or_refused(x, num_steps, record, every, seed, dtype):
 @given(x=ordinary((2, M)), state=st.none() | awkward | st.tuples(awkward, awkward) | st.tuples(
     ordinary((2, K), least=0), ordinary((2, K))
 ))  # fmt: skip
-def test_a_state_is_taken_or_refused(x, state):
+def test_a_state_is_accepted_or_refused(x, state):
     made = model()
     out = attempt(lambda: made.run(x, 2, state=state), made)
     if out is not REFUSED:
@@ -76,7 +76,7 @@ def test_a_state_is_taken_or_refused(x, state):
 
 
 @given(x=ordinary((3, M)), seed=st.integers(0, 9), cut=st.integers(1, 5))
-def test_a_run_goes_on_from_where_it_was(x, seed, cut):
+def test_a_run_resumes_from_its_state(x, seed, cut):
     made = model(spike_grad=surrogate.rounded())
     whole = made.run(x, 6, seed=seed)
     first = made.run(x, cut, seed=seed)
@@ -85,7 +85,7 @@ def test_a_run_goes_on_from_where_it_was(x, seed, cut):
 
 
 @given(x=ordinary((4, M)), order=st.permutations(range(4)))
-def test_samples_may_come_in_any_order(x, order):
+def test_a_run_is_equivariant_to_the_order_of_samples(x, order):
     made = model(spike_grad=surrogate.rounded())
     assert torch.allclose(made.run(x, 4).mem[:, order], made.run(x[order], 4).mem, atol=1e-4)
 
@@ -102,7 +102,7 @@ def test_a_loss_has_gradients_or_is_refused(x, num_steps, beta):
 
 
 @given(x=ordinary((2, M)), beta=st.floats(0, 3))
-def test_a_loss_is_the_sum_of_its_parts(x, beta):
+def test_the_loss_is_the_mean_free_energy(x, beta):
     made = model(spike_grad=surrogate.rounded())
     out = made.run(x, 5)
     expected = (out.nll + beta * out.kl).double().mean() * (256 / M)
@@ -110,7 +110,7 @@ def test_a_loss_is_the_sum_of_its_parts(x, beta):
 
 
 @given(spk=awkward | tensors((2, K), dtypes=FLOATS) | tensors((2, 3, K), dtypes=FLOATS))
-def test_decoding_is_the_dense_sum_or_refused(spk):
+def test_decoding_equals_the_dense_product_or_is_refused(spk):
     made = model()
     x_hat = attempt(lambda: made.decode(spk))
     if x_hat is not REFUSED:
@@ -121,7 +121,7 @@ def test_decoding_is_the_dense_sum_or_refused(spk):
 
 
 @pytest.mark.parametrize("value", [math.inf, math.nan, 3e38])
-def test_decoding_gives_numbers_or_refuses(value):
+def test_decoding_that_would_overflow_is_refused(value):
     made = model()
     made.weight.detach().fill_(5.0)
     with pytest.raises(ValueError, match="spk"):
@@ -138,7 +138,7 @@ def test_options_of_other_number_types_are_saved_and_loaded(options, tmp_path):
     IPVAE.load(tmp_path / "model.pt")
 
 
-def test_a_model_that_is_refused_draws_nothing():
+def test_refused_options_leave_the_random_state_untouched():
     assert attempt(lambda: IPVAE(M, K, clamp=1e300)) is REFUSED
 
 
@@ -160,7 +160,7 @@ def small(size):
     sizes=st.tuples(*[mostly(st.sampled_from([M, K]), anything.filter(small))] * 2),
     options=st.fixed_dictionaries({}, optional={n: mostly(v) for n, v in OPTIONS.items()}),
 )
-def test_what_can_be_made_can_be_used_saved_and_loaded(sizes, options):
+def test_valid_models_run_save_and_load(sizes, options):
     made = attempt(lambda: IPVAE(*sizes, **options), random_state=False)
     if made is REFUSED:
         return
@@ -183,7 +183,7 @@ def test_what_can_be_made_can_be_used_saved_and_loaded(sizes, options):
 
 
 @given(path=anything | st.text(max_size=20) | st.sampled_from(["a\nb.pt", "a\0b", "", ".", "/"]))
-def test_paths_are_taken_or_refused(path):
+def test_paths_are_accepted_or_refused(path):
     with tempfile.TemporaryDirectory() as folder:
         inside = f"{folder}/{path}" if isinstance(path, str) else path
         if isinstance(path, int) or (isinstance(path, str) and ".." in path):

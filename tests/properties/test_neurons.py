@@ -1,16 +1,19 @@
-"""One neuron layer: a timestep, a sequence, its state and its options."""
+"""One neuron layer: timesteps, sequences, state, options and currents, for any arguments."""
 
+import math
 import warnings
 
+import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
 import ipvae_snn
-from ipvae_snn import IPVAENeuron, surrogate
+from ipvae_snn import IPVAENeuron, currents, surrogate
 from tests.properties.common import (
     FLOATS,
+    HUGE,
     REFUSED,
     anything,
     attempt,
@@ -24,7 +27,8 @@ from tests.properties.common import (
 )
 
 K = 3
-currents = mostly(
+ones = torch.ones
+inputs = mostly(
     ordinary((2, K)) | ordinary((2, K), least=-1e4, most=1e4),
     awkward | tensors((2, K), dtypes=FLOATS) | tensors((K,), dtypes=FLOATS),
 )
@@ -35,7 +39,7 @@ def state_of(neuron):
     return lambda: (neuron.spk.detach().clone(), neuron.mem.detach().clone(), neuron._fresh)
 
 
-def sound(neuron, spk, mem, shape):
+def assert_valid(neuron, spk, mem, shape):
     assert spk.shape == mem.shape == shape
     assert spk.dtype == mem.dtype == neuron.mem_init.dtype
     assert finite(mem)
@@ -44,21 +48,21 @@ def sound(neuron, spk, mem, shape):
 
 
 @given(
-    input_=currents,
+    input_=inputs,
     spk=states,
     mem=states,
     dtype=st.sampled_from(FLOATS[:2]),
     hidden=mostly(st.just(False), st.just(True)),
     gram=mostly(st.none() | ordinary((K, K)), awkward),
 )
-def test_one_timestep(input_, spk, mem, dtype, hidden, gram):
+def test_a_timestep_is_valid_or_refused(input_, spk, mem, dtype, hidden, gram):
     neuron = IPVAENeuron(K, init_hidden=hidden, output=True).to(dtype)
     neuron(torch.zeros(2, K, dtype=dtype))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # a stored state of another shape
         out = attempt(lambda: neuron(input_, spk, mem, gram=gram), neuron, state_of(neuron))
     if out is not REFUSED:
-        sound(neuron, *out, input_.shape)
+        assert_valid(neuron, *out, input_.shape)
         assert neuron.mem is out[1]
 
 
@@ -70,14 +74,14 @@ def test_one_timestep(input_, spk, mem, dtype, hidden, gram):
     mem=states,
     carry=st.booleans(),
 )
-def test_a_sequence(input_, spk, mem, carry):
+def test_a_sequence_is_valid_or_refused(input_, spk, mem, carry):
     neuron = IPVAENeuron(K)
     neuron(torch.zeros(2, K))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)
         out = attempt(lambda: neuron.run(input_, spk, mem, carry=carry), neuron, state_of(neuron))
     if out is not REFUSED:
-        sound(neuron, *out, input_.shape)
+        assert_valid(neuron, *out, input_.shape)
         assert torch.equal(neuron.mem, out.mem[-1])
 
 
@@ -85,7 +89,7 @@ def test_a_sequence(input_, spk, mem, carry):
     input_=tensors((4, 2, K), dtypes=(torch.float32,), extremes=False),
     estimator=st.sampled_from([surrogate.rounded, surrogate.midpoint, surrogate.eat]),
 )
-def test_a_sequence_is_its_timesteps(input_, estimator):
+def test_a_sequence_equals_its_timesteps(input_, estimator):
     neuron = IPVAENeuron(K, spike_grad=estimator())
     torch.manual_seed(1)
     whole = neuron.run(input_)
@@ -98,7 +102,7 @@ def test_a_sequence_is_its_timesteps(input_, estimator):
 
 
 @given(input_=ordinary((4, K)), order=st.permutations(range(4)))
-def test_samples_may_come_in_any_order(input_, order):
+def test_a_timestep_is_equivariant_to_the_order_of_samples(input_, order):
     neuron = IPVAENeuron(K, spike_grad=surrogate.rounded())
     _, mem = neuron(input_)
     neuron.reset_mem()
@@ -107,7 +111,7 @@ def test_samples_may_come_in_any_order(input_, order):
 
 
 @given(input_=ordinary((3, 2, K), least=-1e4, most=1e4))
-def test_reset_forgets(input_):
+def test_reset_restores_the_initial_state(input_):
     neuron = IPVAENeuron(K, spike_grad=surrogate.rounded(), init_hidden=True, output=True)
     net = nn.Sequential(neuron)
     first = neuron(input_[0])
@@ -140,7 +144,7 @@ OPTIONS = {
     ),
     source=mostly(st.just(K) | st.builds(lambda m: nn.Linear(K, m, bias=False), st.integers(1, 3))),
 )
-def test_options_are_taken_or_refused(options, source):
+def test_options_are_accepted_or_refused(options, source):
     made = attempt(lambda: IPVAENeuron(source, **options))
     if made is REFUSED or made.features > 100:
         return
@@ -160,12 +164,14 @@ def test_lateral_weights_are_symmetric_or_refused(source, gram):
     for learn in (False, True):
         made = attempt(lambda learn=learn: IPVAENeuron(source, gram=gram, learn_gram=learn))
         if made is not REFUSED and made.features < 100:
-            found = made.gram().detach()
-            assert finite(found)
-            assert torch.allclose(found, found.mT, rtol=1e-3, atol=1e-4 * float(found.abs().max()))
+            made_gram = made.gram().detach()
+            assert finite(made_gram)
+            assert torch.allclose(
+                made_gram, made_gram.mT, rtol=1e-3, atol=1e-4 * float(made_gram.abs().max())
+            )
             if isinstance(gram, torch.Tensor):
-                scale = 1e-3 * float(found.abs().max()) + 1e-5
-                assert torch.allclose(found, gram.detach().float(), atol=scale)
+                scale = 1e-3 * float(made_gram.abs().max()) + 1e-5
+                assert torch.allclose(made_gram, gram.detach().float(), atol=scale)
 
 
 @given(
@@ -187,7 +193,7 @@ def test_drive_is_finite_or_refused(x, log_scale):
     window=mostly(st.integers(0, 7)),
     loss=st.sampled_from(["sum", "vector", "number", "none"]),
 )
-def test_truncated_windows(net, input_, window, loss):
+def test_tbptt_covers_all_windows(net, input_, window, loss):
     for of_network in (ipvae_snn.reset, ipvae_snn.detach):
         attempt(lambda of_network=of_network: of_network(net))
     neuron = IPVAENeuron(K, init_hidden=True)
@@ -211,5 +217,63 @@ def test_truncated_windows(net, input_, window, loss):
 def test_empty_batches_and_any_number_of_dimensions(shape):
     neuron = IPVAENeuron(K)
     spk, mem = neuron(torch.ones(*shape, K))
-    sound(neuron, spk, mem, (*shape, K))
-    sound(neuron, *neuron.run(torch.ones(2, *shape, K)), (2, *shape, K))
+    assert_valid(neuron, spk, mem, (*shape, K))
+    assert_valid(neuron, *neuron.run(torch.ones(2, *shape, K)), (2, *shape, K))
+
+
+@given(
+    drive=mostly(ordinary((2, 3)), awkward),
+    spk=mostly(ordinary((4, 2, 3), least=0), awkward),
+    mem=mostly(ordinary((4, 2, 3)), awkward),
+    state=mostly(st.none(), st.tuples(awkward, awkward) | anything),
+)
+def test_currents_add_up_to_the_change_of_the_membrane(drive, spk, mem, state):
+    neuron = IPVAENeuron(3)
+    parts = attempt(lambda: currents.parts(neuron, drive, spk, mem, state=state))
+    if parts is not REFUSED:
+        assert finite(*parts)
+        assert torch.allclose(sum(parts)[1:], mem.detach().diff(dim=0), atol=1e-3)
+
+
+def constant_loss(x, start):
+    return torch.zeros(())
+
+
+INVALID_CALLS = {
+    "step beyond float64": lambda: IPVAENeuron(3, step=HUGE),
+    "bias beyond float64": lambda: IPVAENeuron(3, bias=HUGE),
+    "complex bias": lambda: IPVAENeuron(3, bias=1j),
+    "init_hidden is a tensor": lambda: IPVAENeuron(3, init_hidden=ones(2)),
+    "learn_step is text": lambda: IPVAENeuron(3, learn_step="no"),
+    "2^31 neurons": lambda: IPVAENeuron(2**31),
+    "leak above 1": lambda: IPVAENeuron(3, leak=7),
+    "bias of another shape": lambda: IPVAENeuron(3, bias=ones(4)),
+    "gram is a number": lambda: IPVAENeuron(3)(ones(2, 3), gram=1.0),
+    "gram of another dtype": lambda: IPVAENeuron(3)(ones(2, 3), gram=torch.eye(3).double()),
+    "gram of NaN": lambda: IPVAENeuron(3)(ones(2, 3), gram=torch.full((3, 3), math.nan)),
+    "drive of infinity": lambda: IPVAENeuron(nn.Linear(3, 2, bias=False)).drive(
+        torch.full((1, 2), math.inf)
+    ),
+    "tbptt without input": lambda: ipvae_snn.tbptt(nn.Linear(2, 2), None, constant_loss, window=1),
+    "tbptt window is True": lambda: ipvae_snn.tbptt(
+        nn.Linear(2, 2), ones(2, 1, 2), constant_loss, window=True
+    ),
+    "tbptt loss without gradient": lambda: ipvae_snn.tbptt(
+        nn.Linear(2, 2), ones(2, 1, 2), constant_loss, window=1
+    ),
+    "state of a scalar": lambda: currents.parts(
+        IPVAENeuron(3), ones(2, 3), ones(4, 2, 3), ones(4, 2, 3), state=(ones(()), None)
+    ),
+}
+
+
+@pytest.mark.parametrize("call", INVALID_CALLS.values(), ids=INVALID_CALLS)
+def test_invalid_calls_are_refused(call, assert_refused):
+    assert_refused(call)
+
+
+def test_initial_membranes_without_a_finite_kl_are_refused():
+    with pytest.raises(ValueError, match="mem_init must be at least -60"):
+        IPVAENeuron(3, mem_init=-1e4)
+    edge = IPVAENeuron(3, mem_init=-60.0)
+    assert torch.isfinite(edge.run(torch.ones(2, 1, 3))[1]).all()

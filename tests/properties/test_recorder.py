@@ -1,5 +1,6 @@
-"""Recording changes nothing, keeps what was asked for, and refuses what it cannot."""
+"""A recorder keeps the selected timesteps and neurons, changes nothing, and refuses bad options."""
 
+import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
@@ -7,6 +8,8 @@ from torch import nn
 
 from ipvae_snn import IPVAE, IPVAENeuron, Recorder
 from tests.properties.common import REFUSED, anything, attempt, awkward, mostly, ordinary
+
+ones = torch.ones
 
 
 def make(kind):
@@ -29,7 +32,7 @@ def make(kind):
         st.lists(st.integers(-1, 4), max_size=3) | awkward | anything,
     ),
 )
-def test_options_are_taken_or_refused(kind, record, every, neurons):
+def test_options_are_accepted_or_refused(kind, record, every, neurons):
     model = make(kind)
     recorder = attempt(lambda: Recorder(model, record, every=every, neurons=neurons))
     if recorder is REFUSED:
@@ -39,11 +42,11 @@ def test_options_are_taken_or_refused(kind, record, every, neurons):
     with recorder:
         if isinstance(kind, str) and kind == "model":
             out = model.run(torch.rand(2, 4), 7, seed=0)
-            found = attempt(lambda: recorder.spk)
-            if found is not REFUSED:
-                kept = out.spk[every - 1 :: every]
-                kept = kept if neurons is None else kept[..., torch.as_tensor(neurons)]
-                assert torch.equal(found, kept)
+            recorded = attempt(lambda: recorder.spk)
+            if recorded is not REFUSED:
+                expected = out.spk[every - 1 :: every]
+                expected = expected if neurons is None else expected[..., torch.as_tensor(neurons)]
+                assert torch.equal(recorded, expected)
                 (trace,) = recorder.traces.values()
                 assert trace.steps == list(range(every, 8, every))
     assert not any(getattr(m, "observers", []) for m in model.modules())
@@ -52,7 +55,7 @@ def test_options_are_taken_or_refused(kind, record, every, neurons):
 @given(
     x=ordinary((2, 4)), num_steps=st.integers(1, 5), every=st.integers(1, 3), seed=st.integers(0, 9)
 )
-def test_recording_changes_nothing(x, num_steps, every, seed):
+def test_recording_does_not_change_the_run(x, num_steps, every, seed):
     model = make("model")
     alone = model.run(x, num_steps, seed=seed)
     with Recorder(model, every=every) as recorder:
@@ -61,5 +64,17 @@ def test_recording_changes_nothing(x, num_steps, every, seed):
     assert torch.equal(alone.spk, watched.spk)
     assert torch.equal(alone.mem, watched.mem)
     both = torch.cat([watched.mem, again.mem])[every - 1 :: every]
-    found = attempt(lambda: recorder.mem)
-    assert found is REFUSED if not len(both) else torch.equal(found, both.detach())
+    recorded = attempt(lambda: recorder.mem)
+    assert recorded is REFUSED if not len(both) else torch.equal(recorded, both.detach())
+
+
+INVALID_CALLS = {
+    "neurons are objects": lambda: Recorder(IPVAE(2, 3), neurons=object()),
+    "neurons are complex": lambda: Recorder(IPVAE(2, 3), neurons=ones(1, dtype=torch.complex64)),
+    "neurons are bool": lambda: Recorder(IPVAE(2, 3), neurons=torch.tensor([True])),
+}
+
+
+@pytest.mark.parametrize("call", INVALID_CALLS.values(), ids=INVALID_CALLS)
+def test_invalid_calls_are_refused(call, assert_refused):
+    assert_refused(call)

@@ -1,5 +1,6 @@
-"""A stream: the same law as a run, one frame at a time, and nothing lost by a refusal."""
+"""A stream equals a run, frame by frame, and a refused call leaves its state unchanged."""
 
+import numpy as np
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
@@ -19,7 +20,9 @@ from tests.properties.common import (
 )
 
 M, K = 4, 3
-few = mostly(st.integers(1, 4), anything.filter(lambda n: not isinstance(n, int) or n < 9))
+num_steps_values = mostly(
+    st.integers(1, 4), anything.filter(lambda n: not isinstance(n, int) or n < 9)
+)
 
 
 def make(kind, **options):
@@ -28,7 +31,7 @@ def make(kind, **options):
 
 
 def state_of(stream):
-    return lambda: (*stream.state, torch.tensor(stream.timestep), stream._job.drive.clone())
+    return lambda: (*stream.state, torch.tensor(stream.timestep), stream._spec.drive.clone())
 
 
 @given(
@@ -37,9 +40,9 @@ def state_of(stream):
         mostly(st.none() | tensors((M,), dtypes=FLOATS) | tensors((K,), dtypes=FLOATS), awkward),
         max_size=4,
     ),
-    num_steps=few,
+    num_steps=num_steps_values,
 )
-def test_frames_are_taken_or_refused(kind, frames, num_steps):
+def test_frames_are_accepted_or_refused(kind, frames, num_steps):
     stream = Stream(make(kind), seed=0)
     for frame in frames:
         before = stream.timestep
@@ -52,7 +55,7 @@ def test_frames_are_taken_or_refused(kind, frames, num_steps):
 
 
 @given(frames=ordinary((5, M)), scale=st.sampled_from([0.01, 0.3, 3.0]))
-def test_a_stream_is_a_run(frames, scale):
+def test_a_stream_equals_a_run(frames, scale):
     model = make("model", spike_grad=surrogate.rounded(), init_std=scale)
     run = model.run(frames[:, None])
     stream = Stream(model)
@@ -67,7 +70,7 @@ def test_a_stream_is_a_run(frames, scale):
         awkward | st.tuples(awkward, awkward),
     )
 )
-def test_states_are_taken_or_refused(state):
+def test_states_are_accepted_or_refused(state):
     stream = Stream(make("model"), seed=0)
     stream.push(torch.ones(M))
 
@@ -85,7 +88,7 @@ def test_states_are_taken_or_refused(state):
     seed=mostly(st.none() | st.integers(0, 3)),
     estimator=st.sampled_from(list(surrogate.ESTIMATORS.values())),
 )
-def test_what_a_stream_is_made_of(model, seed, estimator):
+def test_models_and_seeds_are_accepted_or_refused(model, seed, estimator):
     if isinstance(model, str) and model in ("model", "neuron"):
         model = make(model, spike_grad=estimator())
     stream = attempt(lambda: Stream(model, seed=seed))
@@ -95,3 +98,10 @@ def test_what_a_stream_is_made_of(model, seed, estimator):
         assert stream.timestep == 0
         assert counts(first.spk)
         assert finite(first.mem)
+
+
+def test_numpy_integers_are_accepted_as_num_steps():
+    stream = Stream(IPVAE(2, 3), seed=0)
+    for _ in range(70):
+        stream.push(num_steps=np.uint8(4))
+    assert stream.timestep == 280

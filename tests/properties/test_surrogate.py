@@ -1,4 +1,4 @@
-"""Estimators: counts and slopes that are numbers for every membrane that is one."""
+"""Estimators: counts and slopes are finite for every finite membrane; options and configs."""
 
 import math
 
@@ -9,7 +9,16 @@ from hypothesis import strategies as st
 
 from ipvae_snn import surrogate
 from ipvae_snn.surrogate.relaxed import Relaxed
-from tests.properties.common import REFUSED, anything, attempt, awkward, counts, finite, tensors
+from tests.properties.common import (
+    HUGE,
+    REFUSED,
+    anything,
+    attempt,
+    awkward,
+    counts,
+    finite,
+    tensors,
+)
 
 MAKERS = list(surrogate.ESTIMATORS.values())
 membranes = tensors(dtypes=(torch.float32, torch.float64, torch.float16, torch.bfloat16))
@@ -32,7 +41,7 @@ def test_spikes_are_counts_or_refused(make, mem):
 
 @pytest.mark.parametrize("make", MAKERS)
 @given(mem=membranes)
-def test_slopes_are_numbers(make, mem):
+def test_slopes_are_finite(make, mem):
     mem = mem.detach().requires_grad_()
     spk = attempt(lambda: make()(mem))
     if spk is not REFUSED:
@@ -42,7 +51,7 @@ def test_slopes_are_numbers(make, mem):
 
 
 @given(mem=membranes)
-def test_rounded_is_the_rounded_rate(mem):
+def test_rounded_spikes_are_the_rounded_rate(mem):
     spk = attempt(lambda: surrogate.rounded()(mem))
     if spk is not REFUSED:
         top = min(16.0, math.log(torch.finfo(mem.dtype).max) - 0.5)
@@ -52,7 +61,7 @@ def test_rounded_is_the_rounded_rate(mem):
 
 @pytest.mark.parametrize("make", MAKERS)
 @given(name=st.sampled_from(["temp", "substeps", "indicator", "generator", "odd"]), value=anything)
-def test_options_are_taken_or_refused(make, name, value):
+def test_options_are_accepted_or_refused(make, name, value):
     config = {"name": make.__name__, name: value}
     estimator = attempt(lambda: surrogate.from_config(config))
     if estimator is not REFUSED:
@@ -68,12 +77,25 @@ def test_options_are_taken_or_refused(make, name, value):
     )
     | anything
 )
-def test_descriptions_are_read_or_refused(config):
+def test_configs_are_read_or_refused(config):
     estimator = attempt(lambda: surrogate.from_config(config))
     if estimator is not REFUSED:
         assert finite(attempt(lambda: estimator(torch.zeros(3))))
 
 
 @given(thing=anything)
-def test_only_estimators_have_descriptions(thing):
+def test_only_estimators_have_configs(thing):
     assert attempt(lambda: surrogate.to_config(thing)) is REFUSED
+
+
+INVALID_CALLS = {
+    "generator is a number": lambda: surrogate.midpoint(generator=0),
+    "substeps beyond 2^64": lambda: surrogate.bernoulli(HUGE),
+    "indicator is a list": lambda: surrogate.eat(indicator=[]),
+    "name is a list": lambda: surrogate.from_config({"name": []}),
+}
+
+
+@pytest.mark.parametrize("call", INVALID_CALLS.values(), ids=INVALID_CALLS)
+def test_invalid_calls_are_refused(call, assert_refused):
+    assert_refused(call)

@@ -1,4 +1,4 @@
-"""Valid files of samples, small, and how each is read and used, for :mod:`fuzz_files`."""
+"""Small valid files of samples, and readers that use their content, for :mod:`fuzz_files`."""
 
 import gzip
 import struct
@@ -11,7 +11,6 @@ from PIL import Image
 
 from ipvae_snn import data
 from ipvae_snn.data.image_files import ImageFiles
-from ipvae_snn.data.pictures import PictureSamples
 from ipvae_snn.data.readers import read_idx
 
 COUNT, HEIGHT, WIDTH = 12, 9, 7
@@ -42,17 +41,21 @@ def make_npz(path: Path) -> None:
 
 
 def read_data_set(path: Path) -> None:
-    """In memory and streamed, which must agree on what they read and what they refuse."""
-    whole = data.load(path, hold_out=False, patches=(8, 8), patch_size=4).test
-    assert isinstance(whole, torch.Tensor)
-    assert whole.isfinite().all()
-    part = data.load(path, hold_out=False, patches=(8, 8), patch_size=4, stream=True).test
-    rows = torch.arange(len(part))
-    assert torch.equal(whole, part if isinstance(part, torch.Tensor) else part.read(rows))
+    """Read in memory and streamed; both must accept the same files and give the same samples."""
+    in_memory = data.load(path, hold_out=False, patches=(8, 8), patch_size=4).test
+    assert isinstance(in_memory, torch.Tensor)
+    assert in_memory.isfinite().all()
+    streamed = data.load(path, hold_out=False, patches=(8, 8), patch_size=4, stream=True).test
+    values = (
+        streamed
+        if isinstance(streamed, torch.Tensor)
+        else streamed.read(torch.arange(len(streamed)))
+    )
+    assert torch.equal(in_memory, values)
 
 
 def make_image(path: Path) -> None:
-    """A colour picture with smooth and busy parts, as its format has it; palette for GIF."""
+    """An image with smooth and detailed regions, in the colour mode of its format."""
     y, x = np.mgrid[:40, :60]
     pixels = np.stack([4 * x, 6 * y, (x * y) % 256], -1).astype(np.uint8)
     image = Image.fromarray(pixels)
@@ -62,7 +65,7 @@ def make_image(path: Path) -> None:
 
 
 def read_picture(path: Path) -> None:
-    values = PictureSamples(ImageFiles([path])).all()
+    values = ImageFiles([path]).read_all()
     assert values.isfinite().all()
     assert values.min() >= 0
     assert values.max() <= 1

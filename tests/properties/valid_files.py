@@ -1,4 +1,4 @@
-"""Small valid files of every kind that the package writes, and readers that use what they read."""
+"""Small valid files of every kind that the package writes, and readers that use their content."""
 
 import json
 import shutil
@@ -32,7 +32,7 @@ def make_model(path: Path) -> None:
 
 
 def read_model(path: Path) -> None:
-    """Load and infer; a sound file has spikes and a reconstruction that are numbers."""
+    """Load and infer; spikes and reconstruction of a valid file are finite."""
     model = IPVAE.load(path)
     out = model.run(torch.zeros(2, model.in_features, dtype=model.weight.dtype), 2, seed=0)
     require_numbers(out.spk, out.mem, out.nll, out.kl)
@@ -40,16 +40,16 @@ def read_model(path: Path) -> None:
 
 
 def make_checkpoint(path: Path) -> None:
-    """A checkpoint of a training that is half done."""
+    """A checkpoint of an interrupted training."""
     with suppress(KeyboardInterrupt):
         fit(formats.model(), formats.Interrupted(), formats.CONFIG, checkpoint=path)
 
 
 def use_checkpoint(path: Path) -> None:
-    """Go on from it; a sound one leaves a sound one of the end."""
+    """Resume from it; a valid checkpoint gives a valid one at the end of training."""
     try:
         fit(formats.model(), formats.inputs(), formats.CONFIG, checkpoint=path)
-    except FloatingPointError as error:  # numbers that are some, and lead to some that are none
+    except FloatingPointError as error:  # finite values from which training diverges
         raise ValueError(error) from error
     content = read_checkpoint(path)
     assert content["iteration"] == formats.CONFIG.iterations
@@ -85,14 +85,14 @@ def make_network_nir(path: Path) -> None:
 
 
 def read_nir(path: Path) -> None:
-    """Read, and run what was read: as the model it was made from, and as it stands."""
+    """Read the graph and run it, as the original model if it has one, and deterministically."""
     graph = export.read(path)
-    said, stands = (export.from_nir(graph, stochastic=s) for s in (None, False))
-    if isinstance(said, IPVAE):
-        require_numbers(said.run(torch.zeros(2, said.in_features), 2, seed=0).mem)
+    original, deterministic = (export.from_nir(graph, stochastic=s) for s in (None, False))
+    if isinstance(original, IPVAE):
+        require_numbers(original.run(torch.zeros(2, original.in_features), 2, seed=0).mem)
     size = np.ravel(next(iter(graph.input_type.values()))).tolist()
     if np.prod(size, dtype=float) < 1e6:
-        for timestep in stands.unroll(torch.zeros(2, *map(int, size)), 2):
+        for timestep in deterministic.unroll(torch.zeros(2, *map(int, size)), 2):
             require_numbers(*timestep)
 
 
@@ -101,7 +101,7 @@ def make_fixed_point(path: Path) -> None:
 
 
 def read_fixed_point(path: Path) -> None:
-    """Load and infer: integers within their bits."""
+    """Load and infer; counts and membranes stay within their bits."""
     fixed = export.FixedPoint.load(path)
     spk, mem = fixed.run(torch.zeros(2, len(fixed.input_weight)), 2)
     assert spk.min() >= 0
@@ -124,4 +124,4 @@ def read_xylo(path: Path) -> None:
 
 def require_numbers(*tensors: torch.Tensor) -> None:
     for tensor in tensors:
-        assert torch.isfinite(tensor).all(), "NaN or infinity came out"
+        assert torch.isfinite(tensor).all(), "the output holds NaN or infinity"

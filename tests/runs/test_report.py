@@ -1,4 +1,4 @@
-"""The page of a run: it holds what was recorded, needs no network, and no name breaks it."""
+"""The HTML report of a run: its data equal the run of the model; it is self-contained."""
 
 import base64
 import json
@@ -31,14 +31,13 @@ def page(run):
     return model, x, path.read_text(encoding="utf-8")
 
 
-def unpacked(text, *shape):
+def decoded_bytes(text, *shape):
     return np.frombuffer(base64.b64decode(text), dtype=np.uint8).reshape(shape)
 
 
-def test_what_can_be_stepped_through_is_what_the_model_did(page):
+def test_the_trials_of_the_page_equal_the_run_of_the_model(page):
     model, x, text = page
-    found = re.search(r'<script id="trials"[^>]*>(.*?)</script>', text, re.S)[1]
-    trials = json.loads(found)
+    trials = json.loads(re.search(r'<script id="trials"[^>]*>(.*?)</script>', text, re.S)[1])
     assert len(trials) == 2
     with torch.no_grad():
         out = model.run(x[:2], 15, seed=3)
@@ -46,37 +45,37 @@ def test_what_can_be_stepped_through_is_what_the_model_did(page):
         spk, mem = out.spk[:, index], out.mem[:, index]
         rows = trial["neurons"]
         assert len(rows) == min(ROWS, model.latents)
-        counts = unpacked(trial["counts"], 15, len(rows))
+        counts = decoded_bytes(trial["counts"], 15, len(rows))
         assert np.array_equal(counts, spk[:, rows].numpy())
         assert trial["spikes"] == spk.sum(1).int().tolist()
         np.testing.assert_allclose(
             np.array(trial["mem"]), mem[:, trial["traces"]].T.numpy(), atol=0.006
         )
         peak = float(x[index].max())
-        shown = unpacked(trial["input"], 64) / 255 * peak
+        shown = decoded_bytes(trial["input"], 64) / 255 * peak
         np.testing.assert_allclose(shown, x[index].numpy(), atol=0.003)
-        frames = unpacked(trial["frames"], 15, 64) / 255 * peak
+        frames = decoded_bytes(trial["frames"], 15, 64) / 255 * peak
         x_hat = model.decode(spk).detach().clamp(0, peak)
         np.testing.assert_allclose(frames, x_hat.numpy(), atol=0.003)
         r2 = metrics.r2_per_sample(x[index].expand(15, 64), model.decode(spk)).tolist()
         np.testing.assert_allclose(trial["r2"], r2, atol=6e-4)
 
 
-def test_the_page_holds_everything_and_asks_for_nothing(page):
+def test_the_page_is_complete_and_loads_nothing_from_the_network(page):
     _, _, text = page
 
     class Links(HTMLParser):
-        found: list = []  # noqa: RUF012
+        links: list = []  # noqa: RUF012
 
         def handle_starttag(self, tag, attributes):
             assert tag not in ("link", "iframe", "object")
-            self.found += [v for name, v in attributes if name in ("src", "href", "action")]
+            self.links += [v for name, v in attributes if name in ("src", "href", "action")]
 
     parser = Links()
     parser.feed(text)
-    assert parser.found
-    assert all(link.startswith("data:image/png;base64,") for link in parser.found)
-    assert len(parser.found) == 6
+    assert parser.links
+    assert all(link.startswith("data:image/png;base64,") for link in parser.links)
+    assert len(parser.links) == 6
     assert "://" not in re.sub(r"base64,[^']*", "", text)
     assert "default-src 'none'" in text
     assert "{{" not in text
@@ -84,7 +83,7 @@ def test_the_page_holds_everything_and_asks_for_nothing(page):
         assert label in text
 
 
-def test_names_cannot_break_the_page(run, tmp_path):
+def test_text_from_the_config_is_escaped(run, tmp_path):
     config = {**read_config(run), "description": "</script><script>alert(1)</script> & so on"}
     model = IPVAE.load(run / "model.pt")
     text = write_report(run, model, torch.rand(5, 64), config, num_steps=3).read_text("utf-8")
@@ -92,7 +91,7 @@ def test_names_cannot_break_the_page(run, tmp_path):
     assert "&lt;script&gt;alert(1)" in text
 
 
-def test_the_command_replaces_an_older_page_and_nothing_else(run, capsys):
+def test_the_command_replaces_an_old_page_and_nothing_else(run, capsys):
     before = {k: v for k, v in files(run).items() if "report" not in str(k)}
     assert main(["report", str(run), "--steps", "4", "--samples", "10", "--quiet"]) == 0
     assert "report.html" in capsys.readouterr().out
@@ -109,9 +108,9 @@ def test_damaged_metrics_are_refused(run, capsys, damage):
         assert main(["report", str(run), "--steps", "4", "--samples", "10", "--quiet"]) == 1
     finally:
         path.write_text(whole)
-    said = capsys.readouterr().err
-    assert "metrics.json" in said
-    assert len(said.splitlines()) == 1
+    error = capsys.readouterr().err
+    assert "metrics.json" in error
+    assert len(error.splitlines()) == 1
     assert page is None or (run / "report.html").read_bytes() == page
 
 

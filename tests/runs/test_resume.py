@@ -1,4 +1,4 @@
-"""Runs that are interrupted: the command, its folder, and what it says."""
+"""Interrupted runs: resuming from the command line, the run folder, and error messages."""
 
 import json
 import signal
@@ -10,8 +10,7 @@ import torch
 from ipvae_snn._utils.files import exclusive_lock
 from ipvae_snn.cli import main
 from ipvae_snn.runs import read_config
-from ipvae_snn.training import checkpointer as keeper
-from ipvae_snn.training import loop
+from ipvae_snn.training import checkpointer, loop
 
 QUICK = [
     "--data", "digits", "--latents", "12", "--steps", "4", "--iterations", "6", "--batch", "10",
@@ -25,14 +24,14 @@ def listing(folder):
 
 
 @pytest.fixture(scope="module")
-def whole(tmp_path_factory):
+def complete_run(tmp_path_factory):
     run = tmp_path_factory.mktemp("runs") / "whole"
     assert main(["train", *QUICK, "--out", str(run)]) == 0
     return run
 
 
-def stop_at(monkeypatch, iteration, number=signal.SIGINT):
-    """Have a signal come while an iteration is at work."""
+def raise_signal_at(monkeypatch, iteration, number=signal.SIGINT):
+    """Raise a signal during an iteration."""
     step = loop.train_step
 
     def signalling(*arguments, **options):
@@ -44,10 +43,10 @@ def stop_at(monkeypatch, iteration, number=signal.SIGINT):
 
 
 @pytest.fixture
-def stopped(tmp_path, monkeypatch, capsys):
-    """A run that was stopped after its third iteration."""
+def stopped_run(tmp_path, monkeypatch, capsys):
+    """A run that was stopped by SIGINT after its third iteration."""
     with monkeypatch.context() as patch:
-        stop_at(patch, 3)
+        raise_signal_at(patch, 3)
         assert main(["train", *QUICK, "--out", str(tmp_path / "run")]) == 130
     error = capsys.readouterr().err
     assert "stopped by SIGINT after iteration 3" in error
@@ -56,33 +55,36 @@ def stopped(tmp_path, monkeypatch, capsys):
     return tmp_path / "run"
 
 
-def test_a_run_that_goes_on_ends_as_one_that_was_never_interrupted(stopped, whole):
-    assert main(["train", "--resume", str(stopped), "--quiet"]) == 0
-    assert listing(stopped) == RESULTS
+def test_a_resumed_run_equals_an_uninterrupted_one(stopped_run, complete_run):
+    assert main(["train", "--resume", str(stopped_run), "--quiet"]) == 0
+    assert listing(stopped_run) == RESULTS
     for name in ("config.json", "history.csv", "metrics.json"):
-        assert (stopped / name).read_bytes() == (whole / name).read_bytes(), name
-    a, b = (torch.load(run / "model.pt", weights_only=True) for run in (stopped, whole))
+        assert (stopped_run / name).read_bytes() == (complete_run / name).read_bytes(), name
+    a, b = (torch.load(run / "model.pt", weights_only=True) for run in (stopped_run, complete_run))
     assert all(torch.equal(value, b["weights"][name]) for name, value in a["weights"].items())
-    assert listing(stopped / "figures") == listing(whole / "figures")
+    assert listing(stopped_run / "figures") == listing(complete_run / "figures")
 
 
-def test_sigterm_ends_with_its_own_status(tmp_path, monkeypatch, capsys):
-    stop_at(monkeypatch, 2, signal.SIGTERM)
+def test_sigterm_has_its_own_exit_status(tmp_path, monkeypatch, capsys):
+    raise_signal_at(monkeypatch, 2, signal.SIGTERM)
     assert main(["train", *QUICK, "--out", str(tmp_path / "run")]) == 128 + signal.SIGTERM
     assert "stopped by SIGTERM" in capsys.readouterr().err
 
 
-def test_what_needs_a_whole_run_says_how_to_complete_it(stopped, capsys):
-    before = listing(stopped)
-    for command in (["evaluate", str(stopped), "--data", "digits"], ["check", str(stopped)]):
+def test_commands_on_an_incomplete_run_say_how_to_complete_it(stopped_run, capsys):
+    before = listing(stopped_run)
+    for command in (
+        ["evaluate", str(stopped_run), "--data", "digits"],
+        ["check", str(stopped_run)],
+    ):
         assert main([*command, "--quiet"]) == 1
-        assert f"not complete.*{stopped}".split(".*")[0] in capsys.readouterr().err
-    assert main(["train", *QUICK, "--out", str(stopped)]) == 1
+        assert f"not complete.*{stopped_run}".split(".*")[0] in capsys.readouterr().err
+    assert main(["train", *QUICK, "--out", str(stopped_run)]) == 1
     assert "exists already" in capsys.readouterr().err
-    assert listing(stopped) == before
+    assert listing(stopped_run) == before
 
 
-def test_an_evaluation_that_was_interrupted_is_made_up_for(stopped, whole, monkeypatch, capsys):
+def test_an_interrupted_evaluation_is_repeated(stopped_run, complete_run, monkeypatch, capsys):
     from ipvae_snn.runs import train
 
     def interrupted(*arguments, **options):
@@ -90,32 +92,34 @@ def test_an_evaluation_that_was_interrupted_is_made_up_for(stopped, whole, monke
 
     with monkeypatch.context() as patch:
         patch.setattr(train, "save_figures", interrupted)
-        assert main(["train", "--resume", str(stopped), "--quiet"]) == 130
-    assert f"go on with: ipvae-snn train --resume {stopped}" in capsys.readouterr().err
-    assert listing(stopped) == ["checkpoint.pt", "config.json"]
-    # As killed between two moves:
-    (stopped / "figures").mkdir()
-    (stopped / "figures" / "half.png").write_bytes(b"")
-    (stopped / ".results.part").mkdir()
-    assert main(["train", "--resume", str(stopped), "--quiet"]) == 0
-    assert listing(stopped) == RESULTS
-    assert listing(stopped / "figures") == listing(whole / "figures")
-    assert (stopped / "metrics.json").read_bytes() == (whole / "metrics.json").read_bytes()
+        assert main(["train", "--resume", str(stopped_run), "--quiet"]) == 130
+    assert f"go on with: ipvae-snn train --resume {stopped_run}" in capsys.readouterr().err
+    assert listing(stopped_run) == ["checkpoint.pt", "config.json"]
+    # The state after a kill while the results are moved in:
+    (stopped_run / "figures").mkdir()
+    (stopped_run / "figures" / "half.png").write_bytes(b"")
+    (stopped_run / ".results.part").mkdir()
+    assert main(["train", "--resume", str(stopped_run), "--quiet"]) == 0
+    assert listing(stopped_run) == RESULTS
+    assert listing(stopped_run / "figures") == listing(complete_run / "figures")
+    assert (stopped_run / "metrics.json").read_bytes() == (
+        complete_run / "metrics.json"
+    ).read_bytes()
 
 
-def test_a_run_killed_before_its_first_checkpoint_begins_again(stopped, whole):
-    (stopped / "checkpoint.pt").unlink()
-    (stopped / ".checkpoint.pt.x1.part").write_bytes(b"half")
-    assert main(["train", "--resume", str(stopped), "--quiet"]) == 0
-    assert listing(stopped) == RESULTS
-    assert (stopped / "history.csv").read_bytes() == (whole / "history.csv").read_bytes()
+def test_a_run_killed_before_its_first_checkpoint_restarts(stopped_run, complete_run):
+    (stopped_run / "checkpoint.pt").unlink()
+    (stopped_run / ".checkpoint.pt.x1.part").write_bytes(b"half")
+    assert main(["train", "--resume", str(stopped_run), "--quiet"]) == 0
+    assert listing(stopped_run) == RESULTS
+    assert (stopped_run / "history.csv").read_bytes() == (complete_run / "history.csv").read_bytes()
 
 
-def test_a_complete_run_has_nothing_to_go_on_with(whole, capsys):
-    before = listing(whole)
-    assert main(["train", "--resume", str(whole), "--quiet"]) == 0
+def test_resuming_a_complete_run_does_nothing(complete_run, capsys):
+    before = listing(complete_run)
+    assert main(["train", "--resume", str(complete_run), "--quiet"]) == 0
     assert "is complete: there is nothing to go on with" in capsys.readouterr().out
-    assert listing(whole) == before
+    assert listing(complete_run) == before
 
 
 @pytest.mark.parametrize(
@@ -132,57 +136,59 @@ def test_a_complete_run_has_nothing_to_go_on_with(whole, capsys):
     ],
     ids=lambda value: value[0] if isinstance(value, list) else "",
 )
-def test_refusals_leave_the_checkpoint(options, says, stopped, tmp_path, capsys):
+def test_refused_options_leave_the_checkpoint_unchanged(
+    options, says, stopped_run, tmp_path, capsys
+):
     np.save(tmp_path / "other.npy", np.zeros((20, 9, 9)))
     np.save(tmp_path / "same.npy", np.zeros((20, 8, 8)))
-    before = (stopped / "checkpoint.pt").read_bytes()
+    before = (stopped_run / "checkpoint.pt").read_bytes()
     given = [option.format(tmp=tmp_path) for option in options]
-    assert main(["train", "--resume", str(stopped), "--quiet", *given]) == 1
+    assert main(["train", "--resume", str(stopped_run), "--quiet", *given]) == 1
     assert says in capsys.readouterr().err
-    assert (stopped / "checkpoint.pt").read_bytes() == before
-    assert listing(stopped) == ["checkpoint.pt", "config.json"]
+    assert (stopped_run / "checkpoint.pt").read_bytes() == before
+    assert listing(stopped_run) == ["checkpoint.pt", "config.json"]
 
 
-def test_what_may_differ_may_differ(stopped):
+def test_these_options_may_change_on_resume(stopped_run):
     options = ["--lr", "1e-3", "--checkpoint-every", "1", "--data-dir", "."]
-    assert main(["train", "--resume", str(stopped), "--quiet", *options]) == 0
-    assert listing(stopped) == RESULTS
+    assert main(["train", "--resume", str(stopped_run), "--quiet", *options]) == 0
+    assert listing(stopped_run) == RESULTS
 
 
 @pytest.mark.parametrize("damage", ["{", "{}", '{"training": 3}', "config"])
-def test_a_damaged_configuration_is_refused(damage, stopped, capsys):
-    config = json.loads((stopped / "config.json").read_text())
+def test_a_damaged_configuration_is_refused(damage, stopped_run, capsys):
+    config = json.loads((stopped_run / "config.json").read_text())
     config["training"]["batch"] = -1
     text = json.dumps(config) if damage == "config" else damage
-    (stopped / "config.json").write_text(text)
-    assert main(["train", "--resume", str(stopped), "--quiet"]) == 1
+    (stopped_run / "config.json").write_text(text)
+    assert main(["train", "--resume", str(stopped_run), "--quiet"]) == 1
     assert "config.json is damaged" in capsys.readouterr().err
-    assert listing(stopped) == ["checkpoint.pt", "config.json"]
+    assert listing(stopped_run) == ["checkpoint.pt", "config.json"]
 
 
-def test_two_processes_do_not_work_on_one_run(stopped, capsys):
-    with exclusive_lock(stopped):
-        assert main(["train", "--resume", str(stopped), "--quiet"]) == 1
-    assert f"another process is working on {stopped}" in capsys.readouterr().err
-    assert listing(stopped) == ["checkpoint.pt", "config.json"]
+def test_a_locked_run_is_refused(stopped_run, capsys):
+    with exclusive_lock(stopped_run):
+        assert main(["train", "--resume", str(stopped_run), "--quiet"]) == 1
+    assert f"another process is working on {stopped_run}" in capsys.readouterr().err
+    assert listing(stopped_run) == ["checkpoint.pt", "config.json"]
 
 
-def test_a_full_disk_is_told_and_the_last_checkpoint_kept(stopped, monkeypatch, capsys):
+def test_a_full_disk_is_reported_and_the_last_checkpoint_kept(stopped_run, monkeypatch, capsys):
     def full(path, content):
         raise OSError(28, "No space left on device", str(path))
 
-    before = (stopped / "checkpoint.pt").read_bytes()
+    before = (stopped_run / "checkpoint.pt").read_bytes()
     with monkeypatch.context() as patch:
-        patch.setattr(keeper, "write_checkpoint", full)
-        assert main(["train", "--resume", str(stopped), "--quiet"]) == 1
+        patch.setattr(checkpointer, "write_checkpoint", full)
+        assert main(["train", "--resume", str(stopped_run), "--quiet"]) == 1
     error = capsys.readouterr().err
     assert "cannot write the checkpoint of iteration 4, No space left on device" in error
     assert "that of iteration 3 is kept" in error
-    assert (stopped / "checkpoint.pt").read_bytes() == before
-    assert main(["train", "--resume", str(stopped), "--quiet"]) == 0
+    assert (stopped_run / "checkpoint.pt").read_bytes() == before
+    assert main(["train", "--resume", str(stopped_run), "--quiet"]) == 0
 
 
-def test_a_training_that_diverges_keeps_its_last_good_state(tmp_path, monkeypatch, capsys):
+def test_a_diverging_training_keeps_its_last_good_checkpoint(tmp_path, monkeypatch, capsys):
     step = loop.train_step
 
     def diverging(model, *arguments, **options):
@@ -202,7 +208,7 @@ def test_a_training_that_diverges_keeps_its_last_good_state(tmp_path, monkeypatc
     assert listing(run) == ["checkpoint.pt", "config.json"]
 
 
-def test_streamed_samples_train_as_those_in_memory(tmp_path):
+def test_streamed_samples_train_like_those_in_memory(tmp_path):
     images = np.random.default_rng(0).integers(0, 256, (60, 8, 8), dtype=np.uint8)
     np.save(tmp_path / "images.npy", images)
     data = ["--data", str(tmp_path / "images.npy")]
@@ -215,28 +221,28 @@ def test_streamed_samples_train_as_those_in_memory(tmp_path):
     assert read_config(tmp_path / "stream")["data"]["stream"] is True
 
 
-def test_what_was_changed_is_gone_on_with(stopped, monkeypatch, capsys):
+def test_an_option_changed_on_resume_is_kept_for_the_next_resume(stopped_run, monkeypatch, capsys):
     with monkeypatch.context() as patch:
-        stop_at(patch, 5)
-        assert main(["train", "--resume", str(stopped), "--quiet", "--lr", "1e-3"]) == 130
-    assert read_config(stopped, complete=False)["training"]["lr"] == 1e-3
-    assert main(["train", "--resume", str(stopped), "--quiet"]) == 0
-    last = (stopped / "history.csv").read_text().splitlines()
+        raise_signal_at(patch, 5)
+        assert main(["train", "--resume", str(stopped_run), "--quiet", "--lr", "1e-3"]) == 130
+    assert read_config(stopped_run, complete=False)["training"]["lr"] == 1e-3
+    assert main(["train", "--resume", str(stopped_run), "--quiet"]) == 0
+    last = (stopped_run / "history.csv").read_text().splitlines()
     assert float(last[1].split(",")[last[0].split(",").index("lr")]) < 1e-3
 
 
-def test_a_start_that_comes_second_leaves_the_first_alone(tmp_path, monkeypatch, capsys):
+def test_the_second_of_two_simultaneous_starts_is_refused(tmp_path, monkeypatch, capsys):
     from ipvae_snn.runs import train
 
     run = tmp_path / "run"
 
     def slow(path):
-        """As on a slow disk: another one is quicker, after the look whether the folder is free."""
-        monkeypatch.setattr(train, "exclusive_lock", was)
+        """Another process takes the lock after this one found the folder free."""
+        monkeypatch.setattr(train, "exclusive_lock", original)
         assert main(["train", *QUICK, "--out", str(run), "--seed", "1"]) == 0
-        return was(path)
+        return original(path)
 
-    was = train.exclusive_lock
+    original = train.exclusive_lock
     monkeypatch.setattr(train, "exclusive_lock", slow)
     assert main(["train", *QUICK, "--out", str(run), "--seed", "2"]) == 1
     assert "exists already" in capsys.readouterr().err
@@ -244,20 +250,20 @@ def test_a_start_that_comes_second_leaves_the_first_alone(tmp_path, monkeypatch,
     assert listing(run) == RESULTS
 
 
-def test_left_overs_of_a_kill_are_no_run_and_are_swept(tmp_path, whole):
+def test_left_over_files_of_a_killed_run_are_removed(tmp_path, complete_run):
     run = tmp_path / "run"
     run.mkdir()
     (run / ".lock").touch()
     (run / ".config.json.abc.part").write_text("{")
     assert main(["train", *QUICK, "--out", str(run)]) == 0
-    assert (run / "history.csv").read_bytes() == (whole / "history.csv").read_bytes()
+    assert (run / "history.csv").read_bytes() == (complete_run / "history.csv").read_bytes()
     (run / ".results.part").mkdir()
     (run / "checkpoint.pt").touch()
     assert main(["train", "--resume", str(run), "--quiet"]) == 0
     assert listing(run) == RESULTS
 
 
-def test_results_that_cannot_be_written_leave_the_training(stopped, monkeypatch, capsys):
+def test_a_failed_write_of_the_results_keeps_the_training(stopped_run, monkeypatch, capsys):
     from ipvae_snn.runs import train
 
     def full(path, rows):
@@ -265,11 +271,11 @@ def test_results_that_cannot_be_written_leave_the_training(stopped, monkeypatch,
 
     with monkeypatch.context() as patch:
         patch.setattr(train, "write_csv", full)
-        assert main(["train", "--resume", str(stopped), "--quiet"]) == 1
+        assert main(["train", "--resume", str(stopped_run), "--quiet"]) == 1
     error = capsys.readouterr().err
     assert "cannot write the results, No space left on device; the training is kept" in error
-    assert listing(stopped) == ["checkpoint.pt", "config.json"]
-    assert main(["train", "--resume", str(stopped), "--quiet"]) == 0
+    assert listing(stopped_run) == ["checkpoint.pt", "config.json"]
+    assert main(["train", "--resume", str(stopped_run), "--quiet"]) == 0
 
 
 @pytest.mark.parametrize(
@@ -283,29 +289,29 @@ def test_results_that_cannot_be_written_leave_the_training(stopped, monkeypatch,
     ],
     ids=str,
 )  # fmt: skip
-def test_a_configuration_edited_by_hand_is_refused_in_a_sentence(part, value, stopped, capsys):
-    config = json.loads((stopped / "config.json").read_text())
-    (stopped / "config.json").write_text(json.dumps({**config, part: value}))
-    assert main(["train", "--resume", str(stopped), "--quiet"]) == 1
+def test_an_invalid_configuration_is_refused_in_one_line(part, value, stopped_run, capsys):
+    config = json.loads((stopped_run / "config.json").read_text())
+    (stopped_run / "config.json").write_text(json.dumps({**config, part: value}))
+    assert main(["train", "--resume", str(stopped_run), "--quiet"]) == 1
     error = capsys.readouterr().err
     assert error.count("\n") == 1
     assert error.startswith("ipvae-snn: ")
     assert "config.json is damaged" in error or "no model can be made" in error
-    assert listing(stopped) == ["checkpoint.pt", "config.json"]
+    assert listing(stopped_run) == ["checkpoint.pt", "config.json"]
 
 
-def test_a_configuration_without_end_is_refused(stopped, capsys):
-    (stopped / "config.json").write_text("[" * 100_000)
-    assert main(["train", "--resume", str(stopped), "--quiet"]) == 1
+def test_a_deeply_nested_configuration_is_refused(stopped_run, capsys):
+    (stopped_run / "config.json").write_text("[" * 100_000)
+    assert main(["train", "--resume", str(stopped_run), "--quiet"]) == 1
     assert "config.json is damaged" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("there", [False, True])
-def test_a_run_that_cannot_begin_leaves_nothing(there, tmp_path, monkeypatch, capsys):
+@pytest.mark.parametrize("exists", [False, True])
+def test_a_run_that_fails_at_the_start_leaves_no_files(exists, tmp_path, monkeypatch, capsys):
     from ipvae_snn.runs import train
 
     run = tmp_path / "above" / "run"
-    if there:
+    if exists:
         run.mkdir(parents=True)
 
     def failing(*arguments, **options):
@@ -314,22 +320,22 @@ def test_a_run_that_cannot_begin_leaves_nothing(there, tmp_path, monkeypatch, ca
     monkeypatch.setattr(train, "fit", failing)
     assert main(["train", *QUICK, "--out", str(run)]) == 1
     assert "Input/output error" in capsys.readouterr().err
-    assert listing(tmp_path) == (["above"] if there else [])
-    assert not there or not listing(run)
+    assert listing(tmp_path) == (["above"] if exists else [])
+    assert not exists or not listing(run)
 
 
-def test_a_folder_that_somebody_made_meanwhile_stays(tmp_path):
+def test_atomic_folder_keeps_a_folder_that_another_process_made(tmp_path):
     from ipvae_snn._utils.files import atomic_folder
 
     out = tmp_path / "above" / "out"
 
-    def meanwhile():
+    def create_concurrently():
         with atomic_folder(out):
             out.mkdir(parents=True)
             (out / "theirs").write_text("mine")
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        meanwhile()
+        create_concurrently()
     assert (out / "theirs").read_text() == "mine"
     assert listing(tmp_path / "above") == ["out"]

@@ -1,4 +1,4 @@
-"""Estimators: the law of what they emit, and their gradients against enumeration."""
+"""Estimators: the distribution of their counts, and their gradients against enumeration."""
 
 import copy
 import pickle
@@ -64,7 +64,7 @@ def test_counts_are_poisson(log_rate):
 
 
 @pytest.mark.parametrize("substeps", [1, 3, 8])
-def test_bernoulli_counts_are_binomial_and_tend_to_poisson(substeps):
+def test_bernoulli_counts_are_binomial_and_approach_poisson(substeps):
     mem = torch.full((100_000,), 0.5)
     spk = seeded(bernoulli(substeps), seed=5).sample(mem).numpy()
     fire = float(-torch.expm1(-mem[0].exp() / substeps))
@@ -74,7 +74,7 @@ def test_bernoulli_counts_are_binomial_and_tend_to_poisson(substeps):
 
 
 def goodness_of_fit(counts, law):
-    """p-value of a chi-square test; neighbouring counts are pooled to 10 expected or more."""
+    """p-value of a chi-square test, in bins of at least 10 expected counts."""
     edges, low = [], int(law.ppf(1e-9))
     for k in range(low, int(law.ppf(1 - 1e-9)) + 1):
         since = edges[-1] if edges else -1
@@ -86,6 +86,17 @@ def goodness_of_fit(counts, law):
     if len(expected) < 2:
         return 1.0
     return stats.chisquare(observed, expected).pvalue
+
+
+@pytest.mark.parametrize("estimator", [surrogate.midpoint(), surrogate.bernoulli(4)], ids=repr)
+def test_draw_equals_sample_without_validation(estimator):
+    mem = torch.randn(20, 30)
+    torch.manual_seed(1)
+    a = estimator.sample(mem)
+    torch.manual_seed(1)
+    assert torch.equal(a, estimator.draw(mem))
+    with pytest.raises(ValueError, match="NaN"):
+        estimator.sample(mem * float("nan"))
 
 
 # -- gradients ------------------------------------------------------------------------------------
@@ -140,7 +151,7 @@ MEMBRANES = [(-2.0, -1.0), (0.0, 0.3), (1.0, 1.6)]
     [(midpoint(), poisson_law), (bernoulli(1), binomial_law(1)), (bernoulli(5), binomial_law(5))],
     ids=["midpoint", "bernoulli(1)", "bernoulli(5)"],
 )
-def test_quadratic_objectives_get_unbiased_gradients(estimator, law, mem):
+def test_gradients_of_quadratic_objectives_are_unbiased(estimator, law, mem):
     """Summed over all counts, without sampling: E[w f'(z)] = d E[f]/du to rounding."""
     mem = torch.tensor(mem, dtype=torch.float64)
     counts = torch.arange(41, dtype=torch.float64)
@@ -154,7 +165,7 @@ def test_quadratic_objectives_get_unbiased_gradients(estimator, law, mem):
     torch.testing.assert_close(expected, exact_gradient(mem, law), rtol=1e-6, atol=1e-8)
 
 
-def test_bernoulli_slope_tends_to_midpoint():
+def test_bernoulli_slope_approaches_midpoint():
     spk, rates = torch.arange(6.0, dtype=torch.float64), torch.full((6,), 1.3, dtype=torch.float64)
     fine = bernoulli(1_000_000).slope(spk, rates)
     torch.testing.assert_close(fine, midpoint().slope(spk, rates), rtol=1e-4, atol=1e-4)
@@ -186,8 +197,8 @@ def test_sampled_gradients_against_enumeration(estimator, allowed, mem):
 
 
 @pytest.mark.parametrize("estimator", RELAXED, ids=repr)
-def test_pathwise_gradient_is_that_of_the_soft_count(estimator):
-    """With the same noise, the derivative is that of finite differences, in float64."""
+def test_pathwise_gradient_equals_finite_differences(estimator):
+    """The derivative for fixed noise equals finite differences, in float64."""
     mem = torch.tensor([[-1.0, 0.2], [0.7, 1.1]], dtype=torch.float64, requires_grad=True)
     assert torch.autograd.gradcheck(lambda u: seeded(estimator, 4)(u), mem)
 
@@ -209,7 +220,7 @@ def test_cubic_indicator_keeps_the_mean_exact(temp):
 
 
 def test_sigmoid_indicator_overestimates_the_mean():
-    """+6% at temp 0.5 and λ = 1, as the literature has it."""
+    """By 6% at temp 0.5 and λ = 1, as in the literature."""
     spk = seeded(eat(0.5, "sigmoid"))(torch.zeros(400_000, dtype=torch.float64))
     assert spk.mean().item() == pytest.approx(1.06, abs=0.01)
 
@@ -242,13 +253,13 @@ def test_printable_picklable_comparable(estimator):
     assert surrogate.from_config(surrogate.to_config(estimator)) == estimator
 
 
-def test_different_settings_differ():
+def test_estimators_with_different_options_differ():
     assert eat(0.1) != eat(0.2)
     assert midpoint() != rate()
 
 
 @pytest.mark.parametrize("estimator", [e for e in ALL if not isinstance(e, rounded)], ids=repr)
-def test_own_generator_decides_the_draw(estimator):
+def test_the_generator_fixes_the_draw(estimator):
     mem = torch.zeros(1000)
     first, again = seeded(estimator, 1)(mem), seeded(estimator, 1)(mem)
     assert torch.equal(first, again)
@@ -281,11 +292,11 @@ def test_vmap_and_compile(estimator):
         (lambda: surrogate.from_config({"name": "eat", "tmp": 1}), "cannot be made"),
     ],
 )
-def test_wrong_settings_are_refused(make, says):
+def test_invalid_options_are_refused(make, says):
     with pytest.raises(ValueError, match=says):
         make()
 
 
-def test_foreign_callables_cannot_be_written_down():
+def test_unknown_callables_have_no_config():
     with pytest.raises(TypeError, match="midpoint"):
         surrogate.to_config(torch.relu)

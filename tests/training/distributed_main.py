@@ -1,4 +1,4 @@
-"""What each process of the tests in test_processes.py does: torchrun starts this file."""
+"""Program of each process in test_distributed.py, started by torchrun."""
 
 import sys
 from pathlib import Path
@@ -11,16 +11,18 @@ from ipvae_snn.training.distributed import ProcessGroup, joined
 
 X = torch.randn(60, 20, generator=torch.Generator().manual_seed(1))
 ESTIMATORS = {
-    "midpoint": surrogate.midpoint, "rounded": surrogate.rounded, "bernoulli": surrogate.bernoulli,
-}  # fmt: skip
+    "midpoint": surrogate.midpoint,
+    "rounded": surrogate.rounded,
+    "bernoulli": surrogate.bernoulli,
+}
 
 
 def trained(estimator, iterations):
-    """Model, history and last gradients of a short training; shares of 11 are uneven."""
+    """Weights, history and last gradients of a short training; a batch of 11 splits unevenly."""
     torch.manual_seed(0)
     make = IGVAE if estimator == "baseline" else IPVAE
-    known = {} if make is IGVAE else {"spike_grad": ESTIMATORS[estimator]()}
-    model = make(20, 15, init_std=0.3, **known)
+    options = {} if make is IGVAE else {"spike_grad": ESTIMATORS[estimator]()}
+    model = make(20, 15, init_std=0.3, **options)
     recipe = {"batch": 11, "steps": 5, "log_every": 1, "lr": 1e-3}
     config = TrainConfig(iterations=iterations, progress=False, **recipe)
     history = fit(model, X, config)
@@ -31,11 +33,11 @@ def trained(estimator, iterations):
 def main(folder):
     torch.set_num_threads(1)
     with joined("cpu"):
-        world = ProcessGroup()
+        group = ProcessGroup()
         results = {
             f"{name} {n}": trained(name, n) for name in (*ESTIMATORS, "baseline") for n in (1, 30)
         }
-        torch.save(results, folder / f"{world.rank}.pt")
+        torch.save(results, folder / f"{group.rank}.pt")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Trainings that are interrupted: what is kept, how they go on, and what is refused."""
+"""Checkpoints: interrupted trainings resume exactly; damaged or unsuitable files are refused."""
 
 import copy
 import math
@@ -25,8 +25,8 @@ X = torch.randn(50, 12, generator=torch.Generator().manual_seed(1))
 RECIPE = {"iterations": 9, "batch": 8, "steps": 4, "log_every": 2, "checkpoint_every": 3}
 
 
-class Signalling(Samples):
-    """Samples that send a signal when they are read for the n-th time."""
+class SamplesThatSignal(Samples):
+    """Samples that raise a signal at the n-th read."""
 
     def __init__(self, at, number=signal.SIGTERM):
         self.source, self.at, self.number, self.reads = InMemory(X), at, number, 0
@@ -66,7 +66,7 @@ def in_float64():
     return IPVAE(12, 10, init_std=0.3, learn_scale=False).double()
 
 
-def without_parameters_of_neurons():
+def with_fixed_neuron_constants():
     fixed = {"learn_step": False, "learn_bias": False, "learn_mem_init": False}
     return IPVAE(12, 10, init_std=0.3, **fixed)
 
@@ -75,7 +75,7 @@ def baseline():
     return IGVAE(12, 10)
 
 
-MODELS = [midpoint, own_generator, relaxed, in_float64, without_parameters_of_neurons, baseline]
+MODELS = [midpoint, own_generator, relaxed, in_float64, with_fixed_neuron_constants, baseline]
 
 
 def weights(model):
@@ -88,13 +88,13 @@ def equal(a, b):
 
 @pytest.mark.parametrize("at", [1, 4, 5, 9])
 @pytest.mark.parametrize("make", MODELS, ids=lambda make: make.__name__)
-def test_a_training_that_goes_on_ends_as_one_that_was_never_interrupted(make, at, tmp_path):
+def test_a_resumed_training_equals_an_uninterrupted_one(make, at, tmp_path):
     torch.manual_seed(3)
     model = make()
     again, path = copy.deepcopy(model), tmp_path / "a.ckpt"
     history = fit(model, X, recipe())
     with pytest.raises(Stopped) as stopped:
-        fit(again, Signalling(at), recipe(), checkpoint=path)
+        fit(again, SamplesThatSignal(at), recipe(), checkpoint=path)
     assert (stopped.value.iteration, stopped.value.signum) == (at, signal.SIGTERM)
     assert read_checkpoint(path)["iteration"] == at
     torch.manual_seed(4)
@@ -106,51 +106,52 @@ def test_a_training_that_goes_on_ends_as_one_that_was_never_interrupted(make, at
     assert os.listdir(tmp_path) == ["a.ckpt"]
 
 
-def test_keeping_a_checkpoint_changes_nothing(tmp_path):
-    plain, kept = midpoint(), None
-    kept = copy.deepcopy(plain)
-    assert fit(plain, X, recipe()) == fit(kept, X, recipe(), checkpoint=tmp_path / "a.ckpt")
-    assert equal(weights(plain), weights(kept))
+def test_checkpointing_does_not_change_the_training(tmp_path):
+    plain = midpoint()
+    checkpointed = copy.deepcopy(plain)
+    history = fit(checkpointed, X, recipe(), checkpoint=tmp_path / "a.ckpt")
+    assert fit(plain, X, recipe()) == history
+    assert equal(weights(plain), weights(checkpointed))
 
 
-def test_a_signal_is_heard_once_and_handlers_are_put_back(tmp_path, monkeypatch):
+def test_a_signal_stops_training_and_handlers_are_restored(tmp_path, monkeypatch):
     before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
-    monkeypatch.setattr(signal, "SIG_IGN", None)  # of a terminal that may go, SIGHUP is ignored
+    monkeypatch.setattr(signal, "SIG_IGN", None)  # SIGHUP may be ignored where the tests run
     for name in ("SIGINT", "SIGTERM", "SIGHUP"):
-        source = Signalling(2, getattr(signal, name))
+        source = SamplesThatSignal(2, getattr(signal, name))
         with pytest.raises(Stopped, match=f"{name} after iteration 2"):
             fit(midpoint(), source, recipe(), checkpoint=tmp_path / f"{name}.ckpt")
     assert before == [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
-    with pytest.raises(KeyboardInterrupt) as plain:  # without a checkpoint: as ever
-        fit(midpoint(), Signalling(2, signal.SIGINT), recipe())
+    with pytest.raises(KeyboardInterrupt) as plain:  # without a checkpoint: Python's default
+        fit(midpoint(), SamplesThatSignal(2, signal.SIGINT), recipe())
     assert not isinstance(plain.value, Stopped)
 
 
-def test_a_signal_that_is_ignored_stays_so(tmp_path):
+def test_an_ignored_signal_stays_ignored(tmp_path):
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    fit(midpoint(), Signalling(2, signal.SIGINT), recipe(), checkpoint=tmp_path / "a.ckpt")
+    fit(midpoint(), SamplesThatSignal(2, signal.SIGINT), recipe(), checkpoint=tmp_path / "a.ckpt")
     assert signal.getsignal(signal.SIGINT) == signal.SIG_IGN
 
 
-def test_checkpoints_are_written_at_the_start_every_so_often_and_at_the_end(tmp_path, monkeypatch):
-    from ipvae_snn.training import checkpointer as keeper
+def test_checkpoints_are_written_at_start_at_intervals_and_at_end(tmp_path, monkeypatch):
+    from ipvae_snn.training import checkpointer
 
-    seen, write = [], keeper.write_checkpoint
+    written, write = [], checkpointer.write_checkpoint
 
-    def note(path, content):
-        seen.append(content["iteration"])
+    def recording(path, content):
+        written.append(content["iteration"])
         write(path, content)
 
-    monkeypatch.setattr(keeper, "write_checkpoint", note)
+    monkeypatch.setattr(checkpointer, "write_checkpoint", recording)
     fit(midpoint(), X, recipe(iterations=8), checkpoint=tmp_path / "a.ckpt")
-    assert seen == [0, 3, 6, 8]
+    assert written == [0, 3, 6, 8]
 
 
 def stopped_at_4(path):
     torch.manual_seed(3)
     model = midpoint()
     with pytest.raises(Stopped):
-        fit(model, Signalling(4), recipe(), checkpoint=path)
+        fit(model, SamplesThatSignal(4), recipe(), checkpoint=path)
     return path
 
 
@@ -173,15 +174,15 @@ def stopped_at_4(path):
 def test_a_checkpoint_of_another_training_is_refused(make, data, changes, says, tmp_path):
     path = stopped_at_4(tmp_path / "a.ckpt")
     before, model = path.read_bytes(), make()
-    kept = weights(model)
+    old_weights = weights(model)
     with pytest.raises(ValueError, match=says):
         fit(model, data, recipe(**changes), checkpoint=path)
     assert path.read_bytes() == before
-    assert equal(weights(model), kept)
+    assert equal(weights(model), old_weights)
     assert os.listdir(tmp_path) == ["a.ckpt"]
 
 
-def test_learning_rate_and_matters_of_taste_may_change(tmp_path):
+def test_learning_rate_and_intervals_may_change_on_resume(tmp_path):
     path = stopped_at_4(tmp_path / "a.ckpt")
     history = fit(
         midpoint(), X, recipe(lr=1e-3, log_every=1, checkpoint_every=100), checkpoint=path
@@ -190,17 +191,17 @@ def test_learning_rate_and_matters_of_taste_may_change(tmp_path):
     assert history[-1]["lr"] < 1e-3
 
 
-class Code:
+class MakesFolderWhenUnpickled:
     def __reduce__(self):
         return (os.mkdir, ("owned",))
 
 
-def rewritten(path, **changes):
+def rewrite(path, **changes):
     content = torch.load(path, weights_only=True)
     torch.save({**content, **changes}, path)
 
 
-def compressed(path):
+def compress(path):
     with zipfile.ZipFile(path) as archive:
         parts = [(info.filename, archive.read(info)) for info in archive.infolist()]
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
@@ -208,8 +209,8 @@ def compressed(path):
             archive.writestr(name, part)
 
 
-def claiming(path):
-    rewritten(path, weights={"a": torch.zeros(1).expand(10**9, 10**6)})
+def claim_huge_tensor(path):
+    rewrite(path, weights={"a": torch.zeros(1).expand(10**9, 10**6)})
 
 
 DAMAGE = {
@@ -217,28 +218,29 @@ DAMAGE = {
     "half": (lambda p: p.write_bytes(p.read_bytes()[: p.stat().st_size // 2]), "cannot be read"),
     "empty": (lambda p: p.write_bytes(b""), "cannot be read"),
     "junk": (lambda p: p.write_bytes(b"junk" * 1000), "cannot be read"),
-    "pickle": (lambda p: p.write_bytes(pickle.dumps(Code())), "cannot be read"),
-    "code": (lambda p: torch.save({"format": Code()}, p), "could run code"),
-    "code in weights": (lambda p: rewritten(p, weights={"a": Code()}), "could run code"),
+    "pickle": (lambda p: p.write_bytes(pickle.dumps(MakesFolderWhenUnpickled())), "cannot be read"),
+    "code": (lambda p: torch.save({"format": MakesFolderWhenUnpickled()}, p), "could run code"),
+    "code in weights": (
+        lambda p: rewrite(p, weights={"a": MakesFolderWhenUnpickled()}),
+        "could run code",
+    ),
     "model file": (lambda p: IPVAE(3, 2).save(p), "was not written by"),
     "list": (lambda p: torch.save([1], p), "was not written by"),
-    "newer": (lambda p: rewritten(p, version=2), "version 2.*update"),
-    "no version": (lambda p: rewritten(p, version=None), "version None"),
-    "compressed": (compressed, "compressed"),
-    "claiming": (claiming, "claims more"),
-    "no weights": (lambda p: rewritten(p, weights=None), "weights is missing"),
-    "late": (lambda p: rewritten(p, iteration=99), "iteration is 99 of 9"),
-    "other weights": (lambda p: rewritten(p, weights={"a": torch.zeros(2)}), "does not fit"),
+    "newer": (lambda p: rewrite(p, version=2), "version 2.*update"),
+    "no version": (lambda p: rewrite(p, version=None), "version None"),
+    "compressed": (compress, "compressed"),
+    "claiming": (claim_huge_tensor, "claims more"),
+    "no weights": (lambda p: rewrite(p, weights=None), "weights is missing"),
+    "late": (lambda p: rewrite(p, iteration=99), "iteration is 99 of 9"),
+    "other weights": (lambda p: rewrite(p, weights={"a": torch.zeros(2)}), "does not fit"),
     "nan": (
-        lambda p: rewritten(
-            p, weights={k: v * math.nan for k, v in midpoint().state_dict().items()}
-        ),
+        lambda p: rewrite(p, weights={k: v * math.nan for k, v in midpoint().state_dict().items()}),
         "NaN",
     ),
-    "other optimizer": (lambda p: rewritten(p, optimizer={}), "does not fit"),
-    "no random state": (lambda p: rewritten(p, random=[{}]), "random state"),
+    "other optimizer": (lambda p: rewrite(p, optimizer={}), "does not fit"),
+    "no random state": (lambda p: rewrite(p, random=[{}]), "random state"),
     "short random state": (
-        lambda p: rewritten(p, random=[{"cpu": torch.zeros(5, dtype=torch.uint8)}]),
+        lambda p: rewrite(p, random=[{"cpu": torch.zeros(5, dtype=torch.uint8)}]),
         "random state",
     ),
 }
@@ -250,17 +252,17 @@ def test_a_damaged_checkpoint_is_refused_and_nothing_in_it_runs(kind, tmp_path, 
     path, (damage, says) = stopped_at_4(tmp_path / "a.ckpt"), DAMAGE[kind]
     damage(path)
     before, model = path.read_bytes(), midpoint()
-    kept, random = weights(model), torch.get_rng_state()
+    old_weights, random = weights(model), torch.get_rng_state()
     with pytest.raises(ValueError, match=says) as error:
         fit(model, X, recipe(), checkpoint=path)
     assert "\n" not in str(error.value)
-    assert equal(weights(model), kept)
+    assert equal(weights(model), old_weights)
     assert torch.equal(torch.get_rng_state(), random)
     assert path.read_bytes() == before
     assert os.listdir(tmp_path) == ["a.ckpt"]
 
 
-def test_a_full_disk_leaves_the_last_checkpoint(tmp_path):
+def test_a_full_disk_keeps_the_last_checkpoint(tmp_path):
     path = stopped_at_4(tmp_path / "a.ckpt")
     before, usual = path.read_bytes(), resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1000, usual[1]))
@@ -273,7 +275,7 @@ def test_a_full_disk_leaves_the_last_checkpoint(tmp_path):
     assert os.listdir(tmp_path) == ["a.ckpt"]
 
 
-def test_where_nothing_can_be_written_training_does_not_start():
+def test_training_does_not_start_without_a_writable_folder():
     if not os.path.isdir("/proc/self"):
         pytest.skip("needs a folder where nobody may write, such as /proc")
     with pytest.raises(OSError, match="/proc/self"):
@@ -282,7 +284,7 @@ def test_where_nothing_can_be_written_training_does_not_start():
         fit(midpoint(), X, recipe(), checkpoint="/nowhere/a.ckpt")
 
 
-def test_two_trainings_do_not_share_a_checkpoint(tmp_path):
+def test_a_locked_checkpoint_is_refused(tmp_path):
     path = stopped_at_4(tmp_path / "a.ckpt")
     before = path.read_bytes()
     with exclusive_lock(path), pytest.raises(OSError, match="another process is working on"):
@@ -302,8 +304,8 @@ fit(model, x, config, checkpoint=sys.argv[1])
 """
 
 
-def test_killed_while_it_writes_it_goes_on(tmp_path):
-    """Killed for good, at moments that fall into writing as often as not."""
+def test_a_training_killed_while_writing_resumes(tmp_path):
+    """SIGKILL at moments that often fall into a write."""
     path = tmp_path / "a.ckpt"
     iterations = []
     for wait in (0.05, 0.2):
@@ -326,14 +328,14 @@ def test_killed_while_it_writes_it_goes_on(tmp_path):
     done = content["iteration"] + 5
     config = TrainConfig(**{**content["config"], "iterations": 2000})
     with pytest.raises(Stopped):
-        fit(model, Counted(x, 5), config, checkpoint=path)
+        fit(model, SignalAfterReads(x, 5), config, checkpoint=path)
     with pytest.raises(Stopped):
-        fit(again, Counted(x, done), config, checkpoint=tmp_path / "b.ckpt")
+        fit(again, SignalAfterReads(x, done), config, checkpoint=tmp_path / "b.ckpt")
     assert equal(weights(model), weights(again))
     assert sorted(os.listdir(tmp_path)) == ["a.ckpt", "b.ckpt"]
 
 
-class Counted(Signalling):
+class SignalAfterReads(SamplesThatSignal):
     def __init__(self, x, at):
         super().__init__(at)
         self.source = InMemory(x)

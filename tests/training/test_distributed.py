@@ -1,4 +1,4 @@
-"""Several processes that train one model: the gradients of one, and a common end."""
+"""Training with several processes equals training with one; all ranks stop together."""
 
 import os
 import signal
@@ -15,7 +15,6 @@ import torch.distributed as dist
 from ipvae_snn.cli import main
 from ipvae_snn.kernels import native
 from ipvae_snn.training import loop
-from ipvae_snn.training.batches import batches, share
 from ipvae_snn.training.checkpoint import read_checkpoint
 from ipvae_snn.training.distributed import ProcessGroup, is_silent_rank, joined
 from tests.training.distributed_main import trained
@@ -35,16 +34,16 @@ def torchrun(*command, size=2):
     )  # fmt: skip
 
 
-def ended(process, seconds=120):
+def output_of(process, seconds=120):
     output, _ = process.communicate(timeout=seconds)
     return output
 
 
 @pytest.fixture(scope="module")
-def together(tmp_path_factory):
+def two_process_results(tmp_path_factory):
     folder = tmp_path_factory.mktemp("two")
     process = torchrun(str(MAIN), str(folder))
-    output = ended(process)
+    output = output_of(process)
     assert process.returncode == 0, output
     return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(2)]
 
@@ -57,21 +56,21 @@ def nearly_equal(a, b, rtol=1e-6):
 
 @pytest.mark.parametrize("estimator", ["midpoint", "rounded"])
 @pytest.mark.parametrize("iterations", [1, 30])
-def test_two_processes_have_the_gradients_and_the_learning_of_one(together, estimator, iterations):
+def test_two_processes_train_like_one(two_process_results, estimator, iterations):
     if not native.available():
         pytest.skip("without compiled kernels processes draw other spikes than one alone")
     alone = trained(estimator, iterations)
     for rank in range(2):
-        found = together[rank][f"{estimator} {iterations}"]
-        nearly_equal(found["grads"], alone["grads"])
-        nearly_equal(found["weights"], alone["weights"])
-        for row, own in zip(found["history"], alone["history"], strict=True):
-            assert row == pytest.approx(own, rel=1e-4, abs=1e-6)
+        result = two_process_results[rank][f"{estimator} {iterations}"]
+        nearly_equal(result["grads"], alone["grads"])
+        nearly_equal(result["weights"], alone["weights"])
+        for row, expected in zip(result["history"], alone["history"], strict=True):
+            assert row == pytest.approx(expected, rel=1e-4, abs=1e-6)
 
 
 @pytest.mark.parametrize("estimator", ["bernoulli", "baseline"])
-def test_where_draws_are_their_own_both_end_with_the_same_weights(together, estimator):
-    first, second = (results[f"{estimator} 30"] for results in together)
+def test_with_draws_per_rank_both_ranks_end_with_the_same_weights(two_process_results, estimator):
+    first, second = (results[f"{estimator} 30"] for results in two_process_results)
     assert all(torch.equal(first["weights"][n], v) for n, v in second["weights"].items())
     alone = trained(estimator, 30)
     losses = [sum(row["loss"] for row in run["history"]) / 30 for run in (first, alone)]
@@ -79,24 +78,8 @@ def test_where_draws_are_their_own_both_end_with_the_same_weights(together, esti
     assert first["history"] != alone["history"]
 
 
-def test_shares_are_the_whole_batch():
-    for batch, size in ((7, 2), (7, 7), (100, 3)):
-        rows = [i for rank in range(size) for i in range(batch)[share(batch, rank, size)]]
-        assert rows == list(range(batch))
-    with pytest.raises(ValueError, match="raise batch to at least 3"):
-        share(2, 0, 3)
-
-
-def test_order_of_samples_can_be_taken_up_anywhere():
-    order = batches(7, 3, seed=4)
-    everything = [next(order) for _ in range(20)]
-    for start in (0, 1, 2, 5, 7, 14):
-        order = batches(7, 3, seed=4, start=start)
-        assert all(torch.equal(next(order), rows) for rows in everything[start:])
-
-
-def started(folder, iterations):
-    """A training of two processes that writes a checkpoint at every iteration."""
+def start_training(folder, iterations):
+    """A training of two processes that writes a checkpoint at every iteration, after its first."""
     options = (
         "--data", "digits", "--quiet", "--latents", "16", "--steps", "4", "--batch", "10",
         "--eval-steps", "5", "--samples", "9", "--checkpoint-every", "1",
@@ -104,45 +87,43 @@ def started(folder, iterations):
     command = ("-m", "ipvae_snn.cli", "train", *options, "--iterations", str(iterations))
     process = torchrun(*command, "--out", str(folder))
     before = time.monotonic()
-    while not done(folder):
-        assert process.poll() is None, ended(process)
+    while not checkpoint_iteration(folder):
+        assert process.poll() is None, output_of(process)
         assert time.monotonic() < before + 120
         time.sleep(0.05)
     return process
 
 
-def done(run):
+def checkpoint_iteration(run):
     path = run / "checkpoint.pt"
     return read_checkpoint(path)["iteration"] if path.is_file() else 0
 
 
-def children(process):
-    """Processes that this one started; /proc tells of each: number, (name), state, parent."""
-    found = []
+def child_pids(process):
+    """PIDs of the child processes, from /proc/PID/stat: PID (name) state parent ..."""
+    pids = []
     for path in Path("/proc").glob("[0-9]*/stat"):
-        with suppress(OSError):  # it ended meanwhile
-            told = path.read_text().rpartition(")")[2].split()
-            if int(told[1]) == process.pid:
-                found.append(int(path.parent.name))
-    return sorted(found)
+        with suppress(OSError):  # the process has ended meanwhile
+            _, parent, *_ = path.read_text().rpartition(")")[2].split()
+            if int(parent) == process.pid:
+                pids.append(int(path.parent.name))
+    return sorted(pids)
 
 
-def test_when_one_is_killed_the_other_ends_and_says_so_and_one_alone_can_go_on(
-    tmp_path, monkeypatch
-):
+def test_after_a_rank_is_killed_the_other_stops_and_one_process_can_resume(tmp_path, monkeypatch):
     pytest.importorskip("sklearn", reason="digits need the extra data")
     if not Path("/proc/self/stat").exists():
         pytest.skip("needs /proc to find a process of the training")
     run = tmp_path / "run"
-    process = started(run, iterations=100_000)
-    os.kill(children(process)[1], signal.SIGKILL)
+    process = start_training(run, iterations=100_000)
+    os.kill(child_pids(process)[1], signal.SIGKILL)
     killed = time.monotonic()
-    output = ended(process, seconds=30)
+    output = output_of(process, seconds=30)
     assert time.monotonic() < killed + 30
     assert process.returncode != 0
     assert "another of the 2 processes of this training has ended" in output
     assert {"checkpoint.pt", "config.json"} <= {path.name for path in run.iterdir()}
-    before, step = done(run), loop.train_step
+    before, step = checkpoint_iteration(run), loop.train_step
 
     def stopping(*arguments, **options):
         if arguments[6] == before + 5:
@@ -151,28 +132,28 @@ def test_when_one_is_killed_the_other_ends_and_says_so_and_one_alone_can_go_on(
 
     monkeypatch.setattr(loop, "train_step", stopping)
     assert main(["train", "--resume", str(run), "--quiet"]) == 128 + signal.SIGTERM
-    assert done(run) == before + 5
+    assert checkpoint_iteration(run) == before + 5
     assert sorted(path.name for path in run.iterdir()) == ["checkpoint.pt", "config.json"]
 
 
-def test_a_signal_stops_all_and_the_checkpoint_is_one(tmp_path):
+def test_a_signal_stops_all_ranks_after_one_checkpoint(tmp_path):
     pytest.importorskip("sklearn", reason="digits need the extra data")
     run = tmp_path / "run"
-    process = started(run, iterations=100_000)
+    process = start_training(run, iterations=100_000)
     process.send_signal(signal.SIGTERM)
-    output = ended(process, seconds=60)
+    output = output_of(process, seconds=60)
     assert output.count("stopped by SIGTERM after iteration") == 1
     assert f"ipvae-snn train --resume {run}" in output
-    assert f"after iteration {done(run)};" in output
+    assert f"after iteration {checkpoint_iteration(run)};" in output
 
 
 @pytest.mark.parametrize(
     ("device", "says"),
     [("cuda:1", "must be cpu or cuda, got 'cuda:1'"), ("cuda", "finds 0 GPU")],
 )
-def test_devices_that_processes_cannot_have_are_refused(device, says, monkeypatch):
+def test_unavailable_devices_are_refused(device, says, monkeypatch):
     if torch.cuda.is_available():
-        pytest.skip("there are GPUs here")
+        pytest.skip("this machine has GPUs")
     for name, value in {"RANK": 1, "WORLD_SIZE": 2, "MASTER_ADDR": "x", "MASTER_PORT": 1}.items():
         monkeypatch.setenv(name, str(value))
     assert is_silent_rank()
@@ -181,7 +162,7 @@ def test_devices_that_processes_cannot_have_are_refused(device, says, monkeypatc
     assert not dist.is_initialized()
 
 
-def test_alone_all_of_it_is_a_world_of_one():
+def test_a_process_group_of_one():
     world = ProcessGroup()
     assert (world.rank, world.size, world.leads) == (0, 1, True)
     assert world.gather("a") == ["a"]
@@ -193,10 +174,10 @@ def test_alone_all_of_it_is_a_world_of_one():
     with joined("cpu") as device:
         assert device == "cpu"
     with pytest.raises(RuntimeError, match="gloo"), world.together():
-        raise RuntimeError("gloo: not ours to explain where there is one process only")
+        raise RuntimeError("gloo: passed on, as there is only one process")
 
 
-def test_a_process_that_loses_another_says_so_and_other_errors_pass():
+def test_a_lost_connection_is_explained_and_other_errors_pass():
     world = ProcessGroup()
     world.joined, world.size = True, 2
     with pytest.raises(ConnectionError, match="another of the 2 processes"), world.together():

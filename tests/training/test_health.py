@@ -1,4 +1,4 @@
-"""NaN and infinity in a training: caught where they arise, named, and never written."""
+"""NaN and infinity in training are detected where they arise, named, and never written."""
 
 import copy
 import math
@@ -25,12 +25,12 @@ def weights(model):
     return copy.deepcopy(model.state_dict())
 
 
-def unchanged(model, before):
+def has_weights(model, before):
     return all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
 
 @pytest.mark.parametrize("make", [IPVAE, IGVAE], ids=["IPVAE", "IGVAE"])
-def test_unsound_weights_are_named_before_anything_is_done(make, tmp_path):
+def test_bad_initial_weights_are_named_before_training(make, tmp_path):
     model = make(12, 10)
     with torch.no_grad():
         model.weight[3, 4] = math.inf
@@ -41,8 +41,8 @@ def test_unsound_weights_are_named_before_anything_is_done(make, tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-class Spoiled(Samples):
-    """Samples of which the third batch is not what it should be."""
+class SamplesWithBadBatch(Samples):
+    """Samples whose third batch holds one bad value."""
 
     def __init__(self, value):
         self.source, self.reads, self.value = InMemory(X), 0, value
@@ -63,18 +63,18 @@ class Spoiled(Samples):
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
-def test_an_unsound_input_is_named_with_its_iteration(value, tmp_path):
+def test_a_bad_batch_is_named_with_its_iteration(value, tmp_path):
     model = IPVAE(12, 10)
     with pytest.raises(ValueError, match="the batch of iteration 3 holds 1 NaN or infinite"):
-        fit(model, Spoiled(value), recipe(), checkpoint=tmp_path / "a.ckpt")
+        fit(model, SamplesWithBadBatch(value), recipe(), checkpoint=tmp_path / "a.ckpt")
     assert read_checkpoint(tmp_path / "a.ckpt")["iteration"] == 2
     assert all(torch.isfinite(value).all() for value in model.state_dict().values())
 
 
-def test_an_input_that_makes_the_loss_overflow_stops_with_advice_and_the_checkpoint(tmp_path):
+def test_an_overflowing_loss_stops_training_with_advice_and_the_checkpoint(tmp_path):
     model = IPVAE(12, 10)
     with pytest.raises(Diverged) as error:
-        fit(model, Spoiled(1e30), recipe(), checkpoint=tmp_path / "a.ckpt")
+        fit(model, SamplesWithBadBatch(1e30), recipe(), checkpoint=tmp_path / "a.ckpt")
     message = str(error.value)
     assert message.startswith("training diverged at iteration 3: the ")
     assert ADVICE in message
@@ -83,7 +83,7 @@ def test_an_input_that_makes_the_loss_overflow_stops_with_advice_and_the_checkpo
     assert all(torch.isfinite(value).all() for value in model.state_dict().values())
 
 
-def test_a_gradient_that_is_not_finite_is_named_and_the_weights_stay(monkeypatch):
+def test_a_gradient_that_is_not_finite_is_named_and_the_weights_are_kept(monkeypatch):
     model = IPVAE(12, 10)
     before, run = weights(model), model.run
 
@@ -95,7 +95,7 @@ def test_a_gradient_that_is_not_finite_is_named_and_the_weights_stay(monkeypatch
     monkeypatch.setattr(model, "run", spoil)
     with pytest.raises(Diverged, match=r"iteration 1: the gradient of .*decoder.weight holds 120"):
         fit(model, X, recipe())
-    assert unchanged(model, before)
+    assert has_weights(model, before)
 
 
 @pytest.mark.parametrize("part", ["nll", "kl"])
@@ -110,10 +110,10 @@ def test_a_loss_that_is_not_finite_is_named(part, monkeypatch):
     monkeypatch.setattr(model, "run", spoil)
     with pytest.raises(Diverged, match=f"the loss is nan, its {part.upper()} is nan"):
         fit(model, X, recipe())
-    assert unchanged(model, before)
+    assert has_weights(model, before)
 
 
-def test_a_diverging_training_writes_no_nan(tmp_path):
+def test_a_diverging_training_never_writes_nan(tmp_path):
     model = IPVAE(12, 10, clamp=16.0)
     wild = recipe(
         iterations=400, lr=100.0, warmup=0.0, clamp_start=16.0, grad_clip=1e30, checkpoint_every=1
@@ -128,7 +128,7 @@ def test_a_diverging_training_writes_no_nan(tmp_path):
 
 @pytest.mark.parametrize("low", [torch.bfloat16, torch.float16])
 def test_mixed_precision_keeps_rates_kl_and_sampling_in_float32(low):
-    """What autocast makes of the products is rounded; exponentials of them must not be."""
+    """Autocast rounds the matrix products; their exponentials must stay in float32."""
     model = IPVAE(12, 10, init_std=0.5)
     with torch.autocast("cpu", dtype=low):
         out = model.run(X, 20, seed=0)
@@ -143,7 +143,7 @@ def test_mixed_precision_keeps_rates_kl_and_sampling_in_float32(low):
 
 
 @pytest.mark.parametrize("low", [torch.bfloat16, torch.float16])
-def test_membranes_in_half_precision_still_have_rates_of_float32(low):
+def test_half_precision_membranes_have_float32_rates(low):
     from ipvae_snn.surrogate.exact import rate_of
 
     mem = torch.tensor([-3.0, 0.0, 4.0], dtype=low)
@@ -153,7 +153,7 @@ def test_membranes_in_half_precision_still_have_rates_of_float32(low):
 
 
 @pytest.mark.parametrize("threads", [1, 2])
-def test_training_is_the_same_to_the_last_bit(threads):
+def test_training_is_bit_reproducible(threads):
     usual = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:

@@ -13,7 +13,7 @@ from torch import Tensor
 from ipvae_snn import diagnostics
 from ipvae_snn._utils.checks import require_integer
 from ipvae_snn._utils.files import atomic_write
-from ipvae_snn.models.ipvae import IPVAE
+from ipvae_snn.models.base import BaseModel
 from ipvae_snn.runs.report.trial import trials
 from ipvae_snn.version import __version__
 
@@ -34,7 +34,7 @@ SUMMARY = (
 
 def write_report(
     run: str | Path,
-    model: IPVAE,
+    model: BaseModel,
     x: Tensor,
     config: Mapping[str, Any],
     *,
@@ -108,7 +108,7 @@ def _summary(found: dict[str, Any]) -> str:
     return "\n".join(rows)
 
 
-def _recipe(model: IPVAE, config: Mapping[str, Any]) -> str:
+def _recipe(model: BaseModel, config: Mapping[str, Any]) -> str:
     training = config["training"]
     shown = {
         "neurons": f"{model.latents:,}",

@@ -8,14 +8,14 @@ import torch
 from torch import Tensor
 
 from ipvae_snn import metrics
-from ipvae_snn.models.ipvae import IPVAE
+from ipvae_snn.models.base import BaseModel
 
 ROWS, TRACES = 60, 6
 """Neurons in a raster, membranes beside it."""
 
 
 @torch.no_grad()
-def trials(model: IPVAE, x: Tensor, shape: tuple[int, int], num_steps: int, seed: int) -> Any:
+def trials(model: BaseModel, x: Tensor, shape: tuple[int, int], num_steps: int, seed: int) -> Any:
     """What the page's slider moves through, as plain data: one entry for each sample.
 
     Images are grey levels from 0 to 255, one scale for an input and its reconstructions; counts
@@ -26,9 +26,10 @@ def trials(model: IPVAE, x: Tensor, shape: tuple[int, int], num_steps: int, seed
 
 
 def _trial(
-    model: IPVAE, x: Tensor, spk: Tensor, mem: Tensor, shape: tuple[int, int]
+    model: BaseModel, x: Tensor, spk: Tensor, mem: Tensor, shape: tuple[int, int]
 ) -> dict[str, Any]:
-    rows = metrics.by_use(spk)[:ROWS]
+    codes, mem = spk.abs(), mem[:, : model.latents]  # codes of baselines may be negative
+    rows = metrics.by_use(codes)[:ROWS]
     traces = rows[mem[:, rows].amax(0).argsort(descending=True)[:TRACES]]
     x_hat = model.decode(spk)
     peak = float(x.abs().max().clamp(min=1e-12))
@@ -40,10 +41,10 @@ def _trial(
         "input": _packed(_grey(x, low, peak)),
         "frames": _packed(_grey(x_hat, low, peak)),
         "neurons": rows.tolist(),
-        "counts": _packed(spk[:, rows].clamp(max=255)),
+        "counts": _packed(codes[:, rows].clamp(max=255)),
         "traces": traces.tolist(),
         "mem": [[round(float(u), 2) for u in mem[:, k]] for k in traces],
-        "spikes": spk.sum(1).int().tolist(),
+        "spikes": codes.sum(1).int().tolist(),
         "r2": [round(float(value), 3) for value in r2],
     }
 

@@ -1,4 +1,4 @@
-"""The data sets. Without a folder of real ones, small stand-ins that come with scikit-learn."""
+"""The data sets, or without a folder of them, small ones that come with scikit-learn."""
 
 from functools import cache
 from itertools import pairwise
@@ -12,11 +12,11 @@ from torch import Tensor
 
 from ipvae_snn import data
 
-from lab.bench import Lab
+from harness.setup import Setup
 
 
 class Samples(NamedTuple):
-    """Training and held-out samples (N, M), the shape (H, W) of one, and labels if there are."""
+    """Training and held-out samples (N, M), the shape (H, W) of one sample, and labels if any."""
 
     train: Tensor
     test: Tensor
@@ -25,9 +25,9 @@ class Samples(NamedTuple):
     test_labels: Tensor | None = None
 
 
-def load(lab: Lab, name: str) -> Samples:
+def load(setup: Setup, name: str) -> Samples:
     """``"patches"``, ``"mnist"`` or ``"speech"``."""
-    return _load(name, lab.data, lab.quick)
+    return _load(name, setup.data, setup.quick)
 
 
 @cache
@@ -39,12 +39,14 @@ def _load(name: str, folder: Path | None, quick: bool) -> Samples:
         images = data.load(source, patches=(500, 60) if quick else (100_000, 2_000))
     else:
         images = data.load("digits" if folder is None else folder / "mnist.npz")
-    few = slice(0, 300 if quick else None)
+    first = slice(0, 300 if quick else None)
     labels = (images.train_labels, images.test_labels)
     return Samples(
-        images.train[few], images.test[few], images.shape,
-        *(None if y is None else y[few] for y in labels),
-    )  # fmt: skip
+        images.train[first],
+        images.test[first],
+        images.shape,
+        *(None if y is None else y[first] for y in labels),
+    )
 
 
 def spoken_digits(path: Path, size: int = 32) -> Samples:
@@ -68,13 +70,13 @@ def spoken_digits(path: Path, size: int = 32) -> Samples:
 
 
 def rotated(x: Tensor, shape: tuple[int, int], degrees: float) -> Tensor:
-    """Images turned about their centre, with what comes in from outside black."""
+    """Images rotated about their centre; pixels from outside are black."""
     images = x.reshape(-1, *shape).numpy()
     turned = ndimage.rotate(images, degrees, axes=(1, 2), reshape=False, order=1)
     return torch.from_numpy(np.clip(turned, 0, 1).reshape(len(x), -1))
 
 
 def shifted(x: Tensor, shape: tuple[int, int], down: int, right: int) -> Tensor:
-    """Images moved by whole pixels, with what comes in from outside black."""
+    """Images shifted by whole pixels; pixels from outside are black."""
     moved = ndimage.shift(x.reshape(-1, *shape).numpy(), (0, down, right), order=0)
     return torch.from_numpy(moved.reshape(len(x), -1))

@@ -1,4 +1,4 @@
-"""One look for all pictures: a colour and a name for each model, small legends, light grids."""
+"""Common style of all figures: a colour and a label for each model, legends and grids."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -10,9 +10,9 @@ from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator
 
-from lab.bench import Lab
+from harness.setup import Setup
 
-# Okabe-Ito; kinds of one family share a colour and differ in dashes.
+# Okabe-Ito palette; the encoders of one family share a colour and differ in line style.
 COLOURS = {
     "iP": "#0072B2", "iP-tuned": "#0072B2", "iG": "#D55E00", "iG-relu": "#E69F00", "LCA": "#000000",
     "P-linear": "#56B4E9", "P-mlp": "#56B4E9", "P-conv": "#56B4E9",
@@ -30,7 +30,7 @@ LABELS = {
 
 
 def style(name: str) -> dict[str, Any]:
-    """Colour, dashes and label of a model's line."""
+    """Colour, line style and label of a model's line."""
     width = 2.4 if name == "iP" else 1.5
     dash = DASHES.get(name.rsplit("-", 1)[-1], "-")
     return {"color": COLOURS[name], "ls": dash, "lw": width, "label": LABELS[name]}
@@ -38,18 +38,18 @@ def style(name: str) -> dict[str, Any]:
 
 @contextmanager
 def figure(
-    lab: Lab, rows: int = 1, columns: int = 1, *, name: str = "", size: tuple[float, float]
+    setup: Setup, rows: int = 1, columns: int = 1, *, name: str = "", size: tuple[float, float]
 ) -> Iterator[np.ndarray]:
-    """Axes (rows, columns) of a picture that is written when the block ends."""
+    """Axes (rows, columns) of a figure that is saved when the block ends."""
     drawn = Figure(figsize=size, layout="constrained")
     yield drawn.subplots(rows, columns, squeeze=False)
-    path = lab.out / f"{lab.name}{'_' + name if name else ''}.png"
+    path = setup.out / f"{setup.name}{'_' + name if name else ''}.png"
     drawn.savefig(path, dpi=130)
     print(f"picture: {path}")
 
 
 def plain_log(axis: Axis) -> None:
-    """Numbers as they are spoken, on a logarithmic axis of two decades or so."""
+    """Plain decimal labels instead of powers of ten, for an axis of about two decades."""
     axis.set_major_formatter("{x:g}")
     axis.set_minor_locator(LogLocator(subs=(2, 5)))
     axis.set_minor_formatter("{x:g}")
@@ -58,7 +58,7 @@ def plain_log(axis: Axis) -> None:
 def finish(
     ax: Axes, *, x: str, y: str, title: str = "", legend: str | None = "best", columns: int = 1
 ) -> None:
-    """Labels, a light grid, no box."""
+    """Axis labels, title, light grid and legend; hides the top and right spines."""
     ax.set_xlabel(x)
     ax.set_ylabel(y)
     if title:

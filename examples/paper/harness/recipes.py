@@ -1,4 +1,4 @@
-"""The models by name, and the recipe each is trained with on each data set."""
+"""The models by name, and the hyperparameters each is trained with on each data set."""
 
 import hashlib
 import json
@@ -12,13 +12,13 @@ from torch import nn
 from ipvae_snn import IPVAE, TrainConfig, baselines, fit
 from ipvae_snn._utils.files import atomic_write
 
-from lab.bench import Lab
-from lab.sets import load
+from harness.datasets import load
+from harness.setup import Setup
 
 Make = Callable[..., nn.Module]
 
 
-def _encoding(cls: Make, kind: str, **fixed: Any) -> Make:
+def _with_encoder(cls: Make, kind: str, **fixed: Any) -> Make:
     def make(pixels: int, latents: int, shape: tuple[int, int], **options: Any) -> nn.Module:
         return cls(pixels, latents, encoder=kind, image_shape=shape, **fixed, **options)
 
@@ -37,21 +37,21 @@ FAMILIES: dict[str, Make] = {
     "iG": _plain(baselines.IGVAE),
     "iG-relu": _plain(baselines.IGVAE, relu=True),
     "LCA": _plain(baselines.LCA),
-    "P-linear": _encoding(baselines.PoissonVAE, "linear"),
-    "P-mlp": _encoding(baselines.PoissonVAE, "mlp"),
-    "P-conv": _encoding(baselines.PoissonVAE, "conv"),
-    "G-linear": _encoding(baselines.GaussianVAE, "linear"),
-    "G-mlp": _encoding(baselines.GaussianVAE, "mlp"),
-    "G-conv": _encoding(baselines.GaussianVAE, "conv"),
-    "G-relu-conv": _encoding(baselines.GaussianVAE, "conv", relu=True),
+    "P-linear": _with_encoder(baselines.PoissonVAE, "linear"),
+    "P-mlp": _with_encoder(baselines.PoissonVAE, "mlp"),
+    "P-conv": _with_encoder(baselines.PoissonVAE, "conv"),
+    "G-linear": _with_encoder(baselines.GaussianVAE, "linear"),
+    "G-mlp": _with_encoder(baselines.GaussianVAE, "mlp"),
+    "G-conv": _with_encoder(baselines.GaussianVAE, "conv"),
+    "G-relu-conv": _with_encoder(baselines.GaussianVAE, "conv", relu=True),
     "ia": _plain(baselines.IterativeAmortisedVAE),
-    "sa": _encoding(baselines.SemiAmortisedVAE, "mlp"),
+    "sa": _with_encoder(baselines.SemiAmortisedVAE, "mlp"),
 }
 ONE_PASS = tuple(name for name in FAMILIES if name[:2] in ("P-", "G-"))
 """Amortised models: their timesteps are draws from one posterior."""
 
-# On top of these: RECIPES. Encoders take small steps; LCA's price has no β and no ramp, and its
-# features have norm 1 by themselves.
+# Defaults, which RECIPES overrides. Encoders need a small learning rate; LCA has no KL, so no β and
+# no ramp, and normalises its features, so no weight decay.
 _ENCODER = {"steps": 1, "beta": 1.0, "lr": 2e-3, "iterations": 8000, "beta_ramp": 0.3}
 _CONV = {**_ENCODER, "iterations": 1500}
 _LCA = {
@@ -84,7 +84,7 @@ RECIPES: dict[str, dict[str, dict[str, Any]]] = {
     "mnist": {
         # With σ = 1, β is the price of a nat in units of squared error.
         "iP": {
-            # b is a threshold, as λ is LCA's; weaker inhibition makes up for what it takes.
+            # b acts as a threshold, like LCA's λ; weaker inhibition makes up for what it subtracts.
             **_MNIST, "learn_scale": False, "step": 0.5, "beta": 0.01, "beta_start": 0.0,
             "bias": 0.02, "learn_bias": False, "lateral_scale": 0.75,
             "lr": 5e-3, "iterations": 24_000,
@@ -92,7 +92,7 @@ RECIPES: dict[str, dict[str, dict[str, Any]]] = {
         "iG": {**_MNIST, "iterations": 1000, "lr": 5e-3},
         "iG-relu": {**_MNIST, "iterations": 1000, "lr": 5e-3},
         "LCA": {"sparsity": 0.2, "nonnegative": True, "beta": 1.0},
-        "": {"batch": 100, "beta": 0.5},  # what 16 is to the iterative models in 32 steps
+        "": {"batch": 100, "beta": 0.5},  # per timestep, as 16 over 32 timesteps
     },
     "speech": {
         "iP": {**_SPEECH, "steps": 32, "burn_in": 16, "beta": 32.0, "iterations": 1500},
@@ -106,54 +106,55 @@ RECIPES: dict[str, dict[str, dict[str, Any]]] = {
         "": {"batch": 50},
     },
 }  # fmt: skip
-_OF_TRAINING = {f.name for f in fields(TrainConfig)}
+_TRAIN_FIELDS = {f.name for f in fields(TrainConfig)}
 
 
-def settings(lab: Lab, data: str, name: str, **changes: Any) -> dict[str, Any]:
-    """Everything that a trained model depends on: its options and its training."""
+def settings(setup: Setup, data: str, name: str, **changes: Any) -> dict[str, Any]:
+    """Everything that a trained model depends on: its options and its training config."""
     recipes = RECIPES[data]
     given = {**BASIC.get(name, {}), **recipes[""], **recipes.get(name, {}), **changes}
     given.setdefault("grad_clip", 300.0 if data == "patches" else 3000.0)
-    if lab.quick:
+    if setup.quick:
         given.update(iterations=6, batch=10, steps=min(given.get("steps", 16), 4))
         given["burn_in"] = min(given.get("burn_in", 0), given["steps"] - 1)
         given["latents"] = min(given.get("latents", 512), 24)
         if "width" in given:
             given["width"] = min(given["width"], 32)
     training = TrainConfig(
-        device=lab.device, progress=not lab.quick,
-        **{k: v for k, v in given.items() if k in _OF_TRAINING},
-    )  # fmt: skip
-    options = {k: v for k, v in given.items() if k not in _OF_TRAINING}
+        device=setup.device,
+        progress=not setup.quick,
+        **{k: v for k, v in given.items() if k in _TRAIN_FIELDS},
+    )
+    options = {k: v for k, v in given.items() if k not in _TRAIN_FIELDS}
     options.setdefault("latents", 512)
     if name == "sa":
         options["beta"] = training.beta
     return {"data": data, "model": name, "options": options, "training": training}
 
 
-def trained(lab: Lab, data: str, name: str, seed: int = 0, **changes: Any) -> nn.Module:
+def trained(setup: Setup, data: str, name: str, seed: int = 0, **changes: Any) -> nn.Module:
     """A model of ``FAMILIES``, trained by its recipe with some ``changes``, or read from the cache.
 
     Args:
         data: name of the data set.
-        name: of the model.
-        seed: of the initial weights, the batches and the spikes.
+        name: name of the model.
+        seed: seed of the initial weights, the batches and the spikes.
         changes: fields of ``TrainConfig``, or options of the model.
     """
-    wanted = settings(lab, data, name, seed=seed, **changes)
-    samples, options, training = load(lab, data), wanted["options"], wanted["training"]
+    wanted = settings(setup, data, name, seed=seed, **changes)
+    samples, options, training = load(setup, data), wanted["options"], wanted["training"]
     torch.manual_seed(seed)
     model = FAMILIES[name](samples.train.shape[1], shape=samples.shape, **options)
-    usual = asdict(TrainConfig())
-    changed = {k: v for k, v in asdict(training).items() if v != usual[k] and k != "progress"}
+    defaults = asdict(TrainConfig())
+    changed = {k: v for k, v in asdict(training).items() if v != defaults[k] and k != "progress"}
     described = {**wanted, "training": changed, "options": repr(options)}
     key = hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()[:12]
-    path = lab.cache / "models" / f"{data}-{name}-{key}.pt"
+    path = setup.cache / "models" / f"{data}-{name}-{key}.pt"
     if path.is_file():
-        model.load_state_dict(torch.load(path, map_location=lab.device, weights_only=True))
-        return model.to(lab.device).eval()
+        model.load_state_dict(torch.load(path, map_location=setup.device, weights_only=True))
+        return model.to(setup.device).eval()
     print(f"training {name} on {data} {changes or ''}", flush=True)
-    with torch.enable_grad():  # whoever asks may only want to look
+    with torch.enable_grad():  # callers may be under no_grad
         fit(model, samples.train, training)
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_write(path) as temporary:

@@ -1,0 +1,34 @@
+"""Evaluation at every timestep equals the metrics of a plain run, in batches and in chunks."""
+
+import pytest
+import torch
+
+from ipvae_snn import IPVAE, evaluate, metrics, surrogate
+from tests.training.test_fit import sparse_sums
+
+
+def test_evaluation_equals_metrics_of_a_plain_run():
+    model, x = IPVAE(20, 8, init_std=0.3).eval(), sparse_sums(40)
+    result = evaluate(model, x, 25, chunk=7, seed=3)
+    with torch.no_grad():
+        out = model.run(x, 25, record=("spk", "mem"), seed=3)
+    for t in (1, 7, 8, 25):
+        z, values = out.spk[t - 1], result.at(t)
+        x_hat = model.decode(z)
+        assert values["r2"] == pytest.approx(metrics.r2(x, x_hat).item(), abs=1e-5)
+        by_rates = metrics.r2(x, model.decode(out.mem[t - 1].exp()))
+        assert values["r2_map"] == pytest.approx(by_rates.item(), abs=1e-5)
+        assert values["mse"] == pytest.approx(metrics.mse(x, x_hat).item(), rel=1e-5)
+        assert values["zeros"] == pytest.approx(metrics.zeros(z).item())
+        assert values["lifetime_sparsity"] == pytest.approx(metrics.lifetime_sparsity(z).item())
+        assert values["population_sparsity"] == pytest.approx(
+            metrics.population_sparsity(z).item(), rel=1e-5
+        )
+
+
+def test_evaluation_in_batches_covers_every_sample():
+    model, x = IPVAE(20, 8, init_std=0.3, spike_grad=surrogate.rounded()), sparse_sums(40)
+    whole, parts = evaluate(model, x, 12), evaluate(model, x, 12, batch=7)
+    for name, values in whole.curves.items():
+        assert parts.curves[name] == pytest.approx(values, rel=1e-4, abs=1e-5), name
+    assert model.training  # left in the mode it had
