@@ -13,11 +13,12 @@ from pathlib import Path
 
 import torch
 
-from ipvae_snn import IPVAE, TrainConfig, export, fit, storage
+from ipvae_snn import IPVAE, TrainConfig, export, fit
 from ipvae_snn.data.sources import InMemory, Samples
 from ipvae_snn.export.fixed_point import network as fixed_point
 from ipvae_snn.export.graphs import encode
 from ipvae_snn.export.xylo import network as xylo
+from ipvae_snn.models import base as models
 from ipvae_snn.training import checkpoint as checkpoints
 
 FOLDER = Path(__file__).parent
@@ -38,7 +39,7 @@ def model():
 def files():
     """Path of the file of each format in its current version."""
     return {
-        "model": FOLDER / f"model-{storage.FORMAT_VERSION}.pt",
+        "model": FOLDER / f"model-{models.FORMAT_VERSION}.pt",
         "checkpoint": FOLDER / f"checkpoint-{checkpoints.FORMAT_VERSION}.pt",
         "graph": FOLDER / f"graph-{encode.FORMAT_VERSION}.nir",
         "fixed-point": FOLDER / f"fixed-point-{fixed_point.VERSION}.npz",
