@@ -84,7 +84,7 @@ def require_same_training(
     known = content["model"]
     # Version 1 did not hold all options.
     names = {*known} if content["version"] == 1 else {*known, *model}
-    for name in ("class", *sorted(names - {"class"})):
+    for name in ("class", *sorted(names - {"class", "init_std"})):  # all weights are put in place
         if known.get(name) != model.get(name):
             raise ValueError(
                 f"{path} is of a model with {name} = {known.get(name)}, this one has "
