@@ -226,7 +226,7 @@ DAMAGE = {
     ),
     "model file": (lambda p: IPVAE(3, 2).save(p), "was not written by"),
     "list": (lambda p: torch.save([1], p), "was not written by"),
-    "newer": (lambda p: rewrite(p, version=2), "version 2.*update"),
+    "newer": (lambda p: rewrite(p, version=3), "version 3.*update"),
     "no version": (lambda p: rewrite(p, version=None), "version None"),
     "compressed": (compress, "compressed"),
     "claiming": (claim_huge_tensor, "claims more"),
