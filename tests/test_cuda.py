@@ -129,7 +129,7 @@ def test_fit_evaluate_and_check(make_model):
     history = fit(model, x, TrainConfig(**{**vars(CONFIG), "device": "cuda"}))
     assert all(math.isfinite(value) for row in history for value in row.values())
     assert model.like.is_cuda
-    assert math.isfinite(evaluate(model, x, 12).at(12)["r2"])
+    assert math.isfinite(evaluate(model, x.cuda(), 12).at(12)["r2"])
     assert check(model, x.cuda(), num_steps=80).findings
 
 

@@ -75,6 +75,6 @@ def test_it_learns_and_travels(tmp_path):
     again = IPVAE(9, 8, likelihood=StudentT(2.5), init_std=0.3)
     assert fit(again, x[:160], CONFIG, checkpoint=tmp_path / "a.ckpt") == history
     assert torch.equal(again.weight, model.weight)
+    other = IPVAE(9, 8, likelihood=StudentT(9.0), init_std=0.3)
     with pytest.raises(ValueError, match="likelihood = "):
-        other = IPVAE(9, 8, likelihood=StudentT(9.0), init_std=0.3)
         fit(other, x[:160], CONFIG, checkpoint=tmp_path / "a.ckpt")

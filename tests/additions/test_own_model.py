@@ -68,7 +68,7 @@ def test_it_learns_and_travels(tmp_path):
     assert evaluate(loaded, x, 9).curves == evaluate(model, x, 9).curves
     assert "poisson" not in check(model, x, num_steps=80).as_dict()
     assert fit(Pursuit(6, 5, rate=0.2), x, CONFIG, checkpoint=tmp_path / "a.ckpt") == history
-    with pytest.raises(ValueError, match="rate = 0.2, this one has 0.3"):
+    with pytest.raises(ValueError, match=r"rate = 0\.2, this one has 0\.3"):
         fit(Pursuit(6, 5, rate=0.3), x, CONFIG, checkpoint=tmp_path / "a.ckpt")
     with pytest.raises(ValueError, match="holds a Pursuit, not a LCA"):
         ipvae_snn.baselines.LCA.load(tmp_path / "model.pt")
