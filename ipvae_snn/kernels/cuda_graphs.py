@@ -21,6 +21,8 @@ Recorder = Callable[[Callable[[], Values]], tuple[Callable[[], object], Values]]
 KEPT = 8
 """Recordings kept at a time; the one unused for longest goes first."""
 WARM_UP = 3
+COPIED = len(INPUTS) + 1
+"""Tensors of a spec that are copied into a recording: its inputs and the clamp."""
 
 _recordings: OrderedDict[Any, "Recording"] = OrderedDict()
 
@@ -91,8 +93,8 @@ class GraphedAdjoint:
         given: Values = [*self.saved, *(grads[name] for name in OUTPUTS)]
 
         def run(inputs: Values) -> Values:
-            mems, counts, *rest = inputs[len(_inputs(self.spec)) :]
-            spec = _with(self.spec, inputs[: len(_inputs(self.spec))])
+            own, (mems, counts, *rest) = inputs[:COPIED], inputs[COPIED:]
+            spec = _with(self.spec, own)
             adjoint = plain.PlainAdjoint(spec, (mems, counts), self.needed)  # type: ignore
             found = adjoint(dict(zip(OUTPUTS, rest, strict=True)))
             return [found[name] for name in INPUTS]

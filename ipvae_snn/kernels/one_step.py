@@ -158,10 +158,26 @@ def _by_autograd(
         before, drive, inhibition, step=log_step.exp(), bias=log_bias.exp(), leak=settings.leak,
         mem_rest=rest, clamp=settings.clamp,
     )  # fmt: skip
-    grad = torch.zeros_like(mem) if mem_grad is None else mem_grad
+    outputs, grads = ([], []) if mem_grad is None else ([mem], [mem_grad])
     if spk_grad is not None and settings.slope != "none":
-        slope = settings.estimator.slope(counts.to(mem.dtype), mem.exp())
-        grad = grad + spk_grad * slope
+        outputs.append(_Drawn.apply(mem, counts, settings.estimator))
+        grads.append(spk_grad)
     wanted = [t for t, needs in zip(tensors, needed, strict=True) if needs]
-    found = iter(torch.autograd.grad(mem, wanted, grad, create_graph=True, allow_unused=True))
+    found = iter(torch.autograd.grad(outputs, wanted, grads, create_graph=True, allow_unused=True))
     return [next(found) if needs else None for needs in needed]
+
+
+class _Drawn(torch.autograd.Function):
+    """Counts that were drawn already, with the backward of their estimator."""
+
+    @staticmethod
+    def forward(ctx: Any, mem: Tensor, counts: Tensor, estimator: Any) -> Tensor:
+        spk = counts.to(mem.dtype)
+        ctx.estimator = estimator
+        ctx.save_for_backward(mem, spk)
+        return spk
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+        mem, spk = ctx.saved_tensors
+        return grad * ctx.estimator.slope(spk, mem.exp()), None, None

@@ -124,11 +124,13 @@ class LinearGaussian:
 
     def quadratic(self, x: Tensor, by_row: bool = False) -> Quadratic:
         weight, log_scale = self.lateral.weight, self.lateral.bounded_log_scale()
-        x = x.to(weight.dtype)
-        scaled = F.drive_weight(weight, log_scale)
+        x, gram = x.to(weight.dtype), self.lateral.lasting_gram()
+        # A graph of its own for log σ: the order in which autograd adds up its gradient stays that
+        # of earlier releases, to the last bit.
+        scaled = F.drive_weight(weight, self.lateral.bounded_log_scale())
         return Quadratic(
             drive=row_products(x, scaled) if by_row else x @ scaled,
-            gram=self.lateral.lasting_gram(),
+            gram=gram,
             energy=F.input_energy(x, log_scale),
             constant=F.nll_constant(len(weight), log_scale),
         )

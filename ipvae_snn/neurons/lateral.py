@@ -134,9 +134,11 @@ class _LastingGram(torch.autograd.Function):
         whitened_grad = whitened @ (grad + grad.mT)
         if raw is None or log_scale is None:
             return whitened_grad, None
-        scale_grad = -(whitened_grad * whitened).sum(-1)
-        to_raw = scale_grad * (1 - (log_scale / F.LOG_SCALE_BOUND).square())
-        return whitened_grad * torch.exp(-log_scale).unsqueeze(-1), to_raw
+        factor = torch.exp(-log_scale)
+        scale_grad = -((whitened_grad * weight).sum(-1) * factor)
+        bound, inside = F.LOG_SCALE_BOUND, torch.tanh(raw / F.LOG_SCALE_BOUND)
+        to_raw = scale_grad * bound * (1 - inside * inside) / bound
+        return whitened_grad * factor.unsqueeze(-1), to_raw
 
 
 class SharedDecoder(Lateral):

@@ -79,12 +79,13 @@ def require_same_training(
     data: str,
 ) -> None:
     """Raise ``ValueError`` unless a checkpoint has this recipe, model and data fingerprint."""
-    # Checkpoints of version 1 lack some options of the model.
+    # Checkpoints of version 1 lack some options of the model. Initial weights do not matter.
     options = content["model"].keys() | (model.keys() if content["version"] > 1 else set())
+    options -= {"class", "init_std"}
     recipe = [name for name in asdict(config) if name not in CHANGEABLE]
     for kind, names, saved, current in (
         ("training", recipe, content["config"], asdict(config)),
-        ("model", ["class", *sorted(options - {"class"})], content["model"], model),
+        ("model", ["class", *sorted(options)], content["model"], model),
     ):
         for name in names:
             if saved.get(name) != current.get(name):

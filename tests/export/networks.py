@@ -19,9 +19,13 @@ def poisson(features):
 
 def convolutional(neuron):
     return nn.Sequential(
-        nn.Conv2d(2, 4, 3, groups=2, padding=1), neuron(), nn.AvgPool2d(2), nn.Flatten(),
-        nn.Linear(16, 5), neuron(),
-    )  # fmt: skip
+        nn.Conv2d(2, 4, 3, groups=2, padding=1),
+        neuron(),
+        nn.AvgPool2d(2),
+        nn.Flatten(),
+        nn.Linear(16, 5),
+        neuron(),
+    )
 
 
 def outputs(network, x, steps=STEPS):

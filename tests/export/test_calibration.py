@@ -5,7 +5,7 @@ import torch
 
 from ipvae_snn import IPVAE, TrainConfig, data, export, fit
 from ipvae_snn.export import GraphSource
-from tests.export import nir_reading
+from tests.export import nir_reference
 
 pytest.importorskip("nir", reason="the extra nir is not installed")
 
@@ -44,7 +44,7 @@ def test_r2_is_no_worse_than_the_default_and_close_to_the_original(model, x, res
 
 def test_the_decoder_of_a_calibrated_graph_is_the_least_squares_one(model, x):
     portable = export.calibrate(model, x, num_steps=48)
-    outputs, _ = nir_reading.run(
+    outputs, _ = nir_reference.run(
         export.to_nir(model, "portable", portable=portable), x.numpy(), 48, "subtract"
     )
     last = torch.from_numpy(outputs[24:])

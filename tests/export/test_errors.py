@@ -21,7 +21,7 @@ def model():
 
 
 class Mine(nn.Module):
-    """A module that nobody knows."""
+    """A module without a translation."""
 
 
 def leaky(**options):
@@ -39,7 +39,8 @@ UNSUPPORTED = {
     "reset_delay": (lambda: leaky(reset_delay=False), "reset_delay=False"),
     "state_quant": (lambda: leaky(state_quant=lambda mem: mem), "state_quant"),
     "recurrent convolution": (
-        lambda: snn.RLeaky(0.9, conv2d_channels=1, kernel_size=3), "recurrent convolutions"
+        lambda: snn.RLeaky(0.9, conv2d_channels=1, kernel_size=3),
+        "recurrent convolutions",
     ),
     "recurrent size": (lambda: snn.RLeaky(0.9, linear_features=9), r"shape \(9,\), got \(8,\)"),
     "Linear size": (lambda: nn.Linear(7, 2), r"shape \(7,\), what comes before gives \(8,\)"),
@@ -47,7 +48,7 @@ UNSUPPORTED = {
     "Conv2d on vectors": (lambda: nn.Conv2d(1, 1, 3), r"shape \(1, H, W\), got \(8,\)"),
     "AvgPool2d on vectors": (lambda: nn.AvgPool2d(2), r"\(C, H, W\)"),
     "Flatten of the batch": (lambda: nn.Flatten(0), "start_dim=0"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.filterwarnings("ignore:Inhibition is an unstable feature")
@@ -66,12 +67,12 @@ def test_a_module_without_translation_is_named(name):
         (nn.AvgPool2d(2, ceil_mode=True), "ceil_mode"),
     ],
 )
-def test_settings_of_images_that_nir_lacks_are_named(layer, message):
+def test_settings_of_image_layers_without_translation_are_named(layer, message):
     with pytest.raises(ValueError, match=message):
         export.to_nir(nn.Sequential(layer), input_shape=(1, 8, 8))
 
 
-def test_a_users_module_is_translated_by_extra_map():
+def test_extra_map_translates_a_module_of_the_user():
     class Twice(nn.Module):
         def forward(self, x):
             return 2 * x
@@ -102,7 +103,7 @@ def test_bad_options_are_refused(model, options, error, message):
         export.to_nir(model, **options)
 
 
-def test_what_is_no_network_or_has_no_known_input_is_refused(model):
+def test_a_network_needs_modules_with_a_known_input_and_finite_weights(model):
     with pytest.raises(TypeError, match=r"must be a torch nn\.Module, got list"):
         export.to_nir([model])
     with pytest.raises(ValueError, match="input_shape must be given"):
@@ -165,14 +166,16 @@ def test_a_model_that_has_learned_nothing_has_no_thresholds():
 # -- files ----------------------------------------------------------------------------------------
 
 
-def test_files_that_are_no_graphs_say_so(tmp_path, model):
+def test_files_without_a_graph_are_refused(tmp_path, model):
     good = tmp_path / "good.nir"
     export.write(good, export.to_nir(model))
     content = good.read_bytes()
     for name, damage in {
-        "truncated": content[: len(content) // 2], "empty": b"", "text": b"hello",
+        "truncated": content[: len(content) // 2],
+        "empty": b"",
+        "text": b"hello",
         "zeros": bytes(999),
-    }.items():  # fmt: skip
+    }.items():
         (tmp_path / name).write_bytes(damage)
         with pytest.raises(ValueError, match="cannot be read as a NIR graph"):
             export.from_nir(tmp_path / name)
@@ -186,7 +189,7 @@ def test_files_that_are_no_graphs_say_so(tmp_path, model):
         export.from_nir(3)
 
 
-def test_a_text_file_is_no_npz_and_pickles_are_not_mentioned(tmp_path):
+def test_the_error_for_a_text_file_names_npz_and_not_pickles(tmp_path):
     (tmp_path / "text").write_text("nothing")
     for kind in (export.FixedPoint, export.XyloNetwork):
         with pytest.raises(ValueError, match=r"cannot be read as an \.npz file") as raised:
@@ -204,7 +207,7 @@ def test_a_file_of_a_newer_nir_names_both_versions(tmp_path, model):
         export.read(path)
 
 
-def test_a_newer_format_can_still_be_read_as_it_stands(model):
+def test_a_newer_format_can_still_be_read_as_a_graph(model):
     graph = export.to_nir(model)
     graph.metadata["version"] = 99
     with pytest.raises(ValueError, match=r"format version 99.*stochastic=False"):
@@ -212,7 +215,7 @@ def test_a_newer_format_can_still_be_read_as_it_stands(model):
     assert isinstance(export.from_nir(graph, stochastic=False), export.GraphNetwork)
 
 
-def test_weights_that_were_changed_after_the_export_are_noticed(model):
+def test_weights_changed_after_the_export_are_detected(model):
     graph = export.to_nir(model)
     graph.nodes["l01_4_lateral"].weight[2, 3] += 0.01
     with pytest.raises(ValueError, match="weight of node l01_4_lateral is not what the metadata"):
@@ -228,7 +231,7 @@ def test_damaged_metadata_is_named(model, key):
         export.from_nir(graph)
 
 
-def test_a_foreign_graph_is_no_stochastic_model():
+def test_a_graph_of_another_program_is_not_a_stochastic_model():
     graph = nir.NIRGraph.from_list(nir.Linear(np.eye(3, dtype=np.float32)))
     assert isinstance(export.from_nir(graph), export.GraphNetwork)
     with pytest.raises(ValueError, match="does not say that it was made from a stochastic model"):
@@ -238,7 +241,7 @@ def test_a_foreign_graph_is_no_stochastic_model():
         export.from_nir(delay)
 
 
-def test_an_estimator_of_the_users_own_exports_the_graph_alone(model):
+def test_an_unregistered_estimator_exports_only_the_graph(model):
     model.neuron.spike_grad = lambda mem: mem.exp().round()
     graph = export.to_nir(model)
     assert isinstance(export.from_nir(graph), export.GraphNetwork)
@@ -246,7 +249,7 @@ def test_an_estimator_of_the_users_own_exports_the_graph_alone(model):
     assert isinstance(export.from_nir(export.to_nir(network)), export.GraphNetwork)
 
 
-def test_writing_is_whole_or_not_at_all(tmp_path, model):
+def test_writing_is_atomic(tmp_path, model):
     graph = export.to_nir(model)
     path = tmp_path / "graph.nir"
     path.write_text("what was there")
@@ -274,7 +277,7 @@ def test_a_network_of_a_graph_checks_its_input(model):
 # -- calibration and reports ----------------------------------------------------------------------
 
 
-def test_calibration_and_report_check_what_they_get(model):
+def test_calibration_and_report_validate_their_arguments(model):
     x = torch.rand(5, 16)
     with pytest.raises(TypeError, match="model must be an IPVAE"):
         export.calibrate(nn.Linear(3, 3), x)

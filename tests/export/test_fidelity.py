@@ -1,4 +1,4 @@
-"""The fidelity report, the calibration, and the sources they compare."""
+"""The fidelity report, and the sources that it compares."""
 
 import json
 
@@ -9,7 +9,7 @@ from torch import nn
 
 from ipvae_snn import IPVAE, export, metrics
 from ipvae_snn.export.sources import ModelSource
-from tests.export import nir_reading
+from tests.export import nir_reference
 from tests.export.networks import poisson
 
 nir = pytest.importorskip("nir", reason="the extra nir is not installed")
@@ -32,7 +32,7 @@ def x(model):
     return model.decode(code).detach()
 
 
-def test_the_model_agrees_with_itself_at_the_same_seed_alone(model, x):
+def test_the_model_agrees_with_itself_only_at_the_same_seed(model, x):
     result = export.report(model, model, x, num_steps=50, window=10, seed=3)
     original, other, itself = result.rows
     assert (itself.agreement, itself.same) == (pytest.approx(1), 1)
@@ -45,10 +45,10 @@ def test_the_model_agrees_with_itself_at_the_same_seed_alone(model, x):
     assert 0.3 < other.agreement < 0.999
 
 
-def test_the_figures_of_a_graph_are_those_computed_by_hand(model, x):
+def test_the_figures_of_a_graph_equal_those_of_the_reference(model, x):
     graph = export.to_nir(model)
     row = export.report(graph, model, x, num_steps=30, window=4).rows[-1]
-    outputs, _ = nir_reading.run(graph, x.numpy(), 30)
+    outputs, _ = nir_reference.run(graph, x.numpy(), 30)
     network = export.GraphNetwork(graph)
     spikes = torch.stack([spk for spk, _ in network.unroll(x, 30)])
     expected = torch.stack([metrics.r2(x, torch.from_numpy(out)) for out in outputs[-4:]]).mean()
@@ -63,7 +63,7 @@ def test_the_figures_of_a_graph_are_those_computed_by_hand(model, x):
     assert row.agreement == pytest.approx(float(torch.corrcoef(pair)[0, 1]), abs=0.02)
 
 
-def test_the_model_source_is_the_run_of_the_model(model, x):
+def test_the_model_source_yields_the_spikes_of_run(model, x):
     spikes = torch.stack(list(ModelSource(model, chunk=50).unroll(x, 50, seed=2)))
     assert torch.equal(spikes, model.run(x, 50, record=("spk",), seed=2).spk)
     assert torch.equal(
@@ -83,7 +83,7 @@ def test_the_report_takes_files_and_says_what_was_approximated(model, x, tmp_pat
     assert result.row("stochastic original").same == 1
 
 
-def test_a_network_and_its_exact_graph_spike_alike():
+def test_a_network_and_its_exact_graph_emit_the_same_spikes():
     torch.manual_seed(0)
     lif = {"init_hidden": True, "threshold": 0.3}
     network = nn.Sequential(

@@ -1,4 +1,4 @@
-"""Inference in integers: against Python's own integers, against floats, and Poisson's law."""
+"""Fixed-point inference: against a loop over Python integers, against floats, and Poisson's law."""
 
 import math
 
@@ -24,7 +24,7 @@ def inputs(samples=2, in_features=9, scale=1.0):
     return scale * torch.randn(samples, in_features, generator=torch.Generator().manual_seed(0))
 
 
-# -- the same numbers from Python's integers, read from the file as its documentation says ---------
+# -- a reference in Python integers, written from the documentation of the file -------------------
 
 
 def within(value, bits):
@@ -155,7 +155,7 @@ def test_membranes_follow_those_of_the_model(options):
     ("weight_bits", "state_bits", "lost"), [(8, 16, 0.01), (8, 8, 0.01), (6, 12, 0.03)]
 )
 @pytest.mark.parametrize("emission", ["rounded", "poisson"])
-def test_reconstructions_are_as_good_as_those_of_floats(weight_bits, state_bits, emission, lost):
+def test_r2_and_sparsity_equal_those_of_floats(weight_bits, state_bits, emission, lost):
     estimator = {"rounded": surrogate.rounded(), "poisson": surrogate.midpoint()}[emission]
     model = make(32, 48, init_std=0.1, spike_grad=estimator).requires_grad_(False)
     x = model.decode(torch.poisson(torch.full((150, 48), 3.0)))
@@ -168,7 +168,7 @@ def test_reconstructions_are_as_good_as_those_of_floats(weight_bits, state_bits,
     assert abs(metrics.zeros(own) - metrics.zeros(spk)) < lost
 
 
-def test_tables_are_the_functions():
+def test_tables_approximate_their_functions():
     nats = torch.linspace(-12, 30, 4001).double()
     for clamp in (-3.0, 1.3, 5.0, 10.0):
         table = integers.clamp_table(clamp, 16)
@@ -282,7 +282,7 @@ def test_unroll_and_decode_are_those_of_run():
     assert all(isinstance(note, str) for note in fixed.notes)
 
 
-def test_fewer_bits_say_so_in_their_notes():
+def test_notes_report_a_larger_error_for_fewer_bits():
     def error(bits):
         return float(to_fixed_point(make(), bits).notes[0].split("off by ")[2].split()[0])
 
@@ -322,7 +322,7 @@ def test_a_file_keeps_everything(tmp_path):
         ({"bias": np.array([{}] * 14)}, "cannot be read"),  # a pickle
     ],
 )
-def test_files_that_are_not_sound_are_refused(tmp_path, change, says):
+def test_inconsistent_files_are_refused(tmp_path, change, says):
     to_fixed_point(make()).save(tmp_path / "good.npz")
     content = {**np.load(tmp_path / "good.npz"), **change}
     np.savez(tmp_path / "bad.npz", **{k: v for k, v in content.items() if v is not None})
@@ -365,7 +365,7 @@ def test_bad_options_are_refused(options, error, says):
         to_fixed_point(make(), **options)
 
 
-def test_models_that_cannot_be_carried_over_are_refused():
+def test_models_that_cannot_be_converted_are_refused():
     with pytest.raises(TypeError, match=r"must be an IPVAE .* got Linear"):
         to_fixed_point(torch.nn.Linear(3, 3))
     with pytest.raises(ValueError, match="at most 10"):

@@ -6,7 +6,8 @@ import snntorch as snn
 import torch
 from torch import nn
 
-from ipvae_snn import export
+from ipvae_snn import IPVAENeuron, export
+from ipvae_snn.neurons.lateral import NoLateral
 from tests.export.networks import STEPS, convolutional, leaky, outputs, poisson
 
 nir = pytest.importorskip("nir", reason="the extra nir is not installed")
@@ -85,6 +86,18 @@ def test_a_recurrent_bias_stays_when_poisson_neurons_are_restored(form, nested):
     assert torch.equal(*first)
 
 
+def test_neurons_without_lateral_weights_are_restored():
+    neuron = IPVAENeuron(NoLateral(8), init_hidden=True, mem_init=-0.5, step=0.3, clamp=3.0)
+    network, x = nn.Sequential(nn.Linear(6, 8), neuron), 3 * torch.rand(4, 6)
+    back = export.from_nir(export.to_nir(network), stochastic=True)
+    torch.manual_seed(5)
+    with torch.no_grad():
+        expected = torch.stack([network(x) for _ in range(STEPS)])
+    torch.manual_seed(5)
+    assert expected.sum() > 0
+    assert torch.equal(outputs(back, x), expected)
+
+
 def test_networks_in_double_precision_are_restored_in_single():
     torch.manual_seed(0)
     network = nn.Sequential(nn.Linear(6, 8), poisson(8), nn.Linear(8, 2)).double()
@@ -92,7 +105,7 @@ def test_networks_in_double_precision_are_restored_in_single():
     assert back(torch.rand(3, 6, dtype=torch.float64)).dtype == torch.float32
 
 
-def test_the_metadata_have_the_reset_and_the_notes_a_changed_one():
+def test_metadata_name_the_reset_and_notes_a_changed_one():
     zero = nn.Sequential(nn.Linear(6, 8), leaky(reset_mechanism="zero"))
     graph = export.to_nir(zero, "portable")
     assert "its reset 'zero' becomes 'subtract'" in str(graph.metadata["notes"])

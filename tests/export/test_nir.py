@@ -1,4 +1,4 @@
-"""NIR graphs: equal to the specification read in numpy, to norse, to sinabs, and back again."""
+"""NIR graphs: equal to a reference in numpy, to norse and to sinabs; restored spike by spike."""
 
 import numpy as np
 import pytest
@@ -10,7 +10,7 @@ import ipvae_snn
 from ipvae_snn import IPVAE, IPVAENeuron, TrainConfig, export, fit
 from ipvae_snn import functional as F
 from ipvae_snn.export.graphs.poisson import FORMS
-from tests.export import nir_reading
+from tests.export import nir_reference
 
 nir = pytest.importorskip("nir", reason="the extra nir is not installed")
 STEPS, X = 40, torch.rand(4, 16, generator=torch.Generator().manual_seed(1))
@@ -51,7 +51,7 @@ def model(request, trained):
 
 @pytest.fixture(params=["memory", "file"])
 def through(request, tmp_path):
-    """A graph as it is, or after a file."""
+    """The graph itself, or read from a file."""
 
     def pass_on(graph):
         if request.param == "memory":
@@ -70,11 +70,9 @@ def outputs(network, x, steps=STEPS, seed=None):
 @pytest.mark.parametrize(
     ("form", "reset"), [("exact", "zero"), ("portable", "zero"), ("portable", "subtract")]
 )
-def test_a_graph_read_by_the_specification_is_our_deterministic_network(
-    model, through, form, reset, nested
-):
+def test_graph_networks_equal_the_reference(model, through, form, reset, nested):
     graph = through(export.to_nir(model, form, reset=reset, nested=nested))
-    expected, _ = nir_reading.run(graph, X.numpy(), STEPS, reset)
+    expected, _ = nir_reference.run(graph, X.numpy(), STEPS, reset)
     network = export.from_nir(graph, stochastic=False, reset=reset)
     assert np.abs(expected).max() > 0.1
     np.testing.assert_allclose(outputs(network, X), expected, atol=1e-5)
@@ -82,7 +80,7 @@ def test_a_graph_read_by_the_specification_is_our_deterministic_network(
 
 def test_the_exact_form_is_the_recursion_of_the_model_with_rounded_counts(model):
     neuron, levels = model.neuron, 6
-    loss = np.log1p(np.exp(-neuron.clamp))  # what the clamp of the step takes at rest
+    loss = np.log1p(np.exp(-neuron.clamp))  # what the clamp of the increment takes at rest
     with torch.no_grad():
         state, gram, drive = (
             neuron.initial_state((4, model.latents)),
@@ -92,10 +90,18 @@ def test_the_exact_form_is_the_recursion_of_the_model_with_rounded_counts(model)
         spk, mem, expected = state.spk, state.mem, []
         for _ in range(STEPS):
             inhibition = neuron.lateral_scale * spk @ gram
-            mem = F.membrane_step(
-                mem, drive, inhibition, step=neuron.log_step.exp(), bias=neuron.log_bias.exp(),
-                leak=neuron.leak, mem_rest=neuron.mem_init,
-            ) - loss  # fmt: skip
+            mem = (
+                F.membrane_step(
+                    mem,
+                    drive,
+                    inhibition,
+                    step=neuron.log_step.exp(),
+                    bias=neuron.log_bias.exp(),
+                    leak=neuron.leak,
+                    mem_rest=neuron.mem_init,
+                )
+                - loss
+            )
             spk = mem.exp().round().clamp(max=levels)
             expected.append(model.decode(spk))
         found = outputs(export.GraphNetwork(export.to_nir(model, levels=levels)), X)
@@ -113,13 +119,13 @@ TOOLS = {"norse": ("zero", export.in_norse), "sinabs": ("subtract", export.in_si
 
 @pytest.mark.parametrize("nested", [False, True], ids=["flat", "nested"])
 @pytest.mark.parametrize("tool", TOOLS)
-def test_a_toolchain_equals_the_specification(model, through, tool, nested):
+def test_toolchains_equal_the_reference(model, through, tool, nested):
     pytest.importorskip(tool, reason=f"{tool} is not installed (extra toolchains)")
     if tool == "sinabs" and model.neuron.leak:
         pytest.skip("sinabs reads the time constant of a LIF in another way")
     reset, run_in = TOOLS[tool]
     graph = through(export.to_nir(model, "portable", reset=reset, nested=nested))
-    expected, _ = nir_reading.run(graph, X.numpy(), STEPS, reset)
+    expected, _ = nir_reference.run(graph, X.numpy(), STEPS, reset)
     found = [(spk, out) for spk, out in run_in(graph).steps(X, STEPS)]
     np.testing.assert_allclose(torch.stack([o for _, o in found]), expected, atol=1e-5)
     spikes = torch.stack([s for s, _ in found])
@@ -133,7 +139,7 @@ def test_a_toolchain_equals_the_specification(model, through, tool, nested):
 @pytest.mark.parametrize("latents", [12, 40], ids=["full rank", "rank-deficient"])
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("nested", [False, True], ids=["flat", "nested"])
-def test_the_stochastic_model_comes_back_spike_by_spike(through, form, nested, latents):
+def test_the_restored_model_emits_the_same_spikes(through, form, nested, latents):
     model = make_model(latents)
     back = export.from_nir(through(export.to_nir(model, form, nested=nested)))
     expected = model.run(X, 1000, record=("spk",), seed=7).spk
@@ -143,7 +149,7 @@ def test_the_stochastic_model_comes_back_spike_by_spike(through, form, nested, l
     assert back.config() == model.config()
 
 
-def test_double_models_come_back_in_double(through):
+def test_double_models_are_restored_in_double(through):
     model = make_model().double()
     back = export.from_nir(through(export.to_nir(model)))
     x = X.double()
@@ -168,7 +174,7 @@ def stochastic_network():
 
 @pytest.mark.parametrize("nested", [False, True], ids=["flat", "nested"])
 @pytest.mark.parametrize("form", FORMS)
-def test_stochastic_layers_of_a_network_come_back_spike_by_spike(through, form, nested):
+def test_restored_layers_of_a_network_emit_the_same_spikes(through, form, nested):
     torch.manual_seed(0)
     network = stochastic_network()
     graph = through(export.to_nir(network, form, nested=nested))
@@ -198,25 +204,36 @@ NETWORKS = {
     "Synaptic": lambda: [nn.Linear(16, 8), snn.Synaptic(0.7, 0.8, **LEAKY)],
     "RLeaky": lambda: [nn.Linear(16, 8), snn.RLeaky(0.8, linear_features=8, **LEAKY)],
     "RLeaky, one to one": lambda: [
-        nn.Linear(16, 8), snn.RLeaky(0.8, V=torch.linspace(-1, 1, 8), all_to_all=False, **LEAKY)
+        nn.Linear(16, 8),
+        snn.RLeaky(0.8, V=torch.linspace(-1, 1, 8), all_to_all=False, **LEAKY),
     ],
     "Conv2d": lambda: [
-        nn.Unflatten(1, (1, 4, 4)), nn.Conv2d(1, 3, 3, stride=2, padding=1), nn.Flatten()
+        nn.Unflatten(1, (1, 4, 4)),
+        nn.Conv2d(1, 3, 3, stride=2, padding=1),
+        nn.Flatten(),
     ],
     "Conv2d, same": lambda: [
-        nn.Unflatten(1, (1, 4, 4)), nn.Conv2d(1, 3, 3, padding="same", bias=False), nn.Flatten()
+        nn.Unflatten(1, (1, 4, 4)),
+        nn.Conv2d(1, 3, 3, padding="same", bias=False),
+        nn.Flatten(),
     ],
     "convolutional": lambda: [
         nn.Unflatten(1, (1, 4, 4)),
-        nn.Conv2d(1, 3, 3, padding=1), nn.AvgPool2d(2), snn.Leaky(0.8, **LEAKY),
-        nn.Flatten(), nn.Dropout(), nn.Linear(12, 4), nn.Identity(), snn.Leaky(0.5, **LEAKY),
+        nn.Conv2d(1, 3, 3, padding=1),
+        nn.AvgPool2d(2),
+        snn.Leaky(0.8, **LEAKY),
+        nn.Flatten(),
+        nn.Dropout(),
+        nn.Linear(12, 4),
+        nn.Identity(),
+        snn.Leaky(0.5, **LEAKY),
     ],
     "nested Sequential": lambda: [nn.Sequential(nn.Linear(16, 8), snn.Leaky(0.8, **LEAKY))],
-}  # fmt: skip
+}
 
 
 def made(name):
-    """A network, its input, and what of it is exported: unflattening is the user's."""
+    """The exported network and its input; nn.Unflatten is applied before."""
     torch.manual_seed(4)
     network = nn.Sequential(*NETWORKS[name]()).eval()
     if isinstance(network[0], nn.Unflatten):
@@ -226,7 +243,7 @@ def made(name):
 
 @pytest.mark.parametrize("nested", [False, True], ids=["flat", "nested"])
 @pytest.mark.parametrize("name", NETWORKS)
-def test_every_supported_module_written_and_read_computes_the_same(through, name, nested):
+def test_every_supported_module_computes_the_same_after_export(through, name, nested):
     network, x = made(name)
     shape = tuple(x.shape[1:])
     graph = through(export.to_nir(network, nested=nested, input_shape=shape))
@@ -238,7 +255,7 @@ def test_every_supported_module_written_and_read_computes_the_same(through, name
     assert found.shape == tuple(expected.shape)
     np.testing.assert_allclose(found, expected, atol=1e-5)
     if x.ndim == 2:
-        np.testing.assert_allclose(nir_reading.run(graph, x.numpy(), STEPS)[0], found, atol=1e-5)
+        np.testing.assert_allclose(nir_reference.run(graph, x.numpy(), STEPS)[0], found, atol=1e-5)
 
 
 def test_norse_runs_leaky_neurons_that_reset_to_zero_as_snntorch_does(through):
@@ -261,13 +278,13 @@ NEURONS = {
 
 @pytest.mark.parametrize("mechanism", ["zero", "subtract"])
 @pytest.mark.parametrize("name", NEURONS)
-def test_what_norse_makes_of_other_neurons_is_what_the_graph_says(through, name, mechanism):
+def test_norse_runs_other_neurons_as_the_graph_specifies(through, name, mechanism):
     pytest.importorskip("norse", reason="norse is not installed (extra toolchains)")
     torch.manual_seed(4)
     network = nn.Sequential(nn.Linear(16, 8), NEURONS[name](mechanism))
     graph = through(export.to_nir(network, "portable", reset="zero"))
     assert (name in str(graph.metadata["notes"])) == (name != "Leaky" or mechanism != "zero")
-    expected, _ = nir_reading.run(graph, 2 * X.numpy(), STEPS)
+    expected, _ = nir_reference.run(graph, 2 * X.numpy(), STEPS)
     found = torch.stack([out for _, out in export.in_norse(graph).steps(2 * X, STEPS)])
     assert expected.sum() > 0
     np.testing.assert_allclose(found, expected, atol=1e-5)
@@ -300,17 +317,17 @@ def tau(shape):
 
 @pytest.mark.parametrize("reset", ["zero", "subtract"])
 @pytest.mark.parametrize("kind", NODES)
-def test_every_node_that_can_be_run_is_read_as_the_specification_says(through, kind, reset):
+def test_every_node_equals_the_reference(through, kind, reset):
     node = NODES[kind]()
     ends = {"a": nir.Input(np.array([16])), "c": nir.Output(node.output_type["output"])}
     graph = through(nir.NIRGraph({**ends, "b": node}, [("a", "b"), ("b", "c")]))
     network = export.from_nir(graph, reset=reset)
-    expected, _ = nir_reading.run(graph, X.numpy(), STEPS, reset)
+    expected, _ = nir_reference.run(graph, X.numpy(), STEPS, reset)
     np.testing.assert_allclose(outputs(network, X), expected, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("kind", ["Conv1d", "Conv2d", "SumPool2d", "AvgPool2d", "Flatten"])
-def test_nodes_for_images_are_those_of_pytorch(through, kind):
+def test_image_nodes_equal_those_of_pytorch(through, kind):
     image = torch.rand(2, 3, 8, 8) if kind != "Conv1d" else torch.rand(2, 3, 8)
     two = np.array([2, 2])
     node, expected = {
@@ -323,18 +340,21 @@ def test_nodes_for_images_are_those_of_pytorch(through, kind):
         "Conv2d": lambda: (
             nir.Conv2d((8, 8), weight([4, 3, 3, 3]), (2, 1), (1, 0), (1, 2), 1, weight([4])),
             torch.conv2d(
-                image, torch.from_numpy(weight([4, 3, 3, 3])), torch.from_numpy(weight([4])),
-                (2, 1), (1, 0), (1, 2),
+                image,
+                torch.from_numpy(weight([4, 3, 3, 3])),
+                torch.from_numpy(weight([4])),
+                (2, 1),
+                (1, 0),
+                (1, 2),
             ),
         ),
         "SumPool2d": lambda: (
-            nir.SumPool2d(two, two, 0 * two), 4 * nn.functional.avg_pool2d(image, 2)
+            nir.SumPool2d(two, two, 0 * two),
+            4 * nn.functional.avg_pool2d(image, 2),
         ),
         "AvgPool2d": lambda: (nir.AvgPool2d(two, two, 0 * two), nn.functional.avg_pool2d(image, 2)),
-        "Flatten": lambda: (
-            nir.Flatten({"input": np.array([3, 8, 8])}, 0, -1), image.flatten(1)
-        ),
-    }[kind]()  # fmt: skip
+        "Flatten": lambda: (nir.Flatten({"input": np.array([3, 8, 8])}, 0, -1), image.flatten(1)),
+    }[kind]()
     source = nir.Input(np.array(image.shape[1:]))
     sink = nir.Output(np.array(expected.shape[1:]))
     graph = nir.NIRGraph({"a": source, "b": node, "c": sink}, [("a", "b"), ("b", "c")])

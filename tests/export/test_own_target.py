@@ -1,4 +1,4 @@
-"""An export target of one's own: one short file, and the command has its name and its flags."""
+"""A user's export target: registering a dataclass gives the command its name and flags."""
 
 import copy
 import inspect
@@ -43,7 +43,7 @@ class Quantised:
 
 @pytest.fixture(autouse=True)
 def registered(monkeypatch):
-    """The target has a name in this module's tests, and no longer."""
+    """Registers the target for the tests of this module only."""
     monkeypatch.setattr(export.TARGETS, "_classes", dict(export.TARGETS))
     assert export.TARGETS.register("quantised")(Quantised) is Quantised
 
@@ -119,11 +119,11 @@ def test_bad_options_are_refused_and_nothing_is_written(run, tmp_path, capsys, o
 def test_an_option_with_two_meanings_is_refused(name, default):
     clash = make_dataclass("Clash", [(name, type(default), field(default=default))])
     export.TARGETS.register("clash")(clash)
-    with pytest.raises(ValueError, match=f"the option '{name}' of the export target 'clash'"):
+    with pytest.raises(ValueError, match=f"the option '{name}' of --to clash already means"):
         main(["export", "--help"])
 
 
-def test_a_target_is_written_as_plain_data_and_made_again():
+def test_a_target_round_trips_through_plain_data():
     config = export.TARGETS.to_config(export.TARGETS["nir"](form="portable", reset="zero"))
     assert config == {"name": "nir", "form": "portable", "reset": "zero", "levels": None}
     assert export.TARGETS.from_config(config).reset == "zero"

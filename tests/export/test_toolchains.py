@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from ipvae_snn import IPVAE, export
-from tests.export import nir_reading
+from tests.export import nir_reference
 from tests.export.networks import STEPS, convolutional, leaky, outputs, poisson
 
 pytest.importorskip("nir", reason="the extra nir is not installed")
@@ -49,7 +49,7 @@ def test_a_network_that_ends_in_poisson_neurons_runs_in_norse():
     graph = export.to_nir(nn.Sequential(nn.Linear(6, 8), poisson(8)), "portable", reset="zero")
     x = 3 * torch.rand(4, 6)
     found = torch.stack([out for _, out in export.in_norse(graph).steps(x, STEPS)])
-    expected, _ = nir_reading.run(graph, x.numpy(), STEPS)
+    expected, _ = nir_reference.run(graph, x.numpy(), STEPS)
     assert found.sum() > 0
     np.testing.assert_allclose(found, expected, atol=1e-5)
 

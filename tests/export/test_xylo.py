@@ -54,14 +54,20 @@ def slowly(chip, counts):
         deliver(before, chip.weights_out, chip.weight_shift_out, 31, isyn_out)
         evolve(isyn, vmem, spk, chip.threshold, chip.bias, chip.dash_mem, chip.dash_syn, 31)
         evolve(
-            isyn_out, vmem_out, spk_out,
-            chip.threshold_out, chip.bias_out, chip.dash_mem_out, chip.dash_syn_out, 1,
-        )  # fmt: skip
+            isyn_out,
+            vmem_out,
+            spk_out,
+            chip.threshold_out,
+            chip.bias_out,
+            chip.dash_mem_out,
+            chip.dash_syn_out,
+            1,
+        )
         yield [list(part) for part in (isyn, vmem, spk, isyn_out, vmem_out, spk_out)]
 
 
 def random_chip(seed):
-    """Any configuration, from silent to saturated in every place, and input for three samples."""
+    """A random configuration, from silent to saturated, and input for three samples."""
     draw = np.random.default_rng(seed)
     channels, hidden, outputs = (int(draw.integers(*b)) for b in ((1, 12), (1, 16), (0, 9)))
     density = draw.choice([0.2, 1.0])
@@ -97,7 +103,7 @@ def test_the_chip_computes_what_plain_integers_do():
             fields = zip(*slowly(chip, counts[:, sample]), strict=True)
             assert_same(XyloState(*(part[:, sample] for part in recorded)), fields)
         seen.append(recorded)
-    # All limits were met, or this would prove less than it says.
+    # The random cases reach all limits.
     assert min(state.vmem.min() for state in seen) == LOW
     assert max(state.spk.max() for state in seen) == 31
     assert {1} == {int(s.spk_out.max()) for s in seen if s.spk_out.any()}
@@ -114,12 +120,21 @@ def test_the_chip_computes_what_xylosim_does():
 def one_neuron(**changes):
     one, none = np.ones(1, int), np.zeros(0, int)
     values = {
-        "weights_in": np.array([[100]]), "weights_rec": np.array([[0]]),
-        "weights_out": np.zeros((1, 0), int), "weight_shift_in": 0, "weight_shift_rec": 0,
-        "weight_shift_out": 0, "threshold": HIGH * one, "threshold_out": none, "bias": 0 * one,
-        "bias_out": none, "dash_mem": 15 * one, "dash_mem_out": none, "dash_syn": one,
+        "weights_in": np.array([[100]]),
+        "weights_rec": np.array([[0]]),
+        "weights_out": np.zeros((1, 0), int),
+        "weight_shift_in": 0,
+        "weight_shift_rec": 0,
+        "weight_shift_out": 0,
+        "threshold": HIGH * one,
+        "threshold_out": none,
+        "bias": 0 * one,
+        "bias_out": none,
+        "dash_mem": 15 * one,
+        "dash_mem_out": none,
+        "dash_syn": one,
         "dash_syn_out": none,
-    }  # fmt: skip
+    }
     return XyloChip(**{**values, **changes})
 
 
@@ -168,7 +183,7 @@ def test_a_membrane_loses_one_in_every_timestep():
         ({"threshold_out": np.ones(9, int)}, "at most 8 output neurons, got 9"),
     ],
 )
-def test_a_chip_refuses_what_it_cannot_hold(changes, message):
+def test_configurations_out_of_range_are_refused(changes, message):
     with pytest.raises(ValueError, match=message):
         one_neuron(**changes)
 
@@ -177,7 +192,7 @@ def test_a_chip_refuses_what_it_cannot_hold(changes, message):
 
 
 def made_model(lateral_scale=1.0, signed=True, samples=60):
-    """A model with a dictionary that is known, and inputs that it can explain."""
+    """A model with a random dictionary, and inputs that it can reconstruct."""
     model = IPVAE(PIXELS, LATENTS, lateral_scale=lateral_scale)
     features = torch.randn(PIXELS, LATENTS)
     features = features if signed else features.abs()
@@ -234,7 +249,7 @@ def test_single_timesteps_reconstruct_better_than_the_poisson_draws_of_the_model
 
 
 @pytest.mark.parametrize("input_as", MODES)
-def test_a_trained_model_runs_in_xylosim_as_it_does_here(trained, input_as):
+def test_a_trained_model_gives_the_same_integers_in_xylosim(trained, input_as):
     pytest.importorskip("xylosim.v2", reason="xylosim is not installed")
     model, x = trained
     net = to_xylo(model, x, input_as=input_as, readout=nn.Linear(LATENTS, 8))
@@ -320,7 +335,7 @@ def test_output_neurons_spike_at_the_rate_of_the_readout():
     assert (rates - (outputs / top).clamp(0, 1)).abs().max() < 0.03
 
 
-def test_files_give_the_network_back(tmp_path, trained):
+def test_a_saved_network_loads_unchanged(tmp_path, trained):
     net = to_xylo(*trained, readout=nn.Linear(LATENTS, 3))
     net.save(tmp_path / "net.npz")
     back, x = XyloNetwork.load(tmp_path / "net.npz"), trained[1]
@@ -329,7 +344,7 @@ def test_files_give_the_network_back(tmp_path, trained):
     assert torch.equal(net.decode(torch.ones(LATENTS)), back.decode(torch.ones(LATENTS)))
 
 
-def test_files_that_hold_no_network_are_refused(tmp_path, trained):
+def test_files_without_a_valid_network_are_refused(tmp_path, trained):
     path = tmp_path / "net.npz"
     with pytest.raises(FileNotFoundError, match="is no file"):
         XyloNetwork.load(path)
@@ -387,7 +402,7 @@ def test_a_readout_that_is_never_positive_is_refused():
         to_xylo(IPVAE(PIXELS, 8), torch.rand(3, PIXELS), readout=readout)
 
 
-def test_input_and_spikes_that_do_not_fit_are_refused():
+def test_bad_inputs_and_spikes_are_refused():
     model, x = made_model(signed=False)
     net = to_xylo(model, x)
     for bad, error, message in (

@@ -18,6 +18,7 @@ from ipvae_snn.export.graphs.graph_fragment import array, nir_module
 from ipvae_snn.export.graphs.network import GraphNetwork, flattened, layer_of, reset_of
 from ipvae_snn.export.graphs.poisson import Portable
 from ipvae_snn.models.ipvae import IPVAE
+from ipvae_snn.neurons.lateral import NoLateral
 from ipvae_snn.neurons.poisson import IPVAENeuron
 
 _DECODER = "neuron.lateral.decoder.weight"
@@ -63,15 +64,19 @@ def from_nir(
     if stochastic not in (None, True, False):
         raise TypeError(f"stochastic must be None, True or False, got {stochastic!r}")
     metadata = graph.metadata
-    ours = metadata.get("format") == FORMAT
-    if ours and stochastic is not False and str(metadata.get("version")) != str(FORMAT_VERSION):
+    own_format = metadata.get("format") == FORMAT
+    if (
+        own_format
+        and stochastic is not False
+        and str(metadata.get("version")) != str(FORMAT_VERSION)
+    ):
         raise ValueError(
             f"the graph has format version {metadata.get('version')}, this release reads version "
             f"{FORMAT_VERSION}: update ipvae_snn, or pass stochastic=False for the graph itself"
         )
-    reset = reset or (reset_of(graph) if ours else "zero")
+    reset = reset or (reset_of(graph) if own_format else "zero")
     neurons: dict[str, IPVAENeuron] = {}
-    if ours and stochastic is not False:
+    if own_format and stochastic is not False:
         try:
             if metadata.get("kind") == "IPVAE":
                 return _model(graph)
@@ -182,7 +187,8 @@ def _neuron(tag: dict[str, Any]) -> IPVAENeuron:
             neuron = IPVAENeuron(nn.Linear(features, len(weight), bias=False), **settings)
         else:
             gram = torch.eye(features) if kind == "FixedGram" else None
-            neuron = IPVAENeuron(features, gram=gram, **settings)
+            source = NoLateral(features) if kind == "NoLateral" else features
+            neuron = IPVAENeuron(source, gram=gram, **settings)
             if kind == "LearnedGram":
                 neuron.lateral.factor = nn.Parameter(torch.zeros(state["lateral.factor"].shape))
     weights = _tensors(state, neuron)

@@ -188,7 +188,7 @@ def _model_fragments(c: ModelConstants, options: GraphOptions) -> list[Fragment]
 
 
 def _model_metadata(model: Any, options: GraphOptions, nested: bool) -> dict[str, Any]:
-    """Plain data to restore the stochastic model; empty if its estimator cannot be written so."""
+    """Plain data to restore the stochastic model; empty if its estimator is not registered."""
     try:
         config = model.config()
     except TypeError:

@@ -94,7 +94,7 @@ def _translate(
 def neuron_metadata(neuron: IPVAENeuron) -> dict[str, Any]:
     """Settings, estimator and weights of a stochastic neuron, as plain data.
 
-    Empty if the estimator cannot be written so, being the user's own.
+    Empty for an estimator that is not registered under a name.
     """
     try:
         estimator = surrogate.to_config(neuron.spike_grad)

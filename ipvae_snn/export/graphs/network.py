@@ -192,12 +192,14 @@ def flattened(graph: Any) -> tuple[dict[str, Any], list[Edge]]:
             nodes[name] = node
             enters[name] = leaves[name] = [name]
             continue
-        inner, wires = flattened(node)
+        inner, inner_edges = flattened(node)
         source, sink = _only(inner, "Input"), _only(inner, "Output")
         nodes |= {f"{name}.{k}": v for k, v in inner.items() if k not in (source, sink)}
-        enters[name] = [f"{name}.{b}" for a, b in wires if a == source]
-        leaves[name] = [f"{name}.{a}" for a, b in wires if b == sink]
-        edges += [(f"{name}.{a}", f"{name}.{b}") for a, b in wires if a != source and b != sink]
+        enters[name] = [f"{name}.{b}" for a, b in inner_edges if a == source]
+        leaves[name] = [f"{name}.{a}" for a, b in inner_edges if b == sink]
+        edges += [
+            (f"{name}.{a}", f"{name}.{b}") for a, b in inner_edges if a != source and b != sink
+        ]
     for a, b in graph.edges:
         if a not in leaves or b not in enters:
             raise ValueError(f"an edge leads from {a!r} to {b!r}, one of which is not a node")

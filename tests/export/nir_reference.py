@@ -1,4 +1,4 @@
-"""The NIR specification read in numpy, with a timestep as the unit of time: slow and plain."""
+"""Reference implementation of the NIR specification in numpy, with a timestep as unit of time."""
 
 import numpy as np
 
@@ -6,7 +6,8 @@ import numpy as np
 def run(graph, x, num_steps, reset="zero"):
     """Outputs (T, B, M) of a graph, and the outputs of all its nodes at the last timestep.
 
-    Nodes are taken in the order of their names; what is not there yet is of the timestep before.
+    Nodes run in the order of their names; an output that is not computed yet is that of the
+    previous timestep.
     """
     nodes, edges = flat(graph)
     order = sorted(nodes, key=lambda n: (type(nodes[n]).__name__ != "Input", n))
@@ -48,7 +49,7 @@ def run(graph, x, num_steps, reset="zero"):
 
 
 def flat(graph, prefix=""):
-    """Nodes and edges with subgraphs put in place; their inputs and outputs pass values on."""
+    """Nodes and edges with subgraphs inlined; their inputs and outputs pass values through."""
     nodes, edges = {}, []
     for name, node in graph.nodes.items():
         if type(node).__name__ != "NIRGraph":

@@ -1,0 +1,192 @@
+"""One-step calls make G once while the weights stand still, and anew when they move."""
+
+import copy
+import pickle
+
+import pytest
+import torch
+from torch import nn
+
+from ipvae_snn import IPVAENeuron
+from ipvae_snn import functional as F
+
+
+def shared(k=6, **options):
+    scale = nn.Parameter(torch.linspace(-1, 1, k + 2))
+    return IPVAENeuron(nn.Linear(k, k + 2, bias=False), log_scale=scale, **options)
+
+
+KINDS = {"learned": IPVAENeuron, "shared": shared}
+
+
+@pytest.fixture(params=KINDS)
+def neuron(request):
+    torch.manual_seed(0)
+    return KINDS[request.param](6, mem_init=0.0)
+
+
+@pytest.fixture
+def made(monkeypatch):
+    """How often a Gram matrix was computed, as a list that grows."""
+    calls, original = [], F._Gram.apply
+
+    def count(*tensors):
+        calls.append(tensors)
+        return original(*tensors)
+
+    monkeypatch.setattr(F._Gram, "apply", count)
+    return calls
+
+
+def steps(neuron, count=5):
+    state = neuron.reset_mem()
+    total = 0.0
+    for _ in range(count):
+        state = neuron(torch.ones(3, 6, dtype=neuron.mem_init.dtype), *state)
+        total = total + state[1].square().sum() + state[0].sum()
+    return total
+
+
+def weight_of(neuron):
+    return neuron.lateral.weight
+
+
+def test_a_sequence_makes_it_once(neuron, made):
+    steps(neuron, 8)
+    assert len(made) == 1
+    steps(neuron, 8)
+    neuron.run(torch.ones(4, 3, 6))
+    assert len(made) == 1
+
+
+def test_inference_after_learning_makes_one_without_a_graph(neuron, made):
+    steps(neuron)
+    with torch.no_grad():
+        assert not steps(neuron).requires_grad
+        steps(neuron)
+    assert len(made) == 2
+    assert steps(neuron).requires_grad
+
+
+def optimizer_step(neuron):
+    optimizer = torch.optim.SGD(neuron.parameters(), lr=0.1)
+    steps(neuron).backward()
+    optimizer.step()
+
+
+def in_place(neuron):
+    with torch.no_grad():
+        weight_of(neuron).mul_(2)
+
+
+def through_data(neuron):
+    weight_of(neuron).data.mul_(2)
+
+
+def one_value_through_data(neuron):
+    weight_of(neuron).data[-1, -1] += 1e-3
+
+
+def replaced_data(neuron):
+    weight_of(neuron).data = torch.randn_like(weight_of(neuron))
+
+
+def loaded(neuron):
+    neuron.load_state_dict({name: 2 * value for name, value in neuron.state_dict().items()})
+
+
+def to_double(neuron):
+    neuron.double()
+
+
+@pytest.mark.parametrize(
+    "move",
+    [optimizer_step, in_place, through_data, one_value_through_data, replaced_data, loaded,
+     to_double],
+)  # fmt: skip
+def test_weights_that_move_are_seen(neuron, move):
+    steps(neuron)
+    with torch.no_grad():
+        steps(neuron)
+    move(neuron)
+    assert torch.equal(neuron.lateral.lasting_gram(), neuron.gram())
+    with torch.no_grad():
+        assert torch.equal(neuron.lateral.lasting_gram(), neuron.gram())
+
+
+def test_log_scale_that_moves_is_seen():
+    neuron = shared()
+    steps(neuron)
+    neuron.lateral.log_scale.data[0] = 0.7
+    assert torch.equal(neuron.lateral.lasting_gram(), neuron.gram())
+
+
+def test_a_replaced_decoder_is_seen():
+    neuron = shared()
+    steps(neuron)
+    neuron.lateral.decoder = nn.Linear(6, 8, bias=False)
+    assert torch.equal(neuron.lateral.lasting_gram(), neuron.gram())
+
+
+def test_gradients_flow_from_sequences_that_share_it(neuron):
+    """Two losses are made before either is back-propagated."""
+    torch.manual_seed(1)
+    first, second = steps(neuron), steps(neuron)
+    first.backward()
+    second.backward()
+    both = [p.grad.clone() for p in neuron.parameters()]
+    neuron.zero_grad()
+    torch.manual_seed(1)
+    apart = type(neuron)  # the same with a Gram matrix of its own in each sequence
+    assert apart is IPVAENeuron
+    for _ in range(2):
+        neuron.lateral._made = None
+        steps(neuron).backward()
+    for found, parameter in zip(both, neuron.parameters(), strict=True):
+        torch.testing.assert_close(found, parameter.grad)
+
+
+def test_its_gradient_is_that_of_the_plain_matrix(neuron):
+    neuron.double()
+    torch.manual_seed(0)
+    weights = torch.randn(6, 6, dtype=torch.float64)
+    parameters = [p for p in neuron.lateral.parameters()]
+    found = torch.autograd.grad((neuron.lateral.lasting_gram() * weights).sum(), parameters)
+    expected = torch.autograd.grad((neuron.gram() * weights).sum(), parameters)
+    for a, b in zip(found, expected, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-12)
+
+
+def test_weights_that_moved_before_backward_are_an_error(neuron):
+    loss = steps(neuron)
+    in_place(neuron)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        loss.backward()
+
+
+def test_copies_and_pickles_make_their_own(neuron):
+    steps(neuron)
+    for other in (copy.deepcopy(neuron), pickle.loads(pickle.dumps(neuron))):
+        assert other.lateral._made is None
+        through_data(other)
+        assert not torch.equal(other.lateral.lasting_gram(), neuron.lateral.lasting_gram())
+
+
+def test_parametrized_weights_are_never_kept():
+    neuron = IPVAENeuron(nn.utils.parametrizations.weight_norm(nn.Linear(6, 8, bias=False)))
+    steps(neuron).backward()
+    neuron.lateral.decoder.parametrizations.weight.original0.data.mul_(2)
+    assert neuron.lateral._made is None
+    torch.testing.assert_close(neuron.lateral.lasting_gram(), neuron.gram())
+
+
+def test_nan_in_the_weights_is_named(neuron):
+    weight_of(neuron).data[0, 0] = float("nan")
+    with pytest.raises(ValueError, match="lateral weights holds"):
+        steps(neuron)
+
+
+def test_inference_mode_leaves_nothing_behind(neuron):
+    with torch.inference_mode():
+        steps(neuron)
+    steps(neuron).backward()
