@@ -30,14 +30,8 @@ def require_finite(tensor: Tensor, name: str) -> None:
     Checks nothing inside ``torch.compile``, ``torch.export`` and ``torch.func`` transforms, where
     values are unknown.
     """
-    if torch.compiler.is_compiling():
-        return
-    try:
-        problem = describe_nonfinite(tensor, name)
-    except RuntimeError:  # a torch.func transform refuses control flow that depends on data
-        return
-    if problem:
-        raise ValueError(f"{problem}: remove them first")
+    if not _holds(lambda values: not describe_nonfinite(values, name), tensor):
+        raise ValueError(f"{describe_nonfinite(tensor, name)}: remove them first")
 
 
 def describe_nonfinite(tensor: Tensor, name: str) -> str:
@@ -58,15 +52,16 @@ def require_all_finite(**tensors: Tensor) -> None:
 
 def require_not_negative(tensor: Tensor, message: str) -> None:
     """Raise ``ValueError`` with ``message`` if a value of ``tensor`` is below 0."""
-    if not _holds(lambda values: values >= 0, tensor):
+    if not _holds(lambda values: (values >= 0).all(), tensor):
         raise ValueError(message)
 
 
-def _holds(condition: Callable[[Tensor], Tensor], tensor: Tensor) -> bool:
+def _holds(condition: Callable[[Tensor], Any], tensor: Tensor) -> bool:
+    """``condition(tensor)``; True where values are unknown."""
     if torch.compiler.is_compiling():
         return True
     try:
-        return bool(condition(tensor).all())
+        return bool(condition(tensor))
     except RuntimeError:  # a torch.func transform refuses control flow that depends on data
         return True
 
@@ -156,7 +151,7 @@ def require_broadcastable(**tensors: Any) -> None:
     if all(shape == shapes[0] for shape in shapes):  # the usual case, and quick to check
         return
     try:
-        torch.broadcast_shapes(*shapes)
+        torch.broadcast_shapes(*shapes)  # type: ignore[no-untyped-call]
     except RuntimeError as error:
         got = ", ".join(str(tuple(shape)) for shape in shapes)
         raise ValueError(

@@ -132,8 +132,7 @@ def _add_train(commands: Any) -> None:
     _add_data_options(train)
     train.add_argument(
         "--stream",
-        action="store_const",
-        const=True,
+        action="store_true",
         default=None,
         help="read samples from disk batch by batch (default: if they take more than 1 GiB)",
     )

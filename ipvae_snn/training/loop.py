@@ -88,9 +88,14 @@ class Loop:
         # The mean over ranks weighs them equally, but their shares may differ by one sample.
         weight = len(x) * self.group.size / self.config.batch
         step = train_step(
-            self.model, objective, self.optimizer, x, schedule,
-            iteration=iteration + 1, weight=weight,
-        )  # fmt: skip
+            self.model,
+            objective,
+            self.optimizer,
+            x,
+            schedule,
+            iteration=iteration + 1,
+            weight=weight,
+        )
         return step, schedule
 
     def _log(
