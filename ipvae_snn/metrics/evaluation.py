@@ -99,6 +99,7 @@ def evaluate(
     Raises:
         ValueError: fewer than two samples, or what :meth:`IPVAE.run` raises.
 
+    >>> from ipvae_snn import IPVAE
     >>> result = evaluate(IPVAE(16, 8), torch.rand(6, 16), num_steps=5)
     >>> result.reported_steps(), sorted(result.at(5))[:2]
     ([1, 5], ['lifetime_sparsity', 'mse'])
