@@ -1,6 +1,7 @@
 """Registries of classes by name: files and the command line refer to classes by these names."""
 
 import inspect
+import numbers
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import fields, is_dataclass
 from functools import wraps
@@ -154,5 +155,11 @@ class Recorded:
         cls.__init__ = init  # type: ignore[method-assign]
 
     def config(self) -> dict[str, Any]:
-        """The arguments by name, defaults included."""
-        return dict(self._arguments)
+        """The arguments by name, defaults included; numbers of any type as Python's own."""
+        return {name: _plain_number(value) for name, value in self._arguments.items()}
+
+
+def _plain_number(value: Any) -> Any:
+    if isinstance(value, bool) or not isinstance(value, numbers.Real):
+        return value
+    return int(value) if isinstance(value, numbers.Integral) else float(value)
