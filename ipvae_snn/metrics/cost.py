@@ -185,7 +185,7 @@ def _is_spiking_model(network: Any) -> TypeGuard[SpikingModel]:
 def _count_model(model: SpikingModel, x: Tensor, num_steps: int | None, seed: int | None) -> Synops:
     if isinstance(getattr(model.neuron, "lateral", None), NoLateral):
         raise TypeError(
-            "the synapses of a decoder of one's own, or under another likelihood than the Gaussian, "
+            "the synapses of a decoder or likelihood of one's own "
             "cannot be counted: an IPVAE must have the linear decoder that its neurons share"
         )
     spk = model.run(x, num_steps, record=("spk",), seed=seed).spk

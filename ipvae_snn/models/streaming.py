@@ -58,7 +58,7 @@ class Stream:
         self.of_frames = isinstance(model, IPVAE)
         if isinstance(model, IPVAE) and model.decoded is not None:
             raise TypeError(
-                "a stream needs a linear decoder under Gaussian pixels, whose drive is one product: "
+                "a stream needs a linear decoder under Gaussian pixels: "
                 "call model.run(frame, 1, state=...) for other decoders and likelihoods"
             )
         self.neuron = model.neuron if isinstance(model, IPVAE) else model
