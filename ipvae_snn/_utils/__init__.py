@@ -1,1 +1,1 @@
-"""Helpers for all rooms: checks, seeds, files, registries, options. They know no neurons or models."""
+"""Helpers for all rooms: checks, seeds, files, registries, options. None knows of models."""
