@@ -77,7 +77,8 @@ def forward(spec: UnrollSpec, record: Recorder = record_cuda) -> UnrollResult:
 
     values: list[Any] = _replay("forward", spec, _inputs_of(spec), run, record)
     *outputs, mems, counts = values
-    return UnrollResult(*outputs, saved=(mems, counts) if spec.save else None)
+    named = dict(zip(OUTPUTS, outputs, strict=True))
+    return UnrollResult(**named, saved=(mems, counts) if spec.save else None)
 
 
 class GraphedAdjoint:

@@ -43,7 +43,7 @@ def one_step(settings: Settings, *tensors: Tensor) -> tuple[Tensor, Tensor]:
     """
     if not torch.is_grad_enabled() or not any(t.requires_grad for t in tensors):
         return _forward(settings, *tensors)[:2]
-    spk, mem = _OneStep.apply(settings, *tensors)
+    spk, mem = _OneStep.apply(settings, *tensors)  # type: ignore[no-untyped-call]
     return spk, mem
 
 
@@ -79,9 +79,9 @@ def _forward(
 
 
 def _spec(settings: Settings, *tensors: Tensor) -> UnrollSpec:
-    *inputs, log_step, log_bias, mem_rest = tensors
-    parameters = log_step.detach().exp(), log_bias.detach().exp(), mem_rest.detach()
-    return UnrollSpec(*inputs, *parameters, *settings)
+    drive, gram, spk, mem, log_step, log_bias, mem_rest = tensors
+    step_size, bias = log_step.detach().exp(), log_bias.detach().exp()
+    return UnrollSpec(drive, gram, spk, mem, step_size, bias, mem_rest.detach(), *settings)
 
 
 class _OneStep(torch.autograd.Function):
@@ -201,7 +201,8 @@ def _by_autograd(
     )
     outputs, grads = ([], []) if mem_grad is None else ([mem], [mem_grad])
     if spk_grad is not None and settings.slope != "none":
-        outputs.append(_DrawnCounts.apply(mem, counts, settings.estimator))
+        spk = _DrawnCounts.apply(mem, counts, settings.estimator)  # type: ignore[no-untyped-call]
+        outputs.append(spk)
         grads.append(spk_grad)
     inputs = [t for t, needs in zip(tensors, needed, strict=True) if needs]
     input_grads = iter(

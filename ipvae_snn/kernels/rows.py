@@ -17,7 +17,7 @@ def row_products(rows: Tensor, weight: Tensor) -> Tensor:
     >>> bool((row_products(rows, weight)[3:4] == row_products(rows[3:4], weight)).all())
     True
     """
-    products: Tensor = _RowProducts.apply(rows, weight)
+    products: Tensor = _RowProducts.apply(rows, weight)  # type: ignore[no-untyped-call]
     return products
 
 

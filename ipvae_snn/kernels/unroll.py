@@ -26,7 +26,7 @@ def unroll(spec: UnrollSpec) -> UnrollResult:
     if not torch.is_grad_enabled() or not any(t.requires_grad for t in tensors):
         result: UnrollResult = _kernels(spec)[0](spec)
         return result
-    outputs: tuple[Any, ...] = _Unroll.apply(spec, *tensors)
+    outputs: tuple[Any, ...] = _Unroll.apply(spec, *tensors)  # type: ignore[no-untyped-call]
     return UnrollResult(**dict(zip(OUTPUTS, outputs, strict=True)))
 
 

@@ -72,7 +72,10 @@ class Lateral(nn.Module):
         with_graph = torch.is_grad_enabled() and any(w.requires_grad for w in weights)
         cache = self._cache
         if cache is None or cache.with_graph != with_graph or _is_stale(cache, weights):
-            gram = _CachedGram.apply(*sources) if with_graph else _gram_of(*sources)[0]
+            if with_graph:
+                gram = _CachedGram.apply(*sources)  # type: ignore[no-untyped-call]
+            else:
+                gram, _, _ = _gram_of(*sources)
             require_finite(gram, "the lateral weights")
             versions = tuple(w._version for w in weights)
             copies = tuple(w.detach().clone() for w in weights)
@@ -182,7 +185,7 @@ class SharedDecoder(Lateral):
         super().__setattr__(name, value)
 
     def _check_decoder(self, decoder: Any) -> None:
-        """Raise unless ``decoder`` is linear, without bias, and has the shape of the present one."""
+        """Raise unless ``decoder`` is linear without bias, and its weights keep their shape."""
         if not isinstance(decoder, nn.Linear):
             raise TypeError(f"decoder must be an nn.Linear, got {type(decoder).__name__}")
         if decoder.bias is not None:

@@ -51,15 +51,12 @@ class Bounded:
     def __set_name__(self, owner: type, name: str) -> None:
         self.name = name
 
-    def check(self, value: Any) -> float:
-        """``value`` as a float; ``TypeError`` or ``ValueError`` unless within the bounds."""
-        return require_number(value, self.name, self.least, self.most)
-
     def __get__(self, neuron: Any, owner: type | None = None) -> Any:
         return self if neuron is None else neuron.__dict__[f"_{self.name}"]
 
     def __set__(self, neuron: Any, value: Any) -> None:
-        neuron.__dict__[f"_{self.name}"] = self.check(value)
+        number = require_number(value, self.name, self.least, self.most)
+        neuron.__dict__[f"_{self.name}"] = number
 
 
 class IPVAENeuron(StatefulNeuron):
@@ -166,7 +163,8 @@ class IPVAENeuron(StatefulNeuron):
         output: bool = False,
         **foreign: Any,
     ) -> None:
-        # Validate before drawing, so that a rejected call leaves the generator untouched.
+        # Validate before drawing, so that a rejected call leaves the generator untouched. Numbers
+        # may be set before the constructor of nn.Module is called.
         refuse_foreign(foreign)
         spike_grad = midpoint() if spike_grad is None else spike_grad
         self._check_callables(spike_grad, state_quant)
@@ -180,22 +178,16 @@ class IPVAENeuron(StatefulNeuron):
             require_flag(flag, name)
         features, like = features_of(decoder), getattr(decoder, "weight", torch.empty(0))
         tonic = per_neuron(bias, "bias", features, like, least=1e-6)
-        rest = mem_init
-        if rest is not None:
-            rest = per_neuron(rest, "mem_init", features, like, least=-MEM_INIT_MAX)
-        for bound, value in (
-            (IPVAENeuron.lateral_scale, lateral_scale),
-            (IPVAENeuron.leak, leak),
-            (IPVAENeuron.clamp, clamp),
-        ):
-            bound.check(value)
+        rest = None
+        if mem_init is not None:
+            rest = per_neuron(mem_init, "mem_init", features, like, least=-MEM_INIT_MAX)
+        self.lateral_scale, self.leak, self.clamp = lateral_scale, leak, clamp
         log_step = math.log(require_number(step, "step", least=1e-6))
         super().__init__(
             spike_grad=spike_grad, init_hidden=init_hidden, state_quant=state_quant, output=output
         )
         self.surrogate_disable = surrogate_disable
         self.lateral = make_lateral(decoder, log_scale=log_scale, gram=gram, learn_gram=learn_gram)
-        self.lateral_scale, self.leak, self.clamp = lateral_scale, leak, clamp
         if rest is None:
             rest = torch.empty(features).uniform_(*MEM_INIT_RANGE).to(like)
         self._declare("mem_init", rest, learn_mem_init)
