@@ -168,7 +168,7 @@ def membrane_step(
     >>> membrane_step(torch.zeros(2), torch.tensor([1.0, 1.0]), torch.tensor([0.0, 0.25]))
     tensor([1.0000, 0.7500])
     """
-    checks.require_together(mem=mem, drive=drive, inhibition=inhibition)
+    checks.require_broadcastable(mem=mem, drive=drive, inhibition=inhibition)
     if clamp is not None and not isinstance(clamp, Tensor):
         clamp = checks.require_number(clamp, "clamp")
     return equations.membrane_step(
@@ -200,7 +200,7 @@ def poisson_kl(mem: Tensor, mem_prior: Tensor, form: str = "exact") -> Tensor:
     tensor(0.6669)
     """
     require_kl_form(form)
-    checks.require_together(mem=mem, mem_prior=mem_prior)
+    checks.require_broadcastable(mem=mem, mem_prior=mem_prior)
     return equations.poisson_kl(mem, mem_prior, form)
 
 
@@ -259,7 +259,7 @@ def gaussian_nll_gram(
     >>> gaussian_nll(x - spk @ weight.mT)
     tensor([11.6758])
     """
-    checks.require_together(spk=spk, inhibition=inhibition, drive=drive)
+    checks.require_broadcastable(spk=spk, inhibition=inhibition, drive=drive)
     return 0.5 * (energy + (spk * (inhibition - 2 * drive)).sum(-1)) + constant
 
 
@@ -294,6 +294,6 @@ def free_energy(nll: Tensor, kl: Tensor, beta: float, in_features: int) -> Tenso
     >>> free_energy(torch.ones(2, 3), torch.ones(2, 3), beta=0.5, in_features=256)
     tensor(1.5000)
     """
-    checks.require_together(nll=nll, kl=kl)
+    checks.require_broadcastable(nll=nll, kl=kl)
     checks.require_integer(in_features, "in_features")
     return (nll + beta * kl).mean() * (256 / in_features)

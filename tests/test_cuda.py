@@ -163,6 +163,7 @@ def test_a_stream_lives_on_the_gpu():
 @pytest.mark.parametrize("precision", ["tf32", "bfloat16"])
 def test_less_exact_products_cost_little(precision):
     model, x = make(spike_grad=surrogate.rate())
+    nn.init.normal_(model.decoder.weight, std=0.05)  # no explosion, which would amplify anything
     model.cuda()
     found = []
     for model.precision in ("float32", precision):

@@ -18,7 +18,7 @@ from pathlib import Path
 import torch
 
 from ipvae_snn import IPVAE, TrainConfig, fit
-from ipvae_snn.training.distributed import ProcessGroup, joined
+from ipvae_snn.training.distributed import ProcessGroup, join_process_group
 
 WAYS = {"1 process, 1 thread": (1, 1), "1 process, 2 threads": (1, 2), "2 processes": (2, 1)}
 SHAPES = {"patches": (256, 512, 16, 200), "digits": (784, 512, 32, 100)}
@@ -42,9 +42,9 @@ def measured(shape: tuple[int, int, int, int]) -> tuple[float, float]:
 
 def work() -> None:
     """The training in each process; rank 0 prints the results."""
-    with joined("cpu"):
+    with join_process_group("cpu"):
         results = {name: measured(shape) for name, shape in SHAPES.items()}
-        if ProcessGroup().leads:
+        if ProcessGroup().is_main:
             print(json.dumps(results))
 
 

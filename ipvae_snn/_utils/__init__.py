@@ -1,1 +1,1 @@
-"""What every room may use: checks, seeds, files. Nothing here knows of neurons or models."""
+"""Helpers for all rooms: checks, seeds, files, registries, options; no neurons, no models."""

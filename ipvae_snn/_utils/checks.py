@@ -1,4 +1,4 @@
-"""Checks of what users hand in: one sentence that says what was expected, what came, what to do."""
+"""Validation of arguments: each error says what was expected, what was given, and what to do."""
 
 import math
 import numbers
@@ -27,22 +27,23 @@ def require_float(tensor: Any, name: str) -> None:
 def require_finite(tensor: Tensor, name: str) -> None:
     """Raise ``ValueError`` if ``tensor`` holds NaN or infinity.
 
-    Inside ``torch.compile``, ``torch.export`` and ``torch.func`` transforms values cannot be
-    looked at, and nothing is checked.
+    Checks nothing inside ``torch.compile``, ``torch.export`` and ``torch.func`` transforms, where
+    values are unknown.
     """
-    # One NaN or infinity makes the sum so, which is quickly had; a sum may also overflow.
-    if _holds(lambda values: torch.isfinite(values.sum()), tensor) or _holds(
-        torch.isfinite, tensor
-    ):
-        return
-    bad = tensor.numel() - int(torch.isfinite(tensor).sum())
-    raise ValueError(
-        f"{name} holds {bad} NaN or infinite value(s) of {tensor.numel()}: remove them first"
-    )
+    if not _holds(lambda values: not describe_nonfinite(values, name), tensor):
+        raise ValueError(f"{describe_nonfinite(tensor, name)}: remove them first")
+
+
+def describe_nonfinite(tensor: Tensor, name: str) -> str:
+    """How many values of ``tensor`` are NaN or infinite, in words; empty if none is."""
+    if torch.isfinite(tensor.sum()):
+        return ""
+    bad = tensor.numel() - int(torch.isfinite(tensor).sum())  # 0 if only the sum overflowed
+    return f"{name} holds {bad} NaN or infinite value(s) of {tensor.numel()}" if bad else ""
 
 
 def require_all_finite(**tensors: Tensor) -> None:
-    """:func:`require_finite` for several small tensors at the cost of one look at a value."""
+    """:func:`require_finite` for several small tensors; usually with one host synchronisation."""
     total = sum(tensor.detach().sum() for tensor in tensors.values())
     if not (isinstance(total, Tensor) and _holds(torch.isfinite, total)):
         for name, tensor in tensors.items():
@@ -51,21 +52,22 @@ def require_all_finite(**tensors: Tensor) -> None:
 
 def require_not_negative(tensor: Tensor, message: str) -> None:
     """Raise ``ValueError`` with ``message`` if a value of ``tensor`` is below 0."""
-    if not _holds(lambda values: values >= 0, tensor):
+    if not _holds(lambda values: (values >= 0).all(), tensor):
         raise ValueError(message)
 
 
-def _holds(condition: Callable[[Tensor], Tensor], tensor: Tensor) -> bool:
+def _holds(condition: Callable[[Tensor], Any], tensor: Tensor) -> bool:
+    """``condition(tensor)``; True where values are unknown."""
     if torch.compiler.is_compiling():
         return True
     try:
-        return bool(condition(tensor).all())
+        return bool(condition(tensor))
     except RuntimeError:  # a torch.func transform refuses control flow that depends on data
         return True
 
 
 def require_fitting(tensor: Tensor, name: str, like: Tensor) -> None:
-    """Raise unless ``tensor`` lies on the device of ``like`` and is not of a wider dtype."""
+    """Raise unless ``tensor`` is on the device of ``like``, and its dtype casts to that safely."""
     if tensor.device != like.device:
         raise ValueError(
             f"{name} is on {tensor.device}, the weights are on {like.device}: "
@@ -79,16 +81,17 @@ def require_fitting(tensor: Tensor, name: str, like: Tensor) -> None:
 
 
 def require_input(x: Any, num_steps: Any, pixels: int, like: Tensor) -> int:
-    """The number of timesteps of a run, or an error.
+    """Validate the input of a run; returns its number of timesteps.
 
     Args:
-        x: (B, M), shown at every timestep, or (T, B, M), one frame per timestep.
-        num_steps: T; may be ``None`` for changing input.
+        x: (B, M), the same at every timestep, or (T, B, M), one frame per timestep.
+        num_steps: T; may be ``None`` if x has a time axis.
         pixels: M.
-        like: weights, whose device and dtype x has to suit.
+        like: the weights; x must fit their device and dtype.
 
     Raises:
-        TypeError, ValueError: x of another kind or shape, not finite, or another T than it has.
+        TypeError, ValueError: x has a wrong type, shape, device or dtype, or holds NaN or infinity;
+            or ``num_steps`` is missing, or not the T of x.
     """
     require_float(x, "x")
     if x.ndim not in (2, 3) or x.shape[-1] != pixels or 0 in x.shape:
@@ -126,7 +129,7 @@ def require_number(
         raise TypeError(f"{name} must be a number, got {value!r}")
     try:
         number = float(value)
-    except OverflowError:  # an integer or a fraction beyond all floats
+    except OverflowError:  # an integer or a fraction that exceeds the largest float
         number = math.inf
     if not (math.isfinite(number) and least <= number <= most):
         raise ValueError(f"{name} must be a finite number in [{least:g}, {most:g}], got {value}")
@@ -140,27 +143,29 @@ def require_flag(value: Any, name: str) -> bool:
     return bool(value)
 
 
-def require_together(**tensors: Any) -> None:
-    """Raise unless all are floating-point tensors whose shapes broadcast to a common one."""
+def require_broadcastable(**tensors: Any) -> None:
+    """Raise unless all are floating-point tensors whose shapes broadcast together."""
     for name, tensor in tensors.items():
         require_float(tensor, name)
     shapes = [tensor.shape for tensor in tensors.values()]
-    if all(shape == shapes[0] for shape in shapes):  # nearly always; the rest takes longer
+    if all(shape == shapes[0] for shape in shapes):  # the usual case, and quick to check
         return
     try:
-        torch.broadcast_shapes(*shapes)
+        torch.broadcast_shapes(*shapes)  # type: ignore[no-untyped-call]
     except RuntimeError as error:
-        told = ", ".join(str(tuple(shape)) for shape in shapes)
-        raise ValueError(f"{', '.join(tensors)} must have shapes that fit, got {told}") from error
+        got = ", ".join(str(tuple(shape)) for shape in shapes)
+        raise ValueError(
+            f"{', '.join(tensors)} must have shapes that broadcast together, got {got}"
+        ) from error
 
 
 def require_per_pixel(values: Any, log_scale: Any, name: str, axis: int) -> None:
     """Raise unless ``log_scale`` is ``None`` or has one number for each pixel of ``values``.
 
     Args:
-        values: floating-point, with the pixels along ``axis``.
-        log_scale: shape (M,).
-        name: of ``values``.
+        values: floating-point tensor with the pixels along ``axis``.
+        log_scale: log σ, shape (M,).
+        name: name of ``values``.
         axis: −1 for inputs (..., M), −2 for weights (M, K).
     """
     require_float(values, name)
@@ -190,19 +195,26 @@ def require_inputs_of(weight: Tensor, x: Any) -> None:
 def per_neuron(
     value: Any, name: str, features: int, like: Tensor, least: float = -math.inf
 ) -> Tensor:
-    """A number, or one for each neuron, as shape (K,), in dtype and on device of ``like``.
+    """``value`` as one number for each neuron, shape (K,), with dtype and device of ``like``.
+
+    Args:
+        value: a number for all neurons, or shape (K,).
+        name: name of ``value``.
+        features: K.
+        like: tensor that gives dtype and device.
+        least: lower bound.
 
     Raises:
-        TypeError: no numbers.
-        ValueError: another shape, NaN, infinity, or less than ``least``.
+        TypeError: not numbers.
+        ValueError: a wrong shape, NaN, infinity, or a value below ``least``.
     """
     try:
-        given = torch.as_tensor(value)
+        tensor = torch.as_tensor(value)
     except (TypeError, ValueError, RuntimeError, OverflowError):
-        given = None
-    if given is None or given.dtype == torch.bool or given.is_complex():
+        tensor = None
+    if tensor is None or tensor.dtype == torch.bool or tensor.is_complex():
         raise TypeError(f"{name} must be a number or a tensor of numbers, got {value!r}")
-    values = given.detach().to(like)
+    values = tensor.detach().to(like)
     if values.shape not in ((), (features,)):
         raise ValueError(
             f"{name} must be a number or have shape ({features},), got {tuple(values.shape)}"
@@ -214,7 +226,7 @@ def per_neuron(
 
 
 def require_image_shape(shape: Any, least: int = 1) -> tuple[int, int]:
-    """Height and width of an image; raises unless both are integers ≥ ``least``."""
+    """Validate a shape (H, W) of integers ≥ ``least``; returns it as a tuple."""
     if not isinstance(shape, tuple | list | torch.Size) or len(shape) != 2:
         raise TypeError(f"shape must be a pair (H, W), got {shape!r}")
     height, width = (require_integer(side, "shape", least) for side in shape)
@@ -230,10 +242,10 @@ def require_seed(value: Any) -> int:
 
 
 def require_device(name: str | torch.device) -> torch.device:
-    """The torch device of that name; ``ValueError`` if it cannot be used here."""
+    """The torch device of that name; ``ValueError`` if this machine cannot use it."""
     try:
         probe = torch.zeros(1, device=name)
-        probe.item()  # a device without memory, such as "meta", fails here
+        probe.item()  # fails on devices without memory, such as "meta"
         return probe.device
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         reason = str(error).splitlines()[0]

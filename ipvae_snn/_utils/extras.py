@@ -1,14 +1,14 @@
-"""Libraries that only some users need, loaded when first used."""
+"""Optional dependencies, imported when first used."""
 
 import importlib
 from types import ModuleType
 
 
 def require_extra(module: str, extra: str) -> ModuleType:
-    """Import ``module``, or say which extra brings it.
+    """Import ``module``, which the named extra installs.
 
     Raises:
-        ImportError: the module is not installed; the message names the extra.
+        ImportError: it is not installed; the message says how to install the extra.
     """
     try:
         return importlib.import_module(module)

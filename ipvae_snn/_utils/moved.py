@@ -1,4 +1,4 @@
-"""Modules that have moved stay importable under the name they had.
+"""Aliases for modules that have moved: their old names stay importable.
 
 ``import ipvae_snn.model`` gives the module ``ipvae_snn.models.ipvae`` itself, not a copy.
 """
@@ -33,19 +33,19 @@ MOVED = {
     "streaming": "models.streaming",
     "unroll": "kernels.unroll",
 }
-"""Old name to new name, both below ``ipvae_snn``."""
+"""Old names and new ones, both relative to ``ipvae_snn``."""
 PACKAGE = "ipvae_snn"
 
 
 def import_moved(name: str) -> ModuleType:
-    """The module that was once ``ipvae_snn.<name>``; ``AttributeError`` if there was none."""
+    """Import the module whose old name is ``ipvae_snn.<name>``; else ``AttributeError``."""
     if name not in MOVED:
         raise AttributeError(f"module {PACKAGE!r} has no attribute {name!r}")
     return importlib.import_module(f"{PACKAGE}.{name}")
 
 
 class _Finder(MetaPathFinder, Loader):
-    """Finds an old name, and loads the module that has the new one."""
+    """Import hook that answers an old name with the module of the new name."""
 
     def find_spec(
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
@@ -59,9 +59,9 @@ class _Finder(MetaPathFinder, Loader):
         return module
 
     def exec_module(self, module: ModuleType) -> None:
-        module.__spec__ = self._spec  # the import system has put the old name there
+        module.__spec__ = self._spec  # the import system has replaced it by that of the old name
 
 
 def install() -> None:
-    """Let the import system know of the old names."""
+    """Add the import hook for the old names."""
     sys.meta_path.append(_Finder())

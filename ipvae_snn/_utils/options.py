@@ -1,4 +1,4 @@
-"""Options of functions and dataclasses, told once: signature and docstring become command flags."""
+"""Command-line flags made from the signatures and docstrings of functions and classes."""
 
 import argparse
 import inspect
@@ -10,11 +10,19 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple, Union, get_args, get_origin, get_type_hints
 
 PLAIN = (int, float, str, bool, Path)
-"""Types whose values a command line can give."""
+"""Types that a flag can parse."""
 
 
 class Option(NamedTuple):
-    """One option: a keyword of a function, or a field of a dataclass."""
+    """A keyword argument of a function, or a field of a dataclass.
+
+    Attributes:
+        name: of the argument.
+        kind: type that parses a value.
+        default: value if the flag is not given; a tuple of them if several cases differ.
+        help: first sentence of its documentation.
+        choices: the accepted values of a ``Literal``.
+    """
 
     name: str
     kind: Any
@@ -28,13 +36,14 @@ class Option(NamedTuple):
 
 
 def options_of(source: Any, *, skip: Iterable[str] = (), docs: Iterable[Any] = ()) -> list[Option]:
-    """The options with defaults of a callable that a command line can give.
+    """The arguments of a callable that have a default and a type that a flag can parse.
 
     Args:
-        source: a function or class, whose docstring tells of them under ``Args:`` or
+        source: a function or class, whose docstring describes them under ``Args:`` or
             ``Attributes:``.
         skip: names to leave out.
-        docs: where else they are told of, if there it says no more than "see" or "as in".
+        docs: objects whose docstrings describe arguments for which ``source`` refers to them, by
+            a text that begins with "see" or "as in".
 
     >>> def paint(wall, *, colour: Literal["red", "blue"] = "red", coats: int = 2):
     ...     '''Paint.
@@ -46,37 +55,35 @@ def options_of(source: Any, *, skip: Iterable[str] = (), docs: Iterable[Any] = (
     >>> [(o.flag, o.default, o.help) for o in options_of(paint)]
     [('--colour', 'red', 'of the paint'), ('--coats', 2, 'how many')]
     """
-    told: dict[str, str] = {}
+    help_of: dict[str, str] = {}
     for documented in (*docs, source):
-        own = described(inspect.getdoc(documented) or "")
-        told |= {n: text for n, text in own.items() if not text.startswith(("see ", "as in "))}
-    made = source.__init__ if inspect.isclass(source) else source
-    hints = get_type_hints(made)
-    found = []
+        sentences = first_sentences(inspect.getdoc(documented) or "")
+        help_of |= {n: s for n, s in sentences.items() if not s.startswith(("see ", "as in "))}
+    hints = get_type_hints(source.__init__ if inspect.isclass(source) else source)
+    options = []
     for name, parameter in inspect.signature(source).parameters.items():
         if parameter.default in (parameter.empty, MISSING) or name in skip:
             continue
         kind, choices = _plain_type(hints.get(name))
         if kind is not None:
-            found.append(Option(name, kind, parameter.default, told.get(name, ""), choices))
-    return found
+            options.append(Option(name, kind, parameter.default, help_of.get(name, ""), choices))
+    return options
 
 
-def described(docstring: str) -> dict[str, str]:
-    """The first sentence that a docstring tells of each argument or attribute, without markup."""
-    found: dict[str, str] = {}
+def first_sentences(docstring: str) -> dict[str, str]:
+    """The first sentence on each argument or attribute in a docstring, without markup."""
+    sentences: dict[str, str] = {}
     section = re.search(r"^(?:Args|Attributes):\n((?:    .*\n|\n)*)", docstring + "\n", re.M)
     text = section.group(1) if section else ""
     for entry in re.split(r"^    (?=\w)", text, flags=re.M)[1:]:
-        names, _, told = entry.partition(": ")
-        told = re.sub(r":\w+:`~?(?:[\w.]+\.)?(\w+)`|``(.+?)``", r"\1\2", " ".join(told.split()))
-        sentence = re.split(r"(?<=[^.])\.(?:\s|$)", told)[0]
-        found |= dict.fromkeys(names.split(", "), sentence)
-    return found
+        names, _, body = entry.partition(": ")
+        body = re.sub(r":\w+:`~?(?:[\w.]+\.)?(\w+)`|``(.+?)``", r"\1\2", " ".join(body.split()))
+        sentences |= dict.fromkeys(names.split(", "), re.split(r"(?<=[^.])\.(?:\s|$)", body)[0])
+    return sentences
 
 
 def _plain_type(hint: Any) -> tuple[Any, tuple[Any, ...] | None]:
-    """The type that reads a value, and its choices; None where a command line cannot give one."""
+    """The type that parses a value, and its choices; (None, None) if no flag can give one."""
     if get_origin(hint) is Literal:
         return type(get_args(hint)[0]), get_args(hint)
     if get_origin(hint) in (Union, types.UnionType):
@@ -86,70 +93,70 @@ def _plain_type(hint: Any) -> tuple[Any, tuple[Any, ...] | None]:
     return (hint, None) if hint in PLAIN else (None, None)
 
 
-def add_flags(group: Any, options: Iterable[Option], shown: str = "default: {}") -> None:
-    """A flag for each option; what is not given on the command line is ``None``.
+def add_flags(group: Any, options: Iterable[Option]) -> None:
+    """Add a flag for each option, whose value is ``None`` unless given.
 
     Args:
-        group: an argparse parser or group of one.
+        group: an argparse parser or argument group.
         options: of :func:`options_of`.
-        shown: how the help tells the default.
     """
     for option in options:
-        default = "" if option.default is None else f" ({shown.format(option.default)})"
-        told = f"{option.help}{default}".strip()
+        several = isinstance(option.default, tuple)
+        defaults = dict.fromkeys(option.default if several else (option.default,))
+        shown = " / ".join(f"{d:g}" if isinstance(d, float) else str(d) for d in defaults)
+        text = option.help if shown == "None" else f"{option.help} (default: {shown})".strip()
         kind: dict[str, Any] = {"type": option.kind}
         if option.kind is bool:
             kind = {"action": argparse.BooleanOptionalAction}
         if option.choices:
             kind["choices"] = option.choices
-        group.add_argument(option.flag, default=None, help=told.replace("%", "%%"), **kind)
+        group.add_argument(option.flag, default=None, help=text.replace("%", "%%"), **kind)
 
 
 def given(arguments: argparse.Namespace, options: Iterable[Option]) -> dict[str, Any]:
-    """The values of the options that were given on the command line."""
+    """The options that were given on the command line, with their values."""
     values = {option.name: getattr(arguments, option.name, None) for option in options}
     return {name: value for name, value in values.items() if value is not None}
 
 
 class Family:
-    """Classes that a flag such as ``--to NAME`` chooses from, each with options of its own.
+    """The options of all classes that a flag such as ``--to NAME`` chooses from.
 
     Args:
-        flag: what chooses.
-        options: of each class, by its name.
+        flag: the flag that chooses.
+        options: options of each class, by its name.
     """
 
     def __init__(self, flag: str, options: Mapping[str, list[Option]]) -> None:
         self.flag, self.options = flag, options
 
     def add_flags(self, command: argparse.ArgumentParser) -> None:
-        """A flag for each option of the classes; options of the same name share one.
+        """Add a flag for each option; classes with an option of the same name share its flag.
 
         Raises:
-            ValueError: the command itself or another class uses the name for something else.
+            ValueError: the command, or another class, has an option of that name and another type.
         """
-        of_name: dict[str, dict[str, Option]] = {}
-        for name, options in self.options.items():
+        by_option: dict[str, dict[str, Option]] = {}
+        for class_name, options in self.options.items():
             for option in options:
-                of_name.setdefault(option.name, {})[name] = option
+                by_option.setdefault(option.name, {})[class_name] = option
         reserved = {action.dest for action in command._actions} | {"command"}
         groups: dict[str, list[Option]] = {}
-        for name, alike in of_name.items():
-            if name in reserved or len({(o.kind, o.choices) for o in alike.values()}) > 1:
+        for name, by_class in by_option.items():
+            if name in reserved or len({(o.kind, o.choices) for o in by_class.values()}) > 1:
                 raise ValueError(
-                    f"the option {name!r} of {self.flag} {list(alike)[-1]} already means "
+                    f"the option {name!r} of {self.flag} {list(by_class)[-1]} already means "
                     "something else: rename it"
                 )
-            first = next(iter(alike.values()))
-            defaults = dict.fromkeys(o.default for o in alike.values())
-            if len(defaults) > 1:
-                first = first._replace(default=" / ".join(map(str, defaults)))
-            groups.setdefault(f"{self.flag} {' or '.join(alike)}", []).append(first)
+            option = next(iter(by_class.values()))
+            defaults = tuple(option.default for option in by_class.values())
+            title = f"{self.flag} {' or '.join(by_class)}"
+            groups.setdefault(title, []).append(option._replace(default=defaults))
         for title, members in groups.items():
             add_flags(command.add_argument_group(title), members)
 
     def given(self, arguments: argparse.Namespace, chosen: str) -> dict[str, Any]:
-        """The options of the chosen class that were given; ``ValueError`` if one of another was."""
+        """The given options of the chosen class; ``ValueError`` if it lacks one that was given."""
         own = given(arguments, self.options[chosen])
         for name, options in self.options.items():
             for option in options:

@@ -1,6 +1,7 @@
-"""Classes by name: how files and the command line say which estimator, model or target is meant."""
+"""Registries of classes by name: files and the command line refer to classes by these names."""
 
 import inspect
+import numbers
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import fields, is_dataclass
 from functools import wraps
@@ -10,11 +11,10 @@ T = TypeVar("T")
 
 
 class Registry(Mapping[str, type[T]], Generic[T]):
-    """Names and the classes they stand for; an instance can be written as plain data and read back.
+    """Mapping from names to classes, whose instances it converts to plain data and back.
 
-    What is written of an instance is its ``config()`` where it has one, else the fields of its
-    dataclass. Reading makes an instance of a class that is registered already: no code comes out of
-    a file.
+    The plain data of an instance are its ``config()`` if it has one, else its dataclass fields.
+    Only classes that are registered are instantiated, so that a file cannot run code.
 
     Args:
         kind: what the classes are, for messages.
@@ -36,18 +36,19 @@ class Registry(Mapping[str, type[T]], Generic[T]):
         self._classes: dict[str, type[T]] = {}
 
     def register(self, name: str) -> Callable[[type[T]], type[T]]:
-        """Decorator: from now on ``name`` stands for this class.
+        """Class decorator that registers a class as ``name``.
 
         Raises:
-            ValueError: the name stands for another class already.
+            ValueError: the name is taken by another class.
         """
 
         def add(cls: type[T]) -> type[T]:
             known = self._classes.get(name)
-            # A module that is run again, as notebooks do, defines its classes again.
+            # A notebook cell that runs again defines the same class again.
             if known is not None and known.__qualname__ != cls.__qualname__:
                 raise ValueError(
-                    f"the {self.kind} {name!r} is {known.__name__}: choose another name"
+                    f"the {self.kind} name {name!r} is taken by {known.__name__}: choose another "
+                    "name"
                 )
             self._classes[name] = cls
             return cls
@@ -64,16 +65,16 @@ class Registry(Mapping[str, type[T]], Generic[T]):
         return len(self._classes)
 
     def find(self, name: Any) -> type[T]:
-        """The class of that name; ``ValueError`` that lists the names if there is none."""
+        """The class registered as ``name``; else ``ValueError`` that lists all names."""
         if not isinstance(name, str) or name not in self._classes:
             raise ValueError(
-                f"unknown {self.kind} {name!r}: expected one of {', '.join(self._classes)}, or one "
-                "of your own, whose module must be imported first"
+                f"unknown {self.kind} {name!r}: expected one of {', '.join(self._classes)}; import "
+                "the module that registers it if it is your own"
             )
         return self._classes[name]
 
     def name_of(self, item: T) -> str | None:
-        """The name of the class of ``item``, ``None`` if it has none."""
+        """The name that the class of ``item`` is registered as, else ``None``."""
         return next((name for name, cls in self._classes.items() if cls is type(item)), None)
 
     def to_config(self, item: T) -> dict[str, Any]:
@@ -85,16 +86,16 @@ class Registry(Mapping[str, type[T]], Generic[T]):
         name = self.name_of(item)
         if name is None:
             raise TypeError(
-                f"only {', '.join(self._classes)} can be written down as plain data, got {item!r}: "
+                f"only {', '.join(self._classes)} can be written as plain data, got {item!r}: "
                 f"register the {self.kind} under a name first"
             )
         return {"name": name, **plain_options(item)}
 
     def from_config(self, config: Any) -> T:
-        """What :meth:`to_config` wrote down.
+        """Make an instance from the plain data of :meth:`to_config`.
 
         Raises:
-            TypeError: ``config`` is no dictionary.
+            TypeError: ``config`` is not a dictionary.
             ValueError: an unknown name, or options that the class does not take.
         """
         if not isinstance(config, dict):
@@ -110,19 +111,19 @@ class Registry(Mapping[str, type[T]], Generic[T]):
 
 
 def plain_options(item: Any) -> dict[str, Any]:
-    """The options that make ``item`` again: its ``config()``, or its dataclass fields."""
+    """The constructor arguments of ``item``: its ``config()``, or its dataclass fields."""
     if callable(getattr(item, "config", None)):
         return dict(item.config())
     if not is_dataclass(item):
         return {}
-    kept = (f.name for f in fields(item) if f.init and f.metadata.get("saved", True))
-    return {name: getattr(item, name) for name in kept}
+    names = (f.name for f in fields(item) if f.init and f.metadata.get("saved", True))
+    return {name: getattr(item, name) for name in names}
 
 
 class Recorded:
-    """Remembers the arguments that an instance was made with: they are its ``config()``.
+    """Base class that records constructor arguments, and returns them from ``config()``.
 
-    For classes whose constructor takes plain data, and so can be made again from a file.
+    For classes whose constructor takes plain data, so that a file can hold their instances.
 
     >>> class Disc(Recorded):
     ...     def __init__(self, radius, *, filled=True): ...
@@ -136,12 +137,12 @@ class Recorded:
         super().__init_subclass__(**options)
         if "__init__" not in vars(cls):
             return
-        make = cls.__init__
-        signature = inspect.signature(make)
+        construct = cls.__init__
+        signature = inspect.signature(construct)
 
-        @wraps(make)
+        @wraps(construct)
         def init(self: Any, *values: Any, **named: Any) -> None:
-            if "_arguments" not in self.__dict__:  # else a subclass is being made, and recorded
+            if "_arguments" not in self.__dict__:  # else a subclass has recorded its own
                 bound = signature.bind(self, *values, **named)
                 bound.apply_defaults()
                 arguments = dict(list(bound.arguments.items())[1:])
@@ -149,10 +150,16 @@ class Recorded:
                     if parameter.kind is parameter.VAR_KEYWORD:
                         arguments |= arguments.pop(name)
                 self.__dict__["_arguments"] = arguments
-            make(self, *values, **named)
+            construct(self, *values, **named)
 
         cls.__init__ = init  # type: ignore[method-assign]
 
     def config(self) -> dict[str, Any]:
-        """The arguments by name, defaults included."""
-        return dict(self._arguments)
+        """The arguments by name, defaults included; numbers of any type as Python's own."""
+        return {name: _plain_number(value) for name, value in self._arguments.items()}
+
+
+def _plain_number(value: Any) -> Any:
+    if isinstance(value, bool) or not isinstance(value, numbers.Real):
+        return value
+    return int(value) if isinstance(value, numbers.Integral) else float(value)

@@ -1,4 +1,4 @@
-"""Randomness that depends on a seed alone, whatever was drawn before."""
+"""Seeds: blocks with their own random state, and seeds derived from several values."""
 
 import hashlib
 from collections.abc import Iterator
@@ -16,10 +16,10 @@ def seeded(
     device: torch.device | str = "cpu",
     generator: torch.Generator | None = None,
 ) -> Iterator[None]:
-    """Run a block with torch's random state set from ``seed``, and put the old state back after.
+    """Seed torch's generators for a block, and restore their states after it.
 
-    Covers the global generators of the CPU and of ``device``, and ``generator`` where an estimator
-    has one of its own. ``seed=None`` changes nothing.
+    Covers the global generators of the CPU and of ``device``, and ``generator``, such as that of an
+    estimator. ``seed=None`` changes nothing.
 
     >>> with seeded(7):
     ...     a = torch.rand(3)
@@ -51,10 +51,10 @@ def seeded(
 
 
 def combine(*parts: int | str) -> int:
-    """One seed from several numbers or words; another one if any of them changes.
+    """Hash several numbers or strings to one seed.
 
     >>> combine(7, "spikes", 0) == combine(7, "spikes", 0) != combine(7, "spikes", 1)
     True
     """
-    told = "/".join(str(part) for part in parts).encode()
-    return int.from_bytes(hashlib.blake2b(told, digest_size=8).digest(), "big") >> 1
+    text = "/".join(map(str, parts)).encode()
+    return int.from_bytes(hashlib.blake2b(text, digest_size=8).digest(), "big") >> 1

@@ -1,4 +1,4 @@
-"""Files of plain data and tensors, with nothing in them that could run."""
+"""Files of plain data and tensors; reading one never runs code from it."""
 
 import io
 import os
@@ -13,31 +13,38 @@ from torch import Tensor
 from ipvae_snn._utils.files import atomic_write, require_file
 
 
-def write_content(path: str | Path, form: str, version: int, content: Mapping[str, Any]) -> None:
-    """Write plain data and tensors to one file, whole or not at all.
+def write_content(path: str | Path, kind: str, version: int, content: Mapping[str, Any]) -> None:
+    """Write plain data and tensors to one file, atomically.
 
     Raises:
-        OSError: it cannot be written, such as on a full disk; what was at ``path`` stays.
+        OSError: writing failed, such as on a full disk; an old file at ``path`` is unchanged.
     """
-    memory = io.BytesIO()  # torch's own writer does not say that a disk is full
-    torch.save({"format": form, "version": version, **content}, memory)
+    buffer = io.BytesIO()  # torch's own file writer does not report a full disk
+    torch.save({"format": kind, "version": version, **content}, buffer)
     with atomic_write(path) as temporary:
-        temporary.write_bytes(memory.getbuffer())
+        temporary.write_bytes(buffer.getbuffer())
 
 
 def read_content(
     path: str | Path,
-    form: str | tuple[str, ...],
+    kinds: str | tuple[str, ...],
     version: int,
     *,
     writer: str,
     device: torch.device | str = "cpu",
 ) -> dict[str, Any]:
-    """What :func:`write_content` wrote; never runs code from it.
+    """Read a file of :func:`write_content`; never runs code from it.
+
+    Args:
+        path: the file.
+        kinds: accepted values of its ``format``.
+        version: newest format version that can be read.
+        writer: what writes such files, for messages.
+        device: where tensors go.
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: not such a file, damaged, or written by a newer version.
+        ValueError: a file of another kind, damaged, or written by a newer release.
     """
     path = require_file(path, writer)
     try:
@@ -46,13 +53,13 @@ def read_content(
         _require_dense(content)
     except Exception as error:  # a damaged file can fail anywhere inside the unpickler
         raise ValueError(f"{path} cannot be read: {_reason(error)}") from error
-    forms = (form,) if isinstance(form, str) else form
-    if not isinstance(content, dict) or content.get("format") not in forms:
-        raise ValueError(f"{path} was not written by {writer}".rstrip(","))
-    found = content.get("version")
-    if not isinstance(found, int) or not 1 <= found <= version:
+    kinds = (kinds,) if isinstance(kinds, str) else kinds
+    if not isinstance(content, dict) or content.get("format") not in kinds:
+        raise ValueError(f"{path} was not written by {writer}")
+    written = content.get("version")
+    if not isinstance(written, int) or not 1 <= written <= version:
         raise ValueError(
-            f"{path} has format version {found}, this release reads versions up to {version}: "
+            f"{path} has format version {written}, this release reads versions up to {version}: "
             "update ipvae_snn"
         )
     return content
@@ -66,24 +73,24 @@ def _reason(error: Exception) -> str:
 
 
 def _require_plain_zip(path: Path) -> None:
-    """Raise unless the parts of a file are as large as it says: nothing in it is compressed."""
+    """Raise if an entry is compressed or larger than the file: it could fill the memory."""
     with zipfile.ZipFile(path) as archive:
-        parts = archive.infolist()
-    stored = all(part.compress_type == zipfile.ZIP_STORED for part in parts)
-    claimed, size = sum(part.file_size for part in parts), os.path.getsize(path)
+        entries = archive.infolist()
+    stored = all(entry.compress_type == zipfile.ZIP_STORED for entry in entries)
+    claimed, size = sum(entry.file_size for entry in entries), os.path.getsize(path)
     if not stored or claimed > size:
-        raise ValueError(f"compressed, {claimed:,} bytes in a file of {size:,}: expected as many")
+        raise ValueError(
+            f"its entries are compressed or too large, {claimed:,} bytes in a file of {size:,}: "
+            "expected uncompressed ones"
+        )
 
 
 def _require_dense(content: Any) -> None:
-    """Raise if a tensor claims more values than it has: it would take memory when used."""
+    """Raise if a tensor is larger than its storage: using it could fill the memory."""
     if isinstance(content, Tensor):
-        held = content.untyped_storage().nbytes()
-        if content.layout != torch.strided or content.numel() * content.element_size() > held:
+        stored = content.untyped_storage().nbytes()
+        if content.layout != torch.strided or content.numel() * content.element_size() > stored:
             raise ValueError("a tensor in it claims more values than it holds")
-    elif isinstance(content, dict):
-        for value in content.values():
-            _require_dense(value)
-    elif isinstance(content, (list, tuple)):
-        for value in content:
+    elif isinstance(content, dict | list | tuple):
+        for value in content.values() if isinstance(content, dict) else content:
             _require_dense(value)

@@ -20,19 +20,25 @@ from ipvae_snn.bench import cases
 from ipvae_snn.bench.cases import MNIST, PATCHES, Shape
 from ipvae_snn.bench.report import picture, table
 from ipvae_snn.bench.timing import machine
+from ipvae_snn.kernels.spec import Precision
 
 __all__ = ["measure", "picture", "save", "table"]
 
 
 def measure(
-    *, device: str = "cpu", quick: bool = False, precision: str = "float32", progress: bool = True
+    *,
+    device: str = "cpu",
+    quick: bool = False,
+    precision: Precision = "float32",
+    progress: bool = True,
 ) -> dict[str, Any]:
     """Measure everything: about five minutes on two cores, ``quick`` about half a minute.
 
     Args:
         device: ``"cpu"``, ``"cuda"``, ...
         quick: fewer and smaller shapes, fewer repeats.
-        precision: of the products with G, see :attr:`ipvae_snn.IPVAE.precision`.
+        precision: precision of the products with the lateral weights G. See
+            :attr:`ipvae_snn.IPVAE.precision`.
         progress: show a progress bar.
 
     Returns:

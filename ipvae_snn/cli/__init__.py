@@ -19,36 +19,36 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit status."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="replace")  # a terminal without R² still gets its table
+            stream.reconfigure(errors="replace")  # for encodings that lack ² and other symbols
     arguments = parser().parse_args(argv)
     try:
         status = COMMANDS[arguments.command](arguments)
     except (ValueError, TypeError, OSError, ImportError, ArithmeticError) as error:
-        return _complain(str(error) or type(error).__name__)
-    except (RuntimeError, MemoryError) as error:  # torch says so when memory runs out
-        reason = str(error) or type(error).__name__
-        return _complain(f"torch gave up: {reason}")
+        return _print_error(str(error) or type(error).__name__)
+    except (RuntimeError, MemoryError) as error:  # such as out of memory
+        return _print_error(f"PyTorch failed: {str(error) or type(error).__name__}")
     except Stopped as stopped:
         if not is_silent_rank():
             print(f"ipvae-snn: {stopped}; {stopped.advice}", file=sys.stderr)
         return 128 + stopped.signum
     except KeyboardInterrupt:
-        print(f"ipvae-snn: interrupted{_left(arguments)}", file=sys.stderr)
+        print(f"ipvae-snn: interrupted{_state_of_run(arguments)}", file=sys.stderr)
         return 130
     return status or 0
 
 
-def _complain(reason: str) -> int:
-    who = f"process {os.environ['RANK']}: " if is_silent_rank() else ""
-    print(f"ipvae-snn: {who}{reason.splitlines()[0]}", file=sys.stderr)  # torch says more than one
+def _print_error(reason: str) -> int:
+    """Print one line to stderr; returns the exit status."""
+    rank = f"process {os.environ['RANK']}: " if is_silent_rank() else ""
+    print(f"ipvae-snn: {rank}{reason.splitlines()[0]}", file=sys.stderr)
     return 1
 
 
-def _left(arguments: argparse.Namespace) -> str:
-    """What an interrupted command leaves behind, in words."""
+def _state_of_run(arguments: argparse.Namespace) -> str:
+    """A note on the run folder that an interrupted command leaves."""
     run = getattr(arguments, "resume", None) or getattr(arguments, "out", None)
     if arguments.command in ("train", "demo") and run is not None and (run / CONFIG).is_file():
         if is_complete(run):
             return f"; {run} is complete"
-        return f"; go on with: ipvae-snn train --resume {run}"
-    return ", nothing was written"
+        return f"; resume with: ipvae-snn train --resume {run}"
+    return "; nothing was written"

@@ -1,4 +1,4 @@
-"""``python -m ipvae_snn.cli``: the command, also where it is not on the path."""
+"""``python -m ipvae_snn.cli``: the command ``ipvae-snn``, if that is not on the PATH."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""What each command does with its arguments."""
+"""The functions of the commands other than ``train`` and ``export``."""
 
 import argparse
 from collections.abc import Callable
@@ -11,9 +11,10 @@ from torch import Tensor
 from ipvae_snn import bench, data, diagnostics
 from ipvae_snn._utils.checks import require_integer
 from ipvae_snn._utils.files import require_free_folder
+from ipvae_snn._utils.options import given
 from ipvae_snn.cli.export import export_run
-from ipvae_snn.cli.options import parser
-from ipvae_snn.cli.train import resolved, train
+from ipvae_snn.cli.options import bench_options, parser
+from ipvae_snn.cli.train import absolute_source, train
 from ipvae_snn.runs import (
     evaluate_run,
     free_folder,
@@ -28,18 +29,17 @@ from ipvae_snn.runs.report import write_report
 
 def _demo(arguments: argparse.Namespace) -> None:
     arguments.out = arguments.out or free_folder(Path("runs") / "demo")
-    everything = parser().parse_args(["train", "--data", "natural", "--out", str(arguments.out)])
+    options = parser().parse_args(["train", "--data", "natural", "--out", str(arguments.out)])
     for name in ("seed", "device", "quiet"):
-        setattr(everything, name, getattr(arguments, name))
-    train(everything)
+        setattr(options, name, getattr(arguments, name))
+    train(options)
 
 
 def _evaluate(arguments: argparse.Namespace) -> None:
     if arguments.out is not None:
         require_free_folder(arguments.out)
-    require_integer(arguments.eval_steps, "steps")
-    require_integer(arguments.samples, "samples", least=2)
-    dataset = _unseen(arguments, read_config(arguments.run))
+    _require_evaluation_options(arguments)
+    dataset = _load_data(arguments, read_config(arguments.run))
     name = Path(arguments.data).resolve().stem
     evaluate_run(
         arguments.run,
@@ -53,53 +53,63 @@ def _evaluate(arguments: argparse.Namespace) -> None:
     )
 
 
-def _unseen(arguments: argparse.Namespace, trained: dict[str, Any]) -> data.Dataset:
-    """The data that was asked for, and of the data a run learned from only what was held out."""
-    known = trained["data"]
-    source = arguments.data or known["source"]
-    same = resolved(source) == resolved(known["source"])
-    treat, data_dir = arguments.treat, arguments.data_dir
-    if arguments.data is None:  # as it was when the run was trained
-        treat, data_dir = known.get("treat", treat), known.get("data_dir", data_dir)
+def _require_evaluation_options(arguments: argparse.Namespace, min_steps: int = 1) -> None:
+    """Check them before any data is read."""
+    require_integer(arguments.eval_steps, "steps", least=min_steps)
+    require_integer(arguments.samples, "samples", least=2)
+
+
+def _load_data(arguments: argparse.Namespace, config: dict[str, Any]) -> data.Dataset:
+    """Load ``--data``, or the data set of the run.
+
+    All images of a new data set are test samples; of the data set of the run, only those that it
+    held out.
+    """
+    saved = config["data"]
+    source, treat, data_dir = arguments.data, arguments.treat, arguments.data_dir
+    if source is None:
+        source = saved["source"]
+        treat, data_dir = saved.get("treat", treat), saved.get("data_dir", data_dir)
     dataset = data.load(
         source,
         treat=treat,
         data_dir=data_dir,
         patches=(0, arguments.samples),
-        seed=trained["training"]["seed"],
-        hold_out=same,
+        seed=config["training"]["seed"],
+        hold_out=absolute_source(source) == absolute_source(saved["source"]),
     )
     print(f"data: {dataset.description}")
     return dataset
 
 
 def _check(arguments: argparse.Namespace) -> int:
-    require_integer(arguments.eval_steps, "steps", least=diagnostics.MIN_STEPS)
-    require_integer(arguments.samples, "samples", least=2)
-    model, trained = open_run(arguments.run, arguments.device)
-    x = _held_out(arguments, trained)
+    _require_evaluation_options(arguments, diagnostics.MIN_STEPS)
+    model, config = open_run(arguments.run, arguments.device)
+    x = _held_out_samples(arguments, config)
     report = diagnostics.check(
-        model, x, shape=tuple(trained["sample_shape"]), num_steps=arguments.eval_steps,
-        samples=len(x), seed=arguments.seed,
-    )  # fmt: skip
+        model,
+        x,
+        shape=tuple(config["sample_shape"]),
+        num_steps=arguments.eval_steps,
+        samples=len(x),
+        seed=arguments.seed,
+    )
     print(report)
     return int(not report.healthy)
 
 
 def _report(arguments: argparse.Namespace) -> None:
-    require_integer(arguments.eval_steps, "steps")
-    require_integer(arguments.samples, "samples", least=2)
-    model, trained = open_run(arguments.run, arguments.device)
-    x = _held_out(arguments, trained)
+    _require_evaluation_options(arguments)
+    model, config = open_run(arguments.run, arguments.device)
+    x = _held_out_samples(arguments, config)
     steps, seed = arguments.eval_steps, arguments.seed
-    path = write_report(arguments.run, model, x, trained, num_steps=steps, seed=seed)
+    path = write_report(arguments.run, model, x, config, num_steps=steps, seed=seed)
     print(f"report: {path}, {path.stat().st_size / 1e6:.1f} MB")
 
 
-def _held_out(arguments: argparse.Namespace, trained: dict[str, Any]) -> Tensor:
-    """Samples of :func:`_unseen` that a run's model takes."""
-    dataset = _unseen(arguments, trained)
-    require_same_kind(arguments.run, trained, dataset)
+def _held_out_samples(arguments: argparse.Namespace, config: dict[str, Any]) -> Tensor:
+    dataset = _load_data(arguments, config)
+    require_same_kind(arguments.run, config, dataset)
     return read(pick(dataset.test, arguments.samples, arguments.seed)).to(arguments.device)
 
 
@@ -108,10 +118,7 @@ def _bench(arguments: argparse.Namespace) -> None:
     require_free_folder(out)
     if arguments.threads is not None:
         torch.set_num_threads(require_integer(arguments.threads, "--threads"))
-    result = bench.measure(
-        device=arguments.device, quick=arguments.quick, precision=arguments.precision,
-        progress=not arguments.quiet,
-    )  # fmt: skip
+    result = bench.measure(**given(arguments, bench_options()), progress=not arguments.quiet)
     print(bench.table(result))
     bench.save(result, out)
     print(f"bench.json and bench.png are in {out}")

@@ -1,4 +1,4 @@
-"""The command ``export``: writes a run's model for a toolchain, and measures the fidelity."""
+"""The command ``export``: writes the model of a run for a toolchain, and measures fidelity."""
 
 import argparse
 import inspect

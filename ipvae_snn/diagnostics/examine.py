@@ -1,6 +1,7 @@
-"""Run a model, and hold what is seen against the signatures."""
+"""``check``: observes a model on some data, and tests all signatures."""
 
 from dataclasses import replace
+from functools import partial
 
 from torch import Tensor
 
@@ -11,8 +12,8 @@ from ipvae_snn.diagnostics.report import Finding, Report
 from ipvae_snn.models.base import BaseModel, require_model
 
 MIN_STEPS = 80
-"""Timesteps below which nothing can be said of convergence."""
-# What an unhealthy finding explains; of several the one that is looked at first.
+"""Minimum number of timesteps, for the sake of convergence and oscillation."""
+# The findings that an unhealthy one explains. Of several causes, the one tested first counts.
 EXPLAINS: dict[str, tuple[str, ...]] = {
     "silence": ("silent neurons", "free energy", "lifetime sparsity", "smoothing"),
     "membranes": (
@@ -44,44 +45,45 @@ def check(
     samples: int = 200,
     seed: int = 0,
 ) -> Report:
-    """Look for the signatures of a model that went wrong.
+    """Test a model for failure signatures.
 
     =====================  =====================================================================
-    ``poisson``            counts scatter about their rates as Poisson counts do
-    ``membranes``          stay bounded
-    ``clamp``              is rarely reached
-    ``free energy``        falls, and stays low
-    ``convergence``        R² of the rates settles
-    ``oscillation``        rates stay where they are, but for noise
-    ``active neurons``     few per timestep
-    ``lifetime sparsity``  a neuron answers to some samples only
-    ``silence``            there are spikes enough: no excessive sparsity
-    ``silent neurons``     few neurons never fire
-    ``hyperactive``        no neuron outshouts the rest on all samples
-    ``duplicates``         few features are there twice
+    ``poisson``            spike counts have the variance of Poisson counts
+    ``membranes``          membranes stay bounded
+    ``clamp``              membranes rarely reach the clamp
+    ``free energy``        the free energy falls and stays low
+    ``convergence``        R² of the rates converges
+    ``oscillation``        rates do not alternate or jump between timesteps
+    ``active neurons``     few neurons spike in a timestep
+    ``lifetime sparsity``  a neuron responds to some samples only
+    ``silence``            there are enough spikes: no excessive sparsity
+    ``silent neurons``     few neurons hardly ever spike
+    ``hyperactive``        no neuron spikes much more than the others on nearly all samples
+    ``duplicates``         few features are nearly equal
     ``smoothing``          reconstructions keep fine detail; needs ``shape``
-    ``gradient``           reaches the neurons through their spikes
+    ``gradient``           gradients reach the neurons through their spikes
     =====================  =====================================================================
 
-    A finding that another one explains says so (``follows``); ``report.problems`` holds the others.
+    An unhealthy finding that another one explains names it in ``follows``; ``report.problems``
+    holds the rest.
 
     Args:
-        model: left as it was; it is run in ``eval()`` mode, but for a gradient. Of other models
-            than an :class:`~ipvae_snn.IPVAE` what makes no sense is left out: ``poisson``,
-            ``membranes`` and ``clamp`` where codes are no counts, ``active neurons``, ``lifetime
-            sparsity``, ``hyperactive`` and ``silent neurons`` where they are dense by design,
-            ``gradient`` where there is no tonic inhibition to measure it by.
+        model: the model, left unchanged. It runs in ``eval()`` mode, except for a gradient.
+            Findings that do not apply to it are left out: ``poisson``, ``membranes`` and ``clamp``
+            if its codes are not counts; ``silence``, ``active neurons``, ``lifetime sparsity``,
+            ``hyperactive`` and ``silent neurons`` if they are dense by design; ``gradient`` if it
+            has no tonic inhibition whose gradient could be measured.
         data: held-out samples, shape (N, M), N ≥ 2.
-        shape: (H, W) of an image, for the spectra.
+        shape: (H, W) of a sample, for spectra.
         num_steps: T ≥ 80.
-        samples: at most so many of ``data``, the first.
-        seed: of the spikes.
+        samples: number of samples to use, from the first.
+        seed: seed of the spikes.
 
     Raises:
-        TypeError: no model.
-        ValueError: shapes or numbers out of range.
+        TypeError: not a model.
+        ValueError: a shape or number is out of range.
 
-    Source: the quick checks and failure signatures that go with the paper (arXiv 2410.19315).
+    Source: the quick checks and failure signatures published with the paper (arXiv 2410.19315).
 
     >>> import torch
     >>> from ipvae_snn import IPVAE
@@ -100,29 +102,32 @@ def check(
         )
     if shape is not None and shape[0] * shape[1] != model.in_features:
         raise ValueError(f"shape must hold the {model.in_features} pixels of a sample, got {shape}")
-    seen = observe(model, data[:samples].detach(), num_steps, seed)
+    observation = observe(model, data[:samples].detach(), num_steps, seed)
     sparse, counts = model.sparse_code, model.emits_counts
-    found = [
-        *([signatures.silence(seen)] if sparse else []),
-        *([signatures.membranes(seen)] if counts else []),
-        signatures.oscillation(seen),
-        *([signatures.clamp(seen)] if seen.clamped is not None else []),
-        signatures.free_energy(seen),
-        signatures.convergence(seen),
-        *([signatures.active_neurons(seen), signatures.lifetime_sparsity(seen)] if sparse else []),
-        *([signatures.poisson(seen)] if counts else []),
-        *([signatures.hyperactive(seen), signatures.silent_neurons(seen)] if sparse else []),
-        signatures.duplicates(seen),
-        signatures.smoothing(seen, shape),
-        *([signatures.gradient(seen)] if seen.gradient is not None else []),
-    ]
-    return Report(tuple(_explained(found)))
+    tests = (
+        (sparse, signatures.silence),
+        (counts, signatures.membranes),
+        (True, signatures.oscillation),
+        (observation.clamped is not None, signatures.clamp),
+        (True, signatures.free_energy),
+        (True, signatures.convergence),
+        (sparse, signatures.active_neurons),
+        (sparse, signatures.lifetime_sparsity),
+        (counts, signatures.poisson),
+        (sparse, signatures.hyperactive),
+        (sparse, signatures.silent_neurons),
+        (True, signatures.duplicates),
+        (True, partial(signatures.smoothing, shape=shape)),
+        (observation.gradient is not None, signatures.gradient),
+    )
+    findings = [test(observation) for applies, test in tests if applies]
+    return Report(tuple(_with_causes(findings)))
 
 
-def _explained(found: list[Finding]) -> list[Finding]:
-    """The same, each unhealthy one with the first unhealthy one that explains it."""
-    unhealthy = [finding.name for finding in found if not finding.healthy]
+def _with_causes(findings: list[Finding]) -> list[Finding]:
+    """Set ``follows`` of each unhealthy finding to the first unhealthy one that explains it."""
+    unhealthy = [finding.name for finding in findings if not finding.healthy]
     causes = {
         name: next((c for c in unhealthy if name in EXPLAINS.get(c, ())), "") for name in unhealthy
     }
-    return [replace(f, follows=causes.get(f.name, "")) for f in found]
+    return [replace(f, follows=causes.get(f.name, "")) for f in findings]

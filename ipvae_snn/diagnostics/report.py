@@ -1,4 +1,4 @@
-"""What a diagnosis says, and how it is printed."""
+"""Findings and reports: the results of a diagnosis, and how they print."""
 
 import textwrap
 from dataclasses import asdict, dataclass
@@ -7,15 +7,15 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that was looked at.
+    """The result for one signature.
 
     Attributes:
-        name: of the signature.
+        name: name of the signature.
         healthy: the verdict.
-        figure: what was measured, a number.
-        text: the figure in words, with its unit and what is healthy.
+        figure: the measured number.
+        text: the figure in words, with its unit and its healthy range.
         advice: what to do if it is not healthy.
-        follows: name of the unhealthy finding that explains this one; empty where none does.
+        follows: name of the unhealthy finding that explains this one, else empty.
     """
 
     name: str
@@ -25,45 +25,53 @@ class Finding:
     advice: str
     follows: str = ""
 
+    @property
+    def status(self) -> str:
+        """``"ok"``, ``"follows"`` or ``"problem"``."""
+        return "ok" if self.healthy else "follows" if self.follows else "problem"
+
+    @property
+    def explanation(self) -> str:
+        """Cause or advice of an unhealthy finding, else empty."""
+        if self.healthy:
+            return ""
+        return f"follows from: {self.follows}" if self.follows else self.advice
+
 
 @dataclass(frozen=True)
 class Report:
-    """All findings on a model; printing it shows them, problems first."""
+    """All findings on a model; prints them with problems first."""
 
     findings: tuple[Finding, ...]
 
     @property
     def problems(self) -> tuple[Finding, ...]:
-        """What is not healthy, and does not merely follow from something else that is not."""
-        return tuple(f for f in self.findings if not f.healthy and not f.follows)
+        """Unhealthy findings that no other one explains."""
+        return tuple(f for f in self.findings if f.status == "problem")
 
     @property
     def healthy(self) -> bool:
         return not self.problems
 
     def __getitem__(self, name: str) -> Finding:
-        """The finding of that name; ``KeyError`` if there is none."""
+        """The finding of that name, else ``KeyError``."""
         for finding in self.findings:
             if finding.name == name:
                 return finding
         raise KeyError(f"no finding {name!r}: there are {[f.name for f in self.findings]}")
 
     def as_dict(self) -> dict[str, dict[str, Any]]:
-        """Plain data, by name."""
+        """All findings as plain data, by name."""
         return {finding.name: asdict(finding) for finding in self.findings}
 
     def __str__(self) -> str:
         lines = []
-        for finding in sorted(self.findings, key=_rank):
-            mark = "ok" if finding.healthy else "FOLLOWS" if finding.follows else "PROBLEM"
-            lines.append(f"{mark:<8}{finding.name:<20}{finding.text}")
-            if not finding.healthy:
-                said = f"follows from: {finding.follows}" if finding.follows else finding.advice
-                lines.append(textwrap.indent(textwrap.fill(said, 68), " " * 28))
+        order = ("problem", "follows", "ok")
+        for finding in sorted(self.findings, key=lambda finding: order.index(finding.status)):
+            status = finding.status if finding.healthy else finding.status.upper()
+            lines.append(f"{status:<8}{finding.name:<20}{finding.text}")
+            if finding.explanation:
+                lines.append(textwrap.indent(textwrap.fill(finding.explanation, 68), " " * 28))
         count = len(self.problems)
         lines.append("healthy" if not count else f"{count} problem{'s' if count > 1 else ''}")
         return "\n".join(lines)
-
-
-def _rank(finding: Finding) -> int:
-    return 2 if finding.healthy else 1 if finding.follows else 0

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
@@ -12,7 +12,8 @@ INPUTS = ("drive", "gram", "spk", "mem", "step_size", "bias", "mem_rest")
 """The tensors of a spec that gradients flow to."""
 OUTPUTS = ("spk", "mem", "quad", "kl", "last_spk", "last_mem")
 """The tensors of a result."""
-PRECISIONS = ("float32", "tf32", "bfloat16")
+Precision = Literal["float32", "tf32", "bfloat16"]
+PRECISIONS: tuple[str, ...] = get_args(Precision)
 
 
 @dataclass

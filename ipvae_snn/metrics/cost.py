@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from ipvae_snn._utils.checks import require_finite, require_float, require_integer
 from ipvae_snn._utils.seeding import seeded
 from ipvae_snn.metrics.tally import Meter, Tally, holds_integers, total
+from ipvae_snn.neurons.lateral import NoLateral
 from ipvae_snn.neurons.states import reset
 
 COUNTS = ("spikes", "events", "synops", "macs", "updates", "dense")
@@ -182,6 +183,11 @@ def _is_spiking_model(network: Any) -> TypeGuard[SpikingModel]:
 
 
 def _count_model(model: SpikingModel, x: Tensor, num_steps: int | None, seed: int | None) -> Synops:
+    if isinstance(getattr(model.neuron, "lateral", None), NoLateral):
+        raise TypeError(
+            "the synapses of a decoder or likelihood of one's own "
+            "cannot be counted: an IPVAE must have the linear decoder that its neurons share"
+        )
     spk = model.run(x, num_steps, record=("spk",), seed=seed).spk
     num_steps, batch, _ = spk.shape
     pixels, neurons = model.in_features, model.latents

@@ -1,6 +1,6 @@
-"""How good a trained model's code is, at every timestep, on samples it has not seen."""
+"""``evaluate``: metrics of a trained model at every timestep, on held-out samples."""
 
-from contextlib import AbstractContextManager, closing, nullcontext
+from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,9 +28,13 @@ CURVES = ("r2", "r2_map", "mse", "zeros", "lifetime_sparsity", "population_spars
 
 @dataclass
 class Evaluation:
-    """Metrics by timestep: ``curves["r2"][t - 1]`` is R² at step t, from one draw of the spikes.
+    """Metrics at every timestep, from one draw of the spikes.
 
-    ``r2_map`` is R² from rates. For the definitions see :mod:`ipvae_snn.metrics`.
+    Attributes:
+        curves: values by name: ``curves["r2"][t - 1]`` is R² at timestep t. ``r2_map`` is R² of the
+            rates; for the other names see :mod:`ipvae_snn.metrics`.
+        in_features: M.
+        parameters: number of parameters of the model.
     """
 
     curves: dict[str, list[float]]
@@ -46,11 +50,11 @@ class Evaluation:
         return convergence_step(self.curves["r2"])
 
     def reported_steps(self) -> list[int]:
-        """Steps 1, 16, 64, 256, 1000 as far as they were run, and the last."""
+        """The timesteps 1, 16, 64, 256 and 1000 that were run, and the last one."""
         return sorted({t for t in REPORTED_STEPS if t < self.num_steps} | {self.num_steps})
 
     def at(self, step: int) -> dict[str, float]:
-        """All metrics at one step, counted from 1; ``ValueError`` if it was not run."""
+        """All metrics at one timestep, counted from 1; ``ValueError`` if it was not run."""
         if not 1 <= step <= self.num_steps:
             raise ValueError(f"step must be from 1 to {self.num_steps}, got {step}")
         values = {name: self.curves[name][step - 1] for name in CURVES}
@@ -59,7 +63,7 @@ class Evaluation:
         return {**values, "mse_per_dim": per_dim, "rate_distortion_distance": distance}
 
     def summary(self) -> dict[str, object]:
-        """What ``metrics.json`` holds."""
+        """The content of ``metrics.json``."""
         return {
             "steps": {str(t): self.at(t) for t in self.reported_steps()},
             "convergence_step": self.convergence_step,
@@ -79,26 +83,28 @@ def evaluate(
     workers: int = 0,
     progress: bool = False,
 ) -> Evaluation:
-    """Run ``model`` in ``eval()`` mode, with exact counts, and measure every timestep.
+    """Run ``model`` in ``eval()`` mode, with integer counts, and measure every timestep.
 
     Memory does not grow with ``num_steps`` or the number of samples.
 
     Args:
-        model: an :class:`IPVAE`, or one of :mod:`ipvae_snn.baselines`; left in the mode it had.
-        x: held-out samples, shape (N, M), N ≥ 2; :class:`~ipvae_snn.data.Samples` are read a
-            batch at a time, and brought to the device and dtype of the weights.
+        model: an :class:`IPVAE`, or one of :mod:`ipvae_snn.baselines`; its mode is restored.
+        x: held-out samples, shape (N, M), N ≥ 2; :class:`~ipvae_snn.data.Samples` are read batch
+            by batch, and converted to the device and dtype of the weights.
         num_steps: T.
-        batch: samples at a time; spikes depend on it, as on the seed, unless there are
-            ``sample_seeds``.
-        chunk: timesteps at a time.
-        seed: of the spikes, whatever was drawn before.
-        sample_seeds: a number per sample, int64 of shape (N,), for an IPVAE: see :meth:`IPVAE.run`.
+        batch: samples per batch. The spikes depend on it, unless there are ``sample_seeds``.
+        chunk: timesteps per call of ``run``.
+        seed: seed of the spikes.
+        sample_seeds: int64 of shape (N,), one seed per sample; for an IPVAE, see
+            :meth:`IPVAE.run`.
         workers: processes that read samples ahead, see :func:`~ipvae_snn.data.sources.stream`.
         progress: show a progress bar.
 
     Raises:
+        TypeError: ``model`` is not a model, or takes no ``sample_seeds``.
         ValueError: fewer than two samples, or what :meth:`IPVAE.run` raises.
 
+    >>> from ipvae_snn import IPVAE
     >>> result = evaluate(IPVAE(16, 8), torch.rand(6, 16), num_steps=5)
     >>> result.reported_steps(), sorted(result.at(5))[:2]
     ([1, 5], ['lifetime_sparsity', 'mse'])
@@ -117,37 +123,39 @@ def evaluate(
     rows = (torch.arange(i, min(i + batch, count)) for i in range(0, count, batch))
     batches = stream(samples, rows, workers)
     if not isinstance(x, Tensor):
-        batches = (part.to(like) for part in batches)
+        batches = (values.to(like) for values in batches)
     training = model.training
-    tally = _Tally(num_steps, model.latents, like.device)
+    sums = _Sums(num_steps, model.latents, like.device)
     bar = tqdm(
         total=num_steps * -(-count // batch), disable=not progress, desc="evaluating", unit="step"
     )
     model.eval()
     try:
         with torch.no_grad(), model.seeded(seed), bar, closing(batches):
-            for first, part in zip(range(0, count, batch), batches, strict=True):
+            for first, values in zip(range(0, count, batch), batches, strict=True):
                 state, done = None, 0
-                own: AbstractContextManager[None] = nullcontext()
-                known: Any = {}
-                if sample_seeds is not None:  # every batch draws alike, and tells its samples apart
-                    own = model.seeded(seed)
-                    known = {"sample_seeds": sample_seeds[first : first + batch]}
-                with own:
+                options: Any = {}
+                batch_seed = None  # goes on with the draws of the last batch
+                if sample_seeds is not None:
+                    # All batches start from one seed, so that spikes depend on sample_seeds only.
+                    batch_seed = seed
+                    options = {"sample_seeds": sample_seeds[first : first + batch]}
+                with model.seeded(batch_seed):
                     while done < num_steps:
                         steps = min(chunk, num_steps - done)
-                        out = model.run(part, steps, record=("spk", "mem"), state=state, **known)
-                        tally.add(model, part, done, out.spk, out.mem)
+                        record = ("spk", "mem")
+                        out = model.run(values, steps, record=record, state=state, **options)
+                        sums.add(model, values, done, out.spk, out.mem)
                         state, done = out.state, done + steps
                         bar.update(steps)
     finally:
         model.train(training)
     parameters = sum(p.numel() for p in model.parameters())
-    return Evaluation(tally.means(count), model.in_features, parameters)
+    return Evaluation(sums.means(count), model.in_features, parameters)
 
 
-class _Tally:
-    """Sums over samples, per timestep, from which all metrics follow at the end."""
+class _Sums:
+    """Sums over samples at each timestep, from which all metrics are computed."""
 
     def __init__(self, num_steps: int, latents: int, device: torch.device) -> None:
         names = ("r2", "r2_map", "mse", "zeros", "population_sparsity")
@@ -157,21 +165,22 @@ class _Tally:
         self.spk_square = torch.zeros_like(self.spk_sum)
 
     def add(self, model: BaseModel, x: Tensor, start: int, spk: Tensor, mem: Tensor) -> None:
-        """Add timesteps ``start`` ... of samples x, (B, M), with codes (T, B, K)."""
+        """Add the codes (T, B, K) of samples x, (B, M), for timesteps from ``start``."""
         decoded = zip(model.decode(spk), model.decode(model.mean_code(mem)), strict=True)
-        codes = spk.abs()  # codes of baselines may be negative: sparsity is of magnitudes
+        codes = spk.abs()  # baselines have negative codes, too: their sparsity is of magnitudes
         for t, (x_hat, x_hat_mean) in enumerate(decoded, start):
             self.sums["r2"][t] += r2_of(x, x_hat).sum()
             self.sums["r2_map"][t] += r2_of(x, x_hat_mean).sum()
             self.sums["mse"][t] += squared_error_of(x, x_hat).sum()
         times = slice(start, start + len(spk))
         self.sums["zeros"][times] += zeros_of(codes) * len(x)
-        if codes.shape[-1] > 1:  # a single neuron is no population: 0
+        if codes.shape[-1] > 1:  # undefined for one neuron: 0
             self.sums["population_sparsity"][times] += sparsity_of(codes, -1).sum(-1)
         self.spk_sum[times] += codes.sum(1)
         self.spk_square[times] += codes.square().sum(1)
 
     def means(self, count: int) -> dict[str, list[float]]:
+        """All curves of an :class:`Evaluation` of ``count`` samples."""
         lifetime = treves_rolls(self.spk_sum, self.spk_square, count).mean(-1)
         means = {name: (total / count).tolist() for name, total in self.sums.items()}
         return {**means, "lifetime_sparsity": lifetime.tolist()}

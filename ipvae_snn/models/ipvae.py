@@ -1,7 +1,7 @@
 """The iterative Poisson VAE: a decoder, and neurons that invert it by spiking."""
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -94,7 +94,7 @@ class IPVAE(BaseModel):
         learn_step: bool = True,
         learn_bias: bool = True,
         learn_mem_init: bool = True,
-        kl_form: str = "exact",
+        kl_form: Literal["exact", "published"] = "exact",
         init_std: float = 1e-2,
         learn_scale: bool = True,
         decoder: nn.Module | None = None,
@@ -105,7 +105,7 @@ class IPVAE(BaseModel):
         latents = require_integer(latents, "latents")
         require_number(init_std, "init_std", least=0)
         require_number(bias, "bias")
-        self.kl_form = require_kl_form(kl_form)
+        self.kl_form: str = require_kl_form(kl_form)
         self.precision = "float32"
         linear = decoder is None and likelihood is None
         if not linear and lateral_scale != 1:

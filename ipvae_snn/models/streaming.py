@@ -39,7 +39,8 @@ class Stream:
         seed: of the spikes; ``None`` to draw from torch's global generator.
 
     Raises:
-        TypeError: ``model`` is neither.
+        TypeError: ``model`` is neither, or has another decoder or likelihood than the linear
+            Gaussian one.
 
     >>> stream = Stream(IPVAE(16, 32), seed=0)
     >>> for frame in torch.rand(5, 16):
@@ -54,8 +55,13 @@ class Stream:
             raise TypeError(
                 f"a stream needs an IPVAE or an IPVAENeuron, got {type(model).__name__}"
             )
-        self.neuron = model.neuron if isinstance(model, IPVAE) else model
         self.of_frames = isinstance(model, IPVAE)
+        if isinstance(model, IPVAE) and model.decoded is not None:
+            raise TypeError(
+                "a stream needs a linear decoder under Gaussian pixels: "
+                "call model.run(frame, 1, state=...) for other decoders and likelihoods"
+            )
+        self.neuron = model.neuron if isinstance(model, IPVAE) else model
         self.timestep = 0
         """Timesteps so far."""
         estimator = copy(self.neuron.spike_grad)

@@ -91,7 +91,7 @@ class IPVAENeuron(StatefulNeuron):
         step: α > 0, the step size of inference; stored as its logarithm, ``log_step``.
         bias: b > 0, tonic inhibition in nats per timestep, number or (K,); stored as ``log_bias``.
         mem_init: u_0 ≥ −60 nats, number or (K,); default uniform in (−6, −4) per neuron.
-        learn_step, learn_bias, learn_mem_init: learn these three (default) or keep them constant.
+        learn_step, learn_bias, learn_mem_init: learn this parameter instead of keeping it constant.
         spike_grad: an estimator of :mod:`ipvae_snn.surrogate` or any callable from membrane to
             spikes. Default ``midpoint()``. Relaxed estimators draw integer counts in ``eval()``.
         surrogate_disable: emit the same spikes without a gradient.

@@ -1,4 +1,4 @@
-"""Runs: train, evaluate, and a folder that holds everything one needs to look at and go on from."""
+"""Runs: training and evaluation of a model, with all files in one folder."""
 
 from ipvae_snn.runs.folder import (
     TRAIN_PATCHES,

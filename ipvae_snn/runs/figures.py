@@ -1,4 +1,4 @@
-"""The pictures of a run, as PNG files."""
+"""The figures of a run, as PNG files."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -37,38 +37,39 @@ def save_figures(
     """Draw dictionary, raster, membranes, convergence, reconstructions and training.
 
     Args:
-        folder: where the PNG files go; made if it does not exist.
-        model: in ``eval()`` mode.
+        folder: folder of the PNG files; made if it does not exist.
+        model: the model, in ``eval()`` mode.
         x: held-out samples, shape (N, M); the first few are shown.
         shape: (H, W) of a sample.
-        result: of :func:`~ipvae_snn.metrics.evaluation.evaluate` on x.
-        trained_steps: T in training, marked in the convergence picture.
-        history: of :func:`~ipvae_snn.training.fit`.
-        seed: of the spikes shown.
+        result: evaluation of the model (:func:`~ipvae_snn.metrics.evaluation.evaluate`).
+        trained_steps: T of the training, marked in the convergence figure.
+        history: history of the training (:func:`~ipvae_snn.training.fit`).
+        seed: seed of the spikes.
 
     Returns:
-        The files, in the order drawn.
+        All PNG files of the folder, by name.
     """
     folder.mkdir(parents=True, exist_ok=True)
     x = x[:SHOWN_SAMPLES]
     steps = [t for t in result.reported_steps() if t > 1] or [1]
     with torch.no_grad():
-        start = model.run(x, max(RASTER_STEPS, 1), record=("spk", "mem"), seed=seed)
+        start = model.run(x, RASTER_STEPS, record=("spk", "mem"), seed=seed)
         last = model.run(x, result.num_steps, record=("mem",), every=result.num_steps, seed=seed)
         x_hat = {
             f"step {t}": model.decode(model.run(x, t, record=(), seed=seed).state.spk)
             for t in steps
         }
         x_hat[f"rates, {result.num_steps}"] = model.decode(model.mean_code(last.mem[-1]))
-    codes = start.spk.abs()  # those of baselines may be negative: a dot is a magnitude
-    shown = int(codes.sum((0, 2)).median(0).indices)  # neither the liveliest nor the dullest
-    spk, mem = codes[:, shown], start.mem[:, shown, : model.latents]
+    codes = start.spk.abs()  # baselines have negative codes, too: dots show magnitudes
+    typical = int(codes.sum((0, 2)).median(0).indices)  # the sample with the median spike count
+    spk, mem = codes[:, typical], start.mem[:, typical, : model.latents]
     active = torch.argsort(spk.sum(0), descending=True)[:RASTER_NEURONS]
 
     with _png(folder / "dictionary.png", (9, 9.4)) as ax:
-        use, weight = codes.sum((0, 1)), model.weight.detach()
+        spikes, weight = codes.sum((0, 1)), model.weight.detach()
         norm = weight.square().sum(0)
-        order = torch.argsort(use / use.sum().clamp(min=1) + norm / norm.sum(), descending=True)
+        use = spikes / spikes.sum().clamp(min=1) + norm / norm.sum()
+        order = torch.argsort(use, descending=True)
         plotting.dictionary(weight, shape, order=order[:400].tolist(), ax=ax)
         ax.set_title(f"Features of {min(400, model.latents)} of {model.latents} neurons")
     with _png(folder / "raster.png", (9, 4.8)) as ax:
@@ -81,14 +82,14 @@ def save_figures(
         plotting.membranes(
             mem, neurons=active[[0, 2, 5, 10, 20]].tolist() if len(active) > 20 else None, ax=ax
         )
-        ax.set_title("Membranes of some of the active neurons")
+        ax.set_title("Membranes of some active neurons")
     with _png(folder / "convergence.png", (6.5, 4.2)) as ax:
-        shown_curves = {
+        curves = {
             "R², spikes of one timestep": result.curves["r2"],
             "portion of zeros": result.curves["zeros"],
             "R², rates": result.curves["r2_map"],
         }
-        plotting.convergence(shown_curves, mark=trained_steps, ax=ax)
+        plotting.convergence(curves, mark=trained_steps, ax=ax)
         ax.set_title("Held-out samples")
     columns, ratio = len(x_hat) + 1, shape[0] / shape[1]
     with _png(folder / "reconstructions.png", (1.1 * columns, 1.1 * len(x) * ratio + 0.4)) as ax:

@@ -1,7 +1,7 @@
-"""The folder of a run: what lies in it, and how it is read.
+"""Run folders: their files, and how they are read and written.
 
-It holds ``config.json`` from the start, ``checkpoint.pt`` while it is being made, and ``model.pt``,
-``history.csv``, ``metrics.json`` and ``figures/*.png`` when it is complete.
+A run folder holds ``config.json`` from the start, ``checkpoint.pt`` while the training runs, and
+``model.pt``, ``history.csv``, ``metrics.json`` and ``figures/*.png`` once it is complete.
 """
 
 import csv
@@ -25,12 +25,21 @@ from ipvae_snn.version import __version__
 
 TRAIN_PATCHES = 40_000
 CONFIG, MODEL, CHECKPOINT = "config.json", "model.pt", "checkpoint.pt"
-RESULTS = ".results.part"
+STAGING = ".results.part"
+"""Subfolder where results are written before they are moved into the run folder."""
 
 
 @dataclass
 class RunConfig:
-    """What a run was made with; ``config.json``."""
+    """The options of a run, as saved in ``config.json``.
+
+    Attributes:
+        data: arguments of :func:`ipvae_snn.data.load`.
+        model: registered name of the model, and its options.
+        training: the recipe.
+        eval_steps: timesteps of the evaluation.
+        eval_samples: held-out samples to evaluate, at most.
+    """
 
     data: dict[str, Any]
     model: dict[str, Any]
@@ -56,31 +65,32 @@ def describe(config: RunConfig, dataset: data.Dataset) -> dict[str, Any]:
 
 
 def open_run(run: str | Path, device: str = "cpu") -> tuple[Any, dict[str, Any]]:
-    """The model and ``config.json`` of a run folder; raises what :func:`read_config` does."""
+    """Load the model and ``config.json`` of a run folder; raises what :func:`read_config` does."""
     config = read_config(run)
     return load_model(Path(run) / MODEL, device=device), config
 
 
 def read_config(run: str | Path, complete: bool = True) -> dict[str, Any]:
-    """The ``config.json`` of a run folder, without its model.
+    """Read the ``config.json`` of a run folder.
 
     Args:
-        complete: the run must have ended.
+        run: the folder.
+        complete: require that the run is complete.
 
     Raises:
-        FileNotFoundError: no such folder, it is no run folder, or the run has not ended.
-        ValueError: a file in it is damaged.
+        FileNotFoundError: not a run folder, or the run is not complete.
+        ValueError: the file is damaged.
     """
     run = Path(run)
     path = run / CONFIG
     if not path.is_file():
         raise FileNotFoundError(
-            f"{run} is no run folder: expected a {CONFIG} in it, as train writes it"
+            f"{run} is not a run folder: expected one of train or demo, with a {CONFIG}"
         )
     if complete and not is_complete(run):
         raise FileNotFoundError(
-            f"{run} is not complete, its training was interrupted or is still at work: go on "
-            f"with ipvae-snn train --resume {run}"
+            f"{run} is not complete, its training was interrupted or still runs: resume it with "
+            f"ipvae-snn train --resume {run}"
         )
     try:
         config = json.loads(path.read_text())
@@ -93,10 +103,10 @@ def read_config(run: str | Path, complete: bool = True) -> dict[str, Any]:
 
 
 def read_recipe(run: str | Path) -> tuple[dict[str, Any], RunConfig]:
-    """The ``config.json`` of a run that may not have ended, and what it is to be made with.
+    """Read the ``config.json`` of a run, complete or not, as it is and as a :class:`RunConfig`.
 
     Raises:
-        FileNotFoundError: no run folder.
+        FileNotFoundError: not a run folder.
         ValueError: the file is damaged.
     """
     content = read_config(run, complete=False)
@@ -114,22 +124,22 @@ def read_recipe(run: str | Path) -> tuple[dict[str, Any], RunConfig]:
 
 
 def is_complete(run: str | Path) -> bool:
-    """Whether all results of a run are there: the model is moved in last."""
+    """Whether a run folder holds all results: ``model.pt`` is moved in last."""
     return (Path(run) / MODEL).is_file()
 
 
 def _check_config(config: Any) -> None:
-    """Raise unless everything is there that an evaluation goes by."""
+    """Raise unless all values that commands on a run read are valid."""
     require_integer(config["training"]["steps"], "training steps")
     require_integer(config["training"]["seed"], "training seed", least=0)
     require_image_shape(config["sample_shape"])
     for text in (config["data"]["source"], config["sample_kind"]):
         if not isinstance(text, str):
-            raise ValueError(f"expected a text, got {text!r}")
+            raise ValueError(f"expected a string, got {text!r}")
 
 
 def require_same_kind(run: str | Path, config: Mapping[str, Any], dataset: data.Dataset) -> None:
-    """Raise ``ValueError`` unless these samples are such as the run was trained on."""
+    """Raise ``ValueError`` unless the samples have the kind and shape that the run trained on."""
     trained, given = (
         f"{kind} of {shape[0]}×{shape[1]} values"
         for kind, shape in (
@@ -139,56 +149,56 @@ def require_same_kind(run: str | Path, config: Mapping[str, Any], dataset: data.
     )
     if trained != given:
         raise ValueError(
-            f"{run} was trained on {trained}, these are {given}: give it data of the same kind "
-            "and size (see --as)"
+            f"{run} was trained on {trained}, these are {given}: use data of the same kind and "
+            "size (see --as)"
         )
 
 
 def free_folder(path: Path) -> Path:
-    """``path``, or the first of path-2, path-3, ... that does not exist."""
+    """The first of ``path``, path-2, path-3, ... that does not exist."""
     candidates = (path.with_name(f"{path.name}-{n}") if n > 1 else path for n in range(1, 10_000))
     return next(candidate for candidate in candidates if not candidate.exists())
 
 
 @contextmanager
-def results_of(run: Path) -> Iterator[Path]:
-    """A folder for results, which are moved into the run when they are complete, the model last.
+def staged_results(run: Path) -> Iterator[Path]:
+    """Yield a folder for results; if the block raises nothing, move them into the run folder.
 
-    The checkpoint they replace is removed then.
+    The model is moved last, and then the checkpoint removed.
     """
-    tidy(run)
-    folder = run / RESULTS
+    remove_leftovers(run)
+    folder = run / STAGING
     folder.mkdir()
     try:
         yield folder
         for file in folder.rglob("*"):
             fsync(file)
         for child in sorted(folder.iterdir(), key=lambda path: path.name == MODEL):
-            there = run / child.name
-            if there.is_dir():  # from a move that was cut off
-                shutil.rmtree(there)
-            os.replace(child, there)
+            target = run / child.name
+            if target.is_dir():  # moved by a process that was killed before it moved the model
+                shutil.rmtree(target)
+            os.replace(child, target)
         fsync(run)
     finally:
-        tidy(run)
+        remove_leftovers(run)
 
 
-def tidy(run: Path) -> None:
-    """Remove what a run does not need: results that are not complete, a checkpoint if they are."""
-    shutil.rmtree(run / RESULTS, ignore_errors=True)
+def remove_leftovers(run: Path) -> None:
+    """Remove incomplete results; remove the checkpoint if the run is complete."""
+    shutil.rmtree(run / STAGING, ignore_errors=True)
     if is_complete(run):
         (run / CHECKPOINT).unlink(missing_ok=True)
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """Plain data, for people and programs."""
+    """Write plain data as indented JSON, atomically."""
     text = json.dumps(content, indent=2, allow_nan=False)
-    with atomic_write(path) as part:
-        part.write_text(text + "\n")
+    with atomic_write(path) as temporary:
+        temporary.write_text(text + "\n")
 
 
 def write_csv(path: Path, rows: Sequence[Mapping[str, float]]) -> None:
-    """Rows of numbers under the names of the first row."""
+    """Write rows of numbers; the header are the names of the first row."""
     with path.open("w", newline="") as file:
         writer = csv.DictWriter(file, fieldnames=list(rows[0]))
         writer.writeheader()

@@ -1,4 +1,4 @@
-"""Measuring a run's model, and the table that tells it."""
+"""Evaluation of a run on held-out samples, and the table of its metrics."""
 
 import time
 from collections.abc import Callable
@@ -32,8 +32,19 @@ def evaluate_run(
 ) -> Evaluation:
     """Evaluate the model of a run on held-out samples; write metrics and figures to ``out``.
 
+    Args:
+        run: the run folder.
+        dataset: its ``test`` samples are evaluated.
+        out: folder to write, new or empty.
+        num_steps: T.
+        samples: how many samples to evaluate, at most.
+        seed: seed of the choice of samples and of the spikes.
+        device: ``"cpu"``, ``"cuda"``, ...
+        say: called with each line of the summary.
+        progress: show a progress bar.
+
     Raises:
-        ValueError: the samples have another size than those the run was trained on.
+        ValueError: the samples are of another kind or size than those the run was trained on.
     """
     started = time.monotonic()
     require_integer(num_steps, "steps")
@@ -43,17 +54,16 @@ def evaluate_run(
     if len(dataset.test) < 2:
         raise ValueError(f"at least 2 samples are needed, got {len(dataset.test)}")
     with atomic_folder(out) as folder:
-        x, result = measured(model, dataset.test, samples, num_steps, seed, progress)
+        x, result = evaluate_held_out(model, dataset.test, samples, num_steps, seed, progress)
         write_json(folder / "metrics.json", {"data": dataset.description, **result.summary()})
-        save_figures(
-            folder / "figures", model, x, dataset.shape, result,
-            trained_steps=config["training"]["steps"], seed=seed,
-        )  # fmt: skip
-    close(result, out, started, say)
+        steps = config["training"]["steps"]
+        figures = folder / "figures"
+        save_figures(figures, model, x, dataset.shape, result, trained_steps=steps, seed=seed)
+    print_summary(result, out, started, say)
     return result
 
 
-def measured(
+def evaluate_held_out(
     model: BaseModel,
     test: Tensor | Samples,
     samples: int,
@@ -61,7 +71,7 @@ def measured(
     seed: int,
     progress: bool,
 ) -> tuple[Tensor, Evaluation]:
-    """Evaluate so many of the held-out samples; those that pictures show, and the result."""
+    """Evaluate up to ``samples`` of the test samples; returns a few for figures, and the result."""
     device = model.weight.device
     x = pick(test, samples, seed)
     x = x.to(device) if isinstance(x, Tensor) else x
@@ -74,22 +84,20 @@ def pick(samples: Tensor, count: int, seed: int) -> Tensor: ...
 @overload
 def pick(samples: Samples, count: int, seed: int) -> Samples: ...
 def pick(samples: Tensor | Samples, count: int, seed: int) -> Tensor | Samples:
-    """So many samples from all over a set, which may be sorted; all of them if there are no more.
+    """``count`` random samples of a set, or all of them if it has no more.
 
     >>> pick(torch.arange(5.0), 9, seed=0)
     tensor([0., 1., 2., 3., 4.])
     """
     if count >= len(samples):
         return samples
-    shuffle = torch.Generator().manual_seed(seed)
-    rows = torch.randperm(len(samples), generator=shuffle)[:count]
-    if isinstance(samples, Tensor):
-        return samples[rows]
-    return Part(samples, rows)
+    generator = torch.Generator().manual_seed(seed)
+    rows = torch.randperm(len(samples), generator=generator)[:count]
+    return samples[rows] if isinstance(samples, Tensor) else Part(samples, rows)
 
 
 def read(samples: Tensor | Samples, count: int | None = None) -> Tensor:
-    """The first samples, all by default, as a tensor.
+    """The first ``count`` samples as a tensor, by default all.
 
     >>> read(torch.eye(3), 2).shape
     torch.Size([2, 3])
@@ -100,7 +108,7 @@ def read(samples: Tensor | Samples, count: int | None = None) -> Tensor:
 
 
 def table(result: Evaluation) -> str:
-    """The closing table of a run: metrics at the reported steps."""
+    """A table of the metrics at the reported timesteps, as text."""
     steps = result.reported_steps()
     rows = (
         ("R²", "r2", ".3f"),
@@ -110,16 +118,18 @@ def table(result: Evaluation) -> str:
         ("lifetime sparsity", "lifetime_sparsity", ".3f"),
         ("population sparsity", "population_sparsity", ".3f"),
     )
-    lines = ["held-out samples    " + "".join(f"{f'step {t}':>11}" for t in steps)]
+    lines = [f"{'held-out samples':<20}" + "".join(f"{f'step {t}':>11}" for t in steps)]
     for label, name, form in rows:
         lines.append(f"{label:<20}" + "".join(f"{result.at(t)[name]:>11{form}}" for t in steps))
-    converged = result.convergence_step
-    where = f"at step {converged}" if converged else f"not within {result.num_steps} steps"
-    lines.append(f"converged {where}; {result.parameters:,} parameters")
+    step = result.convergence_step
+    converged = f"converged at step {step}" if step else f"not converged in {steps[-1]} steps"
+    lines.append(f"{converged}; {result.parameters:,} parameters")
     return "\n".join(lines)
 
 
-def close(result: Evaluation, out: str | Path, started: float, say: Callable[[str], None]) -> None:
-    """Say how it ended."""
+def print_summary(
+    result: Evaluation, out: str | Path, started: float, say: Callable[[str], None]
+) -> None:
+    """Pass the table, the duration and the folder of the figures to ``say``."""
     say(table(result))
-    say(f"took {time.monotonic() - started:.0f} s; pictures in {Path(out) / 'figures'}")
+    say(f"took {time.monotonic() - started:.0f} s; figures in {Path(out) / 'figures'}")

@@ -1,7 +1,8 @@
-"""A run from its first iteration, or from where it was interrupted, to its results."""
+"""Training runs: start or resume a training, evaluate the model, and write the run folder."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -28,14 +29,13 @@ from ipvae_snn.runs.folder import (
     is_complete,
     read_recipe,
     require_same_kind,
-    results_of,
+    staged_results,
     write_csv,
     write_json,
 )
-from ipvae_snn.runs.measure import close, measured
+from ipvae_snn.runs.measure import evaluate_held_out, print_summary
 from ipvae_snn.training import fit
 from ipvae_snn.training.batches import share
-from ipvae_snn.training.checkpointer import History
 from ipvae_snn.training.distributed import ProcessGroup
 
 
@@ -48,54 +48,59 @@ def train_run(
     progress: bool = True,
     workers: int = 0,
 ) -> Evaluation | None:
-    """Train on ``dataset``, evaluate on its held-out samples, write the run folder ``out``.
+    """Train on ``dataset``, evaluate on its held-out samples, and write the run folder ``out``.
 
-    The folder appears at the start with its configuration, a checkpoint follows at once, and it is
-    complete when ``model.pt`` is there. Interrupted at any time, it is for :func:`resume_run`.
+    The folder gets its configuration and a first checkpoint at the start; it is complete once it
+    holds ``model.pt``. :func:`resume_run` completes it after an interruption.
+
+    Args:
+        out: folder to make; may exist if it is empty.
+        dataset: samples to train on and to hold out.
+        config: options of the run.
+        say: called with each line of the summary.
+        progress: show progress bars.
+        workers: processes that read streamed samples.
 
     Returns:
-        The evaluation; None in processes of a distributed training that do not lead it.
+        The evaluation; None on ranks above 0 of a distributed training.
 
     Raises:
         ValueError: ``out`` exists, or an option is out of range; nothing is written then.
-        Stopped: a signal asked to, and a checkpoint is written.
-        FloatingPointError, OSError, ConnectionError: as :func:`~ipvae_snn.fit`.
+        Stopped: a signal was received and a checkpoint written.
+        FloatingPointError, OSError, ConnectionError: as for :func:`~ipvae_snn.fit`.
     """
-    out, world = Path(out), ProcessGroup()
+    group = ProcessGroup()
     require_device(config.training.device)
-    _require_test(dataset)
-    share(config.training.batch, world.rank, world.size)
-    made: list[Path] = []
-    if world.leads:
-        require_free_folder(out)
-        made = missing_folders(out)
-        out.mkdir(parents=True, exist_ok=True)
-    try:
-        with exclusive_lock(out if world.leads else None):
-            return _begin(out, dataset, config, world, say, progress, workers)
-    except Exception:
-        remove_empty_folders(made)
-        raise
+    _require_test_samples(dataset)
+    share(config.training.batch, group.rank, group.size)
+    with _new_run_folder(Path(out), dataset, config, group):
+        return _train_and_evaluate(Path(out), dataset, config, group, say, progress, workers)
 
 
-def _begin(
-    out: Path,
-    dataset: data.Dataset,
-    config: RunConfig,
-    world: ProcessGroup,
-    say: Callable[[str], None],
-    progress: bool,
-    workers: int,
-) -> Evaluation | None:
-    if world.leads:
-        require_free_folder(out)  # another one may have been quicker; from here on it is ours
-        remove_partial_files(out / CONFIG)
-        write_json(out / CONFIG, describe(config, dataset))
+@contextmanager
+def _new_run_folder(
+    run: Path, dataset: data.Dataset, config: RunConfig, group: ProcessGroup
+) -> Iterator[None]:
+    """Make and lock a run folder; remove it again if the block fails before a checkpoint."""
+    created: list[Path] = []
+    if group.is_main:
+        require_free_folder(run)
+        created = missing_folders(run)
+        run.mkdir(parents=True, exist_ok=True)
     try:
-        return _carry_on(out, dataset, config, world, say, progress, workers)
+        with exclusive_lock(run if group.is_main else None):
+            if group.is_main:
+                require_free_folder(run)  # again: another process may have had the lock before
+                remove_partial_files(run / CONFIG)
+                write_json(run / CONFIG, describe(config, dataset))
+            try:
+                yield
+            except Exception:
+                if group.is_main and not ((run / CHECKPOINT).exists() or is_complete(run)):
+                    (run / CONFIG).unlink(missing_ok=True)
+                raise
     except Exception:
-        if world.leads and not ((out / CHECKPOINT).exists() or is_complete(out)):
-            (out / CONFIG).unlink(missing_ok=True)  # there is nothing to go on with
+        remove_empty_folders(created)
         raise
 
 
@@ -110,88 +115,91 @@ def resume_run(
     progress: bool = True,
     workers: int = 0,
 ) -> Evaluation | None:
-    """Go on with a run that was interrupted, from its last checkpoint to its results.
+    """Resume an interrupted run from its last checkpoint, and complete it.
 
     Args:
-        run: folder that :func:`train_run` made.
-        dataset: what it was trained on.
-        lr, device, checkpoint_every: others than the run began with, if not None.
+        run: folder of :func:`train_run`.
+        dataset: the data it was started on.
+        lr, device, checkpoint_every: new values for the rest of the run, if not None.
+        say, progress, workers: as for :func:`train_run`.
 
     Raises:
-        FileNotFoundError: no run folder.
-        ValueError: it is complete, damaged, or was trained on other data.
+        FileNotFoundError: not a run folder.
+        ValueError: it is complete or damaged, or was started on other data.
         What :func:`train_run` raises.
     """
     run = Path(run)
     content, config = read_recipe(run)
     require_same_kind(run, content, dataset)
-    _require_test(dataset)
-    others = {"lr": lr, "device": device, "checkpoint_every": checkpoint_every}
-    changed: Any = {name: value for name, value in others.items() if value is not None}
+    _require_test_samples(dataset)
+    options = {"lr": lr, "device": device, "checkpoint_every": checkpoint_every}
+    changed: Any = {name: value for name, value in options.items() if value is not None}
     recipe = replace(config.training, progress=progress, **changed)
-    config, world = replace(config, training=recipe), ProcessGroup()
-    with exclusive_lock(run if world.leads else None):
+    config, group = replace(config, training=recipe), ProcessGroup()
+    with exclusive_lock(run if group.is_main else None):
         if is_complete(run):
-            raise ValueError(f"{run} is complete: there is nothing to go on with")
-        known = content["training"]
-        if world.leads and any(known.get(name) != value for name, value in changed.items()):
-            # The folder tells what it is made with, and the next to go on goes on with that.
-            write_json(run / CONFIG, {**content, "training": {**known, **changed}})
-        return _carry_on(run, dataset, config, world, say, progress, workers)
+            raise ValueError(f"{run} is complete: there is nothing to resume")
+        saved = content["training"]
+        if group.is_main and any(saved.get(name) != value for name, value in changed.items()):
+            # Save new values, so that the next resume uses them too.
+            write_json(run / CONFIG, {**content, "training": {**saved, **changed}})
+        return _train_and_evaluate(run, dataset, config, group, say, progress, workers)
 
 
-def _require_test(dataset: data.Dataset) -> None:
+def _require_test_samples(dataset: data.Dataset) -> None:
     if len(dataset.test) < 2:
         raise ValueError(f"at least 2 samples must be held out, got {len(dataset.test)}")
 
 
-def _carry_on(
+def _train_and_evaluate(
     run: Path,
     dataset: data.Dataset,
     config: RunConfig,
-    world: ProcessGroup,
+    group: ProcessGroup,
     say: Callable[[str], None],
     progress: bool,
     workers: int,
 ) -> Evaluation | None:
     started, recipe = time.monotonic(), config.training
-    model, history = _trained(run, dataset, config, workers)
-    if not world.leads:
+    model = _initial_model(dataset, config)
+    history = fit(model, dataset.train, recipe, checkpoint=run / CHECKPOINT, workers=workers)
+    if not group.is_main:
         return None
-    x, result = measured(
+    x, result = evaluate_held_out(
         model, dataset.test, config.eval_samples, config.eval_steps, recipe.seed, progress
     )
     try:
-        with results_of(run) as folder:
+        with staged_results(run) as folder:
             write_csv(folder / "history.csv", history)
             write_json(folder / "metrics.json", result.summary())
             save_figures(
-                folder / "figures", model, x, dataset.shape, result,
-                trained_steps=recipe.steps, history=history, seed=recipe.seed,
-            )  # fmt: skip
+                folder / "figures",
+                model,
+                x,
+                dataset.shape,
+                result,
+                trained_steps=recipe.steps,
+                history=history,
+                seed=recipe.seed,
+            )
             model.save(folder / MODEL)
     except OSError as error:
         raise OSError(
             error.errno,
-            f"cannot write the results, {error.strerror}; the training is kept, make room and go "
-            "on from it",
+            f"cannot write the results, {error.strerror}; the checkpoint is kept, free some space "
+            "and resume from it",
             str(run),
         ) from error
-    close(result, run, started, say)
+    print_summary(result, run, started, say)
     return result
 
 
-def _trained(
-    run: Path, dataset: data.Dataset, config: RunConfig, workers: int
-) -> tuple[BaseModel, History]:
+def _initial_model(dataset: data.Dataset, config: RunConfig) -> BaseModel:
     options, pixels = dict(config.model), dataset.shape[0] * dataset.shape[1]
     try:
         cls = MODELS.find(options.pop("name", "ipvae"))
         with seeded(config.training.seed):
-            model = make_model(cls, {"in_features": pixels, **options})
+            model: BaseModel = make_model(cls, {"in_features": pixels, **options})
     except (KeyError, TypeError, OverflowError) as error:
-        raise ValueError(f"no model can be made of {config.model}: {error}") from error
-    history = fit(
-        model, dataset.train, config.training, checkpoint=run / CHECKPOINT, workers=workers
-    )
-    return model, history
+        raise ValueError(f"no model can be made from {config.model}: {error}") from error
+    return model

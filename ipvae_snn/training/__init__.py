@@ -1,4 +1,4 @@
-"""Learning: the recipe of the paper as schedules around one loop, which may be interrupted."""
+"""Training: one loop with the schedules of the paper, checkpoints, and several processes."""
 
 from ipvae_snn.training.config import TrainConfig
 from ipvae_snn.training.fit import fit

@@ -1,4 +1,4 @@
-"""Checkpoints: all that a training needs to go on as if nothing had happened, in one file."""
+"""Checkpoint files: all state that a training needs to resume exactly."""
 
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -15,50 +15,54 @@ from ipvae_snn.version import __version__
 
 FORMAT, FORMAT_VERSION = "ipvae_snn.checkpoint", 2
 KEYS = {
-    "config": dict, "model": dict, "data": str, "iteration": int, "weights": dict,
-    "optimizer": dict, "random": list, "history": list,
-}  # fmt: skip
-MAY_DIFFER = ("device", "lr", "log_every", "checkpoint_every", "progress")
-"""Parts of a recipe that may be others when a training goes on."""
+    "config": dict,
+    "model": dict,
+    "data": str,
+    "iteration": int,
+    "weights": dict,
+    "optimizer": dict,
+    "random": list,
+    "history": list,
+}
+"""Entries of a checkpoint and their types."""
+CHANGEABLE = ("device", "lr", "log_every", "checkpoint_every", "progress")
+"""Fields of the config that may change on resume."""
 
 
 def write_checkpoint(path: str | Path, content: Mapping[str, Any]) -> None:
-    """Write a checkpoint, whole or not at all; its keys are those of :data:`KEYS`.
+    """Write a checkpoint with the entries of :data:`KEYS`, atomically.
 
     Raises:
-        OSError: it cannot be written; what was at ``path`` stays.
+        OSError: writing failed; an old file at ``path`` is unchanged.
     """
     made_with = {"ipvae_snn": __version__, "torch": str(torch.__version__)}
     write_content(path, FORMAT, FORMAT_VERSION, {**content, "made_with": made_with})
 
 
 def read_checkpoint(path: str | Path) -> dict[str, Any]:
-    """What :func:`write_checkpoint` wrote, on the CPU; never runs code from it.
+    """Read a checkpoint to the CPU; never runs code from it.
 
     Raises:
         FileNotFoundError: no such file.
-        ValueError: not such a file, damaged, or written by a newer version.
+        ValueError: not a checkpoint, damaged, or written by a newer release.
     """
-    content = read_content(path, FORMAT, FORMAT_VERSION, writer="train, or fit,")
+    content = read_content(path, FORMAT, FORMAT_VERSION, writer="train or fit")
     for key, kind in KEYS.items():
         if not isinstance(content.get(key), kind):
-            raise ValueError(f"{path} is damaged: its {key} is missing, or no {kind.__name__}")
+            raise ValueError(f"{path} is damaged: its {key} is missing or not a {kind.__name__}")
     try:
-        _check_parts(content)
+        _check_values(content)
     except (ValueError, TypeError) as error:
         raise ValueError(f"{path} is damaged: {error}") from error
     return content
 
 
-def _check_parts(content: Mapping[str, Any]) -> None:
+def _check_values(content: Mapping[str, Any]) -> None:
     rows = content["history"]
-    plain = all(
-        isinstance(row, dict) and row.keys() == rows[0].keys() and {"iteration", "loss"} <= {*row}
-        and all(type(value) in (int, float) for value in row.values())
-        for row in rows
-    )  # fmt: skip
-    if not plain:
-        raise ValueError("its history is no list of rows of numbers")
+    for row in rows:
+        complete = isinstance(row, dict) and {"iteration", "loss"} <= row.keys() == rows[0].keys()
+        if not complete or any(type(value) not in (int, float) for value in row.values()):
+            raise ValueError("its history is not a list of rows of numbers")
     iteration = require_integer(content["iteration"], "its iteration", least=0)
     if iteration > require_integer(content["config"].get("iterations"), "its iterations"):
         raise ValueError(f"its iteration is {iteration} of {content['config']['iterations']}")
@@ -74,26 +78,25 @@ def require_same_training(
     model: Mapping[str, Any],
     data: str,
 ) -> None:
-    """Raise ``ValueError`` unless a checkpoint is of this recipe, this model and these data."""
-    for name, value in asdict(config).items():
-        if name not in MAY_DIFFER and content["config"].get(name) != value:
-            raise ValueError(
-                f"{path} is of a training with {name} = {content['config'].get(name)}, this one "
-                f"has {value}: give it the same, or another file"
-            )
-    known = content["model"]
-    # Version 1 did not hold all options.
-    names = {*known} if content["version"] == 1 else {*known, *model}
-    for name in ("class", *sorted(names - {"class", "init_std"})):  # all weights are put in place
-        if known.get(name) != model.get(name):
-            raise ValueError(
-                f"{path} is of a model with {name} = {known.get(name)}, this one has "
-                f"{model.get(name)}: give it the same, or another file"
-            )
+    """Raise ``ValueError`` unless a checkpoint has this recipe, model and data fingerprint."""
+    # Checkpoints of version 1 lack some options of the model. Initial weights do not matter.
+    options = content["model"].keys() | (model.keys() if content["version"] > 1 else set())
+    options -= {"class", "init_std"}
+    recipe = [name for name in asdict(config) if name not in CHANGEABLE]
+    for kind, names, saved, current in (
+        ("training", recipe, content["config"], asdict(config)),
+        ("model", ["class", *sorted(options)], content["model"], model),
+    ):
+        for name in names:
+            if saved.get(name) != current.get(name):
+                raise ValueError(
+                    f"{path} is of a {kind} with {name} = {saved.get(name)}, this one has "
+                    f"{current.get(name)}: use the same, or another file"
+                )
     if content["data"] != data:
         raise ValueError(
-            f"{path} was learned from other data ({content['data']}; these are {data}): give it "
-            "the same, or start a new training"
+            f"{path} is of a training on other data (fingerprint {content['data']}, these have "
+            f"{data}): use the same data, or start a new training"
         )
 
 
@@ -103,7 +106,7 @@ def restore(
     model: nn.Module,
     optimizer: torch.optim.Optimizer,
 ) -> None:
-    """Put weights and optimizer of a checkpoint in place; ``ValueError`` if they do not fit."""
+    """Load weights and optimizer state; if they do not fit, ``ValueError`` and no change."""
     before = {name: value.clone() for name, value in model.state_dict().items()}
     try:
         for name, value in content["weights"].items():
@@ -120,21 +123,20 @@ def restore(
 
 
 def _check_optimizer(content: Mapping[str, Any], optimizer: torch.optim.Optimizer) -> None:
-    """Raise unless the optimizer of a checkpoint has all that this one is to have, and finite."""
+    """Raise unless the saved Adamax state is complete, finite, and has the settings of this one."""
     saved, own = content["optimizer"], optimizer.state_dict()
-    others = [{**group, "lr": 0} for group in saved["param_groups"]]
-    if others != [{**group, "lr": 0} for group in own["param_groups"]]:
+    saved_groups, own_groups = (
+        [{**group, "lr": 0} for group in state["param_groups"]] for state in (saved, own)
+    )
+    if saved_groups != own_groups:
         raise ValueError("its optimizer has other settings")
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     for number, parameter in enumerate(parameters if content["iteration"] else ()):
-        parts = saved["state"][number]
-        for name, shape in (
-            ("step", ()),
-            ("exp_avg", parameter.shape),
-            ("exp_inf", parameter.shape),
-        ):
-            if parts[name].shape != shape:
-                raise ValueError(f"{name} of its optimizer has shape {tuple(parts[name].shape)}")
-            require_finite(parts[name], f"{name} of its optimizer")
-        if not 1 <= float(parts["step"]) <= content["iteration"]:
-            raise ValueError(f"its optimizer has made {float(parts['step']):g} steps")
+        state = saved["state"][number]
+        shapes = {"step": (), "exp_avg": parameter.shape, "exp_inf": parameter.shape}
+        for name, shape in shapes.items():
+            if state[name].shape != shape:
+                raise ValueError(f"{name} of its optimizer has shape {tuple(state[name].shape)}")
+            require_finite(state[name], f"{name} of its optimizer")
+        if not 1 <= float(state["step"]) <= content["iteration"]:
+            raise ValueError(f"its optimizer has made {float(state['step']):g} steps")

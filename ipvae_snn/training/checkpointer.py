@@ -1,4 +1,4 @@
-"""What keeps a training: its checkpoint file, and when to write it."""
+"""Restores a training from its checkpoint file, and writes that file when it is due."""
 
 from dataclasses import asdict
 from pathlib import Path
@@ -17,22 +17,18 @@ from ipvae_snn.training.checkpoint import (
 )
 from ipvae_snn.training.config import TrainConfig
 from ipvae_snn.training.distributed import ProcessGroup
-from ipvae_snn.training.health import Diverged, unsound_weights
-from ipvae_snn.training.random_state import (
-    random_state,
-    seed_rank,
-    set_random_state,
-)
+from ipvae_snn.training.health import Diverged, nonfinite_weights
+from ipvae_snn.training.random_state import random_state, seed_rank, set_random_state
 
 History = list[dict[str, float]]
 
 
 class Checkpointer:
-    """History and checkpoint of a training; without a path it writes nothing.
+    """History and checkpoint file of a training; without a path no file is written.
 
     Attributes:
-        done: iterations that were done when the training was taken up.
-        kept: iteration that the file holds.
+        start: iterations completed before this process took over.
+        saved_iteration: iteration that the file holds; −1 if there is no file.
         history: rows so far.
     """
 
@@ -43,35 +39,26 @@ class Checkpointer:
         optimizer: torch.optim.Optimizer,
         config: TrainConfig,
         samples: Samples,
-        world: ProcessGroup,
+        group: ProcessGroup,
     ) -> None:
         self.path, self.model, self.optimizer, self.config = path, model, optimizer, config
-        self.world = world
+        self.group = group
         self.fingerprint = "" if path is None else samples.fingerprint()
         self.description = model.describe()  # before a schedule changes the clamp
-        self.done, self.kept = 0, -1
+        self.start, self.saved_iteration = 0, -1
         self.history: History = []
 
     def restore(self) -> None:
-        """Go on from the file, or write it as it is at the start; errors as :func:`fit`."""
-        content = self.world.broadcast(self._read)
-        states = [] if content is None else content["random"]
+        """Resume from the file, or write the initial state; raises what :func:`fit` does."""
+        content = self.group.broadcast(self._read)
         if content is not None:
             assert self.path is not None
-            known = (self.config, self.description, self.fingerprint)
-            require_same_training(self.path, content, *known)
-            self.done = self.kept = content["iteration"]
+            require_same_training(
+                self.path, content, self.config, self.description, self.fingerprint
+            )
+            self.start = self.saved_iteration = content["iteration"]
             self.history = [dict(row) for row in content["history"]]
-        rank = self.world.rank
-        if self.model.draws_by_row:  # all draw alike, each for its own rows
-            rank = 0
-        if rank < len(states):
-            try:
-                set_random_state(self.model, states[rank])
-            except ValueError as error:
-                raise ValueError(f"{self.path} is damaged: {error}") from error
-        elif rank:
-            seed_rank(self.model, self.config.seed, self.done, rank)
+        self._restore_random_state([] if content is None else content["random"])
         if self.path is None:
             return
         if content is None:
@@ -85,18 +72,33 @@ class Checkpointer:
         remove_partial_files(self.path)
         return read_checkpoint(self.path) if self.path.exists() else None
 
-    def keep(self, iteration: int, now: bool) -> None:
-        """Write the file if its time has come; every process must ask at the same iterations."""
-        if self.path is not None and (now or iteration % self.config.checkpoint_every == 0):
+    def _restore_random_state(self, states: list[dict[str, Any]]) -> None:
+        """Restore this rank's state; seed a rank above 0 that has none."""
+        # Models that draw by row have the same random state on all ranks.
+        rank = 0 if self.model.draws_by_row else self.group.rank
+        if rank < len(states):
+            try:
+                set_random_state(self.model, states[rank])
+            except ValueError as error:
+                raise ValueError(f"{self.path} is damaged: {error}") from error
+        elif rank:
+            seed_rank(self.model, self.config.seed, self.start, rank)
+
+    def save_if_due(self, iteration: int, force: bool) -> None:
+        """Write the file every ``checkpoint_every`` iterations, or if forced, on all ranks alike.
+
+        Collective: all ranks must call it at the same iterations.
+        """
+        if self.path is not None and (force or iteration % self.config.checkpoint_every == 0):
             self._write(iteration)
 
     def _write(self, iteration: int) -> None:
         assert self.path is not None
-        states = self.world.gather(random_state(self.model))
-        bad = unsound_weights(self.model)
-        if bad:
-            raise Diverged(iteration, bad)
-        if self.world.leads:
+        states = self.group.gather(random_state(self.model))
+        problem = nonfinite_weights(self.model)
+        if problem:
+            raise Diverged(iteration, problem)
+        if self.group.is_main:
             content = {
                 "config": asdict(self.config),
                 "model": self.description,
@@ -110,17 +112,17 @@ class Checkpointer:
             try:
                 write_checkpoint(self.path, content)
             except OSError as error:
-                kept = f"that of iteration {self.kept} is kept, make room and go on from it"
-                raise OSError(
-                    error.errno,
-                    f"cannot write the checkpoint of iteration {iteration}, {error.strerror}"
-                    + (f"; {kept}" if self.kept >= 0 else ""),
-                    str(self.path),
-                ) from error
-        self.kept = iteration
+                reason = f"cannot write the checkpoint of iteration {iteration}, {error.strerror}"
+                if self.saved_iteration >= 0:
+                    reason += (
+                        f"; that of iteration {self.saved_iteration} is kept, free some space and "
+                        "resume from it"
+                    )
+                raise OSError(error.errno, reason, str(self.path)) from error
+        self.saved_iteration = iteration
 
-    def told(self) -> str:
-        """Where the last good state is, for those whose training has failed."""
-        if self.path is None or self.kept < 0:
+    def last_saved(self) -> str:
+        """A note on the last checkpoint, to append to an error message."""
+        if self.path is None or self.saved_iteration < 0:
             return ""
-        return f"; {self.path} holds the state after iteration {self.kept}"
+        return f"; {self.path} holds the state after iteration {self.saved_iteration}"

@@ -1,48 +1,65 @@
 """The recipe of a training."""
 
+import math
 from dataclasses import dataclass
 
 from ipvae_snn import functional as F
 from ipvae_snn._utils.checks import require_integer, require_number, require_seed
-from ipvae_snn.kernels.spec import PRECISIONS
+from ipvae_snn.kernels.spec import PRECISIONS, Precision
 
-MAX_SAMPLES = 2**20
-"""Largest batch."""
+MAX_BATCH = 2**20
+MIN_INTEGERS = {
+    **dict.fromkeys(("iterations", "batch", "steps", "log_every", "checkpoint_every"), 1),
+    "burn_in": 0,
+}
+"""Lower bounds of the fields that are integers."""
+RANGES: dict[str, tuple[float, float]] = {
+    **dict.fromkeys(("warmup", "beta_ramp", "clamp_ramp", "temp_ramp"), (0, 1)),
+    **dict.fromkeys(("lr_end", "weight_decay", "beta", "beta_start"), (0, math.inf)),
+    **dict.fromkeys(("temp_start", "temp_end"), (1e-6, 1)),
+    "lr": (1e-12, 100),
+    "grad_clip": (1e-12, math.inf),
+    "clamp_start": (F.MEM_FLOOR + 1, math.inf),
+}
+"""Lower and upper bounds of the other numbers."""
 
 
 @dataclass
 class TrainConfig:
     """The recipe; the defaults learn whitened natural patches in a minute or two on a CPU.
 
-    Ramps are fractions of ``iterations``. The paper's own recipe for patches is 155,000 iterations
-    with batch 200, lr 5e-3, beta_ramp 0.1; a short run wants a higher learning rate, and a β that
-    is not full before the dictionary carries anything. Source: arXiv 2410.19315, appendix.
+    Ramps are fractions of ``iterations``. The paper's recipe for patches has 155,000 iterations,
+    batch 200, lr 5e-3 and beta_ramp 0.1. A short run needs a higher learning rate, and a β that
+    reaches its full value only after the dictionary has been learned. Source: arXiv 2410.19315,
+    appendix.
 
     Attributes:
         iterations: optimizer steps.
-        batch: samples per step.
+        batch: samples per optimizer step.
         steps: T, timesteps per sample.
-        burn_in: first timesteps whose NLL does not count, in 0 … T − 1. While a run still looks for
-            its answer its error is large, and a σ that must cover it is too large for what comes
-            after: leaving these steps out teaches a finer code.
+        burn_in: first timesteps whose NLL does not count, in 0 … T − 1. Errors are large while
+            inference converges, and a learned σ that covers them is too large for the later
+            timesteps; without them the code is finer.
         lr: peak learning rate of Adamax.
         lr_end: learning rate at the end of the cosine.
         warmup: fraction of the iterations over which the learning rate rises.
-        weight_decay: L2 on every parameter.
-        grad_clip: largest global norm of the gradient; three times that during the warm-up.
+        weight_decay: L2 penalty on all parameters.
+        grad_clip: maximum global norm of the gradient; three times that during the warm-up.
         beta: final weight of the KL.
         beta_start: weight of the KL at the first iteration.
-        beta_ramp: fraction over which β rises, linearly.
-        clamp_start: clamp at the first iteration; it rises to the model's own. Without this, rates
-            explode before the dictionary is learned.
-        clamp_ramp: fraction over which the clamp rises, linearly.
-        temp_start, temp_end: temperature of a relaxed estimator, falling linearly.
-        temp_ramp: fraction over which the temperature falls.
-        seed: of batches and spikes.
+        beta_ramp: fraction of the iterations over which β rises linearly.
+        clamp_start: clamp at the first iteration; it rises to the clamp of the model. Without this
+            ramp, rates explode before the dictionary is learned.
+        clamp_ramp: fraction of the iterations over which the clamp rises linearly.
+        temp_start: initial temperature of a relaxed estimator; it falls linearly.
+        temp_end: final temperature of a relaxed estimator.
+        temp_ramp: fraction of the iterations over which the temperature falls.
+        seed: seed of batches and spikes.
         device: ``"cpu"``, ``"cuda"``, ...
-        precision: of the products with G, see :attr:`IPVAE.precision`.
+        precision: precision of the products with the lateral weights G. See
+            :attr:`IPVAE.precision`.
         log_every: iterations between rows of the history.
-        checkpoint_every: iterations between checkpoints, where :func:`fit` is to keep any.
+        checkpoint_every: iterations between checkpoints. :func:`fit` writes none by default.
         progress: show a progress bar.
     """
 
@@ -65,28 +82,20 @@ class TrainConfig:
     temp_ramp: float = 0.5
     seed: int = 0
     device: str = "cpu"
-    precision: str = "float32"
+    precision: Precision = "float32"
     log_every: int = 20
     checkpoint_every: int = 500
     progress: bool = True
 
     def __post_init__(self) -> None:
-        for name in ("iterations", "batch", "steps", "log_every", "checkpoint_every"):
-            require_integer(getattr(self, name), name)
-        if self.batch > MAX_SAMPLES:
-            raise ValueError(f"batch must be at most {MAX_SAMPLES:,}, got {self.batch}")
-        require_integer(self.burn_in, "burn_in", least=0)
+        for name, least in MIN_INTEGERS.items():
+            require_integer(getattr(self, name), name, least)
+        for name, (low, high) in RANGES.items():
+            require_number(getattr(self, name), name, low, high)
+        require_seed(self.seed)
+        if self.batch > MAX_BATCH:
+            raise ValueError(f"batch must be at most {MAX_BATCH:,}, got {self.batch}")
         if self.burn_in >= self.steps:
             raise ValueError(f"burn_in must be below steps = {self.steps}, got {self.burn_in}")
-        require_seed(self.seed)
         if self.precision not in PRECISIONS:
             raise ValueError(f"precision must be one of {PRECISIONS}, got {self.precision!r}")
-        for name in ("warmup", "beta_ramp", "clamp_ramp", "temp_ramp"):
-            require_number(getattr(self, name), name, least=0, most=1)
-        require_number(self.lr, "lr", least=1e-12, most=100)
-        require_number(self.grad_clip, "grad_clip", least=1e-12)
-        for name in ("temp_start", "temp_end"):
-            require_number(getattr(self, name), name, least=1e-6, most=1)
-        for name in ("lr_end", "weight_decay", "beta", "beta_start"):
-            require_number(getattr(self, name), name, least=0)
-        require_number(self.clamp_start, "clamp_start", least=F.MEM_FLOOR + 1)

@@ -1,7 +1,7 @@
-"""Several processes that train one model together: what PyTorch's engine needs to be told.
+"""Data-parallel training: the process group, and the operations that training needs of it.
 
-Started by ``torchrun``, each process works on its share of every batch; gradients are averaged by
-``DistributedDataParallel``. Outside, all of this is a world of one process.
+Under ``torchrun`` each process (*rank*) trains on its share of every batch, and
+``DistributedDataParallel`` averages the gradients. Otherwise the group is a single process.
 """
 
 import os
@@ -15,111 +15,115 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-PATIENCE = timedelta(minutes=10)
-"""How long a process waits for one that neither answers nor ends."""
-LOST = ("closed", "reset", "gloo", "nccl", "timed out", "broken pipe")
+TIMEOUT = timedelta(minutes=10)
+"""How long a collective operation waits for a rank that does not respond."""
+LOST_RANK = ("closed", "reset", "gloo", "nccl", "timed out", "broken pipe")
+"""Words in PyTorch's error messages after a rank was lost."""
 
 
 class ProcessGroup:
-    """The processes of this training, as one of them sees them."""
+    """The processes of a training, seen from one of them.
+
+    Attributes:
+        initialized: whether PyTorch's process group is; otherwise there is one process.
+        rank: number of this process.
+        size: number of processes.
+    """
 
     def __init__(self) -> None:
-        self.joined = dist.is_available() and dist.is_initialized()
-        self.rank = dist.get_rank() if self.joined else 0
-        self.size = dist.get_world_size() if self.joined else 1
-        # Words between processes go through the CPU: what a GPU's engine exchanges are tensors
-        # of its own.
-        self._talk = dist.new_group(backend="gloo") if self.joined else None
+        self.initialized = dist.is_available() and dist.is_initialized()
+        self.rank = dist.get_rank() if self.initialized else 0
+        self.size = dist.get_world_size() if self.initialized else 1
+        # nccl exchanges GPU tensors only: numbers and objects go through gloo on the CPU.
+        self._cpu_group = dist.new_group(backend="gloo") if self.initialized else None
 
     @property
-    def leads(self) -> bool:
-        """Whether this is the one process that logs and writes."""
+    def is_main(self) -> bool:
+        """Whether this is rank 0, the only one that logs and writes files."""
         return self.rank == 0
 
-    def averaging_gradients(self, module: nn.Module) -> nn.Module:
-        """The module, such that backward passes leave the mean gradient of all processes."""
-        if not self.joined:
-            return module
-        return DistributedDataParallel(module)
+    def data_parallel(self, module: nn.Module) -> nn.Module:
+        """The module, wrapped so that backward passes average gradients over ranks."""
+        return DistributedDataParallel(module) if self.initialized else module
 
     def sum(self, values: Tensor) -> Tensor:
-        """The sum over processes, on the CPU."""
+        """Sum over ranks, on the CPU."""
         values = values.detach().cpu()
-        if self.joined:
-            dist.all_reduce(values, group=self._talk)
+        if self.initialized:
+            dist.all_reduce(values, group=self._cpu_group)
         return values
 
-    def most(self, value: int) -> int:
-        """The largest of a number over processes."""
+    def max(self, value: int) -> int:
+        """Maximum over ranks."""
         largest = torch.tensor(value)
-        if self.joined:
-            dist.all_reduce(largest, dist.ReduceOp.MAX, group=self._talk)
+        if self.initialized:
+            dist.all_reduce(largest, dist.ReduceOp.MAX, group=self._cpu_group)
         return int(largest)
 
     def broadcast(self, make: Callable[[], Any]) -> Any:
-        """What ``make`` gives in the process that leads, in all of them."""
-        values = [make() if self.leads else None]
-        if self.joined:
-            dist.broadcast_object_list(values, src=0, group=self._talk)
+        """Call ``make`` on rank 0 and return its value on all ranks."""
+        values = [make() if self.is_main else None]
+        if self.initialized:
+            dist.broadcast_object_list(values, src=0, group=self._cpu_group)
         return values[0]
 
     def gather(self, value: Any) -> list[Any]:
-        """The values of all processes, by rank."""
+        """The values of all ranks, in order."""
         values = [value] * self.size
-        if self.joined:
-            dist.all_gather_object(values, value, group=self._talk)
+        if self.initialized:
+            dist.all_gather_object(values, value, group=self._cpu_group)
         return values
 
     @contextmanager
-    def together(self) -> Iterator[None]:
-        """A block in which another process may be lost: ``ConnectionError`` then."""
+    def detecting_lost_ranks(self) -> Iterator[None]:
+        """Raise ``ConnectionError`` if the block fails because another rank was lost."""
         try:
             yield
         except RuntimeError as error:
-            reason = str(error)
-            if not self.joined or not any(word in reason.lower() for word in LOST):
+            reason = str(error).lower()
+            if not self.initialized or not any(word in reason for word in LOST_RANK):
                 raise
             raise ConnectionError(
-                f"another of the {self.size} processes of this training has ended or answers no "
-                "more, see its message; go on from the last checkpoint"
+                f"another of the {self.size} processes of this training has ended or does not "
+                "respond, see its message; resume from the last checkpoint"
             ) from error
 
 
 def is_torchrun() -> bool:
-    """Whether this process is one of several that ``torchrun`` started, or the one it did."""
+    """Whether ``torchrun`` started this process."""
     return all(name in os.environ for name in ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"))
 
 
 def is_silent_rank() -> bool:
-    """Whether another process than this one does the talking."""
+    """True on ranks that must not print: all but rank 0."""
     return is_torchrun() and os.environ["RANK"] != "0"
 
 
 @contextmanager
-def joined(device: str) -> Iterator[str]:
-    """Join the processes that ``torchrun`` started, if it did; the device that is this one's.
+def join_process_group(device: str) -> Iterator[str]:
+    """Join the process group of ``torchrun``, if it started this process; yields its device.
 
     Args:
-        device: ``"cpu"``: gloo. ``"cuda"``: nccl, and a GPU for each process.
+        device: ``"cpu"``, for gloo, or ``"cuda"``, for nccl with one GPU per process.
 
     Raises:
-        ValueError: more processes than GPUs, or a GPU named by number.
+        ValueError: more processes than GPUs, or a GPU with a number.
     """
     if not is_torchrun():
         yield device
         return
     on_cuda = torch.device(device).type == "cuda"
     if on_cuda:
-        place, here = int(os.environ.get("LOCAL_RANK", "0")), torch.cuda.device_count()
+        local_rank, gpus = int(os.environ.get("LOCAL_RANK", "0")), torch.cuda.device_count()
         if device != "cuda":
             raise ValueError(f"under torchrun the device must be cpu or cuda, got {device!r}")
-        if place >= here:
+        if local_rank >= gpus:
             raise ValueError(
-                f"process {place} of this machine finds {here} GPU(s): start at most that many"
+                f"process {local_rank} of this machine finds {gpus} GPU(s): start at most that many"
             )
-        torch.cuda.set_device(place)
-        device = f"cuda:{place}"
-    dist.init_process_group("nccl" if on_cuda else "gloo", timeout=PATIENCE)
+        torch.cuda.set_device(local_rank)
+        device = f"cuda:{local_rank}"
+    dist.init_process_group("nccl" if on_cuda else "gloo", timeout=TIMEOUT)
     try:
         yield device
     finally:

@@ -1,4 +1,4 @@
-"""Training a model in place: what is checked before, and what is put back after."""
+"""``fit``: validates its arguments, trains a model in place, and restores its settings."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,7 +14,7 @@ from ipvae_snn.models.base import BaseModel, require_model
 from ipvae_snn.training.checkpointer import Checkpointer, History
 from ipvae_snn.training.config import TrainConfig
 from ipvae_snn.training.distributed import ProcessGroup
-from ipvae_snn.training.health import require_sound_weights
+from ipvae_snn.training.health import require_finite_weights
 from ipvae_snn.training.loop import Loop
 from ipvae_snn.training.signals import deferred_signals
 
@@ -29,40 +29,40 @@ def fit(
 ) -> History:
     """Train ``model`` on ``data`` in place.
 
-    In processes that ``torchrun`` started (and that joined a process group), each takes its share
+    If PyTorch's process group is initialized, as under ``torchrun``, each rank trains on its share
     of every batch, and all end with the same weights.
 
     Args:
         model: an :class:`IPVAE`, one of :mod:`ipvae_snn.baselines`, or another
-            :class:`~ipvae_snn.models.BaseModel`; moved to ``config.device``, and left in ``eval()``
-            mode. An IPVAE has its final clamp again, and a relaxed estimator
-            keeps the temperature it ended with. Baselines have neither: their history has no
-            ``clamp``.
-        data: samples, shape (N, M), floating point; or :class:`~ipvae_snn.data.Samples` that
-            are read batch by batch.
+            :class:`~ipvae_snn.models.BaseModel`. It is moved to ``config.device`` and left in
+            ``eval()`` mode, with the clamp it had before; a relaxed estimator keeps its final
+            temperature. Baselines have neither: their history has no ``clamp``.
+        data: samples, shape (N, M), floating point; or :class:`~ipvae_snn.data.Samples`, which are
+            read batch by batch.
         config: the recipe; default :class:`TrainConfig`.
-        checkpoint: file to keep the state of the training in: written at the start, every
-            ``config.checkpoint_every`` iterations, at the end, and when SIGINT, SIGTERM or SIGHUP
-            ask to stop. If there is one, the training goes on from it, and on the CPU ends with the
-            very weights of one that was never interrupted.
+        checkpoint: file for the state of the training. It is written at the start, every
+            ``config.checkpoint_every`` iterations, at the end, and on SIGINT, SIGTERM and SIGHUP.
+            If it exists, the training resumes from it, and ends on the CPU with the same weights,
+            bit for bit, as one without interruption.
         workers: processes that read samples ahead; for Samples that are not in memory.
 
     Returns:
-        History: a row per ``config.log_every`` iterations and one for the last, with ``iteration``,
-        ``loss``, ``nll`` and ``kl`` (nats per sample and timestep), ``r2`` and ``zeros`` of the
-        batch at the last timestep, ``beta``, ``clamp``, ``lr`` and ``grad_norm``. Equal seeds
-        give equal weights on the CPU, whatever was drawn before, as long as no other thread draws
-        from torch's generator meanwhile.
+        History: a row for every ``config.log_every`` iterations and for the last, with
+        ``iteration``, ``loss``, ``nll`` and ``kl`` (nats per sample and timestep), ``r2`` and
+        ``zeros`` of the batch at the last timestep, ``grad_norm``, ``beta``, ``clamp``, ``lr`` and
+        ``grad_clip``. Equal seeds give equal weights on the CPU, whatever the random state before,
+        unless another thread draws from torch's generator at the same time.
 
     Raises:
-        TypeError: data is no floating tensor.
-        ValueError: wrong shape, fewer samples than one, NaN or infinity in data or weights; a
-            checkpoint that is damaged, or of another model, recipe or data.
-        FloatingPointError: loss, gradient or weights stop being finite; says which, and where. The
-            model keeps the weights it had before that iteration, the checkpoint stays as it is.
+        TypeError: data is not a floating-point tensor.
+        ValueError: wrong shape, no samples, NaN or infinity in data or weights; a checkpoint that
+            is damaged, or of another model, recipe or data.
+        FloatingPointError: loss, gradient or weights become NaN or infinite; the message names
+            which, and the iteration. The model keeps the weights from before that iteration, and
+            the checkpoint is unchanged.
         OSError: the checkpoint cannot be written, or another training uses it.
-        ConnectionError: another process of this training ended.
-        Stopped: a signal asked to, and the checkpoint is written. A kind of KeyboardInterrupt.
+        ConnectionError: another rank was lost.
+        Stopped: a signal was received and the checkpoint written; a subclass of KeyboardInterrupt.
 
     >>> config = TrainConfig(iterations=4, batch=8, steps=3, log_every=2, progress=False)
     >>> from ipvae_snn import IPVAE
@@ -80,26 +80,27 @@ def fit(
             f"({len(samples)}, {samples.features})"
         )
     require_integer(workers, "workers", least=0)
-    require_sound_weights(model)
-    device, world = require_device(config.device), ProcessGroup()
+    require_finite_weights(model)
+    device, group = require_device(config.device), ProcessGroup()
     path = None if checkpoint is None else Path(checkpoint)
     optimizer = torch.optim.Adamax(
         model.to(device).parameters(), lr=config.lr, weight_decay=config.weight_decay
     )
-    with exclusive_lock(path if world.leads else None), deferred_signals(path is not None) as asked:
-        keeper = Checkpointer(path, model, optimizer, config, samples, world)
-        with model.seeded(config.seed), _in_training(model, config) as final:
-            loop = Loop(model, optimizer, samples, config, world, keeper, final)
-            keeper.restore()
-            loop.run(asked, workers)
-    return keeper.history
+    lock = exclusive_lock(path if group.is_main else None)
+    with lock, deferred_signals(path is not None) as pending:
+        checkpointer = Checkpointer(path, model, optimizer, config, samples, group)
+        with model.seeded(config.seed), _training_mode(model, config) as final:
+            loop = Loop(model, optimizer, samples, config, group, checkpointer, final)
+            checkpointer.restore()
+            loop.run(pending, workers)
+    return checkpointer.history
 
 
 @contextmanager
-def _in_training(model: BaseModel, config: TrainConfig) -> Iterator[dict[str, float]]:
-    """The settings that schedules move, with the values they end at.
+def _training_mode(model: BaseModel, config: TrainConfig) -> Iterator[dict[str, float]]:
+    """Set precision and ``train()`` mode; restore clamp and precision and set ``eval()`` after.
 
-    After the block the model has its own clamp and precision again, and is in eval mode.
+    Yields the settings that schedules change, with their final values.
     """
     final, precision = model.annealed(), model.precision
     model.precision = config.precision

@@ -1,4 +1,4 @@
-"""The loop of a training: batches in, steps of the optimizer, rows of the history out."""
+"""The training loop: reads batches, updates weights, logs, and writes checkpoints."""
 
 from collections.abc import Iterator, Mapping
 
@@ -15,12 +15,22 @@ from ipvae_snn.training.config import TrainConfig
 from ipvae_snn.training.distributed import ProcessGroup
 from ipvae_snn.training.health import Diverged
 from ipvae_snn.training.schedules import apply_schedules
-from ipvae_snn.training.signals import Asked, Stopped
+from ipvae_snn.training.signals import PendingSignal, Stopped
 from ipvae_snn.training.step import Objective, Step, history_row, train_step
 
 
 class Loop:
-    """From where the keeper took up to the last iteration, in this process of a world."""
+    """The iterations that are left, on one rank.
+
+    Args:
+        model: the model, in ``train()`` mode.
+        optimizer: its optimizer.
+        samples: all samples; each rank reads its rows of a batch.
+        config: the recipe.
+        group: the ranks.
+        checkpointer: knows the first iteration and collects the history.
+        final: settings that the model anneals, with their final values.
+    """
 
     def __init__(
         self,
@@ -28,46 +38,45 @@ class Loop:
         optimizer: torch.optim.Optimizer,
         samples: Samples,
         config: TrainConfig,
-        world: ProcessGroup,
-        keeper: Checkpointer,
+        group: ProcessGroup,
+        checkpointer: Checkpointer,
         final: Mapping[str, float],
     ) -> None:
         self.model, self.optimizer, self.samples = model, optimizer, samples
-        self.config, self.world, self.keeper = config, world, keeper
+        self.config, self.group, self.checkpointer = config, group, checkpointer
         self.final = final
-        self.rows = share(config.batch, world.rank, world.size)
-        self.numbers = None
-        if world.joined and model.draws_by_row:
-            self.numbers = torch.arange(self.rows.start, self.rows.stop)
+        self.rows = share(config.batch, group.rank, group.size)
 
-    def run(self, asked: Asked, workers: int) -> None:
-        """All iterations that are left; errors as :func:`~ipvae_snn.training.fit`."""
-        config, done = self.config, self.keeper.done
-        if done == config.iterations:
+    def run(self, pending: PendingSignal, workers: int) -> None:
+        """Train to the last iteration; raises what :func:`~ipvae_snn.training.fit` does."""
+        config, start = self.config, self.checkpointer.start
+        if start == config.iterations:
             return
-        bar = tqdm(
-            total=config.iterations, initial=done, desc="training", unit="it",
-            disable=not (config.progress and self.world.leads),
-        )  # fmt: skip
+        row_ids = None
+        if self.group.initialized and self.model.draws_by_row:
+            row_ids = torch.arange(self.rows.start, self.rows.stop)
+        hidden = not (config.progress and self.group.is_main)
+        bar = tqdm(total=config.iterations, initial=start, desc="training", disable=hidden)
         try:
-            with bar, self.world.together():
-                objective = self.world.averaging_gradients(Objective(self.model))
-                for iteration, x in enumerate(self._shown(workers), done):
+            with bar, self.group.detecting_lost_ranks():
+                objective = self.group.data_parallel(Objective(self.model, config, row_ids))
+                for iteration, x in enumerate(self._read_batches(workers), start):
                     step, schedule = self._advance(objective, iteration, x)
                     self._log(iteration + 1, x, step, schedule, bar)
-                    self._keep(iteration + 1, asked)
+                    self._write_checkpoint(iteration + 1, pending)
         except Diverged as error:
-            raise Diverged(error.iteration, error.reason, self.keeper.told()) from error
+            note = self.checkpointer.last_saved()
+            raise Diverged(error.iteration, error.reason, note) from error
 
-    def _shown(self, workers: int) -> Iterator[Tensor]:
-        """This process's share of each batch that is left, where and as the weights are."""
-        config, done, like = self.config, self.keeper.done, self.model.like
+    def _read_batches(self, workers: int) -> Iterator[Tensor]:
+        """This rank's share of each batch, with the device and dtype of the weights."""
+        config, start, like = self.config, self.checkpointer.start, self.model.like
         samples = self.samples
         if isinstance(samples, InMemory):
             samples = InMemory(samples.data.to(device=like.device, dtype=like.dtype))
-        every = batches(len(samples), config.batch, config.seed, start=done)
-        own = (next(every)[self.rows] for _ in range(done, config.iterations))
-        for iteration, x in enumerate(stream(samples, own, workers), done + 1):
+        order = batches(len(samples), config.batch, config.seed, start=start)
+        rows = (next(order)[self.rows] for _ in range(start, config.iterations))
+        for iteration, x in enumerate(stream(samples, rows, workers), start + 1):
             if not samples.in_memory:
                 require_finite(x, f"the batch of iteration {iteration}")
             yield x.to(device=like.device, dtype=like.dtype)
@@ -76,12 +85,17 @@ class Loop:
         self, objective: torch.nn.Module, iteration: int, x: Tensor
     ) -> tuple[Step, dict[str, float]]:
         schedule = apply_schedules(self.model, self.optimizer, self.config, iteration, self.final)
-        # Processes average their gradients; shares may differ by one sample.
-        weight = len(x) * self.world.size / self.config.batch
+        # The mean over ranks weighs them equally, but their shares may differ by one sample.
+        weight = len(x) * self.group.size / self.config.batch
         step = train_step(
-            self.model, objective, self.optimizer, x, self.config, schedule, iteration + 1,
-            self.numbers, weight,
-        )  # fmt: skip
+            self.model,
+            objective,
+            self.optimizer,
+            x,
+            schedule,
+            iteration=iteration + 1,
+            weight=weight,
+        )
         return step, schedule
 
     def _log(
@@ -90,14 +104,15 @@ class Loop:
         bar.update()
         if iteration < self.config.iterations and iteration % self.config.log_every:
             return
-        row = history_row(self.model, x, step, self.world, self.config.batch)
-        self.keeper.history.append({"iteration": iteration, **row, **schedule})
+        row = history_row(self.model, x, step, self.group, self.config.batch)
+        self.checkpointer.history.append({"iteration": iteration, **row, **schedule})
         bar.set_postfix({name: f"{row[name]:.3g}" for name in ("loss", "r2", "zeros")})
 
-    def _keep(self, iteration: int, asked: Asked) -> None:
-        signum = self.world.most(asked.signum)
+    def _write_checkpoint(self, iteration: int, pending: PendingSignal) -> None:
+        """Write one if it is due, and stop if any rank received a signal."""
+        signum = self.group.max(pending.signum)
         last = iteration == self.config.iterations
-        self.keeper.keep(iteration, now=last or bool(signum))
-        if signum and self.keeper.path is not None:
-            asked.signum = 0
-            raise Stopped(signum, iteration, self.keeper.path)
+        self.checkpointer.save_if_due(iteration, force=last or bool(signum))
+        if signum and self.checkpointer.path is not None:
+            pending.signum = 0
+            raise Stopped(signum, iteration, self.checkpointer.path)

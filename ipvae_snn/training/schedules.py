@@ -1,4 +1,4 @@
-"""What changes over a training: learning rate, weight of the KL, clamp, temperature."""
+"""Schedules: learning rate, weight of the KL, clamp and temperature at each iteration."""
 
 import math
 from collections.abc import Mapping
@@ -10,7 +10,7 @@ from ipvae_snn.training.config import TrainConfig
 
 
 def linear_ramp(iteration: int, start: float, end: float, length: float) -> float:
-    """Value at ``iteration`` of a line from ``start`` to ``end`` over ``length`` iterations.
+    """Linear from ``start`` to ``end`` over ``length`` iterations, then constant.
 
     >>> [linear_ramp(i, 0.0, 1.0, length=4) for i in (0, 2, 4, 9)]
     [0.0, 0.5, 1.0, 1.0]
@@ -37,13 +37,19 @@ def apply_schedules(
     iteration: int,
     final: Mapping[str, float],
 ) -> dict[str, float]:
-    """Set model and optimizer to what an iteration asks for; returns what that is, by name.
+    """Set learning rate, clamp and temperature for an iteration.
 
     Args:
-        final: settings that the model anneals, with the values they end at.
+        model: the model, whose settings :meth:`~BaseModel.anneal` sets.
+        optimizer: its optimizer.
+        config: the recipe.
+        iteration: counted from 0.
+        final: settings that the model anneals, with their final values.
+
+    Returns:
+        ``beta``, ``clamp`` (if the model has one), ``lr`` and ``grad_clip`` of the iteration.
     """
     total = config.iterations
-    warming = iteration < config.warmup * total
     ramps = {
         "clamp": (config.clamp_start, final.get("clamp", math.inf), config.clamp_ramp),
         "temp": (config.temp_start, config.temp_end, config.temp_ramp),
@@ -59,9 +65,10 @@ def apply_schedules(
     )
     for group in optimizer.param_groups:
         group["lr"] = lr
+    warming_up = iteration < config.warmup * total
     return {
         "beta": linear_ramp(iteration, config.beta_start, config.beta, config.beta_ramp * total),
         **({"clamp": settings["clamp"]} if "clamp" in settings else {}),
         "lr": lr,
-        "grad_clip": config.grad_clip * (3 if warming else 1),
+        "grad_clip": config.grad_clip * (3 if warming_up else 1),
     }

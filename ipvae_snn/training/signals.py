@@ -1,4 +1,4 @@
-"""Signals that ask a training to stop: it finishes its iteration, and keeps what it has learned."""
+"""Signals during a training: it finishes its iteration and writes a checkpoint before it stops."""
 
 import signal
 import threading
@@ -10,51 +10,54 @@ from types import FrameType
 SIGNALS = tuple(
     getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)
 )
-"""SIGHUP is what comes when the terminal goes; some systems have none."""
+"""A closing terminal sends SIGHUP; Windows lacks it."""
 
 
 class Stopped(KeyboardInterrupt):
-    """A training was asked to stop, and has: its checkpoint is written.
+    """A signal stopped a training, after its checkpoint was written.
 
     Attributes:
-        signum: the signal that asked.
-        iteration: iterations done.
-        checkpoint: where they are kept.
-        advice: what to do about it, for people.
+        signum: the signal.
+        iteration: iterations completed.
+        checkpoint: file that holds their state.
+        advice: how to resume, for messages.
     """
 
-    advice = "call fit with this checkpoint again to go on"
+    advice = "call fit with this checkpoint again to resume"
 
     def __init__(self, signum: int, iteration: int, checkpoint: Path) -> None:
         self.signum, self.iteration, self.checkpoint = signum, iteration, checkpoint
         super().__init__(
             f"stopped by {signal.Signals(signum).name} after iteration {iteration}; {checkpoint} "
-            "holds all of it"
+            "holds its state"
         )
 
 
-class Asked:
-    """Which signal asked to stop, 0 if none did."""
+class PendingSignal:
+    """The signal received in a block of :func:`deferred_signals`; 0 if none was."""
 
     signum = 0
 
 
 @contextmanager
-def deferred_signals(wanted: bool = True) -> Iterator[Asked]:
-    """A block in which :data:`SIGNALS` are taken down; a second SIGINT acts as it usually does.
+def deferred_signals(enabled: bool = True) -> Iterator[PendingSignal]:
+    """Record :data:`SIGNALS` during a block instead of handling them, for the block to poll.
 
-    Only a program's main thread can listen; elsewhere, and if not ``wanted``, nothing changes.
+    After the first signal SIGINT has its usual handler again, so that a second Ctrl-C interrupts at
+    once. Python handles signals in the main thread only: in others, or if not ``enabled``, nothing
+    changes.
     """
-    asked = Asked()
-    if not wanted or threading.current_thread() is not threading.main_thread():
-        yield asked
+    pending = PendingSignal()
+    if not enabled or threading.current_thread() is not threading.main_thread():
+        yield pending
         return
-    found = {int(number): signal.getsignal(number) for number in SIGNALS}
-    # What is ignored, as in the background of a shell, or handled by no Python, stays so.
-    usual = {n: handler for n, handler in found.items() if handler not in (signal.SIG_IGN, None)}
+    handlers = {int(number): signal.getsignal(number) for number in SIGNALS}
+    # Signals stay ignored where they are, as in background jobs of a shell. None is a handler that
+    # was not installed from Python, and could not be restored.
+    usual = {n: handler for n, handler in handlers.items() if handler not in (signal.SIG_IGN, None)}
 
-    def take_down(number: int, frame: FrameType | None) -> None:
-        asked.signum = number
+    def record(number: int, frame: FrameType | None) -> None:
+        pending.signum = number
         restore(signal.SIGINT)
 
     def restore(*numbers: int) -> None:
@@ -62,10 +65,10 @@ def deferred_signals(wanted: bool = True) -> Iterator[Asked]:
             signal.signal(number, usual[number])
 
     for number in usual:
-        signal.signal(number, take_down)
+        signal.signal(number, record)
     try:
-        yield asked
+        yield pending
     finally:
         restore(*usual)
-    if asked.signum:  # nobody came to ask, and nothing else went wrong: as if it came now
-        signal.raise_signal(asked.signum)
+    if pending.signum:  # the block ended without polling it
+        signal.raise_signal(pending.signum)

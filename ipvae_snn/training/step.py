@@ -1,4 +1,4 @@
-"""One iteration: objective, gradient, step of the optimizer, and what is told of it."""
+"""One training iteration: loss, gradient, optimizer step, and its row of the history."""
 
 from typing import Any, NamedTuple
 
@@ -10,11 +10,11 @@ from ipvae_snn import metrics
 from ipvae_snn.models.base import BaseModel
 from ipvae_snn.training.config import TrainConfig
 from ipvae_snn.training.distributed import ProcessGroup
-from ipvae_snn.training.health import Diverged, require_sound_step, unsound_weights
+from ipvae_snn.training.health import Diverged, nonfinite_weights, require_finite_step
 
 
 class Step(NamedTuple):
-    """What one iteration gave, of this process's share of the batch."""
+    """Results of one iteration on this rank's share of the batch, detached."""
 
     loss: Tensor
     nll: Tensor
@@ -24,21 +24,26 @@ class Step(NamedTuple):
 
 
 class Objective(nn.Module):
-    """The training objective as the forward pass of a module, which engines can wrap."""
+    """The training objective as a module, which ``DistributedDataParallel`` can wrap.
 
-    def __init__(self, model: BaseModel) -> None:
+    Args:
+        model: the model to train.
+        config: the recipe, for ``steps`` and ``burn_in``.
+        row_ids: numbers of this rank's rows in the whole batch, if its draws depend on them.
+    """
+
+    def __init__(self, model: BaseModel, config: TrainConfig, row_ids: Tensor | None) -> None:
         super().__init__()
-        self.model = model
+        self.model, self.config = model, config
+        self.options: Any = {} if row_ids is None else {"sample_seeds": row_ids}
 
-    def forward(
-        self, x: Tensor, config: TrainConfig, beta: float, numbers: Tensor | None
-    ) -> tuple[Tensor, ...]:
-        """Loss, mean NLL and KL, and the last spikes, of x of shape (B, M)."""
-        known: Any = {} if numbers is None else {"sample_seeds": numbers}
-        out = self.model.run(x, config.steps, record=("nll", "kl"), **known)
-        counted = torch.zeros_like(out.nll)
-        counted[config.burn_in :] = config.steps / (config.steps - config.burn_in)
-        loss = F.free_energy(counted * out.nll, out.kl, beta, self.model.in_features)
+    def forward(self, x: Tensor, beta: float) -> tuple[Tensor, ...]:
+        """Loss, mean NLL, mean KL and the last spikes, for x of shape (B, M)."""
+        steps, burn_in = self.config.steps, self.config.burn_in
+        out = self.model.run(x, steps, record=("nll", "kl"), **self.options)
+        weight = torch.zeros_like(out.nll)
+        weight[burn_in:] = steps / (steps - burn_in)
+        loss = F.free_energy(weight * out.nll, out.kl, beta, self.model.in_features)
         return loss, out.nll.mean(), out.kl.mean(), out.state.spk
 
 
@@ -47,34 +52,33 @@ def train_step(
     objective: nn.Module,
     optimizer: torch.optim.Optimizer,
     x: Tensor,
-    config: TrainConfig,
     schedule: dict[str, float],
+    *,
     iteration: int,
-    numbers: Tensor | None,
     weight: float,
 ) -> Step:
-    """One step of the optimizer.
+    """Compute loss and gradient, and update the weights.
 
     Args:
-        model: whose weights are to change.
-        objective: an :class:`Objective` of it, or what an engine made of that.
-        x: this process's share of the batch, (B, M).
+        model: the model to train.
+        objective: its :class:`Objective`, possibly wrapped.
+        optimizer: of its parameters.
+        x: this rank's share of the batch, (B, M).
+        schedule: ``beta`` and ``grad_clip``.
         iteration: counted from 1, for messages.
-        numbers: rows of x in the whole batch, where draws know them by number.
-        weight: of this share's loss in the mean over processes.
+        weight: factor on the loss, so that the mean over ranks is the mean over the batch.
 
     Raises:
-        Diverged: the next weights would not be finite; the weights stay as they were.
+        Diverged: loss or gradient are not finite; the weights are unchanged.
     """
     try:
-        loss, nll, kl, spk = objective(x, config, schedule["beta"], numbers)
-    except ValueError as error:  # x was found sound before: the weights no longer are
-        reason = unsound_weights(model) or str(error)
-        raise Diverged(iteration, reason) from error
+        loss, nll, kl, spk = objective(x, schedule["beta"])
+    except ValueError as error:  # x was checked before, so the weights are the cause
+        raise Diverged(iteration, nonfinite_weights(model) or str(error)) from error
     optimizer.zero_grad(set_to_none=True)
     (loss * weight if weight != 1 else loss).backward()
-    loss, nll, kl, spk = (part.detach() for part in (loss, nll, kl, spk))
-    require_sound_step(iteration, model, {"the loss": loss, "its NLL": nll, "its KL": kl})
+    loss, nll, kl, spk = (result.detach() for result in (loss, nll, kl, spk))
+    require_finite_step(iteration, model, {"the loss": loss, "its NLL": nll, "its KL": kl})
     norm = torch.nn.utils.clip_grad_norm_(model.parameters(), schedule["grad_clip"])
     if not torch.isfinite(norm):
         raise Diverged(iteration, f"the norm of the gradient is {float(norm):g}")
@@ -83,18 +87,20 @@ def train_step(
 
 
 def history_row(
-    model: BaseModel, x: Tensor, step: Step, world: ProcessGroup, batch: int
+    model: BaseModel, x: Tensor, step: Step, group: ProcessGroup, batch: int
 ) -> dict[str, float]:
-    """The numbers of a step, of all processes together."""
+    """Means of a step over the whole batch, for the history."""
     with torch.no_grad():
-        r2 = metrics.r2(x, model.decode(step.spk))
-    means = {
-        "loss": step.loss, "nll": step.nll, "kl": step.kl, "r2": r2,
-        "zeros": metrics.zeros(step.spk),
-    }  # fmt: skip
-    row = {"grad_norm": float(step.grad_norm)}
-    if world.joined:
-        shared = torch.stack([torch.as_tensor(v, dtype=torch.float64) for v in means.values()])
-        found = (world.sum(shared * len(x)) / batch).tolist()
-        return dict(zip(means, found, strict=True)) | row
-    return {name: float(value) for name, value in means.items()} | row
+        means = {
+            "loss": step.loss,
+            "nll": step.nll,
+            "kl": step.kl,
+            "r2": metrics.r2(x, model.decode(step.spk)),
+            "zeros": metrics.zeros(step.spk),
+        }
+    row = {name: float(value) for name, value in means.items()}
+    if group.initialized:
+        values = torch.tensor(list(row.values()), dtype=torch.float64)
+        totals = (group.sum(values * len(x)) / batch).tolist()
+        row = dict(zip(row, totals, strict=True))
+    return {**row, "grad_norm": float(step.grad_norm)}

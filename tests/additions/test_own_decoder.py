@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from ipvae_snn import IPVAE, TrainConfig, evaluate, fit
+from ipvae_snn import IPVAE, Stream, TrainConfig, evaluate, export, fit, metrics
 from ipvae_snn.models import DECODERS, Decoder
 
 # -- the addition ---------------------------------------------------------------------------------
@@ -66,6 +66,18 @@ def test_one_without_a_name_works_but_is_not_saved(tmp_path):
     assert model.decoder[0].weight.grad.abs().sum() > 0
     with pytest.raises(TypeError, match="register the decoder"):
         model.save(tmp_path / "model.pt")
+
+
+def test_what_needs_the_linear_decoder_says_so():
+    model = IPVAE(9, 8, decoder=TwoLayers(8, 9))
+    with pytest.raises(TypeError, match="linear decoder under Gaussian pixels"):
+        Stream(model)
+    with pytest.raises(TypeError, match="cannot be counted"):
+        metrics.synops(model, torch.rand(4, 9), 5)
+    with pytest.raises(TypeError, match="IPVAE"):
+        export.to_fixed_point(model)
+    with pytest.raises(ValueError, match="lateral_scale must be 1"):
+        IPVAE(9, 8, decoder=TwoLayers(8, 9), lateral_scale=0.5)
 
 
 def test_one_of_another_size_is_refused():

@@ -153,8 +153,8 @@ def test_new_data_is_evaluated_whole_and_training_data_on_its_held_out_part(tmp_
         ),
         (["train", "--data", "digits", "--out", "{tmp}/o", "--as", "patches"], "too small"),
         (["train", "--data", "mnist", "--out", "{tmp}/o", "--data-dir", "{tmp}"], "no MNIST"),
-        (["evaluate", "{tmp}/full", "--data", "digits"], "no run folder"),
-        (["evaluate", "{tmp}/none", "--data", "digits"], "no run folder"),
+        (["evaluate", "{tmp}/full", "--data", "digits"], "not a run folder"),
+        (["evaluate", "{tmp}/none", "--data", "digits"], "not a run folder"),
         (["evaluate", "{run}", "--data", "digits", "--steps", "-1"], "steps must be"),
         (["evaluate", "{run}", "--data", "{tmp}/other.npy"], "samples of 8×8"),
         (["evaluate", "{run}", "--data", "digits", "--out", "{tmp}/full"], "exists already"),
@@ -176,7 +176,7 @@ def test_new_data_is_evaluated_whole_and_training_data_on_its_held_out_part(tmp_
                 "--latents",
                 "10000000000",
             ],
-            "torch gave up",
+            "PyTorch failed",
         ),
     ],
 )
@@ -228,5 +228,5 @@ def test_the_installed_command_and_its_help():
         [*command, "evaluate", "nowhere", "--data", "digits"], capture_output=True, text=True
     )
     assert failed.returncode == 1
-    assert "no run folder" in failed.stderr
+    assert "not a run folder" in failed.stderr
     assert "Traceback" not in failed.stderr

@@ -83,7 +83,7 @@ def test_a_file_is_never_overwritten(run, tmp_path, capsys):
     assert exported(run, tmp_path / "no" / "folder", "--to", "nir") == 1
     assert "does not exist" in capsys.readouterr().err
     assert exported(tmp_path, tmp_path / "x", "--to", "nir") == 1
-    assert "is no run folder" in capsys.readouterr().err
+    assert "is not a run folder" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -79,7 +79,7 @@ def test_the_page_is_complete_and_loads_nothing_from_the_network(page):
     assert "://" not in re.sub(r"base64,[^']*", "", text)
     assert "default-src 'none'" in text
     assert "{{" not in text
-    for label in ("lifetime sparsity", "step 20", "To look at", "oscillation", "parameters"):
+    for label in ("lifetime sparsity", "step 20", "Problems: ", "oscillation", "parameters"):
         assert label in text
 
 

@@ -35,7 +35,7 @@ def raise_signal_at(monkeypatch, iteration, number=signal.SIGINT):
     step = loop.train_step
 
     def signalling(*arguments, **options):
-        if arguments[6] == iteration:
+        if options["iteration"] == iteration:
             signal.raise_signal(number)
         return step(*arguments, **options)
 
@@ -50,7 +50,7 @@ def stopped_run(tmp_path, monkeypatch, capsys):
         assert main(["train", *QUICK, "--out", str(tmp_path / "run")]) == 130
     error = capsys.readouterr().err
     assert "stopped by SIGINT after iteration 3" in error
-    assert f"go on with: ipvae-snn train --resume {tmp_path / 'run'}" in error
+    assert f"resume with: ipvae-snn train --resume {tmp_path / 'run'}" in error
     assert listing(tmp_path / "run") == ["checkpoint.pt", "config.json"]
     return tmp_path / "run"
 
@@ -93,7 +93,7 @@ def test_an_interrupted_evaluation_is_repeated(stopped_run, complete_run, monkey
     with monkeypatch.context() as patch:
         patch.setattr(train, "save_figures", interrupted)
         assert main(["train", "--resume", str(stopped_run), "--quiet"]) == 130
-    assert f"go on with: ipvae-snn train --resume {stopped_run}" in capsys.readouterr().err
+    assert f"resume with: ipvae-snn train --resume {stopped_run}" in capsys.readouterr().err
     assert listing(stopped_run) == ["checkpoint.pt", "config.json"]
     # The state after a kill while the results are moved in:
     (stopped_run / "figures").mkdir()
@@ -118,7 +118,7 @@ def test_a_run_killed_before_its_first_checkpoint_restarts(stopped_run, complete
 def test_resuming_a_complete_run_does_nothing(complete_run, capsys):
     before = listing(complete_run)
     assert main(["train", "--resume", str(complete_run), "--quiet"]) == 0
-    assert "is complete: there is nothing to go on with" in capsys.readouterr().out
+    assert "is complete: there is nothing to resume" in capsys.readouterr().out
     assert listing(complete_run) == before
 
 
@@ -129,7 +129,7 @@ def test_resuming_a_complete_run_does_nothing(complete_run, capsys):
         (["--latents", "512"], "--latents cannot be given with --resume"),
         (["--checkpoint-every", "0"], "checkpoint_every must be at least 1"),
         (["--data", "{tmp}/other.npy"], "was trained on samples of 8×8 values"),
-        (["--data", "{tmp}/same.npy"], "learned from other data"),
+        (["--data", "{tmp}/same.npy"], "of a training on other data"),
         (["--data", "nowhere"], "does not exist"),
         (["--lr", "nan"], "lr must be"),
         (["--workers", "-1"], "--workers must be at least 0"),
@@ -192,7 +192,7 @@ def test_a_diverging_training_keeps_its_last_good_checkpoint(tmp_path, monkeypat
     step = loop.train_step
 
     def diverging(model, *arguments, **options):
-        if arguments[5] == 5:
+        if options["iteration"] == 5:
             with torch.no_grad():
                 model.weight[0, 0] = float("nan")
         return step(model, *arguments, **options)
@@ -273,7 +273,7 @@ def test_a_failed_write_of_the_results_keeps_the_training(stopped_run, monkeypat
         patch.setattr(train, "write_csv", full)
         assert main(["train", "--resume", str(stopped_run), "--quiet"]) == 1
     error = capsys.readouterr().err
-    assert "cannot write the results, No space left on device; the training is kept" in error
+    assert "cannot write the results, No space left on device; the checkpoint is kept" in error
     assert listing(stopped_run) == ["checkpoint.pt", "config.json"]
     assert main(["train", "--resume", str(stopped_run), "--quiet"]) == 0
 

@@ -7,7 +7,7 @@ import torch
 
 from ipvae_snn import IPVAE, TrainConfig, fit, surrogate
 from ipvae_snn.baselines import IGVAE
-from ipvae_snn.training.distributed import ProcessGroup, joined
+from ipvae_snn.training.distributed import ProcessGroup, join_process_group
 
 X = torch.randn(60, 20, generator=torch.Generator().manual_seed(1))
 ESTIMATORS = {
@@ -32,7 +32,7 @@ def trained(estimator, iterations):
 
 def main(folder):
     torch.set_num_threads(1)
-    with joined("cpu"):
+    with join_process_group("cpu"):
         group = ProcessGroup()
         results = {
             f"{name} {n}": trained(name, n) for name in (*ESTIMATORS, "baseline") for n in (1, 30)

@@ -310,7 +310,7 @@ def test_a_training_killed_while_writing_resumes(tmp_path):
     iterations = []
     for wait in (0.05, 0.2):
         process = subprocess.Popen([sys.executable, "-c", PROGRAM, str(path)])
-        start = read_checkpoint(path)["iteration"] if iterations else -1
+        start = read_checkpoint(path)["iteration"] if iterations else 0
         while not path.exists() or read_checkpoint(path)["iteration"] <= start:
             assert process.poll() is None
             time.sleep(0.01)

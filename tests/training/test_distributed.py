@@ -16,7 +16,7 @@ from ipvae_snn.cli import main
 from ipvae_snn.kernels import native
 from ipvae_snn.training import loop
 from ipvae_snn.training.checkpoint import read_checkpoint
-from ipvae_snn.training.distributed import ProcessGroup, is_silent_rank, joined
+from ipvae_snn.training.distributed import ProcessGroup, is_silent_rank, join_process_group
 from tests.training.distributed_main import trained
 
 MAIN = Path(__file__).with_name("distributed_main.py")
@@ -126,7 +126,7 @@ def test_after_a_rank_is_killed_the_other_stops_and_one_process_can_resume(tmp_p
     before, step = checkpoint_iteration(run), loop.train_step
 
     def stopping(*arguments, **options):
-        if arguments[6] == before + 5:
+        if options["iteration"] == before + 5:
             signal.raise_signal(signal.SIGTERM)
         return step(*arguments, **options)
 
@@ -157,30 +157,31 @@ def test_unavailable_devices_are_refused(device, says, monkeypatch):
     for name, value in {"RANK": 1, "WORLD_SIZE": 2, "MASTER_ADDR": "x", "MASTER_PORT": 1}.items():
         monkeypatch.setenv(name, str(value))
     assert is_silent_rank()
-    with pytest.raises(ValueError, match=says), joined(device):
+    with pytest.raises(ValueError, match=says), join_process_group(device):
         raise AssertionError("it went on")
     assert not dist.is_initialized()
 
 
 def test_a_process_group_of_one():
-    world = ProcessGroup()
-    assert (world.rank, world.size, world.leads) == (0, 1, True)
-    assert world.gather("a") == ["a"]
-    assert world.most(3) == 3
-    assert world.broadcast(lambda: 5) == 5
+    group = ProcessGroup()
+    assert (group.rank, group.size, group.is_main) == (0, 1, True)
+    assert group.gather("a") == ["a"]
+    assert group.max(3) == 3
+    assert group.broadcast(lambda: 5) == 5
     module = torch.nn.Linear(2, 2)
-    assert world.averaging_gradients(module) is module
-    assert torch.equal(world.sum(torch.ones(2)), torch.ones(2))
-    with joined("cpu") as device:
+    assert group.data_parallel(module) is module
+    assert torch.equal(group.sum(torch.ones(2)), torch.ones(2))
+    with join_process_group("cpu") as device:
         assert device == "cpu"
-    with pytest.raises(RuntimeError, match="gloo"), world.together():
+    with pytest.raises(RuntimeError, match="gloo"), group.detecting_lost_ranks():
         raise RuntimeError("gloo: passed on, as there is only one process")
 
 
 def test_a_lost_connection_is_explained_and_other_errors_pass():
-    world = ProcessGroup()
-    world.joined, world.size = True, 2
-    with pytest.raises(ConnectionError, match="another of the 2 processes"), world.together():
+    group = ProcessGroup()
+    group.initialized, group.size = True, 2
+    lost = pytest.raises(ConnectionError, match="another of the 2 processes")
+    with lost, group.detecting_lost_ranks():
         raise RuntimeError("[pair.cc:1] Connection closed by peer")
-    with pytest.raises(RuntimeError, match="shape"), world.together():
+    with pytest.raises(RuntimeError, match="shape"), group.detecting_lost_ranks():
         raise RuntimeError("shape")

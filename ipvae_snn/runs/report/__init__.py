@@ -1,4 +1,4 @@
-"""``report.html``: a run as one page that needs nothing but a browser."""
+"""``report.html``: a run as one self-contained HTML page."""
 
 from ipvae_snn.runs.report.page import write_report
 

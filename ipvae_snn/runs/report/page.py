@@ -1,4 +1,4 @@
-"""The page of a run: summary, findings, pictures, and trials to step through."""
+"""The HTML report of a run: metrics, findings, figures, and trials to step through."""
 
 import base64
 import html
@@ -18,18 +18,20 @@ from ipvae_snn.runs.report.trial import trials
 from ipvae_snn.version import __version__
 
 NAME = "report.html"
-PICTURES = {
+FIGURES = {
     "dictionary": "Features, the most used first",
-    "reconstructions": "What the spikes say of an input, at some timesteps and from rates",
-    "convergence": "Held-out samples against timesteps",
+    "reconstructions": "Inputs, and reconstructions from the spikes of one timestep and from rates",
+    "convergence": "R² and zeros of held-out samples at each timestep",
     "training": "Training",
     "raster": "Spikes for one sample",
     "membranes": "Membranes of some active neurons",
 }
 SUMMARY = (
-    ("R²", "r2", ".3f"), ("R², rates", "r2_map", ".3f"), ("zeros", "zeros", ".1%"),
+    ("R²", "r2", ".3f"),
+    ("R², rates", "r2_map", ".3f"),
+    ("zeros", "zeros", ".1%"),
     ("lifetime sparsity", "lifetime_sparsity", ".3f"),
-)  # fmt: skip
+)
 
 
 def write_report(
@@ -42,18 +44,18 @@ def write_report(
     samples: int = 6,
     seed: int = 0,
 ) -> Path:
-    """Write ``report.html`` into a run folder, whole or not at all; an older one is replaced.
+    """Write ``report.html`` into a run folder, atomically; an older report is replaced.
 
-    The page holds everything it shows and asks the network for nothing.
+    The page is self-contained: it loads nothing from the network.
 
     Args:
         run: the folder; its ``metrics.json`` and ``figures`` go into the page.
-        model: of the run.
-        x: held-out samples, shape (N, M): the findings are on all of them, and the first
-            ``samples`` can be stepped through.
-        config: ``config.json`` of the run, as :func:`ipvae_snn.runs.read_config` gives it.
+        model: the model of the run.
+        x: held-out samples, shape (N, M), that the findings are based on.
+        config: ``config.json`` of the run, as read by :func:`ipvae_snn.runs.read_config`.
         num_steps: timesteps to step through.
-        seed: of the spikes.
+        samples: how many of x can be stepped through.
+        seed: seed of the spikes.
 
     Raises:
         FileNotFoundError, ValueError: the folder lacks ``metrics.json``, or it is damaged.
@@ -61,45 +63,43 @@ def write_report(
     require_integer(num_steps, "num_steps")
     require_integer(samples, "samples")
     run, shape = Path(run), tuple(config["sample_shape"])
-    figures = _metrics(run)
-    findings = diagnostics.check(model, x, shape=shape, samples=len(x), seed=seed)
+    metrics = _read_metrics(run)
+    report = diagnostics.check(model, x, shape=shape, samples=len(x), seed=seed)
     stepped = trials(model, x[:samples], shape, num_steps, seed)
-    template = files("ipvae_snn.runs.report").joinpath("template.html").read_text(encoding="utf-8")
-    parts = {
+    page = files("ipvae_snn.runs.report").joinpath("template.html").read_text(encoding="utf-8")
+    fields = {
         "TITLE": html.escape(run.resolve().name),
         "DESCRIPTION": html.escape(str(config.get("description", ""))),
-        "SUMMARY": _summary(figures),
+        "SUMMARY": _summary(metrics),
         "RECIPE": _recipe(model, config),
-        "VERDICT": _verdict(findings),
-        "FINDINGS": "\n".join(_finding(finding) for finding in findings.findings),
-        "PICTURES": "\n".join(_pictures(run)),
+        "VERDICT": _verdict(report),
+        "FINDINGS": "\n".join(map(_finding, report.findings)),
+        "FIGURES": _figures(run),
         "VERSION": html.escape(__version__),
-        # A script element ends at the first </, wherever it stands.
+        # Even inside a string, </ would end the script element.
         "TRIALS": json.dumps(stepped, separators=(",", ":")).replace("</", "<\\/"),
     }
-    for name, text in parts.items():
-        template = template.replace(f"{{{{{name}}}}}", text)
+    for name, text in fields.items():
+        page = page.replace(f"{{{{{name}}}}}", text)
     with atomic_write(run / NAME) as temporary:
-        temporary.write_text(template, encoding="utf-8")
+        temporary.write_text(page, encoding="utf-8")
     return run / NAME
 
 
-def _metrics(run: Path) -> dict[str, Any]:
+def _read_metrics(run: Path) -> dict[str, Any]:
     path = run / "metrics.json"
     if not path.is_file():
-        raise FileNotFoundError(f"{path} is missing: give the folder that train wrote")
+        raise FileNotFoundError(f"{path} is missing: {run} is not a complete run of train or demo")
     try:
-        found = json.loads(path.read_text())
-        for step in found["steps"].values():
-            for _, name, form in SUMMARY:
-                format(step[name], form)
-        return dict(found)
+        metrics = json.loads(path.read_text())
+        _summary(metrics)  # fails unless all values that it shows are numbers
+        return dict(metrics)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise ValueError(f"{path} is damaged: {error}") from error
 
 
-def _summary(found: dict[str, Any]) -> str:
-    steps = found["steps"]
+def _summary(metrics: dict[str, Any]) -> str:
+    steps = metrics["steps"]
     head = "".join(f"<th scope=col>step {html.escape(step)}</th>" for step in steps)
     rows = [f"<tr><td></td>{head}</tr>"]
     for label, name, form in SUMMARY:
@@ -110,7 +110,7 @@ def _summary(found: dict[str, Any]) -> str:
 
 def _recipe(model: BaseModel, config: Mapping[str, Any]) -> str:
     training = config["training"]
-    shown = {
+    entries = {
         "neurons": f"{model.latents:,}",
         "inputs": f"{model.in_features:,}",
         "parameters": f"{sum(p.numel() for p in model.parameters()):,}",
@@ -122,36 +122,34 @@ def _recipe(model: BaseModel, config: Mapping[str, Any]) -> str:
     }
     return "".join(
         f"<div><dt>{name}</dt><dd>{html.escape(str(value))}</dd></div>"
-        for name, value in shown.items()
+        for name, value in entries.items()
     )
 
 
 def _verdict(report: diagnostics.Report) -> str:
     if report.healthy:
-        return "<p class='verdict ok'>Healthy: no signature of a model that went wrong.</p>"
+        return "<p class='verdict ok'>Healthy: no problems found.</p>"
     names = ", ".join(finding.name for finding in report.problems)
-    return f"<p class='verdict bad'>To look at: {html.escape(names)}.</p>"
+    return f"<p class='verdict bad'>Problems: {html.escape(names)}.</p>"
 
 
 def _finding(finding: diagnostics.Finding) -> str:
-    mark = "ok" if finding.healthy else "follows" if finding.follows else "problem"
-    more = f"follows from {finding.follows}" if finding.follows else finding.advice
-    said = "" if finding.healthy else f"<br><em>{html.escape(more)}</em>"
+    explanation = f"<br><em>{html.escape(finding.explanation)}</em>" if finding.explanation else ""
     return (
-        f"<tr class={mark}><td><span class=mark>{mark}</span></td>"
+        f"<tr class={finding.status}><td><span class=mark>{finding.status}</span></td>"
         f"<th scope=row>{html.escape(finding.name)}</th>"
-        f"<td>{html.escape(finding.text)}{said}</td></tr>"
+        f"<td>{html.escape(finding.text)}{explanation}</td></tr>"
     )
 
 
-def _pictures(run: Path) -> list[str]:
-    found = []
-    for name, caption in PICTURES.items():
+def _figures(run: Path) -> str:
+    elements = []
+    for name, caption in FIGURES.items():
         path = run / "figures" / f"{name}.png"
         if path.is_file():
-            data = base64.b64encode(path.read_bytes()).decode()
-            found.append(
-                f"<figure><img alt='{caption}' src='data:image/png;base64,{data}'>"
+            image = base64.b64encode(path.read_bytes()).decode()
+            elements.append(
+                f"<figure><img alt='{caption}' src='data:image/png;base64,{image}'>"
                 f"<figcaption>{caption}</figcaption></figure>"
             )
-    return found
+    return "\n".join(elements)

@@ -1,4 +1,4 @@
-"""A few trials, timestep by timestep, small enough to travel in a page."""
+"""Trials timestep by timestep, as the compact data that the page of a run embeds."""
 
 import base64
 from typing import Any
@@ -11,15 +11,17 @@ from ipvae_snn import metrics
 from ipvae_snn.models.base import BaseModel
 
 ROWS, TRACES = 60, 6
-"""Neurons in a raster, membranes beside it."""
+"""Number of neurons in a raster, and of membranes below it."""
 
 
 @torch.no_grad()
-def trials(model: BaseModel, x: Tensor, shape: tuple[int, int], num_steps: int, seed: int) -> Any:
-    """What the page's slider moves through, as plain data: one entry for each sample.
+def trials(
+    model: BaseModel, x: Tensor, shape: tuple[int, int], num_steps: int, seed: int
+) -> list[dict[str, Any]]:
+    """Input, reconstructions, spikes and membranes of each sample, as plain data.
 
-    Images are grey levels from 0 to 255, one scale for an input and its reconstructions; counts
-    above 255 are shown as 255; membranes are in nats.
+    Images are grey levels in 0 … 255, with the same range for an input and its reconstructions;
+    counts are limited to 255; membranes are in nats.
     """
     out = model.run(x, num_steps, record=("spk", "mem"), seed=seed)
     return [_trial(model, x[i], out.spk[:, i], out.mem[:, i], shape) for i in range(len(x))]
@@ -28,7 +30,7 @@ def trials(model: BaseModel, x: Tensor, shape: tuple[int, int], num_steps: int, 
 def _trial(
     model: BaseModel, x: Tensor, spk: Tensor, mem: Tensor, shape: tuple[int, int]
 ) -> dict[str, Any]:
-    codes, mem = spk.abs(), mem[:, : model.latents]  # codes of baselines may be negative
+    codes, mem = spk.abs(), mem[:, : model.latents]  # baselines have negative codes, too
     rows = metrics.by_use(codes)[:ROWS]
     traces = rows[mem[:, rows].amax(0).argsort(descending=True)[:TRACES]]
     x_hat = model.decode(spk)
@@ -38,10 +40,10 @@ def _trial(
     return {
         "steps": len(spk),
         "shape": list(shape),
-        "input": _packed(_grey(x, low, peak)),
-        "frames": _packed(_grey(x_hat, low, peak)),
+        "input": _base64(_grey(x, low, peak)),
+        "frames": _base64(_grey(x_hat, low, peak)),
         "neurons": rows.tolist(),
-        "counts": _packed(codes[:, rows].clamp(max=255)),
+        "counts": _base64(codes[:, rows].clamp(max=255)),
         "traces": traces.tolist(),
         "mem": [[round(float(u), 2) for u in mem[:, k]] for k in traces],
         "spikes": codes.sum(1).int().tolist(),
@@ -53,6 +55,7 @@ def _grey(values: Tensor, low: float, high: float) -> Tensor:
     return ((values - low) / (high - low)).clamp(0, 1) * 255
 
 
-def _packed(values: Tensor) -> str:
-    whole = values.detach().cpu().numpy().round().astype(np.uint8)
-    return base64.b64encode(whole.tobytes()).decode()
+def _base64(values: Tensor) -> str:
+    """Values in 0 … 255 as bytes in base64."""
+    integers = values.detach().cpu().numpy().round().astype(np.uint8)
+    return base64.b64encode(integers.tobytes()).decode()

@@ -1,0 +1,232 @@
+"""The question of a timestep: answers of every kind against one another and against autograd."""
+
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from ipvae_snn import IPVAE, Recorder, surrogate
+from ipvae_snn.models import Bernoulli, Gaussian, Likelihood
+from ipvae_snn.models.generative import DecodedLikelihood, LinearDecoder, LinearGaussian
+
+M, K, B = 7, 5, 4
+
+
+class CauchyByAutograd(Likelihood):
+    """Without a score of its own."""
+
+    def nll(self, x, eta):
+        return (torch.log1p((x - eta).square()) + math.log(math.pi)).sum(-1)
+
+    def mean(self, eta):
+        return eta
+
+
+def network():
+    return nn.Sequential(nn.Linear(K, 6), nn.Tanh(), nn.Linear(6, M)).double()
+
+
+def spikes():
+    return torch.randint(0, 4, (B, K)).double()
+
+
+def inputs(*shape):
+    return torch.rand(*shape, B, M, dtype=torch.float64)
+
+
+def test_the_linear_gaussian_model_answers_by_its_quadratic_form():
+    torch.manual_seed(0)
+    model = IPVAE(M, K, init_std=0.5).double()
+    nn.init.uniform_(model.neuron.lateral.log_scale, -1, 1)
+    x, z = inputs(), spikes()
+    linear = LinearGaussian(model.neuron.lateral)
+    answer, form = linear.given(x).feedback(z), linear.quadratic(x)
+    inhibition = z @ form.gram
+    torch.testing.assert_close(answer.current, form.drive - inhibition)
+    energy = form.energy - 2 * (form.drive * z).sum(-1) + (z * inhibition).sum(-1)
+    torch.testing.assert_close(answer.nll, 0.5 * energy + form.constant)
+
+
+@pytest.mark.parametrize(
+    "likelihood", [Gaussian(M), Bernoulli(), CauchyByAutograd()], ids=lambda one: type(one).__name__
+)
+@pytest.mark.parametrize("learning", [True, False])
+def test_currents_are_gradients_of_the_likelihood(likelihood, learning):
+    torch.manual_seed(0)
+    decoder, x, z = network(), inputs(), spikes()
+    likelihood = likelihood.double()
+    with torch.set_grad_enabled(learning):
+        answer = DecodedLikelihood(decoder, likelihood).given(x).feedback(z)
+    assert answer.current.requires_grad == answer.nll.requires_grad == learning
+    z = z.requires_grad_()
+    nll = likelihood.nll(x, decoder(z))
+    (slope,) = torch.autograd.grad(nll.sum(), z)
+    torch.testing.assert_close(answer.current, -slope)
+    torch.testing.assert_close(answer.nll, nll)
+
+
+def test_both_ways_learn_the_same_of_one_model():
+    """The linear Gaussian model by kernels and by vector–Jacobian products, without noise."""
+    torch.manual_seed(0)
+    fused = IPVAE(M, K, init_std=0.5, spike_grad=surrogate.rounded()).double()
+    nn.init.uniform_(fused.neuron.mem_init, -1, 1)
+    generic = IPVAE(
+        M, K, decoder=LinearDecoder(K, M), likelihood=Gaussian(M), spike_grad=surrogate.rounded()
+    ).double()  # fmt: skip
+    with torch.no_grad():
+        generic.decoded.decoder.weight.copy_(fused.weight)
+        generic.neuron.mem_init.copy_(fused.neuron.mem_init)
+    for x in (inputs(), inputs(6)):
+        found = []
+        for model in (fused, generic):
+            model.zero_grad()
+            loss = model.loss(x, 6, beta=0.7)
+            loss.backward()
+            scale = (
+                model.neuron.lateral.log_scale
+                if model is fused
+                else (model.decoded.likelihood.raw_log_scale)
+            )
+            weight = model.decoder.weight
+            own = [model.neuron.mem_init, model.neuron.log_bias, model.neuron.log_step]
+            found.append([loss.detach(), *(p.grad for p in (weight, scale, *own))])
+        for one, two in zip(*found, strict=True):
+            torch.testing.assert_close(one, two, rtol=1e-9, atol=1e-9)
+
+
+def test_gradients_equal_a_loop_written_down():
+    """Through the current of every timestep, for a network under Bernoulli pixels."""
+    torch.manual_seed(0)
+    model = IPVAE(M, K, decoder=network(), likelihood=Bernoulli(), clamp=4.0).double()
+    nn.init.uniform_(model.neuron.mem_init, -1, 1)
+    x, steps, beta = inputs().round(), 5, 0.6
+    out = model.run(x, steps, record=("spk",), seed=2)
+    with model.seeded(2):
+        loss = model.loss(x, steps, beta)
+    parameters = list(model.parameters())
+    found = torch.autograd.grad(loss, parameters)
+
+    def clamped(v):
+        return 4.0 - nn.functional.softplus(4.0 - v.clamp(min=-8.0))
+
+    neuron, total = model.neuron, 0.0
+    mem, spk = neuron.mem_init.expand(B, K), torch.zeros(B, K, dtype=torch.float64)
+    for drawn in out.spk:
+        z = spk if spk.requires_grad else spk.requires_grad_()
+        log_p = -Bernoulli().nll(x, model.decoder(z)).sum()
+        (current,) = torch.autograd.grad(log_p, z, create_graph=True)
+        h = neuron.log_step.exp() * (current - neuron.log_bias.exp())
+        before, mem = mem, clamped(mem + clamped(h))
+        slope = ((drawn + mem.exp()) / 2).detach()
+        spk = drawn.detach() + slope * (mem - mem.detach())
+        kl = mem.exp() * (mem - before) - mem.exp() + before.exp()
+        total = total + (Bernoulli().nll(x, model.decoder(spk)) + beta * kl.sum(-1)).mean()
+    expected = total / steps * 256 / M
+    torch.testing.assert_close(loss, expected)
+    for one, two in zip(found, torch.autograd.grad(expected, parameters), strict=True):
+        torch.testing.assert_close(one, two, rtol=1e-8, atol=1e-9)
+
+
+@pytest.fixture
+def model():
+    torch.manual_seed(0)
+    model = IPVAE(M, K, decoder=network(), likelihood=Bernoulli()).double()
+    nn.init.uniform_(model.neuron.mem_init, -1, 1)
+    return model
+
+
+def test_a_run_may_be_cut_and_thinned_out(model):
+    x = inputs()
+    whole = model.run(x, 6, seed=3)
+    with model.seeded(3):
+        first = model.run(x, 2)
+        second = model.run(x, 4, state=first.state)
+    for name in ("spk", "mem", "nll", "kl"):
+        pieces = torch.cat([getattr(first, name), getattr(second, name)])
+        assert torch.equal(getattr(whole, name), pieces)
+    thin = model.run(x, 6, seed=3, every=2)
+    assert torch.equal(thin.mem, whole.mem[1::2])
+    assert torch.equal(thin.nll, whole.nll[1::2])
+
+
+def test_input_may_change(model):
+    x = inputs(5)
+    whole = model.run(x, seed=3)
+    state, mems, nlls = None, [], []
+    with model.seeded(3):
+        for frame in x:
+            out = model.run(frame, 1, state=state)
+            state = out.state
+            mems.append(out.mem)
+            nlls.append(out.nll)
+    assert torch.equal(torch.cat(mems), whole.mem)
+    assert torch.equal(torch.cat(nlls), whole.nll)
+
+
+def test_samples_may_have_seeds_of_their_own(model):
+    x, seeds = inputs(), torch.tensor([5, 9, 2, 7])
+    whole = model.run(x, 6, seed=1, sample_seeds=seeds)
+    alone = model.run(x[2:3], 6, seed=1, sample_seeds=seeds[2:3])
+    assert torch.equal(whole.spk[:, 2:3], alone.spk)
+
+
+def test_a_recorder_sees_all_of_it(model):
+    x = inputs()
+    expected = model.run(x, 6, seed=1, record=("spk", "mem"))
+    with Recorder(model) as recorder:
+        out = model.run(x, 6, seed=1, every=3)
+    assert torch.equal(recorder.mem, expected.mem)
+    assert torch.equal(recorder.spk, expected.spk)
+    assert torch.equal(out.mem, expected.mem[2::3])
+
+
+def test_inference_keeps_no_graph(model):
+    with torch.no_grad():
+        out = model.run(inputs(), 4)
+    assert not any(part.requires_grad for part in (out.spk, out.mem, out.nll, out.kl))
+    assert model.weight.shape == (M, K)
+
+
+def test_a_decoder_may_be_replaced_by_one_that_fits(model):
+    other = network()
+    model.decoder = other
+    assert model.decoder is other
+    model.loss(inputs(), 3).backward()
+    assert other[0].weight.grad is not None
+    with pytest.raises(ValueError, match="must map"):
+        model.decoder = nn.Linear(K, M + 1).double()
+    with pytest.raises(TypeError, match=r"must be a torch\.nn\.Module"):
+        model.decoder = torch.zeros(M, K)
+    assert model.decoder is other
+
+
+def test_the_linear_decoder_may_be_replaced_too():
+    model = IPVAE(M, K)
+    phi = nn.Linear(K, M, bias=False)
+    model.decoder = phi
+    assert model.decoder is model.neuron.lateral.decoder is phi
+    model.loss(torch.rand(B, M), 3).backward()
+    assert phi.weight.grad is not None
+    for wrong, message in (
+        (nn.Linear(K, M), "no bias"),
+        (nn.Linear(K + 1, M, bias=False), "shape"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            model.decoder = wrong
+    with pytest.raises(TypeError, match=r"nn\.Linear"):
+        model.neuron.lateral.decoder = nn.Identity()
+    assert model.decoder is phi
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("clamp", 40.0), ("clamp", math.nan), ("leak", math.nan), ("leak", 1.5), ("leak", "much"),
+     ("lateral_scale", -1.0), ("lateral_scale", math.inf)],
+)  # fmt: skip
+def test_settings_of_a_neuron_are_checked_when_they_are_set(name, value):
+    model = IPVAE(M, K)
+    before = getattr(model.neuron, name)
+    with pytest.raises((ValueError, TypeError), match=name):
+        setattr(model.neuron, name, value)
+    assert getattr(model.neuron, name) == before
