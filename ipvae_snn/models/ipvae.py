@@ -80,7 +80,7 @@ class IPVAE(BaseModel):
     >>> model.loss(torch.rand(5, 16), num_steps=10).backward()
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913
         self,
         in_features: int,
         latents: int,
