@@ -13,6 +13,7 @@ Writes the figure to --out, and next to it a film (.gif) and the clicks (.wav).
 """
 
 import argparse
+import math
 from pathlib import Path
 
 import numpy as np
@@ -105,7 +106,7 @@ def main() -> None:
         f"{float(index[neuron]):.2f}, {float(per_sweep[best, neuron]):.1f} spikes per sweep more "
         "than a blank field"
     )
-    draw(arguments.out, model, side, angles, bars, spk, mem, index[active], neuron, best)
+    draw(arguments.out, model, angles, bars, spk, mem, index[active], neuron, best)
     save_film(arguments.out.with_suffix(".gif"), model, side, bars[best], spk, mem, neuron, best)
     trials = spk[:, best, :, neuron].T.reshape(-1)  # one sweep after the other
     sound = save_clicks(arguments.out.with_suffix(".wav"), trials, timestep=SECONDS)
@@ -113,9 +114,17 @@ def main() -> None:
 
 
 def draw(
-    path: Path, model: IPVAE, side: int, angles: Tensor, bars: Tensor, spk: Tensor, mem: Tensor,
-    index: Tensor, neuron: int, best: int,
-) -> None:  # fmt: skip
+    path: Path,
+    model: IPVAE,
+    angles: Tensor,
+    bars: Tensor,
+    spk: Tensor,
+    mem: Tensor,
+    index: Tensor,
+    neuron: int,
+    best: int,
+) -> None:
+    side = math.isqrt(model.in_features)
     figure = Figure(figsize=(12, 8), layout="constrained")
     figure.get_layout_engine().set(wspace=0.12)  # space for the axis of rates
     parts = figure.subplot_mosaic(

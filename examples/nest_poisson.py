@@ -176,11 +176,25 @@ def main() -> None:
     chi_square = sum((seen - expected) ** 2 / expected for _, seen, expected in rows)
     print(f"χ² = {chi_square:.1f} over {len(rows)} rows")
 
+    draw(arguments.out, model, images, curves, late)
+    print(f"picture: {arguments.out}")
+
+
+def draw(
+    path: Path,
+    model: IPVAE,
+    images: data.Dataset,
+    curves: dict[tuple[str, str], list[float]],
+    late: dict[str, Tensor],
+) -> None:
+    """R² over time, mean counts compared, and reconstructions."""
+    reference = late["without clamps"]
+    x = images.test[: min(6, len(reference))]
     figure = Figure(figsize=(11.5, 4), layout="constrained")
     left, middle, right = figure.subplots(1, 3, width_ratios=[1.2, 1, 0.55])
     for (code, name), curve in reversed(curves.items()):
         style = {"lw": 1.4, "label": name} if code == "rates" else {"lw": 0.5, "alpha": 0.7}
-        left.plot(range(1, steps + 1), curve, color=COLOURS[name], **style)
+        left.plot(range(1, len(curve) + 1), curve, color=COLOURS[name], **style)
     left.set(title="R² of rates (thick) and of spikes (thin)", xlabel="timestep", ylim=(0, 1))
     left.set_xscale("log", base=2)
     left.xaxis.set_major_formatter("{x:.0f}")
@@ -193,9 +207,8 @@ def main() -> None:
     decoded = {"here": model.decode(reference.float())[:6]}
     decoded["NEST"] = model.decode(late["NEST"].float())[:6]
     scale = "unit" if images.kind == "samples" else "each"
-    plotting.reconstructions(x[:6], decoded, images.shape, scale=scale, ax=right)
-    figure.savefig(arguments.out, dpi=130)
-    print(f"picture: {arguments.out}")
+    plotting.reconstructions(x, decoded, images.shape, scale=scale, ax=right)
+    figure.savefig(path, dpi=130)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The mathematics of the iterative Poisson VAE: pure functions, no state, no randomness.
+"""The equations of the iterative Poisson VAE: pure functions, no state, no randomness.
 
 Notation (paper: "Brain-like Variational Inference", arXiv 2410.19315):
 
@@ -15,8 +15,8 @@ G         ``gram``        (K, K)       lateral weights Φᵀ Λ Φ
 zG        ``inhibition``  (..., K)     lateral current that the spikes send out
 ========  ==============  ===========  ====================================================
 
-Every function works on any floating dtype and device, and is differentiable. Shapes that do not fit
-one another raise ``ValueError``, what is no floating-point tensor ``TypeError``.
+Every function works on any floating dtype and device, and is differentiable. Shapes that do not
+match raise ``ValueError``, arguments that are no floating-point tensors ``TypeError``.
 """
 
 import math
@@ -34,7 +34,7 @@ LOG_SCALE_BOUND = 3.45
 
 
 def bound_log_scale(raw: Tensor, bound: float = LOG_SCALE_BOUND) -> Tensor:
-    """Map a free parameter to a bounded log σ: ``bound · tanh(raw / bound)``.
+    """Map an unbounded parameter to log σ within ±bound: ``bound · tanh(raw / bound)``.
 
     >>> bound_log_scale(torch.tensor([0.0, 1000.0]))
     tensor([0.0000, 3.4500])
@@ -62,18 +62,19 @@ def gram(weight: Tensor, log_scale: Tensor | None = None) -> Tensor:
     """
     checks.require_per_pixel(weight, log_scale, "weight", axis=-2)
     whitened = weight if log_scale is None else weight * torch.exp(-log_scale).unsqueeze(-1)
-    gram: Tensor = _Gram.apply(whitened)
+    gram: Tensor = _Gram.apply(whitened)  # type: ignore[no-untyped-call]
     return gram
 
 
 class _Gram(torch.autograd.Function):
-    """WᵀW, with the one product W (Ḡ + Ḡᵀ) for its gradient where autograd would take two."""
+    """WᵀW. Its gradient W (Ḡ + Ḡᵀ) costs one product; autograd would need two."""
 
     generate_vmap_rule = True
 
     @staticmethod
     def forward(weight: Tensor) -> Tensor:
-        with torch.autocast(weight.device.type, enabled=False):  # what explains away is small
+        # Low precision would lose the small differences between overlapping features.
+        with torch.autocast(weight.device.type, enabled=False):
             return weight.mT @ weight
 
     @staticmethod
@@ -82,6 +83,7 @@ class _Gram(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Tensor:
+        weight: Tensor
         (weight,) = ctx.saved_tensors
         return weight @ (grad + grad.mT)
 
@@ -102,11 +104,11 @@ def drive(x: Tensor, weight: Tensor, log_scale: Tensor | None = None) -> Tensor:
     """
     scaled = drive_weight(weight, log_scale)
     checks.require_inputs_of(scaled, x)
-    return x @ scaled  # scaling x would cost the gradient a product
+    return x @ scaled  # if x were scaled instead, the gradient would need another product
 
 
 def drive_weight(weight: Tensor, log_scale: Tensor | None = None) -> Tensor:
-    """Λ Φ, shape (M, K): what inputs are multiplied with to become currents.
+    """Λ Φ, shape (M, K): the matrix that maps inputs to currents, d = xᵀ Λ Φ.
 
     >>> drive_weight(torch.ones(2, 1), torch.tensor([0.0, -1.0]))
     tensor([[1.0000],
@@ -119,8 +121,8 @@ def drive_weight(weight: Tensor, log_scale: Tensor | None = None) -> Tensor:
 def soft_clamp(v: Tensor, clamp: float | Tensor | None, floor: float = MEM_FLOOR) -> Tensor:
     """Smooth upper bound, hard floor: c − softplus(c − max(v, floor)).
 
-    Approaches c from below as v grows, follows v in between, stops at ``floor``. Always finite for
-    finite c. ``clamp=None`` returns v unchanged. Source: the published program, see model recipe.
+    Approaches c as v grows, follows v in between, and is constant for v below ``floor``. Finite for
+    finite c. ``clamp=None`` returns v unchanged. Source: the published program.
 
     >>> soft_clamp(torch.tensor([-50.0, 0.0, 50.0]), clamp=10.0)
     tensor([-8.0000e+00, -4.5776e-05,  1.0000e+01])
@@ -142,22 +144,22 @@ def membrane_step(
     mem_rest: Tensor | float = 0.0,
     clamp: float | Tensor | None = None,
 ) -> Tensor:
-    """One step of natural-gradient descent on the free energy: the membrane update.
+    """The membrane update of a timestep: natural-gradient descent on the free energy.
 
     h = α · (d − zG − b − leak · (u − u_rest));  u' = clamp(u + clamp(h))
 
-    In rate space, without clamps and leak, λ' = λ · exp(d − b) / exp(zG): the spikes of the
+    For rates, with α = 1 and without clamps and leak, λ' = λ · exp(d − b) / exp(zG): the spikes of
     competitors divide the rate. The Fisher information of a Poisson in its log rate is λ, which
-    cancels the λ of the gradient, so that the recurrence needs spikes alone (paper, section 3).
+    cancels the λ of the gradient: the recurrent input consists of spikes alone (paper, section 3).
 
     Args:
         mem: u, shape (..., K), nats.
         drive: d, shape (..., K), nats per timestep.
         inhibition: zG of the *previous* timestep's spikes, shape (..., K), nats per timestep.
-        step: α, the inference step size.
+        step: α, the step size of inference.
         bias: b, tonic inhibition, scalar or (K,), nats per timestep.
-        leak: pull towards ``mem_rest`` per step, in [0, 1]; 0 for the published model.
-        mem_rest: u_rest, where the leak pulls to, scalar or (K,), nats.
+        leak: pull to ``mem_rest`` per timestep, in [0, 1]; 0 in the published model.
+        mem_rest: u_rest, scalar or (K,), nats.
         clamp: upper bound c of :func:`soft_clamp` for both h and u'; ``None`` for no clamps.
 
     Returns:
@@ -175,7 +177,7 @@ def membrane_step(
 
 
 def poisson_kl(mem: Tensor, mem_prior: Tensor, form: str = "exact") -> Tensor:
-    """KL divergence of two Poisson laws given by their log rates, per element, in nats.
+    """KL divergence of two Poisson distributions, from their log rates, per element, in nats.
 
     KL(Poisson(e^u) ‖ Poisson(e^p)) = e^p · (1 + e^Δ (Δ − 1)),  Δ = u − p
 
@@ -183,8 +185,8 @@ def poisson_kl(mem: Tensor, mem_prior: Tensor, form: str = "exact") -> Tensor:
         mem: u, log rate of the posterior, shape (..., K).
         mem_prior: p, log rate of the prior, broadcastable to ``mem``.
         form: ``"exact"``, the closed form above; ``"published"``, the variant of the authors'
-            program, with e^u for e^p in front, that is e^Δ times too large. Use the latter to
-            reproduce published numbers only.
+            program, with e^u in place of the first e^p: e^Δ times too large. Only for reproducing
+            published numbers.
 
     Returns:
         Shape (..., K), non-negative.
@@ -203,7 +205,7 @@ def poisson_kl(mem: Tensor, mem_prior: Tensor, form: str = "exact") -> Tensor:
 
 
 def require_kl_form(form: Any) -> str:
-    """``form``; ``ValueError`` unless it is one of :func:`poisson_kl`."""
+    """``form``; raises ``ValueError`` unless :func:`poisson_kl` has it."""
     if form not in ("exact", "published"):
         raise ValueError(f"form must be 'exact' or 'published', got {form!r}")
     return str(form)
@@ -234,12 +236,11 @@ def gaussian_nll(residual: Tensor, log_scale: Tensor | None = None) -> Tensor:
 def gaussian_nll_gram(
     spk: Tensor, inhibition: Tensor, drive: Tensor, energy: Tensor, constant: Tensor | float
 ) -> Tensor:
-    """The same negative log-likelihood without touching a pixel.
+    """The same negative log-likelihood without an operation on pixels.
 
     NLL = ½ (xᵀΛx − 2 d·z + z·(zG)) + Σ log σ + M/2 · log 2π
 
-    zG is the very product that the next step's inhibition needs, so that the likelihood of a
-    timestep costs no matrix product of its own.
+    The next timestep needs the product zG anyway, so the likelihood adds no matrix product.
 
     Args:
         spk: z, shape (..., K).
@@ -263,14 +264,14 @@ def gaussian_nll_gram(
 
 
 def input_energy(x: Tensor, log_scale: Tensor | None = None) -> Tensor:
-    """xᵀΛx for x of shape (..., M): what :func:`gaussian_nll_gram` knows of the input."""
+    """xᵀΛx, (...), for x of shape (..., M): an argument of :func:`gaussian_nll_gram`."""
     checks.require_per_pixel(x, log_scale, "x", axis=-1)
     whitened = x if log_scale is None else x * torch.exp(-log_scale)
     return whitened.square().sum(-1)
 
 
 def nll_constant(in_features: int, log_scale: Tensor | None = None) -> Tensor | float:
-    """The part of the Gaussian NLL that no spike changes: Σ log σ + M/2 · log 2π."""
+    """The part of the Gaussian NLL that depends on σ and M alone: Σ log σ + M/2 · log 2π."""
     constant = 0.5 * in_features * math.log(2 * math.pi)
     return constant if log_scale is None else log_scale.sum() + constant
 
@@ -278,8 +279,8 @@ def nll_constant(in_features: int, log_scale: Tensor | None = None) -> Tensor | 
 def free_energy(nll: Tensor, kl: Tensor, beta: float, in_features: int) -> Tensor:
     """Training loss: mean of F = NLL + β · KL over batch and timesteps, scaled by 256 / M.
 
-    The scale makes learning rates and clipping comparable between inputs of different sizes; 256
-    pixels, a 16×16 patch, is the size of reference.
+    The factor makes learning rates and gradient clipping comparable between inputs of different
+    sizes; the reference is a 16×16 patch, M = 256.
 
     Args:
         nll: shape (T, B), nats.

@@ -59,7 +59,7 @@ def test_without_noise_a_gpu_gives_what_the_cpu_does(dtype, options, kl_form):
             for one, two in zip(model.parameters(), on_gpu.parameters(), strict=True):
                 one.mul_(0.9)
                 two.copy_(one)
-    assert len(cuda_graphs._recordings) <= cuda_graphs.KEPT
+    assert len(cuda_graphs._recordings) <= cuda_graphs.MAX_RECORDINGS
 
 
 def test_poisson_counts_have_their_law():
@@ -103,10 +103,10 @@ def test_neurons_run_step_and_learn():
     (state[1].sum() + state[0].sum()).backward()
     expected.mem[-1].sum().backward()
     assert on_gpu.lateral.factor.grad.isfinite().all()
-    before = on_gpu.lateral.lasting_gram().detach().clone()
+    before = on_gpu.lateral.cached_gram().detach().clone()
     torch.optim.SGD(on_gpu.parameters(), lr=0.1).step()
-    assert not torch.equal(on_gpu.lateral.lasting_gram(), before)
-    torch.testing.assert_close(on_gpu.lateral.lasting_gram(), on_gpu.gram())
+    assert not torch.equal(on_gpu.lateral.cached_gram(), before)
+    torch.testing.assert_close(on_gpu.lateral.cached_gram(), on_gpu.gram())
 
 
 @pytest.mark.parametrize(

@@ -151,7 +151,7 @@ def require_broadcastable(**tensors: Any) -> None:
     if all(shape == shapes[0] for shape in shapes):  # the usual case, and quick to check
         return
     try:
-        torch.broadcast_shapes(*shapes)  # type: ignore[no-untyped-call]
+        torch.broadcast_shapes(*shapes)
     except RuntimeError as error:
         got = ", ".join(str(tuple(shape)) for shape in shapes)
         raise ValueError(

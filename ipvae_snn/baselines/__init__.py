@@ -1,15 +1,15 @@
-"""The peers of the IPVAE: each small, true to its paper, with a linear decoder as the IPVAE has.
+"""Models to compare the IPVAE with: each as in its paper, with a linear decoder like the IPVAE's.
 
 ===========================  =========  ==============================================
 class                        code       inference
 ===========================  =========  ==============================================
 ``IGVAE``                    Gaussian   iterative: natural gradient
-``IGVAE(relu=True)``         rectified  the same
+``IGVAE(relu=True)``         rectified  iterative: natural gradient
 ``LCA``                      sparse     iterative: sparse coding by competition
 ``GaussianVAE``              Gaussian   amortised: an encoder network
-``PoissonVAE``               counts     the same
-``IterativeAmortisedVAE``    Gaussian   a network refines its guess by its gradient
-``SemiAmortisedVAE``         Gaussian   an encoder's guess, then gradient steps
+``PoissonVAE``               counts     amortised: an encoder network
+``IterativeAmortisedVAE``    Gaussian   a network refines its estimate from the gradient
+``SemiAmortisedVAE``         Gaussian   an encoder's estimate, then gradient descent
 ===========================  =========  ==============================================
 
 Trained by :func:`ipvae_snn.fit`, evaluated by :func:`ipvae_snn.evaluate`.

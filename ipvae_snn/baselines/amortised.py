@@ -1,4 +1,4 @@
-"""Amortised inference: an encoder network, one pass, and every draw from the same posterior."""
+"""Amortised inference: one pass of an encoder; all timesteps draw from the same posterior."""
 
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
@@ -20,15 +20,15 @@ from ipvae_snn.neurons.base import State
 from ipvae_snn.surrogate import midpoint
 
 LOG_RATE_CLAMP = 5.0
-"""Upper bound of a log rate, as in an IPVAE."""
+"""Upper bound of log rates, as in an IPVAE."""
 
 
 @MODELS.register("gaussian-vae")
 class GaussianVAE(GaussianBaseline):
     r"""Variational autoencoder: (μ, ξ) = encoder(x), z ~ N(μ, e^{2ξ}), prior N(0, 1).
 
-    Timesteps are independent draws from one posterior; train with ``steps=1``. The KL is the whole
-    one at each of them, so that ``beta=1`` is the evidence lower bound.
+    Timesteps are independent draws from one posterior; train with ``steps=1``. The KL of every
+    timestep is the full KL to the prior, so that ``beta=1`` gives the evidence lower bound.
 
     Args:
         in_features, latents, init_std, relu: as in :class:`GaussianBaseline`.
@@ -73,10 +73,10 @@ class GaussianVAE(GaussianBaseline):
 
 @MODELS.register("poisson-vae")
 class PoissonVAE(Baseline):
-    r"""P-VAE: u = u₀ + encoder(x), z ~ Poisson(e^u), prior Poisson(e^{u₀}); an IPVAE in one pass.
+    r"""P-VAE: u = u₀ + encoder(x), z ~ Poisson(e^u), prior Poisson(e^{u₀}).
 
-    The encoder gives the log of the factor by which an input changes the rates of the prior, and
-    the KL is :func:`~ipvae_snn.functional.poisson_kl`. Timesteps are independent draws, as in
+    The encoder gives the log of the factor between the rates and those of the prior; the KL is
+    :func:`~ipvae_snn.functional.poisson_kl`. Timesteps are independent draws, as in
     :class:`GaussianVAE`.
 
     Args:

@@ -1,4 +1,4 @@
-"""What all baselines share: a linear decoder, a run in time, and the objective of the IPVAE."""
+"""Base class of all baselines: a linear decoder, and the timesteps of a run."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -15,11 +15,11 @@ from ipvae_snn.models.run_output import RECORDABLE, check_fields, make_run
 
 
 class Baseline(BaseModel):
-    """A model of the kind that :class:`~ipvae_snn.IPVAE` is compared with: x ≈ Φ z.
+    """A model x ≈ Φ z to compare :class:`~ipvae_snn.IPVAE` with.
 
-    A subclass gives the timestep: :meth:`sense`, :meth:`start`, :meth:`advance` and
-    :meth:`mean_code`. As in an IPVAE, ``spk`` is the code z of a timestep, here of real numbers,
-    and ``mem`` what it was drawn from.
+    A subclass gives :meth:`start`, :meth:`advance` and :meth:`mean_code`, and may override
+    :meth:`sense` and :meth:`shared`. As in an IPVAE, ``spk`` is the code z of a timestep, but of
+    real numbers, and ``mem`` the parameters of the distribution it was drawn from.
 
     Args:
         in_features: M, length of an input.
@@ -42,29 +42,29 @@ class Baseline(BaseModel):
         scale = nn.Parameter(torch.zeros(in_features)) if learn_scale else None
         self.register_parameter("raw_log_scale", scale)
 
-    # -- what a subclass gives -----------------------------------------------------------------
+    # -- for subclasses -------------------------------------------------------------------------
 
     def sense(self, x: Tensor) -> Tensor:
-        """What inference needs of a frame (B, M), made once for all timesteps that show it."""
+        """What inference needs of a frame (B, M); computed once for all timesteps that show it."""
         return x
 
     def start(self, sensed: Tensor) -> State:
-        """The state before any inference."""
+        """The initial state."""
         raise NotImplementedError
 
     def advance(self, sensed: Tensor, state: State, shared: Any) -> tuple[State, Tensor]:
-        """The next state, and the cost of having gone there, (B,): a KL, in nats."""
+        """The state after a timestep, and its cost: the KL, (B,), in nats."""
         raise NotImplementedError
 
     def mean_code(self, mem: Tensor) -> Tensor:
-        """E[z] of what ``mem`` describes, (..., K)."""
+        """E[z] of the distribution that ``mem`` describes, (..., K)."""
         raise NotImplementedError
 
     def shared(self) -> Any:
-        """What all timesteps of a run share, such as G."""
+        """Values that all timesteps of a run share, such as G."""
         return None
 
-    # -- what all do alike --------------------------------------------------------------------
+    # -- common to all --------------------------------------------------------------------------
 
     @property
     def weight(self) -> Tensor:
@@ -73,7 +73,7 @@ class Baseline(BaseModel):
 
     @property
     def log_scale(self) -> Tensor | None:
-        """log σ per pixel as inference uses it, shape (M,); ``None`` where σ = 1."""
+        """log σ per pixel, bounded, shape (M,); ``None`` for σ = 1."""
         return None if self.raw_log_scale is None else F.bound_log_scale(self.raw_log_scale)
 
     def decode(self, spk: Tensor) -> Tensor:
@@ -90,19 +90,19 @@ class Baseline(BaseModel):
         state: State | None = None,
         seed: int | None = None,
     ) -> Any:
-        """Infer x for a number of timesteps; arguments and result as :meth:`IPVAE.run`.
+        """Infer x for a number of timesteps; arguments and result as in :meth:`IPVAE.run`.
 
         Raises:
-            TypeError, ValueError: x is no finite floating tensor (B, M) or (T, B, M), or an option
-                is out of range.
+            TypeError, ValueError: x is no finite floating-point tensor (B, M) or (T, B, M), or an
+                option is out of range.
         """
         fields = check_fields(record)
         steps = require_input(x, num_steps, self.in_features, like=self.like)
         require_integer(every, "every")
         with self.seeded(seed):
-            step = _BaselineTimestep(self, x)
-            start = self.start(step.sensed) if state is None else State(*state)
-            values, last = loop.record(step, start, steps, fields, every)
+            timestep = _BaselineTimestep(self, x)
+            start = self.start(timestep.sensed) if state is None else State(*state)
+            values, last = loop.record(timestep, start, steps, fields, every)
         costs: dict[str, Any] = {
             name: values[name][every - 1 :: every] for name in ("nll", "kl") if name in fields
         }
@@ -110,7 +110,7 @@ class Baseline(BaseModel):
 
 
 class _BaselineTimestep(loop.Timestep):
-    """A timestep of a baseline; what it sends on is the KL it cost."""
+    """A timestep of a baseline. ``sent`` is its KL, which ``measure`` returns."""
 
     def __init__(self, model: Baseline, x: Tensor) -> None:
         self.model, self.frames = model, x if x.ndim == 3 else x[None]
@@ -118,7 +118,7 @@ class _BaselineTimestep(loop.Timestep):
         self.shared, self.sensed = model.shared(), model.sense(self.frames[0])
 
     def send(self, spk: Tensor, t: int) -> None:
-        """Nothing: :meth:`advance` does all at once."""
+        """Nothing: :meth:`advance` does the whole timestep."""
 
     def integrate(self, now: Moment, t: int) -> Tensor:
         raise NotImplementedError

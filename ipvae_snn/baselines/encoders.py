@@ -1,4 +1,4 @@
-"""Encoder networks of amortised inference: from an image to the parameters of its posterior."""
+"""Encoder networks for amortised inference: from an image to the parameters of its posterior."""
 
 from collections.abc import Sequence
 
@@ -20,17 +20,17 @@ def make_encoder(
     """A network (B, in_features) → (B, out_features).
 
     ``"linear"``: one affine map. ``"mlp"``: two hidden layers. ``"conv"``: three convolutions with
-    strides 1, 2, 2 over images, and an affine map. SiLU between layers.
+    strides 1, 2, 2, then an affine map. SiLU between layers.
 
     Args:
         kind: one of ``ENCODERS``.
         in_features, out_features: lengths of input and output.
-        width: neurons of a hidden layer of the MLP; channels of the convolutions are width / 16,
-            width / 8 and width / 8.
+        width: neurons per hidden layer of the MLP; the convolutions have width / 16, width / 8 and
+            width / 8 channels.
         image_shape: (H, W) with H · W = in_features, for ``"conv"``.
 
     Raises:
-        ValueError: unknown kind, or a missing or wrong ``image_shape``.
+        ValueError: unknown ``kind``, or missing or wrong ``image_shape``.
 
     >>> import torch
     >>> make_encoder("conv", 64, 10, width=32, image_shape=(8, 8))(torch.rand(5, 64)).shape
@@ -40,11 +40,8 @@ def make_encoder(
     if kind == "linear":
         return nn.Linear(in_features, out_features)
     if kind == "mlp":
-        return nn.Sequential(
-            nn.Linear(in_features, width), nn.SiLU(),
-            nn.Linear(width, width), nn.SiLU(),
-            nn.Linear(width, out_features),
-        )  # fmt: skip
+        hidden = [nn.Linear(in_features, width), nn.SiLU(), nn.Linear(width, width), nn.SiLU()]
+        return nn.Sequential(*hidden, nn.Linear(width, out_features))
     if kind != "conv":
         raise ValueError(f"encoder must be one of {', '.join(ENCODERS)}, got {kind!r}")
     if image_shape is None or image_shape[0] * image_shape[1] != in_features:
@@ -54,11 +51,7 @@ def make_encoder(
     height, full_width = image_shape
     few, many = width // 16, width // 8
     reduced = -(-height // 4) * -(-full_width // 4)  # two strides of 2, each rounding up
-    return nn.Sequential(
-        nn.Unflatten(1, (1, height, full_width)),
-        nn.Conv2d(1, few, 3, padding=1), nn.SiLU(),
-        nn.Conv2d(few, many, 3, stride=2, padding=1), nn.SiLU(),
-        nn.Conv2d(many, many, 3, stride=2, padding=1), nn.SiLU(),
-        nn.Flatten(),
-        nn.Linear(many * reduced, out_features),
-    )  # fmt: skip
+    layers: list[nn.Module] = [nn.Unflatten(1, (1, height, full_width))]
+    for channels_in, channels_out, stride in ((1, few, 1), (few, many, 2), (many, many, 2)):
+        layers += [nn.Conv2d(channels_in, channels_out, 3, stride, padding=1), nn.SiLU()]
+    return nn.Sequential(*layers, nn.Flatten(), nn.Linear(many * reduced, out_features))

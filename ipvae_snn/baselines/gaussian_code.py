@@ -1,4 +1,4 @@
-"""What all baselines with Gaussian latents share: the code of a draw, its mean, and the KL."""
+"""Base class of baselines with Gaussian latents: the code of a draw, its mean, and the KL."""
 
 import torch
 from torch import Tensor, nn
@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from ipvae_snn.baselines.base import Baseline
 
 LOG_STD_BOUND = 2.0
-"""log s stays inside ±2."""
+"""log s stays within ±2."""
 
 
 class GaussianBaseline(Baseline):
@@ -14,7 +14,7 @@ class GaussianBaseline(Baseline):
 
     Args:
         in_features, latents, init_std: as in :class:`Baseline`.
-        relu: the code is gain · max(z, 0), with a gain learned per neuron.
+        relu: the code is gain · max(z, 0), with a learned gain per neuron.
     """
 
     log_gain: Tensor | None
@@ -24,26 +24,25 @@ class GaussianBaseline(Baseline):
     ) -> None:
         super().__init__(in_features, latents, init_std=init_std)
         self.register_parameter("log_gain", nn.Parameter(torch.zeros(latents)) if relu else None)
-
-    @property
-    def sparse_code(self) -> bool:  # type: ignore[override]
-        return self.log_gain is not None
+        self.sparse_code = relu
 
     def mean_code(self, mem: Tensor) -> Tensor:
-        """E[z], or, with ``relu``, gain · E[max(z, 0)] = gain · (μ Φ(μ/s) + s φ(μ/s))."""
+        """E[z], or with ``relu`` gain · E[max(z, 0)] = gain · (μ Φ(μ/s) + s φ(μ/s))."""
         mean, log_std = mem[..., : self.latents], mem[..., self.latents : 2 * self.latents]
         if self.log_gain is None:
             return mean
         std, normal = log_std.exp(), torch.distributions.Normal(0.0, 1.0)
         ratio = mean / std
-        return self.log_gain.exp() * (mean * normal.cdf(ratio) + std * normal.log_prob(ratio).exp())
+        probability: Tensor = normal.cdf(ratio)
+        density: Tensor = normal.log_prob(ratio).exp()
+        return self.log_gain.exp() * (mean * probability + std * density)
 
     def code(self, z: Tensor) -> Tensor:
-        """What is decoded of a draw z."""
+        """The code of a draw z, which the decoder takes."""
         return z if self.log_gain is None else self.log_gain.exp() * z.relu()
 
     def through_code(self, current: Tensor, z: Tensor) -> Tensor:
-        """What a current on the code is on z."""
+        """The gradient for z from ``current``, the gradient for its code."""
         return current if self.log_gain is None else self.log_gain.exp() * current * (z > 0)
 
 
@@ -68,5 +67,5 @@ def standard_kl(mean: Tensor, log_std: Tensor) -> Tensor:
 
 
 def bound(v: Tensor, limit: float) -> Tensor:
-    """c · tanh(v / c)."""
+    """v bounded to ±limit: limit · tanh(v / limit)."""
     return limit * torch.tanh(v / limit)

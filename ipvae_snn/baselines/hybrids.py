@@ -1,4 +1,4 @@
-"""Between amortised and iterative inference: networks that refine, and guesses that are refined."""
+"""Between amortised and iterative inference: estimates refined by a network or by gradients."""
 
 from collections.abc import Mapping
 from typing import Any, ClassVar
@@ -19,23 +19,23 @@ from ipvae_snn.models.base import MODELS
 from ipvae_snn.neurons.base import State
 
 MEAN_LIMIT, LOG_STD_LIMIT = 30.0, 3.0
-LARGEST_GRADIENT = 5.0
+MAX_GRADIENT_NORM = 5.0
 
 
 class _Refined(GaussianBaseline):
-    """``mem`` is (μ, ξ, ε), ε the noise of the draw whose gradient the next timestep sees."""
+    """``mem`` is (μ, ξ, ε): the next timestep uses the gradient at the draw with noise ε."""
 
     def shared(self) -> Tensor:
         return F.gram(self.weight, self.log_scale)
 
     def draw(self, mean: Tensor, log_std: Tensor) -> tuple[State, Tensor]:
-        """The state of a fresh draw, and KL(q ‖ N(0, 1)), (B,)."""
+        """The state after a new draw, and KL(q ‖ N(0, 1)), (B,)."""
         noise = torch.randn_like(mean)
         code = self.code(mean + log_std.exp() * noise)
         return State(code, torch.cat([mean, log_std, noise], -1)), standard_kl(mean, log_std)
 
     def gradient(self, drive: Tensor, state: State, gram: Tensor) -> tuple[Tensor, Tensor]:
-        """(∂NLL/∂μ, ∂NLL/∂ξ) at the last draw: −(d − zG) and that times ε s."""
+        """(∂NLL/∂μ, ∂NLL/∂ξ) at the last draw: −(d − zG), and the same times ε s."""
         mean, log_std, noise = state.mem.tensor_split(3, -1)
         spread = noise * log_std.exp()
         by_mean = -self.through_code(drive - state.spk @ gram, mean + spread)
@@ -44,15 +44,15 @@ class _Refined(GaussianBaseline):
 
 @MODELS.register("iterative-amortised-vae")
 class IterativeAmortisedVAE(_Refined):
-    r"""A network that sees the input, its guess and the gradient, and gives a better guess.
+    r"""A network that refines its estimate from the input, the estimate and the gradient.
 
     .. math::
         (m, n, g, h) &= network(x, μ_{t−1}, ξ_{t−1}, norm(∇_μ NLL), norm(∇_ξ NLL)) \\
         μ_t &= σ(g) μ_{t−1} + (1 − σ(g)) m, \quad ξ_t = σ(h) ξ_{t−1} + (1 − σ(h)) n
 
-    and z ~ N(μ_t, e^{2ξ_t}), prior N(0, 1), starting from the prior. What the network sees is taken
-    as given: no gradient flows from one refinement to the one before, so that every one of them is
-    trained to better the guess it was handed. The KL is the whole one at every timestep.
+    and z ~ N(μ_t, e^{2ξ_t}), prior N(0, 1), starting from the prior. The inputs of the network are
+    detached: no gradient flows from one refinement to the previous one, so that each is trained to
+    improve the estimate it starts from. The KL of every timestep is the full KL to the prior.
 
     Args:
         in_features, latents, init_std, relu: as in :class:`GaussianBaseline`.
@@ -79,8 +79,7 @@ class IterativeAmortisedVAE(_Refined):
     ) -> None:
         super().__init__(in_features, latents, relu=relu, init_std=init_std)
         self.norms = nn.ModuleList(nn.LayerNorm(latents) for _ in range(2))
-        seen = in_features + 4 * latents
-        self.network = make_encoder("mlp", seen, 4 * latents, width=width)
+        self.network = make_encoder("mlp", in_features + 4 * latents, 4 * latents, width=width)
 
     def sense(self, x: Tensor) -> Tensor:
         """x and the drive d."""
@@ -95,32 +94,32 @@ class IterativeAmortisedVAE(_Refined):
         state = State(*(part.detach() for part in state))
         gradients = self.gradient(drive.detach(), state, shared.detach())
         normed = (norm(g) for norm, g in zip(self.norms, gradients, strict=True))
-        guess = state.mem[:, : 2 * self.latents]
-        better, gate = self.network(torch.cat([x, guess, *normed], -1)).tensor_split(2, -1)
-        mean, log_std = guess.lerp(better, torch.sigmoid(-gate)).tensor_split(2, -1)
+        estimate = state.mem[:, : 2 * self.latents]
+        update, gate = self.network(torch.cat([x, estimate, *normed], -1)).tensor_split(2, -1)
+        mean, log_std = estimate.lerp(update, torch.sigmoid(-gate)).tensor_split(2, -1)
         return self.draw(mean, bound(log_std, LOG_STD_BOUND))
 
 
 @MODELS.register("semi-amortised-vae")
 class SemiAmortisedVAE(_Refined):
-    r"""An encoder's guess, refined by gradient steps on the free energy, through which it learns.
+    r"""An encoder's estimate, refined by gradient descent on the free energy; learns through both.
 
     .. math::
         (μ_0, ξ_0) = encoder(x), \quad
         (μ, ξ)_t = (μ, ξ)_{t−1} − step · clip_5(∇_{μ, ξ} [NLL + β KL])
 
     z ~ N(μ_t, e^{2ξ_t}), prior N(0, 1). Each sample's gradient is clipped to norm 5; the step
-    sizes of μ and ξ are learned. The first timestep is the encoder's guess itself.
+    sizes of μ and ξ are learned. The first timestep draws from the encoder's estimate itself.
 
     Args:
         in_features, latents, init_std, relu: as in :class:`GaussianBaseline`.
         encoder, width, image_shape: as in :class:`~ipvae_snn.baselines.GaussianVAE`.
-        beta: β of the gradient steps: what the model is trained with.
+        beta: β of the gradient descent; use the β of training.
         step: initial step size.
 
     Source: Kim, Wiseman, Miller, Sontag & Rush, Semi-Amortized Variational Autoencoders, ICML 2018.
-    There the loss is that of the last step; here, as in all models of this package, the mean over
-    all of them.
+    There the loss is that of the last timestep; here, as in all models of this package, the mean
+    over all timesteps.
 
     >>> model = SemiAmortisedVAE(in_features=16, latents=8, encoder="linear")
     >>> model.run(torch.rand(5, 16), num_steps=4, record="kl").kl.shape
@@ -153,9 +152,9 @@ class SemiAmortisedVAE(_Refined):
         return torch.cat([mean, bound(log_std, LOG_STD_BOUND), drive], -1)
 
     def start(self, sensed: Tensor) -> State:
-        """Nothing yet, said by an empty ``mem``: the first timestep draws from the guess."""
-        guess = sensed[:, : self.latents]
-        return State(self.code(guess), guess[:, :0])
+        """An empty ``mem``, by which the first timestep knows to draw from the estimate."""
+        mean = sensed[:, : self.latents]
+        return State(self.code(mean), mean[:, :0])
 
     def advance(self, sensed: Tensor, state: State, shared: Tensor) -> tuple[State, Tensor]:
         if not state.mem.shape[-1]:
@@ -165,9 +164,9 @@ class SemiAmortisedVAE(_Refined):
         by_mean = by_mean + self.beta * mean
         by_log_std = by_log_std + self.beta * torch.expm1(2 * log_std)
         norm = torch.cat([by_mean, by_log_std], -1).norm(dim=-1, keepdim=True)
-        scale = (LARGEST_GRADIENT / norm.clamp(min=1e-12)).clamp(max=1)
-        of_mean, of_log_std = self.log_step.exp()
+        clip = (MAX_GRADIENT_NORM / norm.clamp(min=1e-12)).clamp(max=1)
+        mean_step, log_std_step = self.log_step.exp()
         return self.draw(
-            bound(mean - of_mean * scale * by_mean, MEAN_LIMIT),
-            bound(log_std - of_log_std * scale * by_log_std, LOG_STD_LIMIT),
+            bound(mean - mean_step * clip * by_mean, MEAN_LIMIT),
+            bound(log_std - log_std_step * clip * by_log_std, LOG_STD_LIMIT),
         )

@@ -1,4 +1,4 @@
-"""iG-VAE and iG-relu-VAE: the predictive-coding siblings, which infer with Gaussian latents."""
+"""iG-VAE and iG-relu-VAE: iterative inference as in the IPVAE, with Gaussian latents."""
 
 from collections.abc import Mapping
 from typing import Any, ClassVar
@@ -31,12 +31,12 @@ class IGVAE(GaussianBaseline):
         ξ_t &= bound_2(ξ_{t−1} + bound_3(½ α_ξ g ε s)) \\
         z_t &= μ_t + e^{ξ_t} ε_t
 
-    bound_c(v) = c tanh(v / c). The prior of a timestep is the posterior of the one before, as in
-    the IPVAE. With ``relu=True``, iG-relu-VAE, the code is gain · max(z, 0), with a gain learned
+    bound_c(v) = c tanh(v / c). The prior of a timestep is the posterior of the previous one, as in
+    the IPVAE. With ``relu=True``, iG-relu-VAE, the code is gain · max(z, 0), with a learned gain
     per neuron.
 
-    Source: arXiv 2410.19315, its Gaussian siblings; the Fisher information of N(μ, s²) is 1/s²
-    for μ and 2 for ξ.
+    Source: arXiv 2410.19315, the Gaussian variants; the Fisher information of N(μ, s²) is 1/s² for
+    μ and 2 for ξ.
 
     >>> model = IGVAE(in_features=16, latents=8)
     >>> model.run(torch.rand(5, 16), num_steps=3, record=("spk", "kl")).spk.shape
@@ -60,7 +60,7 @@ class IGVAE(GaussianBaseline):
         self.log_step = nn.Parameter(torch.full((2,), step).log())
 
     def gradient_probe(self) -> nn.Parameter:
-        """log b: on the NLL, tonic inhibition acts through the code alone."""
+        """log b: tonic inhibition affects the NLL through the code alone."""
         return self.log_bias
 
     def shared(self) -> Tensor:
@@ -81,13 +81,12 @@ class IGVAE(GaussianBaseline):
         std = log_std.exp()
         current = sensed - state.spk @ shared
         current = self.through_code(current, mean + std * noise) - self.log_bias.exp()
-        of_mean, of_log_std = self.log_step.exp()
-        new_mean = bound(
-            mean + bound(of_mean * std.square() * current, MEAN_STEP_BOUND), MEAN_BOUND
-        )
-        change = bound(0.5 * of_log_std * current * noise * std, LOG_STD_STEP_BOUND)
-        new_log_std = bound(log_std + change, LOG_STD_BOUND)
-        fresh = torch.randn_like(mean)
-        code = self.code(new_mean + new_log_std.exp() * fresh)
+        mean_step, log_std_step = self.log_step.exp()
+        mean_change = bound(mean_step * std.square() * current, MEAN_STEP_BOUND)
+        new_mean = bound(mean + mean_change, MEAN_BOUND)
+        log_std_change = bound(0.5 * log_std_step * current * noise * std, LOG_STD_STEP_BOUND)
+        new_log_std = bound(log_std + log_std_change, LOG_STD_BOUND)
+        new_noise = torch.randn_like(mean)
+        code = self.code(new_mean + new_log_std.exp() * new_noise)
         kl = gaussian_kl(new_mean, new_log_std, mean, log_std).sum(-1)
-        return State(code, torch.cat([new_mean, new_log_std, fresh], -1)), kl
+        return State(code, torch.cat([new_mean, new_log_std, new_noise], -1)), kl

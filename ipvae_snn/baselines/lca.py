@@ -1,4 +1,4 @@
-"""LCA: sparse coding by locally competing neurons, the strongest peer that does not spike."""
+"""LCA: sparse coding by locally competing neurons that do not spike."""
 
 from collections.abc import Mapping
 from typing import Any, ClassVar
@@ -21,9 +21,9 @@ class LCA(Baseline):
         u_t &= u_{t−1} + rate · (Φ^T x − u_{t−1} − (G − 1) a_{t−1}) \\
         a_t &= sign(u_t) · max(|u_t| − λ, 0)
 
-    with the same Gram competition as an IPVAE. Its fixed points are those of the lasso. Φ learns
-    by the gradient of the energy at the a that was reached, so that no gradient flows through
-    time. The price λ‖a‖₁ stands where other models have a KL: train with ``beta = beta_start = 1``.
+    with the same lateral weights G as an IPVAE. Its fixed points are the solutions of the lasso. Φ
+    learns from the gradient of the energy at the current a; no gradient flows through time. λ‖a‖₁
+    takes the place of the KL: train with ``beta = beta_start = 1``.
 
     Args:
         in_features, latents: M and K.
@@ -38,7 +38,7 @@ class LCA(Baseline):
     torch.Size([1, 5, 32])
     """
 
-    # There is no KL, so no β to raise; features have norm 1, so no weight decay.
+    # Without a KL there is no β to anneal; with features of norm 1 weight decay has no effect.
     recipe: ClassVar[Mapping[str, Any]] = {
         "steps": 40,
         "beta": 1.0,
@@ -66,7 +66,9 @@ class LCA(Baseline):
     @property
     def weight(self) -> Tensor:
         """Φ with columns of norm 1, shape (M, K)."""
-        return self.decoder.weight / self.decoder.weight.norm(dim=0).clamp(min=1e-12)
+        weight = self.decoder.weight
+        norm: Tensor = weight.norm(dim=0)
+        return weight / norm.clamp(min=1e-12)
 
     def shared(self) -> Tensor:
         with torch.no_grad():
@@ -88,6 +90,6 @@ class LCA(Baseline):
         return State(code, mem), self.sparsity * code.abs().sum(-1)
 
     def mean_code(self, mem: Tensor) -> Tensor:
-        """a = what of u lies beyond the threshold."""
+        """a: the part of u beyond the threshold."""
         above = (mem.abs() - self.sparsity).clamp(min=0)
         return above * (mem > 0) if self.nonnegative else above * mem.sign()

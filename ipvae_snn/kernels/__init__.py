@@ -1,7 +1,8 @@
-"""The unroll in time, forward and backward, below the neurons: no state, no modules.
+"""The unroll in time, forward and backward: functions of tensors, below the neurons and modules.
 
-``plain`` is PyTorch alone and runs everywhere; ``native`` is compiled code for float32 on the CPU,
-used where a compiler is found. Both take a :class:`~ipvae_snn.kernels.spec.UnrollSpec`, give an
-:class:`~ipvae_snn.kernels.spec.UnrollResult`, and share the adjoint's outline
+``plain`` uses PyTorch operations and runs everywhere. ``native`` is compiled C for float32 on the
+CPU, used where a compiler is found. ``cuda_graphs`` records ``plain`` on a GPU and replays it. All
+take an :class:`~ipvae_snn.kernels.spec.UnrollSpec`, return an
+:class:`~ipvae_snn.kernels.spec.UnrollResult`, and share one outline of the backward pass
 (:class:`~ipvae_snn.kernels.adjoint.Adjoint`).
 """

@@ -1,4 +1,4 @@
-"""Back through the timesteps, for every kernel: what the saved needs not hold is recomputed."""
+"""The backward pass of an unroll, for all kernels; it recomputes what was not saved."""
 
 from typing import Any
 
@@ -8,20 +8,24 @@ from torch import Tensor
 from ipvae_snn.kernels.spec import UnrollSpec
 
 CHUNK = 4
-"""Timesteps whose share in the gradient of G is added up by one product."""
+"""Timesteps whose terms of the gradient of G are summed by one product."""
 
 
 class Adjoint:
-    """Gradients of a spec, from its saved and the gradients of what it returned.
+    """Gradients of a spec's tensors, from the saved values and the gradients of the result.
 
-    Of each timestep the saved has membrane u_t and count z_t. With ū, z̄, h̄ the adjoints of
-    membrane, count and step, c_t the gradient of the likelihood and w_t the weight of the draw,
+    Membrane u_t and count z_t of each timestep are saved. With ū, z̄, h̄ the adjoints of membrane,
+    count and membrane change h, c_t the gradient of ``quad`` and w_t the slope of the draw,
 
         z̄_t = −c_t d_t + p_t G,    p_t = c_t z_t − α h̄_{t+1}      (one product per timestep)
         ū_t += w_t z̄_t,            Ḡ = Σ_t z_tᵀ (c_t z_t / 2 − α h̄_{t+1})
 
-    h_t itself, where α or a saturated clamp ask for it, is had back from u_t and u_{t−1}. Source:
-    derived from arXiv 2410.19315, section 3.
+    h_t itself, needed for the gradient of α and where a clamp saturates, follows from u_t and
+    u_{t−1}. Source: derived from arXiv 2410.19315, section 3.
+
+    A subclass gives :meth:`_timestep`. It goes backward from ``mem_grad``, ū_t, and ``product``,
+    p_t G, and leaves ū_{t−1} in ``mem_grad``, p_{t−1} in ``product_input``, and
+    c_{t−1} z_{t−1} / 2 − α h̄_t in ``gram_factor``.
     """
 
     def __init__(
@@ -36,13 +40,13 @@ class Adjoint:
         self.spec, (self.mems, self.counts) = spec, saved
         self.needed = needed
         self.stride = latents if stride is None else stride
-        self.half = spec.empty(min(CHUNK, spec.steps), rows, self.stride)
-        self.half[..., latents:] = 0
+        self.gram_factor = spec.empty(min(CHUNK, spec.steps), rows, self.stride)
+        self.gram_factor[..., latents:] = 0
         self.product = spec.mem
-        self.carry = torch.zeros_like(spec.mem)
-        self.push = spec.mem
+        self.mem_grad = torch.zeros_like(spec.mem)
+        self.product_input = spec.mem
         self.drive_grad = torch.zeros_like(spec.drive)
-        # Several adjoints may add to one gradient of G.
+        # Adjoints of several blocks of rows may add to one gradient of G.
         if gram_grad is None:
             gram_grad = spec.empty(latents, self.stride).zero_()
         self.gram_grad = gram_grad
@@ -51,80 +55,85 @@ class Adjoint:
         self.spk_grad: Tensor | None = None
 
     def __call__(self, grads: dict[str, Tensor | None]) -> dict[str, Tensor]:
-        """Gradients of the spec's tensors by name; ``grads`` are those of the outcome's."""
+        """Gradients of the spec's tensors by name, from those of the result by name."""
         spec, slope_of = self.spec, self._slope
         self.quad_grad, self.kl_grad = (
-            self.carry.new_zeros(spec.steps, len(spec.mem)) if g is None else g.contiguous()
+            self.mem_grad.new_zeros(spec.steps, len(spec.mem)) if g is None else g.contiguous()
             for g in (grads["quad"], grads["kl"])
         )
         self._prepare()
         last = spec.steps - 1
-        self.push = self.quad_grad[last, :, None] * self.counts[last]
-        self.half[self._slot(last), :, : self.push.shape[1]] = self.push / 2
+        self.product_input = self.quad_grad[last, :, None] * self.counts[last]
+        latents = self.product_input.shape[1]
+        self.gram_factor[self._slot(last), :, :latents] = self.product_input / 2
         self._add_mem_grad(last, grads)
         product = spec.product()
         for t in range(last, -1, -1):
             if t % CHUNK == 0 and "gram" in self.needed:
-                self._add_gram(t, min(t + CHUNK, spec.steps))
-            self.spk_grad = self._recorded("spk", t, grads)
-            self.product = product(self.push)
-            self._step(t, slope_of(t))
+                self._add_gram_grad(t, min(t + CHUNK, spec.steps))
+            self.spk_grad = self._recorded_grad("spk", t, grads)
+            self.product = product(self.product_input)
+            self._timestep(t, slope_of(t))
             self._add_mem_grad(t - 1, grads)
         return self._finish()
 
     def _finish(self) -> dict[str, Tensor]:
         spec = self.spec
         gram_grad = self.gram_grad[:, : spec.gram.shape[1]]
-        # Spikes before the first step, whose h̄ is in push; a GPU is not asked whether there are.
+        # Spikes of the initial state. On a GPU, asking whether there are any would wait for it.
         if spec.spk.device.type != "cpu" or bool(spec.spk.any()):
-            gram_grad += spec.spk.mT @ self.push
+            gram_grad += spec.spk.mT @ self.product_input
         return {
             "drive": self.drive_grad,
             "gram": gram_grad,
-            "spk": self.push @ spec.gram if "spk" in self.needed else self.push,
-            "mem": self.carry,
-            "step": (self.step_sum / spec.step).to(spec.step.dtype),
-            "bias": -spec.step * self.bias_sum,
-            "rest": spec.step * spec.leak * self.bias_sum,
+            "spk": self.product_input @ spec.gram if "spk" in self.needed else self.product_input,
+            "mem": self.mem_grad,
+            "step_size": (self.step_sum / spec.step_size).to(spec.step_size.dtype),
+            "bias": -spec.step_size * self.bias_sum,
+            "mem_rest": spec.step_size * spec.leak * self.bias_sum,
         }
 
     def _slope(self, t: int) -> Tensor | None:
         """w_t, or None where no gradient passes the draw."""
         if self.spec.slope == "none":
             return None
-        return self.spec.estimator.slope(self.counts[t].to(self.mems.dtype), self.mems[t].exp())
+        rate = self.mems[t].exp()
+        slope: Tensor = self.spec.estimator.slope(self.counts[t].to(self.mems.dtype), rate)
+        return slope
 
     def _slot(self, t: int) -> int:
-        return t % CHUNK % len(self.half)
+        """Where ``gram_factor`` has timestep t."""
+        return t % CHUNK % len(self.gram_factor)
 
     def _drive_grad(self, t: int) -> Tensor:
         return self.drive_grad[t] if self.spec.drive.ndim == 3 else self.drive_grad
 
-    def _recorded(self, name: str, t: int, grads: dict[str, Tensor | None]) -> Tensor | None:
-        """Gradient that reaches the spikes or membrane of timestep t from outside, if any."""
-        found: Tensor | None = None
-        stack, last, every = grads[name], grads[f"last_{name}"], self.spec.every
-        if stack is not None and t >= 0 and (t + 1) % every == 0:
-            found = stack[t // every]
+    def _recorded_grad(self, name: str, t: int, grads: dict[str, Tensor | None]) -> Tensor | None:
+        """Gradient of the recorded spikes or membranes of timestep t, if any."""
+        grad: Tensor | None = None
+        recorded, last, every = grads[name], grads[f"last_{name}"], self.spec.every
+        if recorded is not None and t >= 0 and (t + 1) % every == 0:
+            grad = recorded[t // every]
         if last is not None and t == self.spec.steps - 1:
-            found = last if found is None else found + last
-        return found
+            grad = last if grad is None else grad + last
+        return grad
 
     def _add_mem_grad(self, t: int, grads: dict[str, Tensor | None]) -> None:
-        grad = self._recorded("mem", t, grads)
+        grad = self._recorded_grad("mem", t, grads)
         if grad is not None:
-            self.carry = (self.carry + grad).contiguous()
+            self.mem_grad = (self.mem_grad + grad).contiguous()
 
     def _prepare(self) -> None:
-        """Called once, when all that the steps need is there."""
+        """Called once, before the first timestep, when the gradients are known."""
 
-    def _step(self, t: int, slope: Any) -> None:
-        """Take ``carry`` and ``push`` from timestep t to t − 1, and add t's gradients up."""
+    def _timestep(self, t: int, slope: Any) -> None:
+        """Go backward through timestep t, and add its terms to the gradients."""
         raise NotImplementedError
 
-    def _add_gram(self, first: int, last: int) -> None:
-        """Add the share of timesteps ``first`` to ``last`` − 1 to the gradient of G."""
+    def _add_gram_grad(self, first: int, last: int) -> None:
+        """Add the terms of timesteps ``first`` to ``last`` − 1 to the gradient of G."""
         counts = self.counts[first:last]
-        spk, half = counts.to(self.half.dtype), self.half[: last - first, :, : counts.shape[-1]]
-        grad = self.gram_grad[:, : counts.shape[-1]]
-        grad.addmm_(spk.flatten(0, 1).mT, half.flatten(0, 1))
+        latents = counts.shape[-1]
+        factor = self.gram_factor[: last - first, :, :latents]
+        spk, grad = counts.to(factor.dtype), self.gram_grad[:, :latents]
+        grad.addmm_(spk.flatten(0, 1).mT, factor.flatten(0, 1))

@@ -1,8 +1,8 @@
-"""Compile the native kernels for this processor, once, and keep the result between runs.
+"""Compile the native kernels for this processor, and cache the library between runs.
 
-What is written: one shared library of about 50 kB in a folder of the user's own, named after the
-source, the compiler, its flags and the processor's instruction set, so that a change of any makes
-a new one. Nothing is built where there is no C compiler: the package then runs on PyTorch alone.
+The cache is one shared library of about 50 kB in a folder of the user. Its name is a hash of the
+source, the compiler, its flags and the instruction set, so that a change of any of them builds a
+new one. Without a C compiler nothing is built, and the package runs on PyTorch alone.
 """
 
 import ctypes
@@ -17,36 +17,36 @@ from pathlib import Path
 from ipvae_snn._utils.files import atomic_write
 
 SOURCE = Path(__file__).parent
-FLAGS = (
-    "-std=c11", "-O3", "-march=native", "-fno-math-errno", "-fno-trapping-math",
-    "-ffp-contract=fast", "-shared", "-fPIC",
-)  # fmt: skip
-# OpenMP shares PyTorch's threads (both load libgomp, once); the width is GCC's only.
+FLAGS = ("-std=c11", "-O3", "-march=native", "-shared", "-fPIC")
+FLOAT_FLAGS = ("-fno-math-errno", "-fno-trapping-math", "-ffp-contract=fast")
+# Tried in turn. The vector width is an option of GCC alone. With OpenMP the kernels use the threads
+# of PyTorch: both load libgomp, once.
 OPTIONAL = (("-fopenmp", "-mprefer-vector-width=512"), ("-fopenmp",), ())
 TIMEOUT = 120
+"""Seconds for one run of the compiler."""
 
 
 class BuildError(RuntimeError):
-    """The native kernels cannot be had here; the message says why."""
+    """The native kernels are not available; the message says why."""
 
 
 def load() -> ctypes.CDLL:
-    """The compiled kernels, built on the first call on this machine (about a second).
+    """The compiled kernels; the first call on a machine builds them, in about a second.
 
     Raises:
-        BuildError: no compiler, one that fails, or no folder to write to.
+        BuildError: missing or broken compiler, or no folder to write to.
     """
     compiler = _compiler()
     folder = _folder()
     problems = []
     for extra in OPTIONAL:
-        flags = (*FLAGS, *extra)
+        flags = (*FLAGS, *FLOAT_FLAGS, *extra)
         try:
             target = _target(compiler)
             path = folder / f"kernels-{_fingerprint(compiler, flags, target)}.so"
             if not path.exists():
-                with atomic_write(path) as unfinished:
-                    _run([compiler, *flags, str(SOURCE / "native.c"), "-o", str(unfinished), "-lm"])
+                with atomic_write(path) as temporary:
+                    _run([compiler, *flags, str(SOURCE / "native.c"), "-o", str(temporary), "-lm"])
             return ctypes.CDLL(str(path))
         except (BuildError, OSError, ValueError) as error:
             problems.append(str(error))
@@ -56,16 +56,16 @@ def load() -> ctypes.CDLL:
 def _compiler() -> str:
     if sys.platform == "win32":
         raise BuildError("the native kernels are not built on Windows")
-    asked = os.environ.get("CC")
-    for name in [asked] if asked else ["cc", "gcc", "clang"]:
-        found = shutil.which(name)
-        if found:
-            return found
-    raise BuildError(f"no C compiler found ({asked or 'cc, gcc, clang'})")
+    chosen = os.environ.get("CC")
+    for name in [chosen] if chosen else ["cc", "gcc", "clang"]:
+        path = shutil.which(name)
+        if path:
+            return path
+    raise BuildError(f"no C compiler found ({chosen or 'cc, gcc, clang'})")
 
 
 def _folder() -> Path:
-    """A folder that only this user can write to: what lies in it is loaded as code."""
+    """The cache folder; only this user may write to it, as its files are loaded as code."""
     root = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     folder = Path(root) / "ipvae_snn"
     try:
@@ -74,12 +74,12 @@ def _folder() -> Path:
     except (OSError, RuntimeError) as error:
         raise BuildError(f"no folder for compiled kernels: {error}") from error
     if status.st_uid != os.getuid() or status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
-        raise BuildError(f"{folder} can be written by others: make it yours alone (chmod 700)")
+        raise BuildError(f"others can write to {folder}: make it private (chmod 700)")
     return folder
 
 
 def _target(compiler: str) -> str:
-    """What the compiler knows of itself and of this processor, as its predefined macros."""
+    """The compiler's version and the instruction set, as the predefined macros."""
     return _run([compiler, "-march=native", "-dM", "-E", "-x", "c", os.devnull])
 
 

@@ -1,13 +1,13 @@
 """The loop over timesteps as one CUDA graph: recorded once per shape, replayed at every call.
 
-A timestep is a dozen small kernels; launched one by one, small batches wait for the host. What
-varies between calls (drive, weights, state, the clamp of a training schedule) is copied into the
-recorded buffers, what comes out is copied out of them.
+A timestep is a dozen small kernels. Launched one by one, small batches wait for the host. The
+inputs of a call (drive, weights, state, the clamp of a training schedule) are copied into the
+buffers of the recording, and its outputs are copied out.
 """
 
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from typing import Any
 
 import torch
@@ -18,17 +18,20 @@ from ipvae_snn.kernels.spec import INPUTS, OUTPUTS, UnrollResult, UnrollSpec
 
 Values = list[Tensor | None]
 Recorder = Callable[[Callable[[], Values]], tuple[Callable[[], object], Values]]
-KEPT = 8
-"""Recordings kept at a time; the one unused for longest goes first."""
+MAX_RECORDINGS = 8
+"""Recordings in memory; the least recently used one is dropped first."""
 WARM_UP = 3
-COPIED = len(INPUTS) + 1
-"""Tensors of a spec that are copied into a recording: its inputs and the clamp."""
+"""Runs before recording, in which libraries allocate and choose their algorithms."""
+N_SPEC_INPUTS = len(INPUTS) + 1
+"""Tensors of a spec that are inputs of a recording: INPUTS and the clamp."""
+NOT_IN_KEY = {*INPUTS, "clamp", "row_ids", "estimator", "saved_dtype"}
+"""Fields of a spec that a recording does not depend on; the last two enter its key otherwise."""
 
 _recordings: OrderedDict[Any, "Recording"] = OrderedDict()
 
 
 def record_cuda(function: Callable[[], Values]) -> tuple[Callable[[], object], Values]:
-    """Record what ``function`` launches on the GPU; what replays it, and where results appear."""
+    """Record what ``function`` launches on the GPU; returns the replay, and the output buffers."""
     state = torch.cuda.get_rng_state()
     side, main = torch.cuda.Stream(), torch.cuda.current_stream()
     side.wait_stream(main)
@@ -36,7 +39,7 @@ def record_cuda(function: Callable[[], Values]) -> tuple[Callable[[], object], V
         for _ in range(WARM_UP):
             function()
     main.wait_stream(side)
-    torch.cuda.set_rng_state(state)  # the warm-up's draws leave no trace
+    torch.cuda.set_rng_state(state)  # as if the warm-up had drawn nothing
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph, capture_error_mode="thread_local"):
         outputs = function()
@@ -44,7 +47,7 @@ def record_cuda(function: Callable[[], Values]) -> tuple[Callable[[], object], V
 
 
 class Recording:
-    """A function of tensors, recorded with buffers of its own."""
+    """A function of tensors, recorded with its own input buffers."""
 
     def __init__(
         self, function: Callable[[Values], Values], inputs: Values, record: Recorder
@@ -53,15 +56,15 @@ class Recording:
         self.replay, self.outputs = record(lambda: function(self.inputs))
 
     def __call__(self, inputs: Values) -> Values:
-        for own, given in zip(self.inputs, inputs, strict=True):
-            if own is not None and given is not None:
-                own.copy_(given)
+        for buffer, value in zip(self.inputs, inputs, strict=True):
+            if buffer is not None and value is not None:
+                buffer.copy_(value)
         self.replay()
         return [None if t is None else t.clone() for t in self.outputs]
 
 
-def suits(spec: UnrollSpec) -> bool:
-    """Whether a spec can be recorded: on the GPU, with draws from torch's own generator."""
+def supports(spec: UnrollSpec) -> bool:
+    """Whether a spec can be recorded: on the GPU, with draws from torch's global generator."""
     return spec.mem.device.type == "cuda" and spec.law != "own" and spec.estimator.generator is None
 
 
@@ -69,12 +72,13 @@ def forward(spec: UnrollSpec, record: Recorder = record_cuda) -> UnrollResult:
     """:func:`ipvae_snn.kernels.plain.forward`, replayed."""
 
     def run(inputs: Values) -> Values:
-        out = plain.forward(_with(spec, inputs))
+        out = plain.forward(_with_inputs(spec, inputs))
         return [*(getattr(out, name) for name in OUTPUTS), *(out.saved or (None, None))]
 
-    found = _replay("forward", spec, _inputs(spec), run, record)
-    saved = found[-2:]
-    return UnrollResult(*found[:-2], saved=(saved[0], saved[1]) if spec.keep else None)  # type: ignore
+    values: list[Any] = _replay("forward", spec, _inputs_of(spec), run, record)
+    *outputs, mems, counts = values
+    named = dict(zip(OUTPUTS, outputs, strict=True))
+    return UnrollResult(**named, saved=(mems, counts) if spec.save else None)
 
 
 class GraphedAdjoint:
@@ -90,48 +94,40 @@ class GraphedAdjoint:
         self.spec, self.saved, self.needed, self.record = spec, saved, needed, record
 
     def __call__(self, grads: dict[str, Tensor | None]) -> dict[str, Tensor]:
-        given: Values = [*self.saved, *(grads[name] for name in OUTPUTS)]
-
         def run(inputs: Values) -> Values:
-            own, (mems, counts, *rest) = inputs[:COPIED], inputs[COPIED:]
-            spec = _with(self.spec, own)
-            adjoint = plain.PlainAdjoint(spec, (mems, counts), self.needed)  # type: ignore
-            found = adjoint(dict(zip(OUTPUTS, rest, strict=True)))
-            return [found[name] for name in INPUTS]
+            values: list[Any] = inputs[N_SPEC_INPUTS:]
+            mems, counts, *output_grads = values
+            spec = _with_inputs(self.spec, inputs[:N_SPEC_INPUTS])
+            adjoint = plain.PlainAdjoint(spec, (mems, counts), self.needed)
+            input_grads = adjoint(dict(zip(OUTPUTS, output_grads, strict=True)))
+            return [input_grads[name] for name in INPUTS]
 
         kind = ("backward", *sorted(self.needed))
-        found = _replay(kind, self.spec, [*_inputs(self.spec), *given], run, self.record)
-        return dict(zip(INPUTS, found, strict=True))  # type: ignore
+        inputs = [*_inputs_of(self.spec), *self.saved, *(grads[name] for name in OUTPUTS)]
+        input_grads: list[Any] = _replay(kind, self.spec, inputs, run, self.record)
+        return dict(zip(INPUTS, input_grads, strict=True))
 
 
-def _inputs(spec: UnrollSpec) -> Values:
+def _inputs_of(spec: UnrollSpec) -> Values:
     clamp = torch.as_tensor(spec.clamp, dtype=spec.mem.dtype, device=spec.mem.device)
     return [*(getattr(spec, name) for name in INPUTS), clamp]
 
 
-def _with(spec: UnrollSpec, inputs: Values) -> UnrollSpec:
-    tensors = dict(zip(INPUTS, inputs[:-1], strict=True))
-    return replace(spec, **tensors, clamp=inputs[-1], counts=spec.count_dtype())  # type: ignore
+def _with_inputs(spec: UnrollSpec, inputs: Values) -> UnrollSpec:
+    tensors: dict[str, Any] = dict(zip((*INPUTS, "clamp"), inputs, strict=True))
+    return replace(spec, **tensors, saved_dtype=spec.count_dtype())
 
 
 def _replay(
     kind: Any, spec: UnrollSpec, inputs: Values, run: Callable[[Values], Values], record: Recorder
 ) -> Values:
-    settings = (spec.law, spec.slope, spec.kl_form, spec.steps, spec.fields, spec.every, spec.keep)
-    numbers = (
-        spec.scale,
-        spec.leak,
-        spec.count_dtype(),
-        spec.precision,
-        spec.careful,
-        repr(spec.estimator),
-        record,
-    )
-    key = (kind, settings, numbers, _shapes(inputs))
+    """The outputs of ``run``, recorded if no recording fits."""
+    settings = [getattr(spec, f.name) for f in fields(spec) if f.name not in NOT_IN_KEY]
+    key = (kind, *settings, spec.count_dtype(), repr(spec.estimator), record, _shapes(inputs))
     if key not in _recordings:
         _recordings[key] = Recording(run, inputs, record)
     _recordings.move_to_end(key)
-    while len(_recordings) > KEPT:
+    while len(_recordings) > MAX_RECORDINGS:
         _recordings.popitem(last=False)
     return _recordings[key](inputs)
 

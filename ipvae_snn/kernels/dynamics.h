@@ -1,35 +1,37 @@
-/* What forward and backward share: the settings of the neurons, and how counts are stored.
+/* Shared by forward and backward: the settings of the neurons, and the storage of counts.
  *
- * The clamps need neither softplus nor logarithm. With r = 1 / rate and e = exp(-clamp),
+ * The clamps are computed without softplus or logarithm. With r = 1 / rate and e = exp(-clamp),
  *   u' = clamp(u + clamp(h))   is   r' = e + min(r (e + min(exp(-h), e^8)), e^8),
  * and its derivatives are ratios of the same numbers:
- *   du'/du = 1 - e rate',  du'/dh = 1 - e rate' (1 + 1 / rate),  0 where a minimum took e^8. */
+ *   du'/du = 1 - e rate',  du'/dh = 1 - e rate' (1 + 1 / rate),  0 where a minimum is e^8. */
 #ifndef IPVAE_DYNAMICS_H
 #define IPVAE_DYNAMICS_H
 
 #include "poisson.h"
 
-#define FLOOR 2980.9580f /* e^8, the floor of both clamps as 1 / rate */
+#define FLOOR 2980.9580f /* e^8: 1 / rate at the floor of both clamps, -8 nats */
 
-#define ALWAYS __attribute__((always_inline))
+#define ALWAYS_INLINE __attribute__((always_inline))
 
-/* One vector register, and as many of them as a sum may keep without running out of registers. */
+/* Floats per vector register, and vectors per row of sum_dense that stay in registers. */
 #ifdef __AVX512F__
 #define WIDTH 16
-#define DENSE 4
+#define DENSE_VECTORS 4
 #else
 #define WIDTH 8
-#define DENSE 2
+#define DENSE_VECTORS 2
 #endif
 typedef float Vector __attribute__((vector_size(4 * WIDTH), aligned(4)));
 
 typedef struct {
-    const float *bias, *rest; /* (K,) */
-    float alpha, scale, leak, epsilon;
-    int32_t published, rounded;
+    const float *bias, *mem_rest; /* (K,) */
+    float alpha, lateral_scale, leak, epsilon; /* alpha: step size; epsilon: exp(-clamp) */
+    int32_t published, rounded; /* form of the KL; counts round(rate) instead of Poisson */
 } Dynamics;
 
-static void put_counts(uint8_t *to, const float *spk, int bytes, int64_t n) {
+/* Counts in 1, 2 or 4 bytes; those too large for 1 or 2 become the maximum. */
+
+static void store_counts(uint8_t *to, const float *spk, int bytes, int64_t n) {
     if (bytes == 1)
         for (int64_t i = 0; i < n; i++) to[i] = (uint8_t)at_most(spk[i], 255.0f);
     else if (bytes == 2)
@@ -38,7 +40,7 @@ static void put_counts(uint8_t *to, const float *spk, int bytes, int64_t n) {
         for (int64_t i = 0; i < n; i++) ((int32_t *)to)[i] = (int32_t)spk[i];
 }
 
-static void get_counts(float *spk, const uint8_t *from, int bytes, int64_t n) {
+static void load_counts(float *spk, const uint8_t *from, int bytes, int64_t n) {
     if (bytes == 1)
         for (int64_t i = 0; i < n; i++) spk[i] = (float)from[i];
     else if (bytes == 2)

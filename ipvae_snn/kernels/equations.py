@@ -1,6 +1,6 @@
-"""The equations of a timestep as torch operations that trust their input.
+"""The equations of a timestep in PyTorch, without checks: what the time loops call.
 
-Loops call these. :mod:`ipvae_snn.functional` is the same with checks, shapes and sources.
+:mod:`ipvae_snn.functional` has the same functions with checks, shapes and sources.
 """
 
 import torch
@@ -35,13 +35,13 @@ def membrane_step(
 
 def poisson_kl(mem: Tensor, mem_prior: Tensor, form: str = "exact") -> Tensor:
     delta = mem - mem_prior
-    # 1 + e^Δ(Δ − 1) = Δ + (Δ − 1)(e^Δ − 1): this form cancels less where Δ is small.
+    # 1 + e^Δ(Δ − 1) = Δ + (Δ − 1)(e^Δ − 1); the right side loses fewer digits where Δ is small.
     divergence = delta + (delta - 1) * torch.expm1(delta)
     return torch.exp(mem if form == "published" else mem_prior) * divergence
 
 
 def poisson_kl_sum(mem: Tensor, mem_prior: Tensor, form: str) -> Tensor:
-    """Summed over neurons, (..., K) to (...)."""
+    """:func:`poisson_kl` summed over neurons, (..., K) to (...)."""
     return poisson_kl(mem, mem_prior, form).sum(-1)
 
 

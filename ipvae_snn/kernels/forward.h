@@ -1,25 +1,26 @@
-/* All timesteps forward. Samples do not interact: a team of rows runs through all timesteps with
- * its state in the first-level cache, and zG adds up the rows of G of the neurons that spiked, work
- * in proportion to the spikes. Where most spike, the rows of a team share their passes over G. */
+/* The forward pass. Samples do not interact: a team of rows runs through all timesteps with its
+ * state in the first-level cache. zG is the sum of the rows of G of the neurons that spiked, so
+ * that the work grows with the spikes. Where most spike, the rows of a team share one pass over G.
+ */
 #ifndef IPVAE_FORWARD_H
 #define IPVAE_FORWARD_H
 
 #include "dynamics.h"
 
-#define TEAM 4 /* rows */
-#define KEEPS_IN_CACHE 2048 /* latents: G takes 16 MB */
+#define TEAM 4 /* rows of the batch */
+#define MAX_CACHED_LATENTS 2048 /* G takes 16 MB: larger ones do not stay in the caches */
 
 typedef struct {
     int64_t steps, rows, latents, stride; /* stride: row length of gram, a multiple of LANES */
     const float *drive;                   /* (rows, K), or (steps, rows, K) */
-    int64_t drive_step;                   /* elements from one timestep's drive to the next */
+    int64_t drive_stride;                 /* elements from one timestep's drive to the next */
     const float *gram;                    /* (K, stride) */
-    const uint64_t *keys;                 /* (steps,); NULL where nothing is drawn */
-    const uint64_t *row_ids;              /* (rows,): what draws know rows by; NULL: by number */
+    const uint64_t *keys;                 /* (steps,): of the draws; NULL if nothing is drawn */
+    const uint64_t *row_ids;              /* (rows,): row numbers for the draws; NULL: 0, 1, ... */
     float *spk, *mem;                     /* (rows, K): state, updated in place */
-    float *inhibition;                    /* (rows, K): zG of spk, updated in place; NULL: made here */
+    float *inhibition;                    /* (rows, K): zG of spk, updated in place, or NULL */
     float *all_spk, *all_mem;             /* (steps / every, rows, K), or NULL */
-    int64_t spk_every, mem_every;         /* each n-th timestep of them is kept */
+    int64_t spk_every, mem_every;         /* each n-th timestep of them is recorded */
     uint8_t *all_counts;                  /* (steps, rows, K) of count_bytes each, or NULL */
     int32_t count_bytes;
     float *kl, *quad; /* (steps, rows), or NULL */
@@ -27,8 +28,8 @@ typedef struct {
     int32_t threads;
 } Forward;
 
-/* KL of a block, summed: KL(Poisson(e^after) || Poisson(e^before)). Lanes of rate 0 add nothing. A
- * function of its own, as GCC gives up vectors for it inside of another loop. */
+/* Sum over a block of KL(Poisson(e^after) || Poisson(e^before)). Lanes of rate 0 add nothing.
+ * Not inlined: GCC does not vectorize it inside another loop. */
 static __attribute__((noinline)) float divergence(const float *restrict after,
                                                   const float *restrict before,
                                                   const float *restrict rate,
@@ -47,27 +48,27 @@ static __attribute__((noinline)) float divergence(const float *restrict after,
 }
 
 /* Membrane update, emission and KL of up to LANES neurons of one row; returns the KL. */
-static inline ALWAYS float step_block(const Dynamics *f, int n, const float *restrict drive,
+static inline ALWAYS_INLINE float step_block(const Dynamics *f, int n, const float *restrict drive,
                         const float *restrict inhibition, const float *restrict bias,
-                        const float *restrict rest, float *restrict mem, float *restrict spk,
-                        uint64_t key, uint64_t row, uint32_t block, int want_kl) {
+                        const float *restrict mem_rest, float *restrict mem, float *restrict spk,
+                        uint64_t key, uint64_t row, uint32_t block, int with_kl) {
     float rate[LANES] = {0}, inverse[LANES] = {0}, before[LANES] = {0}, after[LANES] = {0};
     float drawn[LANES], kl = 0;
-    /* Locals: the compiler need not fear that a store changes a setting. */
-    float epsilon = f->epsilon, leak = f->leak, alpha = f->alpha, scale = f->scale;
+    /* Copies, so that the compiler knows that no store changes a setting. */
+    float epsilon = f->epsilon, leak = f->leak, alpha = f->alpha, lateral_scale = f->lateral_scale;
 #pragma omp simd
     for (int i = 0; i < n; i++) {
         float u = mem[i];
-        float h = drive[i] - scale * inhibition[i] - bias[i] - leak * (u - rest[i]);
+        float h = drive[i] - lateral_scale * inhibition[i] - bias[i] - leak * (u - mem_rest[i]);
         float r = fast_exp(-u);
         float s = r * (epsilon + fast_exp(at_most(-alpha * h, 8.0f)));
-        float end = at_most(s, FLOOR) + epsilon;
+        float new_inverse = at_most(s, FLOOR) + epsilon;
         before[i] = u;
         inverse[i] = r;
-        rate[i] = 1.0f / end;
-        after[i] = mem[i] = -fast_log(end);
+        rate[i] = 1.0f / new_inverse;
+        after[i] = mem[i] = -fast_log(new_inverse);
     }
-    if (want_kl) kl = divergence(after, before, rate, inverse, f->published);
+    if (with_kl) kl = divergence(after, before, rate, inverse, f->published);
     if (f->rounded)
         for (int i = 0; i < n; i++) spk[i] = rintf(rate[i]);
     else {
@@ -77,7 +78,7 @@ static inline ALWAYS float step_block(const Dynamics *f, int n, const float *res
     return kl;
 }
 
-/* y += the rows of G of a few active neurons, in order, over columns first ... last - 1. */
+/* y += the rows of G of the active neurons, in order, over columns first ... last - 1. */
 static void add_rows(const float *spk, const int32_t *active, int64_t count, const float *gram,
                      int64_t stride, int64_t first, int64_t last, float *y) {
     int64_t m = 0;
@@ -99,11 +100,11 @@ static void add_rows(const float *spk, const int32_t *active, int64_t count, con
             *(Vector *)(y + j) += spk[active[m]] * *(const Vector *)(gram + active[m] * stride + j);
 }
 
-/* y = z G of one row: the rows of G of the active neurons, added up in order. While G stays in the
- * caches a panel of y is held in registers; beyond, rows are read from end to end. */
+/* y = z G of one row: the sum of the rows of G of the active neurons, in order. If G fits into the
+ * caches, a panel of y stays in registers; otherwise each row of G is read from end to end. */
 static void sum_events(const float *spk, const int32_t *active, int64_t count, const float *gram,
                        int64_t stride, float *y) {
-    if (stride > KEEPS_IN_CACHE) {
+    if (stride > MAX_CACHED_LATENTS) {
         memset(y, 0, sizeof(float) * (size_t)stride);
         add_rows(spk, active, count, gram, stride, 0, stride, y);
         return;
@@ -129,20 +130,23 @@ static void sum_events(const float *spk, const int32_t *active, int64_t count, c
     }
 }
 
-/* The same for TEAM rows of which most neurons spiked: equal to the last bit, as 0 adds nothing. */
+/* The same for TEAM rows in which most neurons spiked. Silent neurons add 0 in the same order, so
+ * that the result is equal to the last bit. */
 static void sum_dense(const float *spk, int64_t latents, const float *gram, int64_t stride,
                       float *y) {
-    for (int64_t j = 0; j < stride; j += DENSE * WIDTH) {
-        Vector sum[TEAM][DENSE] = {{{0}}};
+    for (int64_t j = 0; j < stride; j += DENSE_VECTORS * WIDTH) {
+        Vector sum[TEAM][DENSE_VECTORS] = {{{0}}};
         for (int64_t k = 0; k < latents; k++) {
             const Vector *g = (const Vector *)(gram + k * stride + j);
             for (int row = 0; row < TEAM; row++)
-                for (int c = 0; c < DENSE; c++) sum[row][c] += spk[row * latents + k] * g[c];
+                for (int c = 0; c < DENSE_VECTORS; c++)
+                    sum[row][c] += spk[row * latents + k] * g[c];
         }
         for (int row = 0; row < TEAM; row++) memcpy(y + row * stride + j, sum[row], sizeof sum[0]);
     }
 }
 
+/* Indices of the neurons that spiked; returns how many. */
 static int64_t list_active(const float *spk, int64_t latents, int32_t *active) {
     int64_t count = 0;
     for (int64_t k = 0; k < latents; k++) {
@@ -154,6 +158,7 @@ static int64_t list_active(const float *spk, int64_t latents, int32_t *active) {
     return count;
 }
 
+/* y = z G of a team of rows, and which neurons spiked in each. */
 static void inhibit(const float *spk, int64_t team, int64_t latents, const float *gram,
                     int64_t stride, float *y, int32_t *active, int64_t count[TEAM]) {
     int64_t total = 0;
@@ -167,9 +172,9 @@ static void inhibit(const float *spk, int64_t team, int64_t latents, const float
                        y + i * stride);
 }
 
-/* Keep a state of the rows first ... first + team - 1 if it is that of an n-th timestep. */
-static void keep(float *all, const float *state, int64_t t, int64_t every, int64_t rows,
-                 int64_t first, int64_t team, int64_t latents) {
+/* Record the state of the rows first ... first + team - 1 at each n-th timestep. */
+static void record(float *all, const float *state, int64_t t, int64_t every, int64_t rows,
+                   int64_t first, int64_t team, int64_t latents) {
     if (all && (t + 1) % every == 0)
         memcpy(all + (t / every * rows + first) * latents, state,
                sizeof(float) * (size_t)(team * latents));
@@ -186,31 +191,31 @@ static void run_team(const Dynamics *f, const Forward *p, int64_t first, int64_t
     for (int64_t i = 0; p->inhibition && i < team; i++)
         memcpy(y + i * stride, p->inhibition + (first + i) * K, sizeof(float) * (size_t)K);
     for (int64_t t = 0; t < p->steps; t++) {
-        const float *drive = p->drive + t * p->drive_step + first * K;
+        const float *drive = p->drive + t * p->drive_stride + first * K;
         int64_t at = (t * p->rows + first) * K;
         for (int64_t i = 0; i < team; i++) {
             float kl = 0;
             for (int64_t j = 0; j < K; j += LANES) {
-                int64_t here = i * K + j;
+                int64_t offset = i * K + j;
                 int n = K - j < LANES ? (int)(K - j) : LANES;
                 uint64_t row = p->row_ids ? p->row_ids[first + i] : (uint64_t)(first + i);
                 uint32_t block = (uint32_t)(j / LANES);
 #define BLOCK(n)                                                                                 \
-    step_block(f, n, drive + here, y + i * stride + j, f->bias + j, f->rest + j, mem + here,     \
-               spk + here, p->keys ? p->keys[t] : 0, row, block, p->kl != NULL)
-                kl += n == LANES ? BLOCK(LANES) : BLOCK(n); /* whole blocks: known to compilers */
+    step_block(f, n, drive + offset, y + i * stride + j, f->bias + j, f->mem_rest + j,           \
+               mem + offset, spk + offset, p->keys ? p->keys[t] : 0, row, block, p->kl != NULL)
+                kl += n == LANES ? BLOCK(LANES) : BLOCK(n); /* constant n: vectorized */
 #undef BLOCK
             }
             if (p->kl) p->kl[t * p->rows + first + i] = kl;
         }
-        keep(p->all_mem, mem, t, p->mem_every, p->rows, first, team, K);
-        keep(p->all_spk, spk, t, p->spk_every, p->rows, first, team, K);
+        record(p->all_mem, mem, t, p->mem_every, p->rows, first, team, K);
+        record(p->all_spk, spk, t, p->spk_every, p->rows, first, team, K);
         if (p->all_counts)
-            put_counts(p->all_counts + at * p->count_bytes, spk, p->count_bytes, team * K);
-        if (t + 1 == p->steps && !p->inhibition && !p->quad) break; /* nobody reads the last zG */
+            store_counts(p->all_counts + at * p->count_bytes, spk, p->count_bytes, team * K);
+        if (t + 1 == p->steps && !p->inhibition && !p->quad) break; /* the last zG is not used */
         inhibit(spk, team, K, p->gram, stride, y, active, count);
         for (int64_t i = 0; p->quad && i < team; i++) {
-            float quad = 0; /* z . (zG / 2 - d), the part of the likelihood that spikes change */
+            float quad = 0; /* z . (zG / 2 - d), the part of the NLL that depends on spikes */
             for (int64_t m = 0; m < count[i]; m++) {
                 int64_t k = active[i * K + m];
                 quad += spk[i * K + k] * (0.5f * y[i * stride + k] - drive[i * K + k]);

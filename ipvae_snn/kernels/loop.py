@@ -1,7 +1,7 @@
-"""The time loop in Python: whatever does not run in compiled code runs here.
+"""The time loop in Python, for everything that does not run in compiled code.
 
-A :class:`Timestep` says how one timestep goes; :func:`timesteps` repeats it without end, and
-:func:`record` keeps what is asked for of a number of them.
+A :class:`Timestep` defines one timestep; :func:`timesteps` repeats it without end; :func:`record`
+runs a number of timesteps and returns the fields asked for.
 """
 
 import itertools
@@ -12,12 +12,12 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-SPARSE = ("spk", "mem")
-"""Fields of which only each n-th timestep is kept; the others are one number per sample."""
+SUBSAMPLED = ("spk", "mem")
+"""Fields that ``every`` applies to; of the others, one number per sample, all timesteps stay."""
 
 
 class State(NamedTuple):
-    """What a network carries from one timestep to the next: ``spk`` and ``mem``, (..., K) each."""
+    """The state between two timesteps: ``spk`` and ``mem``, (..., K) each."""
 
     spk: Tensor
     mem: Tensor
@@ -28,22 +28,22 @@ class Moment(NamedTuple):
 
     Attributes:
         spk, mem: its state.
-        before: the membrane of the timestep before.
-        sent: what the spikes send out and the next timestep receives, such as zG.
+        mem_before: the membrane of the previous timestep.
+        sent: what the spikes send to the next timestep, such as zG.
     """
 
     spk: Tensor
     mem: Tensor
-    before: Tensor
+    mem_before: Tensor
     sent: Any
 
 
 class Timestep(ABC):
-    """How a network goes from one timestep to the next: receive, integrate, emit, send."""
+    """One timestep of a network: integrate what the last spikes sent, emit spikes, send."""
 
     @abstractmethod
     def send(self, spk: Tensor, t: int) -> Any:
-        """What the spikes of timestep t send out; of those before the first, t is 0."""
+        """What the spikes of timestep t send; t is 0 also for the spikes of the initial state."""
 
     @abstractmethod
     def integrate(self, now: Moment, t: int) -> Tensor:
@@ -54,7 +54,7 @@ class Timestep(ABC):
         """Spikes for a membrane."""
 
     def measure(self, name: str, now: Moment, t: int) -> Tensor:
-        """The value of a field other than ``spk`` and ``mem`` at timestep t, shape (B,)."""
+        """The field ``name``, other than ``spk`` and ``mem``, at timestep t; shape (B,)."""
         raise NotImplementedError
 
     def advance(self, now: Moment, t: int) -> Moment:
@@ -64,16 +64,16 @@ class Timestep(ABC):
         return Moment(spk, mem, now.mem, self.send(spk, t))
 
 
-def timesteps(step: Timestep, state: State) -> Iterator[Moment]:
+def timesteps(timestep: Timestep, state: State) -> Iterator[Moment]:
     """The moments after timesteps 0, 1, 2, ... without end."""
-    now = Moment(*state, before=state.mem, sent=step.send(state.spk, 0))
+    now = Moment(*state, mem_before=state.mem, sent=timestep.send(state.spk, 0))
     for t in itertools.count():
-        now = step.advance(now, t)
+        now = timestep.advance(now, t)
         yield now
 
 
 def record(
-    step: Timestep,
+    timestep: Timestep,
     state: State,
     steps: int,
     fields: Sequence[str] = (),
@@ -84,29 +84,29 @@ def record(
     """Run a number of timesteps.
 
     Args:
-        step: the network.
-        state: to start from.
-        steps: how many.
-        fields: what to keep, time first: ``spk``, ``mem``, and names that ``step`` can measure.
-        every: keep each n-th timestep of ``spk`` and ``mem``.
-        in_place: write into buffers that are made at once, which autograd and transforms cannot
-            follow, instead of stacking a list at the end.
+        timestep: the network.
+        state: initial state.
+        steps: number of timesteps.
+        fields: what to record: ``spk``, ``mem``, and names that ``timestep`` can measure.
+        every: record each n-th timestep of ``spk`` and ``mem``.
+        in_place: write into preallocated buffers instead of stacking a list at the end; not for
+            autograd and transforms, which cannot follow it.
 
     Returns:
-        The fields by name, and the last state.
+        The fields by name, time first, and the last state.
     """
     outputs = {
-        name: _Output(steps // (every if name in SPARSE else 1), in_place) for name in fields
+        name: _Output(steps // (every if name in SUBSAMPLED else 1), in_place) for name in fields
     }
     now: Any = state
-    for t, now in enumerate(itertools.islice(timesteps(step, state), steps)):
+    for t, now in enumerate(itertools.islice(timesteps(timestep, state), steps)):
         for name, output in outputs.items():
-            if name not in SPARSE:
-                output.put(step.measure(name, now, t))
+            if name not in SUBSAMPLED:
+                output.append(timestep.measure(name, now, t))
             elif (t + 1) % every == 0:
-                output.put(getattr(now, name))
+                output.append(getattr(now, name))
     last = State(now.spk, now.mem)
-    empty = last.mem.new_empty(0, *last.mem.shape)  # where no n-th timestep was reached
+    empty = last.mem.new_empty(0, *last.mem.shape)  # if there are fewer than ``every`` timesteps
     return {name: output.stacked(empty) for name, output in outputs.items()}, last
 
 
@@ -119,7 +119,7 @@ class _Output:
         self.buffer: Tensor | None = None
         self.count = 0
 
-    def put(self, value: Tensor) -> None:
+    def append(self, value: Tensor) -> None:
         if not self.in_place:
             self.rows.append(value)
             return

@@ -1,6 +1,6 @@
-/* The iterative Poisson VAE unrolled in time, in float32: what Python calls. plain.py is the same
- * in PyTorch, and the tests hold the two together. Rows, teams and blocks are shared out among
- * threads; none of the results depends on how many there are, but for the order of two sums. */
+/* The functions that Python calls: the iterative Poisson VAE unrolled in time, in float32. plain.py
+ * does the same in PyTorch, and tests compare the two. Threads share rows, teams or blocks; how many
+ * there are changes no result, except for the order in which bias_grad is summed. */
 #include "backward.h"
 
 #ifdef _OPENMP
@@ -44,26 +44,27 @@ void ipvae_inhibition(int64_t rows, int64_t latents, int64_t stride, const float
     }
 }
 
-/* Bytes of the structures, for Python to compare with its own before it passes any. */
+/* Sizes of the structures in bytes: Python compares them with its own when it loads the library. */
 void ipvae_sizes(int64_t sizes[3]) {
     sizes[0] = sizeof(Dynamics);
     sizes[1] = sizeof(Forward);
     sizes[2] = sizeof(Backward);
 }
 
-/* Returns how many neurons spiked in the timestep before. */
+/* Returns the number of neurons that spiked in the previous timestep, over all rows. */
 int64_t ipvae_backward(const Dynamics *f, const Backward *p) {
     int64_t active = 0;
 #pragma omp parallel for num_threads(p->threads) schedule(static) reduction(+ : active)
     for (int64_t row = 0; row < p->rows; row++) {
         float *bias_grad = p->bias_grad + THREAD * p->stride;
         float *work = p->work + THREAD * (p->stride + 2 * p->latents);
-        const float *inhibition = NULL; /* had when it is needed */
+        const float *inhibition = NULL; /* computed when first needed */
         for (int64_t j = 0; j < p->latents; j += LANES) {
             float step_sum = 0;
             int n = p->latents - j < LANES ? (int)(p->latents - j) : LANES;
-            if (n == LANES) /* known to compilers */
-                backward_block(f, p, row, j, LANES, bias_grad, &active, &step_sum, work, &inhibition);
+            if (n == LANES) /* a constant n: vectorized */
+                backward_block(f, p, row, j, LANES, bias_grad, &active, &step_sum, work,
+                               &inhibition);
             else
                 backward_block(f, p, row, j, n, bias_grad, &active, &step_sum, work, &inhibition);
             p->step_sum[row] += step_sum;
@@ -73,10 +74,10 @@ int64_t ipvae_backward(const Dynamics *f, const Backward *p) {
 }
 
 void ipvae_gram_gradient(int64_t steps, int64_t rows, int64_t latents, int64_t stride,
-                         const uint8_t *counts, int64_t step, int32_t bytes,
-                         const float *half_push, float *grad, Event *work, int32_t threads) {
+                         const uint8_t *counts, int64_t counts_stride, int32_t bytes,
+                         const float *gram_factor, float *grad, Event *work, int32_t threads) {
 #pragma omp parallel for num_threads(threads) schedule(static)
     for (int64_t first = 0; first < latents; first += LANES)
-        gram_gradient_block(steps, rows, latents, stride, first, counts, step, bytes, half_push,
-                            grad, work + THREAD * LANES * steps * rows);
+        gram_gradient_block(steps, rows, latents, stride, first, counts, counts_stride, bytes,
+                            gram_factor, grad, work + THREAD * LANES * steps * rows);
 }

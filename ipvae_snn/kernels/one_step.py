@@ -1,7 +1,7 @@
-"""One timestep of a neuron as one differentiable function: compiled, float32 on the CPU.
+"""One timestep of a neuron as one differentiable function: compiled C, float32 on the CPU.
 
-Equal to the last bit to the timestep of an unroll. Unlike there, second derivatives are available:
-where they are asked for, the backward pass goes through PyTorch's own operations.
+Its values equal those of the same timestep in an unroll to the last bit. Unlike an unroll it has
+second derivatives: with ``create_graph=True`` the backward pass uses PyTorch operations.
 """
 
 from ctypes import byref
@@ -11,16 +11,16 @@ import torch
 from torch import Tensor
 
 from ipvae_snn.kernels import equations, native
-from ipvae_snn.kernels.native import SLOPES, at
+from ipvae_snn.kernels.native import SLOPES, pointer
 from ipvae_snn.kernels.spec import UnrollSpec
 
-INPUTS = ("drive", "gram", "spk", "mem", "log_step", "log_bias", "rest")
+INPUTS = ("drive", "gram", "spk", "mem", "log_step", "log_bias", "mem_rest")
 
 
 class Settings(NamedTuple):
-    """What a neuron is besides its tensors; fields as in :class:`UnrollSpec`."""
+    """The settings of a neuron that are no tensors; fields as in :class:`UnrollSpec`."""
 
-    scale: float
+    lateral_scale: float
     leak: float
     clamp: float
     estimator: Any
@@ -28,9 +28,9 @@ class Settings(NamedTuple):
     slope: str
 
 
-def suits(settings: Settings, *tensors: Tensor) -> bool:
-    """Whether compiled kernels take a timestep with these settings and tensors."""
-    return settings.law != "own" and all(native.fits(tensor) for tensor in tensors)
+def supports(settings: Settings, *tensors: Tensor) -> bool:
+    """Whether the compiled kernels accept a timestep with these settings and tensors."""
+    return settings.law != "own" and all(native.supports_tensor(tensor) for tensor in tensors)
 
 
 def one_step(settings: Settings, *tensors: Tensor) -> tuple[Tensor, Tensor]:
@@ -38,41 +38,50 @@ def one_step(settings: Settings, *tensors: Tensor) -> tuple[Tensor, Tensor]:
 
     Args:
         settings: of the neuron.
-        tensors: drive (..., K), gram (K, K), spk and mem (..., K), log_step, log_bias and rest.
+        tensors: in the order of ``INPUTS``: drive (..., K), gram (K, K), spk and mem (..., K), and
+            the parameters.
     """
     if not torch.is_grad_enabled() or not any(t.requires_grad for t in tensors):
         return _forward(settings, *tensors)[:2]
-    spk, mem = _OneStep.apply(settings, *tensors)
+    spk, mem = _OneStep.apply(settings, *tensors)  # type: ignore[no-untyped-call]
     return spk, mem
 
 
 def _forward(
-    settings: Settings, drive: Tensor, gram: Tensor, spk: Tensor, mem: Tensor, *rest: Tensor
+    settings: Settings, drive: Tensor, gram: Tensor, spk: Tensor, mem: Tensor, *parameters: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """spk, mem, and the counts in the smallest type that holds them."""
-    spec = _spec(settings, drive.contiguous(), gram, spk, mem, *rest)
+    """spk, mem, and the counts in the dtype they are saved in."""
+    spec = _spec(settings, drive.contiguous(), gram, spk, mem, *parameters)
     latents, threads = gram.shape[0], torch.get_num_threads()
     rows = mem.numel() // latents
     lateral = native.padded(gram)
     new_spk, new_mem = (t.clone(memory_format=torch.contiguous_format) for t in (spk, mem))
     counts = torch.empty_like(new_spk, dtype=spec.count_dtype())
     work = spec.empty(threads, native.TEAM, lateral.shape[1] + latents)
-    key = native.keys(1, settings.estimator.generator) if settings.law == "poisson" else None
+    key = native.draw_keys(1, settings.estimator.generator) if settings.law == "poisson" else None
     arguments = native.Forward(
-        steps=1, rows=rows, latents=latents, stride=lateral.shape[1], drive=at(spec.drive),
-        gram=at(lateral), keys=at(key), spk=at(new_spk), mem=at(new_mem), all_counts=at(counts),
-        count_bytes=counts.element_size(), work=at(work), threads=threads,
-    )  # fmt: skip
-    native.kernels().ipvae_forward(byref(native.dynamics_of(spec)), byref(arguments))
+        steps=1,
+        rows=rows,
+        latents=latents,
+        stride=lateral.shape[1],
+        drive=pointer(spec.drive),
+        gram=pointer(lateral),
+        keys=pointer(key),
+        spk=pointer(new_spk),
+        mem=pointer(new_mem),
+        all_counts=pointer(counts),
+        count_bytes=counts.element_size(),
+        work=pointer(work),
+        threads=threads,
+    )
+    native.library().ipvae_forward(byref(native.dynamics_of(spec)), byref(arguments))
     return new_spk, new_mem, counts
 
 
-def _spec(
-    settings: Settings, drive: Tensor, gram: Tensor, spk: Tensor, mem: Tensor,
-    log_step: Tensor, log_bias: Tensor, rest: Tensor,
-) -> UnrollSpec:  # fmt: skip
-    step, bias = log_step.detach().exp(), log_bias.detach().exp()
-    return UnrollSpec(drive, gram, spk, mem, step, bias, rest.detach(), *settings)
+def _spec(settings: Settings, *tensors: Tensor) -> UnrollSpec:
+    drive, gram, spk, mem, log_step, log_bias, mem_rest = tensors
+    step_size, bias = log_step.detach().exp(), log_bias.detach().exp()
+    return UnrollSpec(drive, gram, spk, mem, step_size, bias, mem_rest.detach(), *settings)
 
 
 class _OneStep(torch.autograd.Function):
@@ -100,75 +109,110 @@ class _OneStep(torch.autograd.Function):
 
 
 def _backward(
-    settings: Settings, tensors: list[Tensor], mem: Tensor, counts: Tensor,
-    needed: tuple[bool, ...], spk_grad: Tensor | None, mem_grad: Tensor | None,
-) -> tuple[Tensor | None, ...]:  # fmt: skip
-    """Gradients of the inputs; of those that cost a product only where they are needed."""
-    drive, gram, spk, before = (t.contiguous() for t in tensors[:4])
-    spec = _spec(settings, drive, gram, spk, before, *tensors[4:])
+    settings: Settings,
+    tensors: list[Tensor],
+    mem: Tensor,
+    counts: Tensor,
+    needed: tuple[bool, ...],
+    spk_grad: Tensor | None,
+    mem_grad: Tensor | None,
+) -> tuple[Tensor | None, ...]:
+    """Gradients of the tensors; those that cost a product only where they are needed."""
+    drive, gram, spk, mem_before = (t.contiguous() for t in tensors[:4])
+    spec = _spec(settings, drive, gram, spk, mem_before, *tensors[4:])
     latents, threads = gram.shape[0], torch.get_num_threads()
     rows = mem.numel() // latents
     lateral = native.padded(gram)
     stride = lateral.shape[1]
-    passes = settings.slope if spk_grad is not None else "none"
+    slope_kind = settings.slope if spk_grad is not None else "none"
     slope = None
-    if passes == "own":
+    if slope_kind == "own":
         slope = settings.estimator.slope(counts.to(mem.dtype), mem.exp()).contiguous()
+    # In an unroll ``product`` is the gradient of the spikes, as far as it comes from later ones.
     product = torch.zeros_like(mem) if spk_grad is None else spk_grad.contiguous()
-    carry = (
+    mem_grad = (
         torch.zeros_like(mem)
         if mem_grad is None
         else mem_grad.clone(memory_format=torch.contiguous_format)
     )
-    push, drive_grad = torch.empty_like(mem), torch.zeros_like(mem)
-    half, none = spec.empty(rows, stride), spec.empty(rows).zero_()
+    inhibition_grad, drive_grad = torch.empty_like(mem), torch.zeros_like(mem)
+    unused, zeros = spec.empty(rows, stride), spec.empty(rows).zero_()
     bias_sums = spec.empty(threads, stride).zero_()
     step_sums = torch.zeros(rows, dtype=torch.float64)
     work = spec.empty(threads, stride + 2 * latents)
     arguments = native.Backward(
-        rows=rows, latents=latents, stride=stride, mem=at(mem), mem_before=at(before),
-        counts=at(counts), count_bytes=counts.element_size(), drive=at(drive), gram=at(lateral),
-        first_spk=at(spk), work=at(work), product=at(product), slope=at(slope),
-        slope_kind=SLOPES.index(passes), quad_grad=at(none), kl_grad=at(none), carry=at(carry),
-        drive_grad=at(drive_grad), push=at(push), half_push=at(half), bias_grad=at(bias_sums),
-        step_sum=at(step_sums), threads=threads,
-    )  # fmt: skip
-    native.kernels().ipvae_backward(byref(native.dynamics_of(spec)), byref(arguments))
+        rows=rows,
+        latents=latents,
+        stride=stride,
+        mem=pointer(mem),
+        mem_before=pointer(mem_before),
+        counts=pointer(counts),
+        count_bytes=counts.element_size(),
+        drive=pointer(drive),
+        gram=pointer(lateral),
+        first_spk=pointer(spk),
+        work=pointer(work),
+        product=pointer(product),
+        slope=pointer(slope),
+        slope_kind=SLOPES.index(slope_kind),
+        quad_grad=pointer(zeros),
+        kl_grad=pointer(zeros),
+        mem_grad=pointer(mem_grad),
+        drive_grad=pointer(drive_grad),
+        product_input=pointer(inhibition_grad),
+        gram_factor=pointer(unused),
+        bias_grad=pointer(bias_sums),
+        step_sum=pointer(step_sums),
+        threads=threads,
+    )
+    native.library().ipvae_backward(byref(native.dynamics_of(spec)), byref(arguments))
     bias_sum = bias_sums.sum(0)[:latents]
-    flat = push.reshape(rows, latents)
+    flat_grad = inhibition_grad.reshape(rows, latents)
     return (
         drive_grad if needed[0] else None,
-        spk.reshape(rows, latents).mT @ flat if needed[1] else None,
-        push @ gram if needed[2] else None,
-        carry if needed[3] else None,
+        spk.reshape(rows, latents).mT @ flat_grad if needed[1] else None,
+        inhibition_grad @ gram if needed[2] else None,
+        mem_grad if needed[3] else None,
         step_sums.sum().to(mem.dtype).reshape(tensors[4].shape) if needed[4] else None,
-        -spec.step * spec.bias * bias_sum if needed[5] else None,
-        spec.step * settings.leak * bias_sum if needed[6] else None,
+        -spec.step_size * spec.bias * bias_sum if needed[5] else None,
+        spec.step_size * settings.leak * bias_sum if needed[6] else None,
     )
 
 
 def _by_autograd(
-    settings: Settings, tensors: list[Tensor], counts: Tensor,
-    needed: tuple[bool, ...], spk_grad: Tensor | None, mem_grad: Tensor | None,
-) -> list[Tensor | None]:  # fmt: skip
-    """The same gradients with a graph of their own, by the plain timestep with the same counts."""
-    drive, gram, spk, before, log_step, log_bias, rest = tensors
-    inhibition = settings.scale * (spk @ gram)
+    settings: Settings,
+    tensors: list[Tensor],
+    counts: Tensor,
+    needed: tuple[bool, ...],
+    spk_grad: Tensor | None,
+    mem_grad: Tensor | None,
+) -> list[Tensor | None]:
+    """The same gradients, themselves differentiable: autograd through PyTorch operations."""
+    drive, gram, spk, mem_before, log_step, log_bias, mem_rest = tensors
     mem = equations.membrane_step(
-        before, drive, inhibition, step=log_step.exp(), bias=log_bias.exp(), leak=settings.leak,
-        mem_rest=rest, clamp=settings.clamp,
-    )  # fmt: skip
+        mem_before,
+        drive,
+        settings.lateral_scale * (spk @ gram),
+        step=log_step.exp(),
+        bias=log_bias.exp(),
+        leak=settings.leak,
+        mem_rest=mem_rest,
+        clamp=settings.clamp,
+    )
     outputs, grads = ([], []) if mem_grad is None else ([mem], [mem_grad])
     if spk_grad is not None and settings.slope != "none":
-        outputs.append(_Drawn.apply(mem, counts, settings.estimator))
+        spk = _DrawnCounts.apply(mem, counts, settings.estimator)  # type: ignore[no-untyped-call]
+        outputs.append(spk)
         grads.append(spk_grad)
-    wanted = [t for t, needs in zip(tensors, needed, strict=True) if needs]
-    found = iter(torch.autograd.grad(outputs, wanted, grads, create_graph=True, allow_unused=True))
-    return [next(found) if needs else None for needs in needed]
+    inputs = [t for t, needs in zip(tensors, needed, strict=True) if needs]
+    input_grads = iter(
+        torch.autograd.grad(outputs, inputs, grads, create_graph=True, allow_unused=True)
+    )
+    return [next(input_grads) if needs else None for needs in needed]
 
 
-class _Drawn(torch.autograd.Function):
-    """Counts that were drawn already, with the backward of their estimator."""
+class _DrawnCounts(torch.autograd.Function):
+    """The counts that the forward pass drew, with the gradient of their estimator."""
 
     @staticmethod
     def forward(ctx: Any, mem: Tensor, counts: Tensor, estimator: Any) -> Tensor:

@@ -1,14 +1,14 @@
 """The unroll in PyTorch operations: any dtype, any device, any exact estimator.
 
-On a GPU nothing in the loops over timesteps looks at a value, so that it never waits for the host
-and the whole loop can be recorded (:mod:`~ipvae_snn.kernels.cuda_graphs`).
+On a GPU no decision in the loops over timesteps depends on a value: the loop never waits for the
+GPU, and can be recorded whole (:mod:`~ipvae_snn.kernels.cuda_graphs`).
 """
 
 import math
 import warnings
 from collections.abc import Callable
 from functools import cache, wraps
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -23,7 +23,7 @@ class PlainTimestep(Timestep):
     """A timestep of a spec in PyTorch operations.
 
     Args:
-        spec: the tensors are read at every timestep: who changes them in place changes the next.
+        spec: its tensors are read anew in every timestep, and so may be changed in place.
         product: z ↦ zG, default the dense product.
     """
 
@@ -38,11 +38,11 @@ class PlainTimestep(Timestep):
         mem: Tensor = _fused(equations.membrane_step, now.mem)(
             now.mem,
             spec.drive_at(t),
-            inhibition if spec.scale == 1 else spec.scale * inhibition,
-            step=spec.step,
+            inhibition if spec.lateral_scale == 1 else spec.lateral_scale * inhibition,
+            step=spec.step_size,
             bias=spec.bias,
             leak=spec.leak,
-            mem_rest=spec.rest,
+            mem_rest=spec.mem_rest,
             clamp=spec.clamp,
         )
         return mem
@@ -57,30 +57,27 @@ class PlainTimestep(Timestep):
         if name == "saved_counts":
             return to_count_dtype(now.spk, self.spec.count_dtype())
         if name == "quad":
-            value = _fused(equations.spike_energy, now.mem)(
-                now.spk, now.sent, self.spec.drive_at(t)
-            )
+            spike_energy = _fused(equations.spike_energy, now.mem)
+            value = spike_energy(now.spk, now.sent, self.spec.drive_at(t))
         else:
-            value = _fused(equations.poisson_kl_sum, now.mem)(
-                now.mem, now.before, self.spec.kl_form
-            )
+            kl_sum = _fused(equations.poisson_kl_sum, now.mem)
+            value = kl_sum(now.mem, now.mem_before, self.spec.kl_form)
         return value
 
 
 def forward(spec: UnrollSpec) -> UnrollResult:
-    """All timesteps; memory grows with T only by what is returned or saved."""
-    saved = ("saved_mem", "saved_counts") if spec.keep else ()
-    values, last = record(
-        PlainTimestep(spec), State(spec.spk, spec.mem), spec.steps, (*spec.fields, *saved),
-        spec.every, in_place=True,
-    )  # fmt: skip
+    """All timesteps; memory grows with T only by what is recorded or saved."""
+    to_save = ("saved_mem", "saved_counts") if spec.save else ()
+    timestep, start = PlainTimestep(spec), State(spec.spk, spec.mem)
+    names = (*spec.fields, *to_save)
+    values, last = record(timestep, start, spec.steps, names, spec.every, in_place=True)
     fields = {name: values.get(name) for name in ("spk", "mem", "quad", "kl")}
-    kept = (values[saved[0]], values[saved[1]]) if saved else None
-    return UnrollResult(**fields, last_spk=last.spk, last_mem=last.mem, saved=kept)
+    saved = (values["saved_mem"], values["saved_counts"]) if spec.save else None
+    return UnrollResult(**fields, last_spk=last.spk, last_mem=last.mem, saved=saved)
 
 
 def _fused(function: Callable[..., Any], like: Tensor) -> Callable[..., Any]:
-    """One GPU kernel for a chain of element-wise operations; the function itself on the CPU."""
+    """Compiled into one kernel on a GPU; the function itself on the CPU."""
     return _compiled(function) if like.device.type == "cuda" else function
 
 
@@ -94,7 +91,7 @@ def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
         if usable:
             try:
                 return compiled(*arguments, **options)
-            except Exception as error:  # whatever a compiler that is missing or ill may raise
+            except Exception as error:  # missing or broken compiler: of any type
                 usable = False
                 warnings.warn(f"running uncompiled: {error}", RuntimeWarning, stacklevel=2)
         return function(*arguments, **options)
@@ -103,130 +100,155 @@ def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 SATURATED = 0.1
-"""Part of a step that the clamps let through, below which it is not had from the membranes."""
+"""Smallest du'/dh that is computed from membranes alone; below, too many digits cancel."""
 
 
 class PlainAdjoint(Adjoint):
-    """The adjoint of a timestep from the membranes and counts of the saved alone."""
+    """The backward pass of a timestep from saved membranes and counts."""
 
-    def _step(self, t: int, slope: Tensor | None) -> None:
+    def _timestep(self, t: int, slope: Tensor | None) -> None:
         spec, mem = self.spec, self.mems[t]
-        before = self.mems[t - 1] if t else spec.mem
-        found = _fused(_back, mem)(
+        values = _Values(
             mem,
-            before,
-            self.counts[t],
-            self.counts[t - 1] if t else None,
-            spec.drive_at(t),
-            self.product,
-            slope,
-            self.spk_grad,
-            self.carry,
-            self.quad_grad[t, :, None],
-            self.kl_grad[t, :, None],
-            self.quad_grad[t - 1, :, None] if t else None,
-            spec.step,
-            spec.bias,
-            spec.rest,
-            spec.clamp,
-            self._earlier_inhibition(t, mem, before),
-            scale=spec.scale,
+            mem_before=self.mems[t - 1] if t else spec.mem,
+            counts=self.counts[t],
+            counts_before=self.counts[t - 1] if t else None,
+            drive=spec.drive_at(t),
+            inhibition_before=self._inhibition_before(t),
+            slope=slope,
+        )
+        grads = _Grads(
+            self.mem_grad,
+            spk=self.spk_grad,
+            product=self.product,
+            quad=self.quad_grad[t, :, None],
+            quad_before=self.quad_grad[t - 1, :, None] if t else None,
+            kl=self.kl_grad[t, :, None],
+        )
+        settings = _Settings(
+            spec.step_size,
+            bias=spec.bias,
+            mem_rest=spec.mem_rest,
+            clamp=spec.clamp,
+            lateral_scale=spec.lateral_scale,
             leak=spec.leak,
             published=spec.kl_form == "published",
         )
-        self.carry, self.push, half, to_drive, to_bias, step_sum = found
-        self.half[self._slot(t - 1)] = half
-        self._drive_grad(t).add_(to_drive)
-        self.bias_sum += to_bias
+        found = _fused(_backward, mem)(values, grads, settings)
+        self.mem_grad, self.product_input, gram_factor, drive_grad, bias_sum, step_sum = found
+        self.gram_factor[self._slot(t - 1)] = gram_factor
+        self._drive_grad(t).add_(drive_grad)
+        self.bias_sum += bias_sum
         self.step_sum += step_sum
 
-    def _earlier_inhibition(self, t: int, mem: Tensor, before: Tensor) -> Tensor | None:
-        """zG of the timestep before, another product, where a clamp hides what went in.
+    def _inhibition_before(self, t: int) -> Tensor | None:
+        """zG of the previous timestep, where h cannot be computed from membranes at a clamp.
 
-        The CPU looks for membranes near their clamp; a GPU is not asked, and always takes it
-        where clamp and KL are such that it matters.
+        Costs a product. The CPU looks for membranes near their clamp; a GPU does not look at
+        values, and follows ``recompute_inhibition``.
         """
+        mem, mem_before = self.mems[t], self.mems[t - 1] if t else self.spec.mem
         if mem.device.type == "cpu":
-            needed = bool((_passed(mem, before, self.spec.clamp)[1] < SATURATED).any())
+            by_current = _clamp_derivatives(mem, mem_before, self.spec.clamp)[1]
+            needed = bool((by_current < SATURATED).any())
         else:
-            needed = self.spec.careful
+            needed = self.spec.recompute_inhibition
         if not needed:
             return None
         return self.spec.product()(self.counts[t - 1].to(mem.dtype) if t else self.spec.spk)
 
 
-def _back(
-    mem: Tensor,
-    before: Tensor,
-    counts: Tensor,
-    counts_before: Tensor | None,
-    drive: Tensor,
-    product: Tensor,
-    slope: Tensor | None,
-    spk_grad: Tensor | None,
-    carry: Tensor,
-    quad: Tensor,
-    kl: Tensor,
-    quad_before: Tensor | None,
-    step: Tensor,
-    bias: Tensor,
-    rest: Tensor,
-    clamp: float | Tensor,
-    inhibition: Tensor | None,
-    *,
-    scale: float,
-    leak: float,
-    published: bool,
-) -> tuple[Tensor, ...]:
-    """The adjoint of one timestep: pure and element-wise, but for sums.
+class _Values(NamedTuple):
+    """A timestep forward; ``*_before`` are of the previous one."""
 
-    With r = 1/λ and ε = e^−c the clamped step is r' = ε + min(r (ε + min(e^−h, e⁸)), e⁸), whose
-    derivatives are du'/du = 1 − ελ' and du'/dh = 1 − ελ'(1 + 1/λ), 0 where a floor was taken.
-    Where both come out of nearly equal numbers they are had from h itself (``inhibition``).
+    mem: Tensor
+    mem_before: Tensor
+    counts: Tensor
+    counts_before: Tensor | None
+    drive: Tensor
+    inhibition_before: Tensor | None
+    slope: Tensor | None
+
+
+class _Grads(NamedTuple):
+    """Gradients that reach a timestep; of ``product`` that of later spikes, p_t G."""
+
+    mem: Tensor
+    spk: Tensor | None
+    product: Tensor
+    quad: Tensor
+    quad_before: Tensor | None
+    kl: Tensor
+
+
+class _Settings(NamedTuple):
+    """Fields of :class:`UnrollSpec` that the backward pass of a timestep needs."""
+
+    step_size: Tensor
+    bias: Tensor
+    mem_rest: Tensor
+    clamp: float | Tensor
+    lateral_scale: float
+    leak: float
+    published: bool
+
+
+def _backward(values: _Values, grads: _Grads, settings: _Settings) -> tuple[Tensor, ...]:
+    """The backward pass of one timestep: pure and element-wise, except for sums.
+
+    With r = 1/λ and ε = e^−c the clamped step is r' = ε + min(r (ε + min(e^−h, e⁸)), e⁸). Its
+    derivatives are du'/du = 1 − ελ' and du'/dh = 1 − ελ'(1 + 1/λ), and 0 at a floor. Where they
+    would be differences of nearly equal numbers, they are computed from h (``inhibition_before``).
     """
+    mem, mem_before, counts, counts_before, drive, inhibition, slope = values
+    step_size, bias, mem_rest, clamp, lateral_scale, leak, published = settings
     spk = counts.to(mem.dtype)
-    rate, rate_before, x = mem.exp(), before.exp(), mem - before
+    rate, rate_before, x = mem.exp(), mem_before.exp(), mem - mem_before
     if published:
         grown = x.exp()
-        to_mem, to_before = rate * (1 + grown * (2 * x - 1)), -rate * grown * x
+        kl_by_mem = rate * (1 + grown * (2 * x - 1))
+        kl_by_mem_before = -rate * grown * x
     else:
-        to_mem, to_before = rate * x, rate_before - rate
-    grad = carry + kl * to_mem
+        kl_by_mem, kl_by_mem_before = rate * x, rate_before - rate
+    grad = grads.mem + grads.kl * kl_by_mem
     if slope is not None:
-        to_spk = product - quad * drive
-        grad = grad + slope * (to_spk if spk_grad is None else to_spk + spk_grad)
-    # e⁸, less what rounding leaves of it in a stored membrane.
+        spk_grad = grads.product - grads.quad * drive
+        grad = grad + slope * (spk_grad if grads.spk is None else spk_grad + grads.spk)
+    # e⁸, but for the rounding of a stored membrane.
     floor = math.exp(-equations.MEM_FLOOR) * (1 - 64 * torch.finfo(mem.dtype).eps)
-    by_mem, by_current = _passed(mem, before, clamp)
+    by_mem, by_current = _clamp_derivatives(mem, mem_before, clamp)
     above = by_mem / rate
     inside = by_current * rate_before / rate  # e^−h
     if inhibition is not None:
-        current = drive - scale * inhibition - bias - leak * (before - rest)
+        current = drive - lateral_scale * inhibition - bias - leak * (mem_before - mem_rest)
         epsilon = _exp_minus(clamp)
-        inside = torch.exp((-step * current).clamp(max=-equations.MEM_FLOOR))
+        inside = torch.exp((-step_size * current).clamp(max=-equations.MEM_FLOOR))
         above = (epsilon + inside) / rate_before
         by_mem = above / (above + epsilon)
         by_current = inside / rate_before / (above + epsilon)
     grad = grad * (above < floor)
-    to_h = grad * (inside < floor) * by_current
-    carry = grad * by_mem + kl * to_before
-    pushed = -step * scale * to_h
+    h_grad = grad * (inside < floor) * by_current
+    mem_grad = grad * by_mem + grads.kl * kl_by_mem_before
+    by_inhibition = -step_size * lateral_scale * h_grad
     if leak:
-        carry = carry - step * leak * to_h
-    push = half = pushed
-    if counts_before is not None and quad_before is not None:
-        earlier = quad_before * counts_before
-        push, half = pushed + earlier, pushed + earlier / 2
+        mem_grad = mem_grad - step_size * leak * h_grad
+    product_input = gram_factor = by_inhibition
+    if counts_before is not None and grads.quad_before is not None:
+        quad_part = grads.quad_before * counts_before
+        product_input, gram_factor = by_inhibition + quad_part, by_inhibition + quad_part / 2
     h = -torch.log(inside.clamp(min=torch.finfo(mem.dtype).tiny))
-    step_sum = (to_h * h).sum(dtype=torch.float64)
-    return carry, push, half, step * to_h - quad * spk, to_h.sum(0), step_sum
+    step_sum = (h_grad * h).sum(dtype=torch.float64)
+    drive_grad = step_size * h_grad - grads.quad * spk
+    return mem_grad, product_input, gram_factor, drive_grad, h_grad.sum(0), step_sum
 
 
-def _passed(mem: Tensor, before: Tensor, clamp: float | Tensor) -> tuple[Tensor, Tensor]:
+def _clamp_derivatives(
+    mem: Tensor, mem_before: Tensor, clamp: float | Tensor
+) -> tuple[Tensor, Tensor]:
     """du'/du and du'/dh of a clamped step, floors aside, from the membranes alone."""
     epsilon = _exp_minus(clamp)
     by_mem = 1 - epsilon * mem.exp()
-    return by_mem, by_mem - epsilon * torch.exp(mem - before)
+    return by_mem, by_mem - epsilon * torch.exp(mem - mem_before)
 
 
 def _exp_minus(clamp: float | Tensor) -> float | Tensor:

@@ -1,4 +1,4 @@
-"""Poisson counts, by the fastest exact sampler at hand."""
+"""Poisson counts by the fastest exact sampler available."""
 
 import torch
 from torch import Tensor
@@ -7,10 +7,10 @@ from ipvae_snn.kernels import native
 
 
 def poisson(rate: Tensor, generator: torch.Generator | None = None) -> Tensor:
-    """Integer counts with the law Poisson(rate), in the shape and dtype of ``rate``.
+    """Integer counts z ~ Poisson(rate), in the shape and dtype of ``rate``.
 
-    On the CPU in float32 the compiled sampler of :mod:`~ipvae_snn.kernels.native`, else
-    ``torch.poisson``: for one seed the two give different draws of the same law.
+    Uses the compiled sampler of :mod:`~ipvae_snn.kernels.native` for float32 on the CPU, else
+    ``torch.poisson``. For one seed the two give different draws of the same distribution.
 
     Args:
         rate: expected counts, in [0, e¹⁶].
@@ -22,22 +22,23 @@ def poisson(rate: Tensor, generator: torch.Generator | None = None) -> Tensor:
     """
     if torch.compiler.is_compiling():
         on_cpu = rate.dtype == torch.float32 and rate.device.type == "cpu"
-        # An exported program is to run without this package.
+        # An exported program must run without this package, and so without its operations.
         if on_cpu and native.available() and not is_exporting():
-            return _traced_poisson(rate, native.keys(1, generator))
-    elif native.fits(rate):
-        return native.poisson(rate, native.keys(1, generator))
+            spk: Tensor = _traced_poisson(rate, native.draw_keys(1, generator))
+            return spk
+    elif native.supports_tensor(rate):
+        return native.poisson(rate, native.draw_keys(1, generator))
     return torch.poisson(rate, generator=generator)
 
 
 def is_exporting() -> bool:
-    """Whether ``torch.export`` is tracing; older releases of torch do not tell."""
+    """Whether ``torch.export`` is tracing; False in releases of torch that cannot tell."""
     return hasattr(torch.compiler, "is_exporting") and torch.compiler.is_exporting()
 
 
 @torch.library.custom_op("ipvae_snn::poisson", mutates_args=())
 def _traced_poisson(rate: Tensor, key: Tensor) -> Tensor:
-    """The compiled sampler as one operation of a graph that ``torch.compile`` makes."""
+    """The compiled sampler as one operation in a graph of ``torch.compile``."""
     return native.poisson(rate, key)
 
 

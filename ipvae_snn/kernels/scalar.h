@@ -1,5 +1,5 @@
-/* exp, log and 1 - exp(-x) as straight-line code, so that compilers turn loops over them into
- * vector instructions. Within 2 units in the last place of float32 where they are used.
+/* exp, log and 1 - exp(-x) without branches, so that compilers vectorize loops over them. Within
+ * 2 units in the last place of float32 where they are used.
  * Coefficients: Cephes mathematical library (Moshier 1989), single precision. */
 #ifndef IPVAE_SCALAR_H
 #define IPVAE_SCALAR_H
@@ -11,11 +11,11 @@
 static inline float at_most(float value, float top) { return value > top ? top : value; }
 static inline float at_least(float value, float low) { return value < low ? low : value; }
 
-/* e^x, for any x: below -87 and above 88, the ends of float32, the value there. */
+/* e^x, with x clamped to [-87, 88], where float32 neither underflows nor overflows. */
 static inline float fast_exp(float x) {
     x = at_most(at_least(x, -87.0f), 88.0f);
     float n = rintf(x * 1.44269504f);
-    float f = x - n * 0.693359375f + n * 2.12194440e-4f; /* x - n ln 2, ln 2 in two parts */
+    float f = x - n * 0.693359375f + n * 2.12194440e-4f; /* x - n ln 2, with ln 2 split in two */
     float y = 1.9875691500e-4f;
     y = y * f + 1.3981999507e-3f;
     y = y * f + 8.3334519073e-3f;
@@ -33,7 +33,7 @@ static inline float fast_exp(float x) {
 static inline float fast_log(float x) {
     int32_t bits;
     memcpy(&bits, &x, sizeof bits);
-    int32_t e = (bits - 0x3f3504f3) >> 23; /* so that the mantissa lies in (sqrt 1/2, sqrt 2) */
+    int32_t e = (bits - 0x3f3504f3) >> 23; /* exponent for a mantissa in (sqrt 1/2, sqrt 2) */
     bits -= e * (1 << 23);
     float m, n = (float)e;
     memcpy(&m, &bits, sizeof m);
@@ -51,7 +51,7 @@ static inline float fast_log(float x) {
     return f + y + n * 0.693359375f;
 }
 
-/* ln x in float64, for normal positive x: 2 atanh((m - 1) / (m + 1)) and a multiple of ln 2. */
+/* ln x in float64, for normal positive x = m 2^e: 2 atanh((m - 1) / (m + 1)) + e ln 2. */
 static inline double fast_log64(double x) {
     int64_t bits;
     memcpy(&bits, &x, sizeof bits);
@@ -65,12 +65,12 @@ static inline double fast_log64(double x) {
 }
 
 /* e^-x and 1 - e^-x for x >= 0, both to full relative precision. */
-static inline void decay(float x, float *left, float *gone) {
+static inline void decay(float x, float *rest, float *complement) {
     float y = 1.0f / 11;
     for (int k = 10; k >= 2; k--) y = (1.0f / k) * (1.0f - x * y); /* Taylor, to x^11 */
     float near = x * (1.0f - x * y), far = fast_exp(-x);
-    *gone = x < 1.0f ? near : 1.0f - far;
-    *left = x < 1.0f ? 1.0f - near : far;
+    *complement = x < 1.0f ? near : 1.0f - far;
+    *rest = x < 1.0f ? 1.0f - near : far;
 }
 
 #endif

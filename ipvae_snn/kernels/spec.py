@@ -1,4 +1,4 @@
-"""What an unroll is given and what it returns: plain records that all kernels share."""
+"""Input and output of an unroll: the records that all kernels share."""
 
 import math
 from collections.abc import Callable
@@ -8,8 +8,8 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor
 
-INPUTS = ("drive", "gram", "spk", "mem", "step", "bias", "rest")
-"""The tensors of a spec."""
+INPUTS = ("drive", "gram", "spk", "mem", "step_size", "bias", "mem_rest")
+"""The tensors of a spec that gradients flow to."""
 OUTPUTS = ("spk", "mem", "quad", "kl", "last_spk", "last_mem")
 """The tensors of a result."""
 Precision = Literal["float32", "tf32", "bfloat16"]
@@ -23,36 +23,37 @@ class UnrollSpec:
     Attributes:
         drive: d, (B, K), or (T, B, K) where the input changes.
         gram: G, (K, K), symmetric.
-        spk, mem: state to start from, (B, K).
-        step: α, the step size, a scalar tensor.
-        bias, rest: b and the membrane that a leak pulls to, (K,).
-        scale: factor on the lateral inhibition.
+        spk, mem: initial state, (B, K).
+        step_size: α, a scalar tensor.
+        bias, mem_rest: b, and the membrane that the leak pulls to, (K,).
+        lateral_scale: factor on the lateral inhibition.
         leak, clamp: as in :func:`ipvae_snn.functional.membrane_step`.
-        estimator: draws the counts (``sample``), and weighs their gradient (``slope``).
-        law: ``"poisson"`` or ``"rounded"`` where the counts are known to be so, else ``"own"``.
-        slope: ``"midpoint"`` or ``"rate"`` where the weight of the gradient is known to be that,
-            ``"none"`` where no gradient is to pass the draw, else ``"own"``.
+        estimator: draws the counts (``sample``) and weighs their gradient (``slope``).
+        law: of the counts: ``"poisson"``, ``"rounded"``, or ``"own"``, drawn by the estimator.
+        slope: of the gradient: ``"midpoint"``, ``"rate"``, ``"own"``, computed by the estimator, or
+            ``"none"``, no gradient through the draw.
         kl_form: as in :func:`ipvae_snn.functional.poisson_kl`.
         steps: T.
-        fields: what to return, of ``spk``, ``mem``, ``quad`` and ``kl``.
-        every: return each n-th timestep of ``spk`` and ``mem``.
-        keep: save what the backward pass needs.
-        precision: of the products with G: ``"float32"``, or to trade accuracy for speed ``"tf32"``
-            (CUDA only, elsewhere as float32) and ``"bfloat16"``.
-        counts: dtype of saved counts; None for :meth:`count_dtype` to choose.
-        careful: exact gradients in explosions too, at one more product per timestep.
-        row_ids: int64, (B,): the row numbers that the draws of compiled kernels depend on, such as
-            seeds of samples; None for 0 … B − 1.
+        fields: what to record, of ``spk``, ``mem``, ``quad`` and ``kl``.
+        every: record each n-th timestep of ``spk`` and ``mem``.
+        save: save membranes and counts for the backward pass.
+        precision: of the products with G: ``"float32"``, or faster and less accurate: ``"tf32"``
+            (CUDA; float32 elsewhere) and ``"bfloat16"``.
+        saved_dtype: of the saved counts; ``None``: see :meth:`count_dtype`.
+        recompute_inhibition: on a GPU, recompute zG in each timestep of the backward pass. Costs a
+            product each, and keeps gradients exact where rates explode up to the clamp.
+        row_ids: int64, (B,): row numbers that the draws of compiled kernels depend on, such as
+            seeds of samples; ``None`` for 0 … B − 1.
     """
 
     drive: Tensor
     gram: Tensor
     spk: Tensor
     mem: Tensor
-    step: Tensor
+    step_size: Tensor
     bias: Tensor
-    rest: Tensor
-    scale: float
+    mem_rest: Tensor
+    lateral_scale: float
     leak: float
     clamp: float | Tensor
     estimator: Any
@@ -62,10 +63,10 @@ class UnrollSpec:
     steps: int = 1
     fields: tuple[str, ...] = ()
     every: int = 1
-    keep: bool = False
+    save: bool = False
     precision: str = "float32"
-    counts: torch.dtype | None = None
-    careful: bool = False
+    saved_dtype: torch.dtype | None = None
+    recompute_inhibition: bool = False
     row_ids: Tensor | None = None
 
     def drive_at(self, t: int) -> Tensor:
@@ -75,20 +76,20 @@ class UnrollSpec:
         return torch.empty(shape, dtype=dtype or self.mem.dtype, device=self.mem.device)
 
     def draw(self, mem: Tensor) -> Tensor:
-        """Spikes for membranes that are known to be finite."""
+        """Counts for finite membranes."""
         spk: Tensor = (self.estimator.sample if self.law == "own" else self.estimator.draw)(mem)
         return spk
 
     def product(self) -> Callable[[Tensor], Tensor]:
-        """z ↦ zG in the precision asked for."""
+        """The function z ↦ zG in the precision of this spec."""
         if self.precision == "bfloat16":
             low = self.gram.bfloat16()
             return lambda rows: (rows.bfloat16() @ low).to(rows.dtype)
         if self.precision == "tf32" and self.gram.device.type == "cuda":
-            return lambda rows: _tf32(rows, self.gram)
+            return lambda rows: _tf32_product(rows, self.gram)
         return lambda rows: rows @ self.gram
 
-    def output(self, name: str) -> Tensor | None:
+    def output_buffer(self, name: str) -> Tensor | None:
         """Output buffer of a recorded field, else None."""
         if name not in self.fields:
             return None
@@ -97,13 +98,13 @@ class UnrollSpec:
         return self.empty(self.steps // self.every, *self.mem.shape)
 
     def count_dtype(self) -> torch.dtype:
-        """The smallest type that holds every count of a clamped rate but once in 10¹³.
+        """The smallest dtype for saved counts: at the clamp, one Poisson count in 10¹³ exceeds it.
 
-        One byte up to clamp 5, two up to 10. A larger count is saved as the maximum of the type,
-        never wrapped around. An estimator with a law of its own may emit anything.
+        One byte up to clamp 5, two up to 10. A count that exceeds the dtype is saved as its
+        maximum. The counts of an estimator with a law of its own are saved as they are.
         """
-        if self.counts is not None:
-            return self.counts
+        if self.saved_dtype is not None:
+            return self.saved_dtype
         if self.law == "own":
             return self.mem.dtype
         rate = math.exp(self.clamp)
@@ -115,7 +116,7 @@ class UnrollSpec:
 
 @dataclass
 class UnrollResult:
-    """What an unroll returns: the fields asked for (else None), the last state, what was saved.
+    """The recorded fields (else None), the last state, and what was saved for the backward pass.
 
     ``quad``, (T, B), is z·(zG/2 − d), the part of the Gaussian negative log-likelihood that
     depends on spikes. ``saved``: membranes and counts of all timesteps, (T, B, K), or None.
@@ -130,7 +131,7 @@ class UnrollResult:
     saved: tuple[Tensor, Tensor] | None = None
 
 
-def _tf32(rows: Tensor, gram: Tensor) -> Tensor:
+def _tf32_product(rows: Tensor, gram: Tensor) -> Tensor:
     before = torch.backends.cuda.matmul.allow_tf32
     torch.backends.cuda.matmul.allow_tf32 = True
     try:
@@ -140,7 +141,7 @@ def _tf32(rows: Tensor, gram: Tensor) -> Tensor:
 
 
 def to_count_dtype(spk: Tensor, dtype: torch.dtype) -> Tensor:
-    """Counts in a type of :meth:`UnrollSpec.count_dtype`, at most its largest value."""
+    """Counts in a dtype of :meth:`UnrollSpec.count_dtype`, at most its largest value."""
     if dtype.is_floating_point:
         return spk.to(dtype)
     return spk.clamp(max=torch.iinfo(dtype).max).to(dtype)

@@ -1,4 +1,4 @@
-"""One sample, a timestep at a time: a timestep costs what its spikes cost."""
+"""One sample, timestep by timestep, at a cost in proportion to its spikes."""
 
 from ctypes import byref
 
@@ -12,10 +12,10 @@ from ipvae_snn.kernels.spec import UnrollSpec
 
 
 class PlainStepper:
-    """Timesteps of one sample in PyTorch operations.
+    """Timesteps of one sample in PyTorch.
 
     Args:
-        spec: with drive, spk and mem of shape (1, K), updated in place by :meth:`advance`.
+        spec: with drive, spk and mem of shape (1, K); :meth:`advance` updates spk and mem in place.
     """
 
     def __init__(self, spec: UnrollSpec) -> None:
@@ -23,7 +23,7 @@ class PlainStepper:
         self.restart()
 
     def restart(self) -> None:
-        """Go on from the state in the spec, which was changed from outside."""
+        """Go on from the state in the spec, after the caller changed it."""
         start = State(self.spec.spk.clone(), self.spec.mem.clone())
         self.moments = timesteps(PlainTimestep(self.spec, self._sum_rows), start)
 
@@ -40,32 +40,40 @@ class PlainStepper:
 
 
 class NativeStepper:
-    """The same in compiled code: float32 on the CPU."""
+    """The same in compiled C: float32 on the CPU."""
 
     def __init__(self, spec: UnrollSpec) -> None:
         self.spec, self.gram = spec, native.padded(spec.gram)
         latents, stride = spec.mem.shape[1], self.gram.shape[1]
         self.inhibition = torch.empty_like(spec.mem)
         self.work = spec.empty(native.TEAM, stride + latents)
-        self.dynamics, self.kernels = native.dynamics_of(spec), native.kernels()
+        self.dynamics, self.library = native.dynamics_of(spec), native.library()
         self.arguments = native.Forward(
-            steps=1, rows=1, latents=latents, stride=stride, drive=native.at(spec.drive),
-            gram=native.at(self.gram), spk=native.at(spec.spk), mem=native.at(spec.mem),
-            inhibition=native.at(self.inhibition), work=native.at(self.work), threads=1,
-        )  # fmt: skip
+            steps=1,
+            rows=1,
+            latents=latents,
+            stride=stride,
+            drive=native.pointer(spec.drive),
+            gram=native.pointer(self.gram),
+            spk=native.pointer(spec.spk),
+            mem=native.pointer(spec.mem),
+            inhibition=native.pointer(self.inhibition),
+            work=native.pointer(self.work),
+            threads=1,
+        )
         self.restart()
 
     def restart(self) -> None:
-        """Go on from the state in the spec, which was changed from outside."""
+        """Go on from the state in the spec, after the caller changed it."""
         native.sum_inhibition(self.spec.spk, self.gram, self.inhibition)
 
     def advance(self) -> None:
         """One timestep."""
-        keys = native.keys(1, self.spec.estimator.generator)
-        self.arguments.keys = native.at(keys)
-        self.kernels.ipvae_forward(byref(self.dynamics), byref(self.arguments))
+        keys = native.draw_keys(1, self.spec.estimator.generator)
+        self.arguments.keys = native.pointer(keys)
+        self.library.ipvae_forward(byref(self.dynamics), byref(self.arguments))
 
 
 def make_stepper(spec: UnrollSpec) -> PlainStepper | NativeStepper:
-    """The fastest that fits the spec."""
-    return NativeStepper(spec) if native.suits(spec) else PlainStepper(spec)
+    """The fastest stepper that supports the spec."""
+    return NativeStepper(spec) if native.supports(spec) else PlainStepper(spec)

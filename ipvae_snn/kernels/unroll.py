@@ -15,10 +15,10 @@ from ipvae_snn.kernels.spec import INPUTS, OUTPUTS, UnrollResult, UnrollSpec
 
 
 def unroll(spec: UnrollSpec) -> UnrollResult:
-    """Run a spec by the fastest kernels that take it; gradients flow to its tensors.
+    """Run a spec by the fastest kernels that support it; gradients flow to its tensors.
 
-    Forward and backward are one function: a (B, K) × (K, K) product per timestep each way, pixels
-    never touched; per timestep, sample and neuron, five bytes are saved. Second derivatives are
+    Forward and backward are one autograd function: a (B, K) × (K, K) product per timestep each way,
+    no work on pixels, and five bytes saved per timestep, sample and neuron. Second derivatives are
     not available.
     """
     tensors = [getattr(spec, name).contiguous() for name in INPUTS]
@@ -26,14 +26,15 @@ def unroll(spec: UnrollSpec) -> UnrollResult:
     if not torch.is_grad_enabled() or not any(t.requires_grad for t in tensors):
         result: UnrollResult = _kernels(spec)[0](spec)
         return result
-    outputs: tuple[Any, ...] = _Unroll.apply(spec, *tensors)
+    outputs: tuple[Any, ...] = _Unroll.apply(spec, *tensors)  # type: ignore[no-untyped-call]
     return UnrollResult(**dict(zip(OUTPUTS, outputs, strict=True)))
 
 
 def _kernels(spec: UnrollSpec) -> tuple[Any, Any]:
-    if native.suits(spec):
+    """The forward pass and the class of the backward pass for a spec."""
+    if native.supports(spec):
         return native.forward, NativeAdjoint
-    if cuda_graphs.suits(spec):
+    if cuda_graphs.supports(spec):
         return cuda_graphs.forward, cuda_graphs.GraphedAdjoint
     return plain.forward, plain.PlainAdjoint
 
@@ -41,8 +42,8 @@ def _kernels(spec: UnrollSpec) -> tuple[Any, Any]:
 class _Unroll(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, spec: UnrollSpec, *tensors: Tensor) -> tuple[Tensor | None, ...]:
-        own: dict[str, Any] = dict(zip(INPUTS, tensors, strict=True))
-        spec = replace(spec, keep=True, **own)
+        inputs: dict[str, Any] = dict(zip(INPUTS, tensors, strict=True))
+        spec = replace(spec, save=True, **inputs)
         run, ctx.adjoint = _kernels(spec)
         out = run(spec)
         assert out.saved is not None
@@ -52,8 +53,8 @@ class _Unroll(torch.autograd.Function):
         }
         ctx.set_materialize_grads(False)
         if spec.slope == "none":
-            cut = (out.spk, out.last_spk)
-            ctx.mark_non_differentiable(*(spk for spk in cut if spk is not None))
+            without_gradient = (out.spk, out.last_spk)
+            ctx.mark_non_differentiable(*(spk for spk in without_gradient if spk is not None))
         return tuple(getattr(out, name) for name in OUTPUTS)
 
     @staticmethod
@@ -65,11 +66,12 @@ class _Unroll(torch.autograd.Function):
             )
         *tensors, mems, counts = ctx.saved_tensors
         spec = UnrollSpec(**dict(zip(INPUTS, tensors, strict=True)), **ctx.settings)
-        asked = zip(INPUTS, ctx.needs_input_grad[1:], strict=True)
-        needed = {name for name, needs in asked if needs}
+        needed = {
+            name for name, needs in zip(INPUTS, ctx.needs_input_grad[1:], strict=True) if needs
+        }
         adjoint = ctx.adjoint(spec, (mems, counts), needed)
-        found = adjoint(dict(zip(OUTPUTS, grads, strict=True)))
-        return None, *(found[name] if name in needed else None for name in INPUTS)
+        input_grads = adjoint(dict(zip(OUTPUTS, grads, strict=True)))
+        return None, *(input_grads[name] if name in needed else None for name in INPUTS)
 
 
 def row_by_row(
@@ -78,23 +80,23 @@ def row_by_row(
     device: torch.device,
     generator: torch.Generator | None,
 ) -> dict[str, Any]:
-    """Run sample by sample, each seeded by its own number.
+    """Run sample by sample, each with a seed of its own.
 
-    For draws that do not know rows by number, as those of compiled kernels do.
+    For draws that, other than those of compiled kernels, do not depend on row numbers.
 
     Args:
-        run: the outputs by name of the sample of an index, alone in its batch: states (1, K) if
-            their name begins with "last", else time first.
+        run: takes the index of a sample, and returns its outputs by name for a batch of one. They
+            are states, (1, K), where the name begins with "last", else time first.
     """
-    key = int(native.keys(1, generator))
-    outs = []
+    key = int(native.draw_keys(1, generator))
+    runs = []
     for i, number in enumerate(sample_seeds.tolist()):
         with seeded(combine(key, number), device=device, generator=generator):
-            outs.append(run(i))
+            runs.append(run(i))
 
     def joined(name: str) -> Any:
-        parts = [out[name] for out in outs]
+        outputs = [out[name] for out in runs]
         dim = 0 if name.startswith("last") else 1
-        return None if parts[0] is None else torch.cat(parts, dim)
+        return None if outputs[0] is None else torch.cat(outputs, dim)
 
-    return {name: joined(name) for name in outs[0]}
+    return {name: joined(name) for name in runs[0]}

@@ -124,7 +124,7 @@ class LinearGaussian:
 
     def quadratic(self, x: Tensor, by_row: bool = False) -> Quadratic:
         weight, log_scale = self.lateral.weight, self.lateral.bounded_log_scale()
-        x, gram = x.to(weight.dtype), self.lateral.lasting_gram()
+        x, gram = x.to(weight.dtype), self.lateral.cached_gram()
         # A graph of its own for log σ: the order in which autograd adds up its gradient stays that
         # of earlier releases, to the last bit.
         scaled = F.drive_weight(weight, self.lateral.bounded_log_scale())
@@ -206,4 +206,4 @@ class GenerativeTimestep(Timestep):
         if name == "nll":
             nll: Tensor = now.sent.nll
             return nll
-        return equations.poisson_kl_sum(now.mem, now.before, self.kl_form)
+        return equations.poisson_kl_sum(now.mem, now.mem_before, self.kl_form)

@@ -32,7 +32,7 @@ from ipvae_snn.models.generative import (
 )
 from ipvae_snn.models.likelihoods import Gaussian, Likelihood
 from ipvae_snn.neurons import BIAS, CLAMP, MEM_INIT_MAX, MEM_INIT_RANGE, STEP, IPVAENeuron
-from ipvae_snn.neurons.inference import draws_by_row, infer
+from ipvae_snn.neurons.inference import draws_by_row, infer, spec_of
 from ipvae_snn.neurons.lateral import NoLateral, SharedDecoder
 from ipvae_snn.surrogate.relaxed import Relaxed
 
@@ -80,7 +80,7 @@ class IPVAE(BaseModel):
     >>> model.loss(torch.rand(5, 16), num_steps=10).backward()
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913
         self,
         in_features: int,
         latents: int,
@@ -332,11 +332,18 @@ class IPVAE(BaseModel):
                 "the energy, made of x and the weights,": energy,
             }
         )
-        wanted = tuple("quad" if name == "nll" else name for name in fields)
-        out = infer(
-            self.neuron, drive, gram, state, num_steps, wanted, every, self.kl_form, self.precision,
-            sample_seeds,
-        )  # fmt: skip
+        spec = spec_of(
+            self.neuron,
+            drive,
+            gram,
+            state,
+            steps=num_steps,
+            fields=tuple("quad" if name == "nll" else name for name in fields),
+            every=every,
+            kl_form=self.kl_form,
+            precision=self.precision,
+        )
+        out = infer(self.neuron, spec, sample_seeds)
         values: dict[str, Any] = {"spk": out.spk, "mem": out.mem}
         if out.kl is not None:
             values["kl"] = out.kl[every - 1 :: every]
@@ -373,7 +380,7 @@ class IPVAE(BaseModel):
         require_finite(values["last_mem"], "the membranes: the decoder may have left the numbers;")
         last = State(values.pop("last_spk"), values.pop("last_mem"))
         if watched:
-            self.neuron.observed(State(values["spk"], values["mem"]))
+            self.neuron.notify_observers(State(values["spk"], values["mem"]))
         kept = {
             name: value[every - 1 :: every] if watched or name in ("nll", "kl") else value
             for name, value in values.items()

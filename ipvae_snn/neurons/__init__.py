@@ -1,6 +1,6 @@
-"""Spiking neurons in the snnTorch manner, and what whole networks of them need."""
+"""Spiking neurons with snnTorch's calling contract, and tools for whole networks of them."""
 
-from ipvae_snn.neurons.base import State
+from ipvae_snn.kernels.loop import State
 from ipvae_snn.neurons.poisson import (
     BIAS,
     CLAMP,

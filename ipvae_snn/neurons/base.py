@@ -1,4 +1,4 @@
-"""What every neuron of this package shares: snnTorch's calling contract, state and copies."""
+"""Shared by all neurons of this package: snnTorch's calling contract, state and copies."""
 
 import warnings
 import weakref
@@ -16,16 +16,15 @@ from ipvae_snn._utils.checks import (
     require_float,
     require_not_negative,
 )
-from ipvae_snn.kernels.loop import State
+from ipvae_snn.kernels.loop import State as State
 from ipvae_snn.kernels.sampler import is_exporting
 
 
-class StatefulNeuron(SpikingNeuron):
-    """A snnTorch neuron with states ``spk`` and ``mem``; subclasses say what a timestep does.
+class StatefulNeuron(SpikingNeuron):  # type: ignore[misc]  # snnTorch is untyped
+    """A snnTorch neuron with states ``spk`` and ``mem``; subclasses define a timestep.
 
-    States are non-persistent buffers, empty until the first call. A subclass gives
-    ``initial_state``, ``run_from`` and ``_check_input``. Whatever can raise does so before anything
-    is stored.
+    States are non-persistent buffers, empty until the first call. A subclass gives ``forward``,
+    ``initial_state``, ``run_from`` and ``_check_input``. A call that raises stores nothing.
     """
 
     spk: Tensor
@@ -47,7 +46,7 @@ class StatefulNeuron(SpikingNeuron):
         super().__init__(
             spike_grad=spike_grad, init_hidden=init_hidden, state_quant=state_quant, output=output
         )
-        # snnTorch's class-wide list would keep this neuron alive for ever; ours is weak.
+        # snnTorch's class-wide list would keep this neuron alive forever; ours is a WeakSet.
         if self in SpikingNeuron.instances:
             SpikingNeuron.instances.remove(self)
         StatefulNeuron._live.add(self)
@@ -55,21 +54,21 @@ class StatefulNeuron(SpikingNeuron):
         self.register_buffer("mem", torch.zeros(0), persistent=False)
         self._fresh = True
         self.observers: list[Callable[[State], None]] = []
-        """Called with the timesteps of every call, spk and mem of shape (T, ..., K)."""
+        """Called after every call of the neuron with its timesteps, (T, ..., K) each."""
 
     def initial_state(self, shape: torch.Size | tuple[int, ...]) -> State:
-        """The state before any input, for input of ``shape`` (..., K)."""
+        """The initial state, for input of ``shape`` (..., K)."""
         raise NotImplementedError
 
     def run_from(self, input_: Tensor, state: State) -> tuple[State, State]:
-        """All timesteps of ``input_``, (T, ..., K), and the last state; stores and checks nothing.
+        """Spikes and membranes of all timesteps of ``input_``, (T, ..., K), and the last state.
 
-        Shows them to :attr:`observers`.
+        Stores and checks nothing, but calls :attr:`observers`.
         """
         raise NotImplementedError
 
     def _check_input(self, input_: Tensor) -> None:
-        """Raise unless ``input_``, of one timestep or of many, suits this neuron."""
+        """Raise unless ``input_``, of one timestep or several, is valid for this neuron."""
         raise NotImplementedError
 
     def run(
@@ -80,11 +79,10 @@ class StatefulNeuron(SpikingNeuron):
         *,
         carry: bool = False,
     ) -> State:
-        """All timesteps in one call, as snnTorch's parallel neurons take them: time first.
+        """All timesteps in one call, time first, like snnTorch's parallel neurons.
 
-        Equal, timestep by timestep, to as many one-step calls, and faster: compiled kernels run the
-        whole loop where they can. Gradients are first derivatives only; for second ones call the
-        neuron step by step.
+        The result is that of T one-step calls, but faster: compiled kernels run the whole loop
+        where they can. It has first derivatives only; for second ones call the neuron step by step.
 
         Args:
             input_: currents, shape (T, ..., K), such as (T, B, K).
@@ -92,9 +90,9 @@ class StatefulNeuron(SpikingNeuron):
             carry: start from the stored state instead.
 
         Returns:
-            ``(spk, mem)``, each of shape (T, ..., K), whatever ``init_hidden`` and ``output`` say.
-            The last state is stored. Forward hooks, such as those of snnTorch's monitors, see
-            one-step calls only.
+            ``(spk, mem)``, each of shape (T, ..., K), for any ``init_hidden`` and ``output``. The
+            last state is stored. Forward hooks, such as those of snnTorch's monitors, see only
+            one-step calls.
 
         >>> from ipvae_snn import IPVAENeuron
         >>> spk, mem = IPVAENeuron(8).run(torch.rand(20, 4, 8))
@@ -113,22 +111,23 @@ class StatefulNeuron(SpikingNeuron):
         else:
             state = self._resume(input_.shape[1:], spk, mem)
         sequence, last = self.run_from(input_, state)
-        self._keep(last)
+        self._store(last)
         return sequence
 
-    def observed(self, sequence: State) -> None:
-        """Show timesteps, of shape (T, ..., K), to whoever watches."""
+    def notify_observers(self, sequence: State) -> None:
+        """Call the observers with timesteps of shape (T, ..., K)."""
         for observer in self.observers:
             observer(sequence)
 
     def _declare(self, name: str, value: Tensor, learn: bool) -> None:
-        """A parameter if it is learned, else a constant that is saved all the same."""
+        """Register a parameter if it is learned, else a buffer; files hold both."""
         if learn:
             self.register_parameter(name, nn.Parameter(value))
         else:
             self.register_buffer(name, value)
 
     def _check_call(self, spk: Tensor | None, mem: Tensor | None) -> None:
+        """Raise if the states were passed in a form that is a common mistake."""
         if self.init_hidden and not (spk is None and mem is None):
             raise TypeError(
                 "with init_hidden=True the neuron keeps its state itself: call neuron(input_), "
@@ -145,18 +144,18 @@ class StatefulNeuron(SpikingNeuron):
                 "snntorch.RLeaky; to pass the membrane alone write neuron(input_, mem=mem)"
             )
 
-    def _keep(self, state: State) -> Tensor | State:
-        """Store the state, and return what ``init_hidden`` and ``output`` ask for."""
+    def _store(self, state: State) -> Tensor | State:
+        """Store the state, and return it in the form of ``init_hidden`` and ``output``."""
         if is_exporting():
-            self._keep_in_place(state)
+            self._store_in_place(state)
         elif not is_transformed(state.mem):
             self.spk, self.mem = state
             self._fresh = False
         return state.spk if self.init_hidden and not self.output else state
 
-    def _keep_in_place(self, state: State) -> None:
-        # torch.export sees a buffer change in place, but not another tensor taking its name.
-        if self.init_hidden:  # otherwise the program's caller carries the state
+    def _store_in_place(self, state: State) -> None:
+        # torch.export follows a buffer that changes in place, but not one that is replaced.
+        if self.init_hidden:  # otherwise the caller of the exported program holds the state
             with torch.no_grad():
                 self.spk.copy_(state.spk)
                 self.mem.copy_(state.mem)
@@ -164,55 +163,55 @@ class StatefulNeuron(SpikingNeuron):
     def _resume(
         self, shape: torch.Size | tuple[int, ...], spk: Tensor | None, mem: Tensor | None
     ) -> State:
-        """The state to go on from: each part the one passed, else the stored one, else fresh."""
+        """The state to start from: spk and mem as passed, else as stored, else the initial ones."""
         if self._fresh and self.init_hidden and is_exporting():
             raise ValueError(
                 "a neuron that keeps its state itself (init_hidden=True) can be exported after a "
                 "first call, when its state has the size of a batch: call it once before"
             )
         initial = self.initial_state(shape)
-        given = [
-            self._own(name, part, like)
-            for name, part, like in zip(State._fields, (spk, mem), initial, strict=True)
+        passed = [
+            self._check_state(name, value, like)
+            for name, value, like in zip(State._fields, (spk, mem), initial, strict=True)
         ]
         stored = State(self.spk, self.mem)
         fits = all(
-            part.shape == like.shape and part.device == like.device and part.dtype == like.dtype
-            for part, like in zip(stored, initial, strict=True)
+            value.shape == like.shape and value.device == like.device and value.dtype == like.dtype
+            for value, like in zip(stored, initial, strict=True)
         )
-        if not (self._fresh or fits) and any(part is None for part in given):
+        if not (self._fresh or fits) and any(value is None for value in passed):
             warnings.warn(
                 f"the stored state {tuple(self.mem.shape)} does not fit the input {tuple(shape)}: "
                 "started afresh; call reset_mem() between sequences",
                 stacklevel=4,
             )
-        kept = State(*map(_outside_inference, stored)) if fits and not self._fresh else initial
-        return State(*(k if g is None else g for g, k in zip(given, kept, strict=True)))
+        default = State(*map(_outside_inference, stored)) if fits and not self._fresh else initial
+        return State(*(d if p is None else p for p, d in zip(passed, default, strict=True)))
 
-    def _own(self, name: str, given: Tensor | None, initial: Tensor) -> Tensor | None:
-        """A state that was passed, checked; ``None`` where the stored one is meant."""
-        fresh = self._fresh and given is getattr(self, name)  # what reset_mem() returned
-        if given is None or fresh:
+    def _check_state(self, name: str, value: Tensor | None, initial: Tensor) -> Tensor | None:
+        """A state that was passed, after validation; ``None`` for the default."""
+        stored: Tensor = getattr(self, name)
+        if value is None or (self._fresh and value is stored):  # what reset_mem() returned
             return None
-        require_float(given, name)
-        if given.numel() == 0 and initial.numel():  # what reset_mem() returned before any call
+        require_float(value, name)
+        if value.numel() == 0 and initial.numel():  # what reset_mem() returned before any call
             return initial
-        if given.shape != initial.shape:
+        if value.shape != initial.shape:
             raise ValueError(
                 f"{name} must have the shape of input_, {tuple(initial.shape)}, got "
-                f"{tuple(given.shape)}: call reset_mem() when the batch changes"
+                f"{tuple(value.shape)}: call reset_mem() when the batch changes"
             )
-        require_fitting(given, name, like=initial)
-        if given is getattr(self, name):  # our own, known to be sound
-            return given
-        require_finite(given, name)
+        require_fitting(value, name, like=initial)
+        if value is stored:  # valid since this neuron computed it
+            return value
+        require_finite(value, name)
         if name == "spk":
             require_not_negative(
-                given,
+                value,
                 "spk must not be negative: the second argument is spk and the third mem, as in "
                 "snntorch.RLeaky; for mem alone write neuron(input_, mem=mem)",
             )
-        return given.to(initial.dtype)
+        return value.to(initial.dtype)
 
     def reset_mem(self) -> State:
         """Back to the initial state; returns ``(spk, mem)``, empty before the first call."""
@@ -221,32 +220,32 @@ class StatefulNeuron(SpikingNeuron):
         self._fresh = True
         return State(self.spk, self.mem)
 
-    init_rleaky = reset_mem  # the name that snnTorch once used, for neurons with these states
+    init_rleaky = reset_mem  # snnTorch's former name for it, in neurons with these states
 
     def detach_mem(self) -> State:
-        """Cut the state from the graph, for truncated back-propagation; returns ``(spk, mem)``."""
+        """Detach the state from its graph, for truncated back-propagation; returns it."""
         self.spk, self.mem = self.spk.detach(), self.mem.detach()
         return State(self.spk, self.mem)
 
     @classmethod
     def detach_hidden(cls) -> None:
-        """:meth:`detach_mem` on every living neuron of this class (snnTorch's habit)."""
+        """:meth:`detach_mem` on every neuron of this class that exists, as in snnTorch."""
         for neuron in list(cls._live):
             if isinstance(neuron, cls):
                 neuron.detach_mem()
 
     @classmethod
     def reset_hidden(cls) -> None:
-        """:meth:`reset_mem` on every living neuron of this class (snnTorch's habit)."""
+        """:meth:`reset_mem` on every neuron of this class that exists, as in snnTorch."""
         for neuron in list(cls._live):
             if isinstance(neuron, cls):
                 neuron.reset_mem()
 
     def __getstate__(self) -> dict[str, Any]:
-        # Copies and pickles carry the state's values, not the graph that made them.
+        # Copies and pickles hold the values of the state, not its graph.
         state = self.__dict__.copy()
         state["_buffers"] = {k: v if v is None else v.detach() for k, v in self._buffers.items()}
-        state["observers"] = []  # who watches the original does not watch the copy
+        state["observers"] = []  # observers of the original do not observe the copy
         return state
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -254,19 +253,19 @@ class StatefulNeuron(SpikingNeuron):
         StatefulNeuron._live.add(self)
 
     def _reset_cases(self, reset_mechanism: str) -> None:
-        # snnTorch calls this when reset_mechanism is assigned, too.
+        # snnTorch calls this in the constructor and whenever reset_mechanism is assigned.
         refuse_foreign({"reset_mechanism": reset_mechanism})
 
 
 def _outside_inference(tensor: Tensor) -> Tensor:
-    """A state that was made in ``torch.inference_mode`` and is now to be learned from."""
+    """A copy of a tensor from ``torch.inference_mode``, where autograd needs one."""
     if torch.compiler.is_compiling() or not tensor.is_inference():
         return tensor
     return tensor if torch.is_inference_mode_enabled() else tensor.clone()
 
 
 def is_transformed(tensor: Tensor) -> bool:
-    """Whether a torch.func transform wraps this tensor, so that it must not outlive the call."""
+    """Whether a torch.func transform wraps this tensor: then it must not outlive the call."""
     if torch.compiler.is_compiling():
         return False
     wrapped: bool = torch._C._functorch.is_functorch_wrapped_tensor(tensor)
@@ -282,11 +281,11 @@ FOREIGN: dict[str, tuple[Any, str]] = {
     "graded_spikes_factor": (1.0, "scale the next layer's weights"),
     "learn_graded_spikes_factor": (False, "the next layer's weights learn this"),
 }
-"""snnTorch's arguments without a meaning here: the value they may have, and what to use instead."""
+"""snnTorch's arguments without a meaning here: the only value accepted, and what to use instead."""
 
 
 def refuse_foreign(arguments: dict[str, Any]) -> None:
-    """Raise for snnTorch arguments that have no meaning here, naming what to use instead."""
+    """Raise for snnTorch arguments without a meaning here; the message names the alternative."""
     for name, value in arguments.items():
         if name not in FOREIGN:
             raise TypeError(f"IPVAENeuron has no argument {name!r}")

@@ -1,4 +1,4 @@
-"""What moved a membrane: the parts of every step, which add up to it."""
+"""The currents that move a membrane: their contributions to its change in every timestep."""
 
 from typing import NamedTuple
 
@@ -10,10 +10,10 @@ from ipvae_snn.neurons.poisson import IPVAENeuron
 
 
 class Parts(NamedTuple):
-    """Parts of the membrane steps, in nats per timestep, each of shape (T, ..., K).
+    """Contributions to the change of the membrane, in nats per timestep, (T, ..., K) each.
 
     ``drive`` is α d; ``lateral`` and ``self`` are −α z G off and on the diagonal of G; ``tonic``
-    is −α b; ``leak`` pulls back to the resting membrane; ``clamp`` is what the clamps took away.
+    is −α b; ``leak`` is the pull to ``mem_init``; ``clamp`` is what the clamps subtract.
     """
 
     drive: Tensor
@@ -24,7 +24,7 @@ class Parts(NamedTuple):
     clamp: Tensor
 
     def of(self, *index: int) -> dict[str, Tensor]:
-        """The parts of one neuron, by name, each of shape (T,): ``parts.of(b, k)``."""
+        """The contributions to one neuron, by name, shape (T,) each: ``parts.of(b, k)``."""
         return {name: part[(slice(None), *index)] for name, part in self._asdict().items()}
 
 
@@ -37,29 +37,29 @@ def parts(
     *,
     state: tuple[Tensor, Tensor] | None = None,
 ) -> Parts:
-    r"""Take the recorded steps of a neuron apart.
+    r"""Decompose recorded membrane changes into the currents that caused them.
 
     .. math:: u_t − u_{t−1} = α (d_t − z_{t−1} G_{off} − z_{t−1} G_{diag} − b − leak) + clamp
 
     Args:
-        neuron: the layer that was recorded, such as ``model.neuron``.
+        neuron: the recorded layer, such as ``model.neuron``.
         drive: d, shape (..., K), or (T, ..., K) where it changes; ``neuron.drive(x)``.
         spk, mem: recorded counts and membranes of every timestep, shape (T, ..., K).
         state: ``(spk, mem)`` before the first of them; default the initial state.
 
     Returns:
-        :class:`Parts`; their sum is the recorded step, u_t − u_{t−1}, exactly but for rounding.
+        :class:`Parts`; their sum is u_t − u_{t−1} up to rounding.
 
     Raises:
-        TypeError, ValueError: shapes or types that do not fit.
+        TypeError, ValueError: wrong shapes or types, NaN or infinity.
 
     Source: arXiv 2410.19315, section 3.
 
     >>> from ipvae_snn import IPVAE
     >>> model, x = IPVAE(16, 8), torch.rand(2, 16)
     >>> out = model.run(x, 5, record=("spk", "mem"))
-    >>> found = parts(model.neuron, model.neuron.drive(x), out.spk, out.mem)
-    >>> torch.allclose(sum(found)[1:], out.mem.diff(dim=0), atol=1e-5)
+    >>> change = sum(parts(model.neuron, model.neuron.drive(x), out.spk, out.mem))
+    >>> torch.allclose(change[1:], out.mem.diff(dim=0), atol=1e-5)
     True
     """
     if not isinstance(neuron, IPVAENeuron):
@@ -77,28 +77,28 @@ def parts(
             f"drive must have shape {tuple(mem.shape[1:])} or {tuple(mem.shape)}, got "
             f"{tuple(drive.shape)}"
         )
-    first = neuron.initial_state(mem.shape[1:]) if state is None else state
-    if not isinstance(first, tuple) or len(first) != 2:
+    start = neuron.initial_state(mem.shape[1:]) if state is None else state
+    if not isinstance(start, tuple) or len(start) != 2:
         raise TypeError(f"state must be a pair (spk, mem), got {state!r}")
-    for name, value in zip(("state.spk", "state.mem"), first, strict=True):
+    for name, value in zip(("state.spk", "state.mem"), start, strict=True):
         require_float(value, name)
         require_finite(value, name)
         if value.shape != mem.shape[1:]:
             raise ValueError(
                 f"{name} must have shape {tuple(mem.shape[1:])}, got {tuple(value.shape)}"
             )
-    spk_before = torch.cat([first[0][None].to(spk), spk[:-1]])
-    mem_before = torch.cat([first[1][None].to(mem), mem[:-1]])
-    step, gram = neuron.log_step.exp(), neuron.lateral_scale * neuron.gram()
+    spk_before = torch.cat([start[0][None].to(spk), spk[:-1]])
+    mem_before = torch.cat([start[1][None].to(mem), mem[:-1]])
+    step_size, gram = neuron.log_step.exp(), neuron.lateral_scale * neuron.gram()
     diagonal = gram.diagonal()
-    found = {
-        "drive": step * drive.expand_as(mem),
-        "lateral": -step * (spk_before @ (gram - diagonal.diag())),
-        "self": -step * spk_before * diagonal,
-        "tonic": (-step * neuron.log_bias.exp()).expand_as(mem),
-        "leak": -step * neuron.leak * (mem_before - neuron.mem_init),
+    contributions = {
+        "drive": step_size * drive.expand_as(mem),
+        "lateral": -step_size * (spk_before @ (gram - diagonal.diag())),
+        "self": -step_size * spk_before * diagonal,
+        "tonic": (-step_size * neuron.log_bias.exp()).expand_as(mem),
+        "leak": -step_size * neuron.leak * (mem_before - neuron.mem_init),
     }
-    found["clamp"] = mem - mem_before - sum(found.values())
-    for name, value in found.items():
-        require_finite(value, f"the part {name}, made of what was recorded,")
-    return Parts(**found)
+    contributions["clamp"] = mem - mem_before - sum(contributions.values())
+    for name, value in contributions.items():
+        require_finite(value, f"the contribution {name}, computed from the recorded timesteps,")
+    return Parts(**contributions)

@@ -19,13 +19,12 @@ from ipvae_snn.surrogate import Assumptions, Estimator
 if TYPE_CHECKING:
     from ipvae_snn.neurons.poisson import IPVAENeuron
 
-PER_NEURON = ("step", "bias", "rest")
-CAREFUL_ABOVE = 6.0
-"""Clamp in nats above which rates can explode so far that rounding drowns gradients."""
+EXPLOSIVE_CLAMP = 6.0
+"""Clamp in nats above which rates can explode so far that rounding errors dominate gradients."""
 
 
 def assumptions_of(neuron: "IPVAENeuron") -> Assumptions | None:
-    """What kernels may assume of a neuron's emission; None if it must be called step by step."""
+    """What kernels may assume of the neuron's spikes; None if it must emit them itself."""
     estimator = neuron.spike_grad
     if not isinstance(estimator, Estimator) or neuron.state_quant:
         return None
@@ -35,110 +34,101 @@ def assumptions_of(neuron: "IPVAENeuron") -> Assumptions | None:
     return known
 
 
-def spec_of(neuron: "IPVAENeuron", drive: Tensor, gram: Tensor, state: State) -> UnrollSpec:
-    """One timestep of a neuron, to be changed where more is wanted."""
+def spec_of(
+    neuron: "IPVAENeuron", drive: Tensor, gram: Tensor, state: State, **options: Any
+) -> UnrollSpec:
+    """The spec of a neuron, for one timestep unless ``options``, its other fields, say more."""
     return UnrollSpec(
         drive=drive,
         gram=gram,
         spk=state.spk,
         mem=state.mem,
-        step=neuron.log_step.exp(),
+        step_size=neuron.log_step.exp(),
         bias=neuron.log_bias.exp(),
-        rest=neuron.mem_init,
-        scale=neuron.lateral_scale,
+        mem_rest=neuron.mem_init,
+        lateral_scale=neuron.lateral_scale,
         leak=neuron.leak,
         clamp=neuron.clamp,
         estimator=neuron.spike_grad,
+        **options,
     )
 
 
 def infer(
-    neuron: "IPVAENeuron",
-    drive: Tensor,
-    gram: Tensor,
-    state: State,
-    steps: int,
-    fields: tuple[str, ...] = (),
-    every: int = 1,
-    kl_form: str = "exact",
-    precision: str = "float32",
-    sample_seeds: Tensor | None = None,
+    neuron: "IPVAENeuron", spec: UnrollSpec, sample_seeds: Tensor | None = None
 ) -> UnrollResult:
     """Run neurons for a number of timesteps.
 
     Args:
-        drive: (B, K), or (steps, B, K) for changing input.
-        gram: ``neuron.gram()``.
-        state: (spk, mem), (B, K) each.
-        fields, every, kl_form, precision: see :class:`~ipvae_snn.kernels.spec.UnrollSpec`.
-        sample_seeds: int64, (B,): spikes of a row depend on its number and not on other rows.
+        spec: from :func:`spec_of`; ``law``, ``slope`` and ``recompute_inhibition`` are set here.
+        sample_seeds: int64, (B,): the spikes of a row depend on its number, not on other rows.
 
-    Gradients flow to the tensors, and to the neuron's parameters, from all that is returned.
+    Gradients flow from the whole result to the tensors of the spec, and so to the neuron's
+    parameters.
     """
     known = assumptions_of(neuron)
-    spec = spec_of(neuron, drive, gram, state)
-    watched = bool(neuron.observers)
+    fields, every, observed = spec.fields, spec.every, bool(neuron.observers)
+    exploding = spec.kl_form == "published" or neuron.clamp > EXPLOSIVE_CLAMP
     spec = replace(
         spec,
-        steps=steps,
-        fields=tuple(dict.fromkeys((*fields, "spk", "mem"))) if watched else fields,
-        every=1 if watched else every,
-        kl_form=kl_form,
-        precision=precision,
-        careful=kl_form == "published" or neuron.clamp > CAREFUL_ABOVE,
+        fields=tuple(dict.fromkeys((*fields, "spk", "mem"))) if observed else fields,
+        every=1 if observed else every,
+        recompute_inhibition=exploding,
         **({} if known is None else known._asdict()),
     )
     traced = torch.compiler.is_compiling() or any(
-        is_transformed(tensor) for tensor in (drive, gram, spec.mem)
+        is_transformed(tensor) for tensor in (spec.drive, spec.gram, spec.mem)
     )
     fused = known is not None and not traced
     if fused:
-        own = {f"the {name} of the neurons": getattr(spec, name) for name in PER_NEURON}
-        require_all_finite(**own)
+        parameters = {
+            "the step size of the neurons": spec.step_size,
+            "the bias of the neurons": spec.bias,
+            "the mem_init of the neurons": spec.mem_rest,
+        }
+        require_all_finite(**parameters)
     run = unroll if fused else partial(_loop, neuron)
     if sample_seeds is None:
         out = run(spec)
-    elif fused and native.suits(spec):
+    elif fused and native.supports(spec):
         out = run(replace(spec, row_ids=sample_seeds))
     else:
         out = _row_by_row(run, spec, sample_seeds)
-    return _shown(neuron, out, fields, every) if watched else out
+    return _notify(neuron, out, fields, every) if observed else out
 
 
 def _row_by_row(
     run: Callable[[UnrollSpec], UnrollResult], spec: UnrollSpec, sample_seeds: Tensor
 ) -> UnrollResult:
-    def one(i: int) -> dict[str, Any]:
-        own = {name: getattr(spec, name)[..., i : i + 1, :] for name in ("drive", "spk", "mem")}
-        out = run(replace(spec, **own))
+    def run_row(i: int) -> dict[str, Any]:
+        row = {name: getattr(spec, name)[..., i : i + 1, :] for name in ("drive", "spk", "mem")}
+        out = run(replace(spec, **row))
         return {name: getattr(out, name) for name in OUTPUTS}
 
     generator = getattr(spec.estimator, "generator", None)
-    return UnrollResult(**row_by_row(one, sample_seeds, spec.mem.device, generator))
+    return UnrollResult(**row_by_row(run_row, sample_seeds, spec.mem.device, generator))
 
 
-def _shown(
+def _notify(
     neuron: "IPVAENeuron", out: UnrollResult, fields: tuple[str, ...], every: int
 ) -> UnrollResult:
-    """Show all timesteps to the neuron's observers, and return those that were asked for."""
+    """Show all timesteps to the neuron's observers; keep those that the caller asked for."""
     assert out.spk is not None
     assert out.mem is not None
-    neuron.observed(State(out.spk, out.mem))
-    spk, mem = (
-        part[every - 1 :: every] if name in fields else None
-        for name, part in (("spk", out.spk), ("mem", out.mem))
-    )
+    neuron.notify_observers(State(out.spk, out.mem))
+    spk = out.spk[every - 1 :: every] if "spk" in fields else None
+    mem = out.mem[every - 1 :: every] if "mem" in fields else None
     return replace(out, spk=spk, mem=mem)
 
 
 def draws_by_row(neuron: "IPVAENeuron") -> bool:
-    """Whether ``sample_seeds`` cost no time: compiled kernels draw, and know rows by number."""
+    """Whether ``sample_seeds`` take no extra time: compiled kernels draw by row number."""
     known = assumptions_of(neuron)
-    return known is not None and known.law != "own" and native.fits(neuron.mem_init)
+    return known is not None and known.law != "own" and native.supports_tensor(neuron.mem_init)
 
 
 class _NeuronTimestep(Timestep):
-    """The neuron's own ``integrate`` and ``emit``, for callables of users and for transforms."""
+    """The neuron's own ``integrate`` and ``emit``: for any callable, and for transforms."""
 
     def __init__(self, neuron: "IPVAENeuron", spec: UnrollSpec) -> None:
         self.neuron, self.spec = neuron, spec
@@ -155,11 +145,11 @@ class _NeuronTimestep(Timestep):
     def measure(self, name: str, now: Moment, t: int) -> Tensor:
         if name == "quad":
             return equations.spike_energy(now.spk, now.sent, self.spec.drive_at(t))
-        return equations.poisson_kl_sum(now.mem, now.before, self.spec.kl_form)
+        return equations.poisson_kl_sum(now.mem, now.mem_before, self.spec.kl_form)
 
 
 def _loop(neuron: "IPVAENeuron", spec: UnrollSpec) -> UnrollResult:
-    step, state = _NeuronTimestep(neuron, spec), State(spec.spk, spec.mem)
-    values, last = record(step, state, spec.steps, spec.fields, spec.every)
+    timestep, start = _NeuronTimestep(neuron, spec), State(spec.spk, spec.mem)
+    values, last = record(timestep, start, spec.steps, spec.fields, spec.every)
     fields: dict[str, Any] = {name: values.get(name) for name in ("spk", "mem", "quad", "kl")}
     return UnrollResult(**fields, last_spk=last.spk, last_mem=last.mem)

@@ -1,6 +1,6 @@
-"""Where lateral weights come from: modules that own or share what a Gram matrix is made of.
+"""Sources of lateral weights: modules that own or share the parameters of a Gram matrix.
 
-All give K neurons a symmetric (K, K) matrix, in nats per spike, by ``gram()``.
+Each gives K neurons a symmetric (K, K) matrix, in nats per spike, by ``gram()``.
 """
 
 import numbers
@@ -19,11 +19,14 @@ from ipvae_snn._utils.checks import (
 )
 
 MAX_NEURONS = 2**20
-"""Their lateral weights would take four terabytes."""
+"""Lateral weights of so many neurons take four terabytes."""
 
 
-class _Made(NamedTuple):
-    """A Gram matrix, and the weights it was made of as they were."""
+class _GramCache(NamedTuple):
+    """A Gram matrix, and the weights it was computed from, with copies of their values.
+
+    ``versions`` are autograd's counts of in-place changes.
+    """
 
     gram: Tensor
     weights: tuple[Tensor, ...]
@@ -35,7 +38,7 @@ class _Made(NamedTuple):
 class Lateral(nn.Module):
     """Lateral weights of K neurons."""
 
-    _made: _Made | None = None
+    _cache: _GramCache | None = None
 
     @property
     def features(self) -> int:
@@ -43,44 +46,48 @@ class Lateral(nn.Module):
         raise NotImplementedError
 
     def gram(self) -> Tensor:
-        """G now, (K, K), differentiable."""
+        """The current G, (K, K), differentiable."""
         raise NotImplementedError
 
     def gram_weights(self) -> tuple[Tensor, Tensor | None] | None:
-        """Φ, (M, K), and the free parameter behind log σ, (M,), that G is made of; else None."""
+        """Φ, (M, K), and the unbounded log σ, (M,), that G is computed from; None: do not cache."""
         return None
 
-    def lasting_gram(self) -> Tensor:
-        """G now, made anew only if the weights have changed since the last call.
+    def cached_gram(self) -> Tensor:
+        """The current G, computed only if the weights have changed since the last call.
 
-        They have if autograd counts another version of them, or, on the CPU, if any value differs,
-        so that writing to ``weight.data`` is seen, too. Gradients flow to the weights from every
-        use of the matrix, however many backward passes there are.
+        They have changed if autograd counts another version of them, or, on the CPU, if any value
+        differs, which also detects writes to ``weight.data``. Gradients flow to the weights from
+        every use of the matrix, through any number of backward passes.
 
         Raises:
             ValueError: NaN or infinity in G.
         """
-        found = self.gram_weights()
-        weights = () if found is None else tuple(w for w in found if w is not None)
-        if found is None or not all(map(_is_plain_leaf, weights)):
+        sources = self.gram_weights()
+        weights = () if sources is None else tuple(w for w in sources if w is not None)
+        if sources is None or not all(map(_is_plain_leaf, weights)):
             gram = self.gram()
             require_finite(gram, "the lateral weights")
             return gram
         with_graph = torch.is_grad_enabled() and any(w.requires_grad for w in weights)
-        made = self._made
-        if made is None or made.with_graph != with_graph or _differ(made, weights):
-            gram = _LastingGram.apply(*found) if with_graph else _gram_of(*found)[0]
+        cache = self._cache
+        if cache is None or cache.with_graph != with_graph or _is_stale(cache, weights):
+            if with_graph:
+                gram = _CachedGram.apply(*sources)  # type: ignore[no-untyped-call]
+            else:
+                gram, _, _ = _gram_of(*sources)
             require_finite(gram, "the lateral weights")
             versions = tuple(w._version for w in weights)
             copies = tuple(w.detach().clone() for w in weights)
-            self._made = made = _Made(gram, weights, versions, copies, with_graph)
-        return made.gram
+            self._cache = cache = _GramCache(gram, weights, versions, copies, with_graph)
+        return cache.gram
 
     def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_made": None}  # a copy makes its own
+        return self.__dict__ | {"_cache": None}  # a copy computes its own
 
 
 def _is_plain_leaf(weight: Tensor) -> bool:
+    """Whether changes of a tensor can be detected: a leaf, not traced, transformed or wrapped."""
     return (
         not torch.compiler.is_compiling()
         and not torch.is_inference_mode_enabled()
@@ -91,18 +98,21 @@ def _is_plain_leaf(weight: Tensor) -> bool:
     )
 
 
-def _differ(made: _Made, weights: tuple[Tensor, ...]) -> bool:
-    return len(made.weights) != len(weights) or any(
-        now is not before or now._version != version or now.device != copy.device
-        or now.dtype != copy.dtype or (now.device.type == "cpu" and not torch.equal(now, copy))
-        for now, before, version, copy in zip(
-            weights, made.weights, made.versions, made.copies, strict=True
-        )
-    )  # fmt: skip
+def _is_stale(cache: _GramCache, weights: tuple[Tensor, ...]) -> bool:
+    if len(cache.weights) != len(weights):
+        return True
+    cached = zip(cache.weights, cache.versions, cache.copies, strict=True)
+    return any(
+        weight is not cached_weight
+        or weight._version != version
+        or (weight.device, weight.dtype) != (copy.device, copy.dtype)
+        or (weight.device.type == "cpu" and not torch.equal(weight, copy))
+        for weight, (cached_weight, version, copy) in zip(weights, cached, strict=True)
+    )
 
 
 def _gram_of(weight: Tensor, raw: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
-    """G, and what its gradient needs: whitened weights, and bounded log σ."""
+    """G, and what its gradient needs: the whitened weights, and log σ from its unbounded form."""
     log_scale = None if raw is None else F.bound_log_scale(raw)
     whitened = weight if log_scale is None else weight * torch.exp(-log_scale).unsqueeze(-1)
     return F.gram(whitened), whitened, log_scale
@@ -112,8 +122,11 @@ def _versions(*tensors: Tensor | None) -> list[int]:
     return [tensor._version for tensor in tensors if tensor is not None]
 
 
-class _LastingGram(torch.autograd.Function):
-    """G of leaf tensors, whose backward can run any number of times: nothing saved is freed."""
+class _CachedGram(torch.autograd.Function):
+    """G of leaf tensors. Its backward pass can run any number of times, as it saves no tensors.
+
+    It reads the leaves, and compares their versions with those of the forward pass.
+    """
 
     @staticmethod
     def forward(ctx: Any, weight: Tensor, raw: Tensor | None) -> Tensor:
@@ -134,11 +147,12 @@ class _LastingGram(torch.autograd.Function):
         whitened_grad = whitened @ (grad + grad.mT)
         if raw is None or log_scale is None:
             return whitened_grad, None
-        factor = torch.exp(-log_scale)
-        scale_grad = -((whitened_grad * weight).sum(-1) * factor)
-        bound, inside = F.LOG_SCALE_BOUND, torch.tanh(raw / F.LOG_SCALE_BOUND)
-        to_raw = scale_grad * bound * (1 - inside * inside) / bound
-        return whitened_grad * factor.unsqueeze(-1), to_raw
+        # The operations of autograd in its order, so that gradients equal its to the last bit.
+        inverse_scale = torch.exp(-log_scale)
+        log_scale_grad = -((whitened_grad * weight).sum(-1) * inverse_scale)
+        bound, tanh = F.LOG_SCALE_BOUND, torch.tanh(raw / F.LOG_SCALE_BOUND)
+        raw_grad = log_scale_grad * bound * (1 - tanh * tanh) / bound
+        return whitened_grad * inverse_scale.unsqueeze(-1), raw_grad
 
 
 class SharedDecoder(Lateral):
@@ -146,7 +160,7 @@ class SharedDecoder(Lateral):
 
     Args:
         decoder: ``nn.Linear(K, M, bias=False)``; shared, never copied.
-        log_scale: free parameter behind log σ, shape (M,), shared; ``None`` for σ = 1.
+        log_scale: unbounded log σ, shape (M,), shared; ``None`` for σ = 1.
 
     Raises:
         ValueError: the decoder has a bias, or ``log_scale`` is not of shape (M,).
@@ -171,7 +185,7 @@ class SharedDecoder(Lateral):
         super().__setattr__(name, value)
 
     def _check_decoder(self, decoder: Any) -> None:
-        """Raise unless ``decoder`` is linear, without bias, and of the size of the one before."""
+        """Raise unless ``decoder`` is linear without bias, and its weights keep their shape."""
         if not isinstance(decoder, nn.Linear):
             raise TypeError(f"decoder must be an nn.Linear, got {type(decoder).__name__}")
         if decoder.bias is not None:
@@ -179,10 +193,10 @@ class SharedDecoder(Lateral):
                 "the decoder must have no bias: make it with nn.Linear(K, M, bias=False) and "
                 "centre the data instead"
             )
-        before = self._modules.get("decoder")
-        if before is not None and decoder.weight.shape != before.weight.shape:
+        present = self._modules.get("decoder")
+        if present is not None and decoder.weight.shape != present.weight.shape:
             raise ValueError(
-                f"the decoder must have weights of shape {tuple(before.weight.shape)}, got "
+                f"the decoder must have weights of shape {tuple(present.weight.shape)}, got "
                 f"{tuple(decoder.weight.shape)}"
             )
 
@@ -203,7 +217,7 @@ class SharedDecoder(Lateral):
 
     @property
     def weight(self) -> Tensor:
-        """Φ, shape (M, K), that of the decoder."""
+        """Φ, the decoder's weights, shape (M, K)."""
         return self.decoder.weight
 
     @property
@@ -237,7 +251,7 @@ class SharedDecoder(Lateral):
 
 
 class FixedGram(Lateral):
-    """Lateral weights that stay as given.
+    """Constant lateral weights.
 
     Args:
         gram: symmetric, shape (K, K).
@@ -258,7 +272,7 @@ class FixedGram(Lateral):
 
 
 class LearnedGram(Lateral):
-    """Lateral weights of their own, G = AᵀA: positive semidefinite whatever A learns to be.
+    """Learned lateral weights, G = AᵀA: positive semidefinite for every A.
 
     Args:
         factor: A, shape (R, K).
@@ -281,7 +295,7 @@ class LearnedGram(Lateral):
         if values[0] < -1e-5 * values[-1].abs().clamp(min=1e-12):
             raise ValueError(
                 f"gram must be positive semidefinite to be learned, its smallest eigenvalue is "
-                f"{values[0]:.3g}: pass learn_gram=False to keep it as it is"
+                f"{values[0]:.3g}: pass learn_gram=False to keep it constant"
             )
         return cls((vectors * values.clamp(min=0).sqrt()).mT)
 
@@ -302,7 +316,7 @@ class LearnedGram(Lateral):
 
 
 class NoLateral(Lateral):
-    """Neurons that do not act on one another: what inhibits them is in their input already.
+    """No lateral weights: the input of the neurons already contains their inhibition.
 
     Args:
         features: K.
@@ -324,7 +338,7 @@ def features_of(source: nn.Linear | Lateral | int) -> int:
     """K, from a decoder, lateral weights or a number of neurons.
 
     Raises:
-        TypeError, ValueError: neither, or a number out of range.
+        TypeError, ValueError: none of these, or a number out of range.
     """
     if isinstance(source, nn.Linear):
         return source.in_features
@@ -348,11 +362,11 @@ def make_lateral(
     gram: Tensor | None = None,
     learn_gram: bool = False,
 ) -> Lateral:
-    """The lateral weights that the arguments of :class:`~ipvae_snn.IPVAENeuron` ask for.
+    """The lateral weights for the arguments of :class:`~ipvae_snn.IPVAENeuron`.
 
     Raises:
-        TypeError: ``source`` is neither a linear layer nor a whole number, or ``gram`` no tensor.
-        ValueError: arguments that exclude each other, or a gram that is not symmetric (K, K).
+        TypeError: ``source`` is no linear layer, lateral module or integer, or ``gram`` no tensor.
+        ValueError: arguments that exclude each other, or a ``gram`` that is not symmetric (K, K).
 
     >>> type(make_lateral(3)).__name__, type(make_lateral(3, gram=torch.eye(3))).__name__
     ('LearnedGram', 'FixedGram')

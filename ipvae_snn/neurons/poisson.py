@@ -1,4 +1,4 @@
-"""Stateful spiking neurons in the snnTorch manner: one call, one timestep."""
+"""The Poisson neuron: a stateful snnTorch neuron, one timestep per call."""
 
 import math
 from collections.abc import Callable
@@ -18,32 +18,32 @@ from ipvae_snn._utils.checks import (
 )
 from ipvae_snn.kernels import equations, one_step
 from ipvae_snn.neurons.base import State, StatefulNeuron, refuse_foreign
-from ipvae_snn.neurons.inference import assumptions_of, infer
+from ipvae_snn.neurons.inference import assumptions_of, infer, spec_of
 from ipvae_snn.neurons.lateral import Lateral, SharedDecoder, features_of, make_lateral
 from ipvae_snn.surrogate import midpoint
 from ipvae_snn.surrogate.relaxed import Relaxed
 
 BIAS = math.exp(-3)
-"""Tonic inhibition at the start of learning, nats per timestep."""
+"""Initial tonic inhibition, nats per timestep."""
 
 CLAMP = 5.0
-"""Default clamp, nats: at most e⁵ = 148 spikes per timestep. The paper's 10 allows 22,026, enough
-for one rare burst to excite others and never come down again in briefly trained models."""
+"""Default clamp, nats: at most e⁵ = 148 spikes per timestep. The paper's clamp of 10 allows 22,026.
+In briefly trained models one rare burst of so many can excite other neurons without end."""
 
 STEP = 0.2
-"""Default inference step size. The paper starts learning from 1, which needs a smaller learning
-rate to stay stable; both end between 0.05 and 0.3."""
+"""Default initial step size of inference. The paper starts from 1, which is only stable with a
+smaller learning rate; learning moves both to between 0.05 and 0.3."""
 
 CLAMP_MAX = 16.0
 """Largest clamp: float32 counts are exact up to 2²⁴, just above e¹⁶."""
 MEM_INIT_RANGE = -6.0, -4.0
-"""Membranes start uniformly between these, in nats, unless told otherwise."""
+"""Default range of the initial membrane, uniform, in nats."""
 MEM_INIT_MAX = 60.0
-"""Farthest a membrane may start from 0, in nats: beyond, a KL overflows in float32."""
+"""Largest |mem_init|, in nats: beyond, a KL overflows in float32."""
 
 
 class Bounded:
-    """An attribute that is a number between bounds, checked whenever it is set."""
+    """An attribute that must be a number between bounds; checked whenever it is set."""
 
     def __init__(self, least: float, most: float = math.inf) -> None:
         self.least, self.most = least, most
@@ -51,19 +51,16 @@ class Bounded:
     def __set_name__(self, owner: type, name: str) -> None:
         self.name = name
 
-    def check(self, value: Any) -> float:
-        """The number; ``TypeError`` or ``ValueError`` unless it is one within the bounds."""
-        return require_number(value, self.name, self.least, self.most)
-
     def __get__(self, neuron: Any, owner: type | None = None) -> Any:
         return self if neuron is None else neuron.__dict__[f"_{self.name}"]
 
     def __set__(self, neuron: Any, value: Any) -> None:
-        neuron.__dict__[f"_{self.name}"] = self.check(value)
+        number = require_number(value, self.name, self.least, self.most)
+        neuron.__dict__[f"_{self.name}"] = number
 
 
 class IPVAENeuron(StatefulNeuron):
-    r"""Poisson neurons that infer together: membranes are log rates, spikes are counts.
+    r"""Poisson neurons for joint inference: membranes are log rates, spikes are counts.
 
     One call is one timestep of natural-gradient inference in the iterative Poisson VAE:
 
@@ -73,52 +70,54 @@ class IPVAENeuron(StatefulNeuron):
         z_t &∼ Poisson(e^{u_t})
 
     ``input_`` is the current d_t, of shape (..., K), in nats per timestep: Φᵀ Λ x for exact
-    inference (:meth:`drive`), or whatever an ``nn.Linear(..., K)`` before it puts out. It acts on
-    the spikes of the same call; the spikes of the previous call inhibit. ``spk`` are integer counts
-    in the dtype of ``mem``; ``mem`` is u, in nats, log expected spikes per timestep.
+    inference (:meth:`drive`), or the output of any layer with K features. It acts on the spikes of
+    the same call; inhibition comes from the spikes of the previous call. ``spk`` are integer counts
+    in the dtype of ``mem``; ``mem`` is u, the log of the expected spikes per timestep, in nats.
 
     Args:
-        decoder: where the lateral weights G come from. A bias-free ``nn.Linear(K, M)`` is shared,
+        decoder: the source of the lateral weights G. A bias-free ``nn.Linear(K, M)`` is shared,
             never copied: G = Φᵀ Λ Φ follows its weights as they learn. A number K makes K neurons
-            with lateral weights of their own: ``gram`` if given, else learned from G ≈ 1. A module
-            of :mod:`ipvae_snn.neurons.lateral` is taken as it is.
+            with their own lateral weights: ``gram`` if given, else learned from G ≈ 1. A module of
+            :mod:`ipvae_snn.neurons.lateral` is used as it is.
         log_scale: with a decoder, log σ per pixel, ``nn.Parameter`` or tensor of shape (M,), also
             shared, bounded by :func:`~ipvae_snn.functional.bound_log_scale`. Default σ = 1.
         gram: with a number K, symmetric (K, K) lateral weights in nats per spike.
-        learn_gram: learn ``gram`` (kept positive semidefinite) instead of keeping it fixed.
+        learn_gram: learn ``gram``, kept positive semidefinite, instead of keeping it constant.
         lateral_scale: factor on the lateral inhibition; 1 is exact inference, 0 no competition.
-        leak: pull of the membrane back to ``mem_init`` per timestep, in [0, 1]; like 1 − ``beta``.
-        clamp: upper bound of membrane and step, in nats (:func:`~ipvae_snn.functional.soft_clamp`);
-            the lower one is always −8, where hardly any gradient passes.
-        step: α > 0, the inference step size; stored as its logarithm, ``log_step``.
+        leak: pull of the membrane to ``mem_init`` per timestep, in [0, 1]; like 1 − ``beta``.
+        clamp: upper bound of the membrane and of its change per timestep, in nats
+            (:func:`~ipvae_snn.functional.soft_clamp`). The lower bound is always −8; hardly any
+            gradient passes there.
+        step: α > 0, the step size of inference; stored as its logarithm, ``log_step``.
         bias: b > 0, tonic inhibition in nats per timestep, number or (K,); stored as ``log_bias``.
         mem_init: u_0 ≥ −60 nats, number or (K,); default uniform in (−6, −4) per neuron.
-        learn_step, learn_bias, learn_mem_init: learn this parameter instead of keeping it fixed.
+        learn_step, learn_bias, learn_mem_init: learn this parameter instead of keeping it constant.
         spike_grad: an estimator of :mod:`ipvae_snn.surrogate` or any callable from membrane to
             spikes. Default ``midpoint()``. Relaxed estimators draw integer counts in ``eval()``.
         surrogate_disable: emit the same spikes without a gradient.
         init_hidden: keep the state inside: ``spk = neuron(input_)``.
-        output: with ``init_hidden``, return ``(spk, mem)`` all the same.
-        state_quant: callable applied to ``mem`` before it emits; its result keeps mem's dtype.
+        output: return ``(spk, mem)`` even with ``init_hidden``.
+        state_quant: callable applied to ``mem`` before spikes are emitted; the dtype stays.
         threshold, learn_threshold, graded_spikes_factor, learn_graded_spikes_factor, inhibition,
-            reset_mechanism, reset_delay: accepted at snnTorch's defaults only. A Poisson neuron has
-            no threshold, counts are already graded, and reset and inhibition are G itself: its
+            reset_mechanism, reset_delay: accepted only with snnTorch's defaults. A Poisson neuron
+            has no threshold, its counts are graded already, and G does reset and inhibition: its
             diagonal subtracts after each spike, its other entries are the competition.
 
-    The defaults suit inference over hundreds of timesteps. As a hidden layer that has tens of them,
-    start near firing: ``mem_init=-1, step=0.3, clamp=3``, or ``step=0.5`` with ``rounded()``.
+    The defaults suit inference over hundreds of timesteps. For a hidden layer with tens of
+    timesteps, start closer to firing: ``mem_init=-1, step=0.3, clamp=3``, or ``step=0.5`` with
+    ``rounded()``.
 
-    Returns of a call: ``(spk, mem)``; with ``init_hidden=True`` and ``output=False`` only ``spk``.
+    A call returns ``(spk, mem)``, or only ``spk`` with ``init_hidden=True`` and ``output=False``.
 
-    State: ``spk`` and ``mem`` are non-persistent buffers. A call without states goes on from the
-    stored ones; the first call, and the first after :meth:`reset_mem`, starts from no spikes and
-    ``mem_init``. A stored state that does not fit the input's shape is replaced by a fresh one,
-    with a warning.
+    State: ``spk`` and ``mem`` are non-persistent buffers. A call without states continues from the
+    stored ones. The first call, and the first after :meth:`reset_mem`, starts without spikes and
+    from ``mem_init``. A stored state whose shape does not fit the input is replaced by the initial
+    state, with a warning.
 
     Raises:
-        TypeError: a state is passed with ``init_hidden=True``; input is no floating tensor.
+        TypeError: a state is passed with ``init_hidden=True``; input is no floating-point tensor.
         ValueError: wrong shapes, NaN or infinity in ``input_``, options out of range. A call that
-            raises leaves the state as it was.
+            raises does not change the state.
 
     Source: arXiv 2410.19315; the calling order is that of snnTorch's ``RLeaky``.
 
@@ -141,7 +140,7 @@ class IPVAENeuron(StatefulNeuron):
     leak = Bounded(0.0, 1.0)
     clamp = Bounded(equations.MEM_FLOOR + 1, CLAMP_MAX)
 
-    def __init__(
+    def __init__(  # noqa: PLR0913
         self,
         decoder: nn.Linear | Lateral | int,
         *,
@@ -164,7 +163,8 @@ class IPVAENeuron(StatefulNeuron):
         output: bool = False,
         **foreign: Any,
     ) -> None:
-        # Validate before drawing, so that a rejected call leaves the generator untouched.
+        # Validate before drawing, so that a rejected call leaves the generator untouched. Numbers
+        # may be set before the constructor of nn.Module is called.
         refuse_foreign(foreign)
         spike_grad = midpoint() if spike_grad is None else spike_grad
         self._check_callables(spike_grad, state_quant)
@@ -178,22 +178,16 @@ class IPVAENeuron(StatefulNeuron):
             require_flag(flag, name)
         features, like = features_of(decoder), getattr(decoder, "weight", torch.empty(0))
         tonic = per_neuron(bias, "bias", features, like, least=1e-6)
-        rest = mem_init
-        if rest is not None:
-            rest = per_neuron(rest, "mem_init", features, like, least=-MEM_INIT_MAX)
-        for bound, value in (
-            (IPVAENeuron.lateral_scale, lateral_scale),
-            (IPVAENeuron.leak, leak),
-            (IPVAENeuron.clamp, clamp),
-        ):
-            bound.check(value)
+        rest = None
+        if mem_init is not None:
+            rest = per_neuron(mem_init, "mem_init", features, like, least=-MEM_INIT_MAX)
+        self.lateral_scale, self.leak, self.clamp = lateral_scale, leak, clamp
         log_step = math.log(require_number(step, "step", least=1e-6))
         super().__init__(
             spike_grad=spike_grad, init_hidden=init_hidden, state_quant=state_quant, output=output
         )
         self.surrogate_disable = surrogate_disable
         self.lateral = make_lateral(decoder, log_scale=log_scale, gram=gram, learn_gram=learn_gram)
-        self.lateral_scale, self.leak, self.clamp = lateral_scale, leak, clamp
         if rest is None:
             rest = torch.empty(features).uniform_(*MEM_INIT_RANGE).to(like)
         self._declare("mem_init", rest, learn_mem_init)
@@ -214,11 +208,11 @@ class IPVAENeuron(StatefulNeuron):
         return self.lateral.features
 
     def gram(self) -> Tensor:
-        """Lateral weights G now, shape (K, K), differentiable."""
+        """The current lateral weights G, shape (K, K), differentiable."""
         return self.lateral.gram()
 
     def drive(self, x: Tensor) -> Tensor:
-        """Current Φᵀ Λ x that the decoder of this neuron calls for, (..., M) to (..., K)."""
+        """The feed-forward current Φᵀ Λ x of this neuron's decoder, (..., M) to (..., K)."""
         if not isinstance(self.lateral, SharedDecoder):
             raise TypeError("drive needs a decoder: this neuron was made from a number of neurons")
         return self.lateral.drive(x)
@@ -226,7 +220,7 @@ class IPVAENeuron(StatefulNeuron):
     # -- one timestep -------------------------------------------------------------------------
 
     def integrate(self, drive: Tensor, inhibition: Tensor, mem: Tensor) -> Tensor:
-        """The next membrane, from the drive and from zG of the previous spikes; keeps no state."""
+        """The next membrane, from the drive and zG of the previous spikes; stores no state."""
         mem = equations.membrane_step(
             mem,
             drive,
@@ -240,7 +234,7 @@ class IPVAENeuron(StatefulNeuron):
         return self._checked(self.state_quant(mem), mem, "state_quant") if self.state_quant else mem
 
     def emit(self, mem: Tensor) -> Tensor:
-        """Spike counts for a membrane; keeps no state."""
+        """Spike counts for a membrane; stores no state."""
         if isinstance(self.spike_grad, Relaxed) and not self.training:
             return self.spike_grad.sample(mem)
         spk = self.spike_grad(mem.detach() if self.surrogate_disable else mem)
@@ -263,7 +257,7 @@ class IPVAENeuron(StatefulNeuron):
         *,
         gram: Tensor | None = None,
     ) -> Tensor | State:
-        """One timestep: see the class. ``gram``: G, where the caller already has it."""
+        """One timestep: see the class. ``gram``: G, if the caller has it already."""
         self._check_call(spk, mem)
         self._check_input(input_)
         if gram is not None:
@@ -271,23 +265,22 @@ class IPVAENeuron(StatefulNeuron):
         state = self._resume(input_.shape, spk, mem)
         state = self.step(input_, *state, gram=gram)
         if self.observers:
-            self.observed(State(state.spk[None], state.mem[None]))
-        return self._keep(state)
+            self.notify_observers(State(state.spk[None], state.mem[None]))
+        return self._store(state)
 
     def step(
         self, input_: Tensor, spk: Tensor, mem: Tensor, *, gram: Tensor | None = None
     ) -> State:
-        """One timestep from a state to the next: keeps no state, and checks no input."""
-        gram = self.lateral.lasting_gram() if gram is None else gram
+        """One timestep from a state to the next: stores no state, and checks no input."""
+        gram = self.lateral.cached_gram() if gram is None else gram
         known = assumptions_of(self)
         if known is not None:
             settings = one_step.Settings(
                 self.lateral_scale, self.leak, self.clamp, self.spike_grad, *known
             )
-            tensors = (
-                input_.to(mem.dtype), gram, spk, mem, self.log_step, self.log_bias, self.mem_init,
-            )  # fmt: skip
-            if one_step.suits(settings, *tensors):
+            parameters = self.log_step, self.log_bias, self.mem_init
+            tensors = input_.to(mem.dtype), gram, spk, mem, *parameters
+            if one_step.supports(settings, *tensors):
                 return State(*one_step.one_step(settings, *tensors))
         mem = self.integrate(input_, spk @ gram, mem)
         return State(self.emit(mem), mem)
@@ -296,7 +289,8 @@ class IPVAENeuron(StatefulNeuron):
         shape = input_.shape[1:]
         flat = State(*(part.reshape(-1, self.features) for part in state))
         drive = input_.to(state.mem.dtype).reshape(len(input_), -1, self.features)
-        out = infer(self, drive, self.lateral.lasting_gram(), flat, len(input_), ("spk", "mem"))
+        gram, fields = self.lateral.cached_gram(), ("spk", "mem")
+        out = infer(self, spec_of(self, drive, gram, flat, steps=len(input_), fields=fields))
         assert out.spk is not None
         assert out.mem is not None
         sequence = State(out.spk.reshape(input_.shape), out.mem.reshape(input_.shape))
@@ -310,7 +304,7 @@ class IPVAENeuron(StatefulNeuron):
             raise ValueError(
                 f"input_ must have shape (..., {self.features}), a current per neuron, got "
                 f"{tuple(input_.shape)}"
-                + (": these look like inputs of the model, use neuron.drive(x)" if pixels else "")
+                + (": this is the shape of model inputs x, use neuron.drive(x)" if pixels else "")
             )
         require_fitting(input_, "input_", like=self.mem_init)
         require_all_finite(
@@ -328,7 +322,7 @@ class IPVAENeuron(StatefulNeuron):
         require_finite(gram, "gram")
 
     def initial_state(self, shape: torch.Size | tuple[int, ...]) -> State:
-        """No spikes and ``mem_init``, for currents of ``shape`` (..., K); keeps no state."""
+        """No spikes and ``mem_init``, for currents of ``shape`` (..., K); stores no state."""
         mem = self.mem_init.expand(shape).clone()
         return State(torch.zeros_like(mem), mem)
 

@@ -1,22 +1,23 @@
-"""Record spikes and membranes of any network that has our neurons in it."""
+"""Record spikes and membranes of any network that contains neurons of this package."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ipvae_snn._utils.checks import require_integer
-from ipvae_snn.neurons.base import State, StatefulNeuron
+from ipvae_snn.kernels.loop import State
+from ipvae_snn.neurons.base import StatefulNeuron
 
 
 class Trace:
-    """What was recorded of one layer, on the CPU, time first."""
+    """The recording of one layer, on the CPU, time first."""
 
     def __init__(self) -> None:
         self.steps: list[int] = []
-        """Timesteps that were kept, counted from 1 since recording began."""
-        self._parts: dict[str, list[Tensor]] = {name: [] for name in State._fields}
+        """Recorded timesteps, counted from 1 since recording began."""
+        self._chunks: dict[str, list[Tensor]] = {name: [] for name in State._fields}
 
     @property
     def spk(self) -> Tensor:
@@ -29,36 +30,35 @@ class Trace:
         return self._joined("mem")
 
     def _joined(self, name: str) -> Tensor:
-        parts = self._parts[name]
-        if not parts:
+        chunks = self._chunks[name]
+        if not chunks:
             raise ValueError(f"no {name} was recorded: run the network, and ask for {name!r}")
-        shapes = {tuple(part.shape[1:]) for part in parts}
+        shapes = {tuple(chunk.shape[1:]) for chunk in chunks}
         if len(shapes) > 1:
             raise ValueError(
                 f"sequences of different shapes were recorded, {sorted(shapes)}: call clear() "
                 "between them"
             )
-        return torch.cat(parts)
+        return torch.cat(chunks)
 
 
 class Recorder:
-    """Keep what the neurons of a network do, while it is used as ever.
+    """Record the neurons of a network while it is in use.
 
-    Works for :class:`~ipvae_snn.IPVAE`, for layers called step by step, for ``neuron.run``, in
-    training and in inference, and changes no result: spikes, losses and gradients are those of an
-    unwatched network with the same seed. A :class:`~ipvae_snn.Stream` has a state of its own, and
-    is not seen. Until what is kept has been picked out, a call needs the memory of all its
-    timesteps.
+    Works for :class:`~ipvae_snn.IPVAE`, for layers called step by step, and for ``neuron.run``, in
+    training and in inference. It changes no result: spikes, losses and gradients are the same as
+    without a recorder. A :class:`~ipvae_snn.Stream` has its own state, and is not recorded. During
+    a call all its timesteps are in memory, whatever ``every`` and ``neurons`` select.
 
     Args:
-        model: any module with neurons of this package in it.
+        model: any module that contains neurons of this package.
         record: ``"spk"``, ``"mem"`` or both.
-        every: keep each n-th timestep: n, 2n, 3n, ... counted from 1 over all calls.
-        neurons: which neurons to keep, indices; default all.
+        every: record each n-th timestep: n, 2n, 3n, ... counted from 1 over all calls.
+        neurons: indices of the neurons to record; default all.
 
     Raises:
         TypeError: ``model`` is no module.
-        ValueError: it has none of our neurons, or an option is out of range.
+        ValueError: it contains no neuron of this package, or an option is out of range.
 
     >>> from ipvae_snn import IPVAENeuron
     >>> net = nn.Sequential(nn.Linear(3, 4), IPVAENeuron(4, init_hidden=True))
@@ -86,8 +86,8 @@ class Recorder:
         layers = {n: m for n, m in model.named_modules() if isinstance(m, StatefulNeuron)}
         if not layers:
             raise ValueError(f"{type(model).__name__} holds no neuron of this package")
-        self._chosen = None if neurons is None else _checked(neurons, layers)
-        self._seen = dict.fromkeys(layers, 0)
+        self._neurons = None if neurons is None else _check_indices(neurons, layers)
+        self._timesteps = dict.fromkeys(layers, 0)
         self.traces = {name: Trace() for name in layers}
         self._observers = []
         for name, layer in layers.items():
@@ -103,21 +103,21 @@ class Recorder:
 
     @property
     def spk(self) -> Tensor:
-        """Counts of the only layer there is, shape (T, ..., K)."""
+        """Counts of the only layer, shape (T, ..., K)."""
         return self._only().spk
 
     @property
     def mem(self) -> Tensor:
-        """Membranes of the only layer there is, shape (T, ..., K)."""
+        """Membranes of the only layer, shape (T, ..., K)."""
         return self._only().mem
 
     def clear(self) -> None:
-        """Forget what was recorded, and count timesteps from 1 again."""
-        self._seen = dict.fromkeys(self._seen, 0)
+        """Discard the recording, and count timesteps from 1 again."""
+        self._timesteps = dict.fromkeys(self._timesteps, 0)
         self.traces = {name: Trace() for name in self.traces}
 
     def close(self) -> None:
-        """Stop recording; what was recorded stays."""
+        """Stop recording; the traces stay."""
         for layer, observer in self._observers:
             layer.observers.remove(observer)
         self._observers = []
@@ -133,32 +133,35 @@ class Recorder:
             raise ValueError(f"several layers were recorded: choose one of {list(self.traces)}")
         return next(iter(self.traces.values()))
 
-    def _observer(self, name: str) -> Any:
+    def _observer(self, name: str) -> Callable[[State], None]:
         def observe(sequence: State) -> None:
-            trace, start = self.traces[name], self._seen[name]
+            trace, start = self.traces[name], self._timesteps[name]
             length = len(sequence.mem)
-            self._seen[name] = start + length
+            self._timesteps[name] = start + length
             first = -(start + 1) % self.every
             trace.steps += range(start + first + 1, start + length + 1, self.every)
             for field in self.record if first < length else ():
-                kept = getattr(sequence, field).detach()[first :: self.every]
-                if self._chosen is not None:
-                    kept = kept[..., self._chosen.to(kept.device)]
-                trace._parts[field].append(kept.to("cpu", copy=True))
+                values = getattr(sequence, field).detach()[first :: self.every]
+                if self._neurons is not None:
+                    values = values[..., self._neurons.to(values.device)]
+                trace._chunks[field].append(values.to("cpu", copy=True))
 
         return observe
 
 
-def _checked(neurons: Sequence[int] | Tensor, layers: dict[str, StatefulNeuron]) -> Tensor:
+def _check_indices(neurons: Sequence[int] | Tensor, layers: dict[str, StatefulNeuron]) -> Tensor:
+    """``neurons`` as an int64 tensor; raises unless every layer has them."""
     try:
-        chosen = torch.as_tensor(neurons)
+        indices = torch.as_tensor(neurons)
     except (TypeError, ValueError, RuntimeError, OverflowError) as error:
         raise TypeError(f"neurons must be indices or a tensor of them, got {neurons!r}") from error
-    whole = not (chosen.is_floating_point() or chosen.is_complex() or chosen.dtype == torch.bool)
-    if chosen.ndim != 1 or not len(chosen) or not whole:
-        raise ValueError(f"neurons must hold whole numbers, shape (N,), got {neurons!r}")
-    chosen = chosen.long()
-    least = min(int(layer.features) for layer in layers.values())  # type: ignore[arg-type]
-    if int(chosen.min()) < 0 or int(chosen.max()) >= least:
-        raise ValueError(f"neurons must be from 0 to {least - 1}, got {chosen.tolist()}")
-    return chosen
+    integers = not (
+        indices.is_floating_point() or indices.is_complex() or indices.dtype == torch.bool
+    )
+    if indices.ndim != 1 or not len(indices) or not integers:
+        raise ValueError(f"neurons must hold integers, shape (N,), got {neurons!r}")
+    indices = indices.long()
+    smallest = min(int(layer.features) for layer in layers.values())
+    if int(indices.min()) < 0 or int(indices.max()) >= smallest:
+        raise ValueError(f"neurons must be from 0 to {smallest - 1}, got {indices.tolist()}")
+    return indices

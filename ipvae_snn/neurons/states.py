@@ -1,7 +1,7 @@
-"""The state of whole networks: reset, detach, and windows of truncated back-propagation.
+"""The state of whole networks: reset, detach, and truncated back-propagation through time.
 
-For this package's neurons and snnTorch's own, at any depth of nesting, and only for the network
-given: nothing here reads a class-wide list.
+For neurons of this package and of snnTorch, at any depth of nesting. Only the network that is
+passed is changed: nothing here reads snnTorch's class-wide lists.
 """
 
 from collections.abc import Callable, Iterator
@@ -14,10 +14,10 @@ from ipvae_snn._utils.checks import require_integer
 
 
 def reset(net: nn.Module) -> None:
-    """Bring every spiking neuron in ``net`` back to its initial state.
+    """Reset every spiking neuron in ``net`` to its initial state.
 
-    ``snntorch.utils.reset`` knows snnTorch's own classes only, looks at direct children only, and
-    resets neurons of other networks too; this does none of the three.
+    ``snntorch.utils.reset`` finds only snnTorch's own classes, finds only direct children, and also
+    resets neurons of other networks; this function does none of these.
 
     Args:
         net: any module; neurons are found by ``net.modules()``.
@@ -42,10 +42,10 @@ def reset(net: nn.Module) -> None:
 
 
 def detach(net: nn.Module) -> None:
-    """Cut the state of every spiking neuron in ``net`` from the graph that made it.
+    """Detach the state of every spiking neuron in ``net`` from its graph.
 
-    Call it where one window of truncated back-propagation ends. States that you keep outside the
-    network, as ``spk, mem = neuron(x, spk, mem)`` does, you detach yourself:
+    Call it at the end of each window of truncated back-propagation. Detach states outside the
+    network, as in ``spk, mem = neuron(x, spk, mem)``, yourself:
     ``spk, mem = spk.detach(), mem.detach()``.
 
     Raises:
@@ -65,23 +65,24 @@ def tbptt(
 ) -> list[float]:
     """Truncated back-propagation through time over one batch of sequences.
 
-    Resets ``net``, then for each window of timesteps: the loss, its backward, an optimizer step,
-    and :func:`detach`.
+    Resets ``net``, then repeats for each window of timesteps: loss, backward pass, optimizer step,
+    :func:`detach`.
 
     Args:
-        net: keeps its states inside (``init_hidden=True``), or ``window_loss`` carries them.
+        net: keeps its states inside (``init_hidden=True``), unless ``window_loss`` keeps them.
         input_: shape (T, B, ...), time first.
-        window_loss: called with the timesteps of a window, (length, B, ...), and the number of the
+        window_loss: called with the timesteps of a window, (length, B, ...), and the index of the
             first; runs ``net`` on them and returns a scalar.
         window: timesteps per window; the last may be shorter.
-        optimizer: stepped after every window. Without it gradients add up over the windows.
+        optimizer: makes a step after every window. Without it gradients add up over the windows.
 
     Returns:
         The loss of each window.
 
     Raises:
-        RuntimeError: a state reaches back into the window before; the message names the cure.
-        TypeError, ValueError: ``window`` is no whole number ≥ 1, no timesteps, or a loss that is
+        RuntimeError: the graph of a state reaches into the previous window; the message says what
+            to do.
+        TypeError, ValueError: ``window`` is no integer ≥ 1, there are no timesteps, or the loss is
             no scalar or depends on no parameter.
 
     >>> from ipvae_snn import IPVAENeuron
@@ -117,11 +118,11 @@ def _backward(loss: Tensor) -> None:
     try:
         loss.backward()
     except RuntimeError as error:
-        freed = "second time" in str(error) or "modified by an inplace operation" in str(error)
-        if not freed:
+        used_before = "second time" in str(error) or "by an inplace operation" in str(error)
+        if not used_before:
             raise
         raise RuntimeError(
-            "a state reaches back into a window that was already back-propagated: call "
+            "the graph of a state reaches into a window that was already back-propagated: call "
             "ipvae_snn.detach(net) at the end of each window, and detach the states that you keep "
             "outside the network (spk, mem = spk.detach(), mem.detach())"
         ) from error
@@ -134,9 +135,9 @@ def _spiking(net: nn.Module) -> Iterator[SpikingNeuron]:
 
 
 def _detach_tensors(neuron: SpikingNeuron) -> None:
-    # Every tensor the neuron holds beside its parameters, not a list of known names: snnTorch's
-    # own neurons keep some of their states as plain attributes.
-    for held in (neuron._buffers, vars(neuron)):
-        for name, value in held.items():
+    # All tensors of the neuron except its parameters: snnTorch's own neurons store some states as
+    # plain attributes, under various names.
+    for attributes in (neuron._buffers, vars(neuron)):
+        for name, value in attributes.items():
             if isinstance(value, Tensor) and value.grad_fn is not None:
-                held[name] = value.detach()
+                attributes[name] = value.detach()

@@ -18,7 +18,7 @@ from ipvae_snn.plotting.spikes import raster
 WRITERS = {".gif": "pillow", ".mp4": "ffmpeg"}
 
 
-def animate(
+def animate(  # noqa: PLR0913
     path: str | Path,
     spk: Any,
     mem: Any,

@@ -1,10 +1,10 @@
-"""Spike counts with a declared backward: callables for a neuron's ``spike_grad``.
+"""Gradient estimators for spike counts: callables for a neuron's ``spike_grad``.
 
 Each maps a membrane u (log rate, nats) of any shape to spike counts of the same shape and dtype.
-*Exact* estimators emit integer counts and only their backward, a weight w standing in for dz/du,
-is a choice. *Relaxed* ones (``eat``, ``gumbel``) emit soft counts with an exact derivative; every
-estimator also has ``sample``, which draws integer counts and is what a neuron in ``eval()`` mode
-uses. All take an optional ``torch.Generator`` (default: torch's global one).
+*Exact* estimators emit integer counts and differ in the backward pass, a weight w in place of
+dz/du. *Relaxed* estimators (``eat``, ``gumbel``) emit soft counts with their exact derivative. The
+method ``sample`` of both draws integer counts; neurons use it in ``eval()`` mode. All take an
+optional ``torch.Generator`` (default: torch's global one).
 
 =================  ==================================  ===============================  =========
 estimator          forward                             backward dz/du                   unbiased
@@ -17,15 +17,14 @@ estimator          forward                             backward dz/du           
 ``gumbel(temp)``   soft choice of a truncated count    pathwise                         as temp→0
 =================  ==================================  ===============================  =========
 
-"Unbiased: degree n" means that for any polynomial of that degree in z, E[w f'(z)] = d E[f(z)]/du.
-The Gaussian log-likelihood is of degree 2. Rates above e^16, past which float32 cannot hold every
-integer, are taken as e^16 (in float16 above e^10.6). A membrane that is no floating tensor raises
-``TypeError``, NaN or infinity in it ``ValueError``. The relaxed ones size their noise by the
-largest rate present, and so work under neither ``torch.compile(fullgraph=True)`` nor
-``torch.func.vmap``.
+"Unbiased: degree n" means E[w f'(z)] = d E[f(z)]/du for every polynomial f of that degree. The
+Gaussian log-likelihood has degree 2. Rates are bounded by e^16, up to which float32 holds every
+integer (by e^10.6 in float16). A membrane that is no floating-point tensor raises ``TypeError``,
+NaN or infinity in it ``ValueError``. The shape of the noise of relaxed estimators depends on the
+largest rate, so they support neither ``torch.compile(fullgraph=True)`` nor ``torch.func.vmap``.
 
-An estimator of your own is a dataclass that extends :class:`Exact`. It keeps the compiled kernels
-as long as its counts are Poisson's, and is saved with a model once it has a name:
+To write an estimator, extend :class:`Exact` with a dataclass. Compiled kernels run it as long as
+its counts are Poisson, and models that use it can be saved once it is registered under a name:
 
 >>> import torch
 >>> from dataclasses import dataclass
@@ -78,7 +77,7 @@ def to_config(spike_grad: Any) -> dict[str, Any]:
 
 
 def from_config(config: dict[str, Any]) -> Any:
-    """The estimator that :func:`to_config` wrote down.
+    """The estimator that :func:`to_config` describes.
 
     Raises:
         ValueError: the name or an argument is unknown.

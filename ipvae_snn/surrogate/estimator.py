@@ -1,4 +1,4 @@
-"""What all estimators share, and what each tells the kernels of itself."""
+"""Base class of all estimators, and what kernels may assume of each."""
 
 import math
 from dataclasses import dataclass, field
@@ -15,7 +15,7 @@ LOG_RATE_MAX = 16.0
 LOG_RATE_MIN = -30.0
 
 ESTIMATORS: Registry[Any] = Registry("estimator")
-"""Estimators that files and the command line can name."""
+"""Estimators by the names they have in files and on the command line."""
 
 
 class Assumptions(NamedTuple):
@@ -23,8 +23,8 @@ class Assumptions(NamedTuple):
 
     Attributes:
         law: of the counts: ``"poisson"``, ``"rounded"``, or ``"own"``, drawn by the estimator.
-        slope: of the backward: ``"midpoint"``, ``"rate"``, ``"none"``, or ``"own"``, computed by
-            the estimator's ``slope``.
+        slope: the weight w of the backward pass: ``"midpoint"``, ``"rate"``, ``"none"`` (no
+            gradient), or ``"own"``, computed by the estimator's ``slope``.
     """
 
     law: str
@@ -32,7 +32,7 @@ class Assumptions(NamedTuple):
 
 
 def bounded_log_rate(mem: Tensor) -> Tensor:
-    """u in at least float32, between bounds that keep counts and rates finite in u's own dtype."""
+    """u in at least float32, bounded so that counts and rates are finite in its own dtype."""
     top = min(LOG_RATE_MAX, math.log(torch.finfo(mem.dtype).max) - 0.5)
     return (mem if mem.dtype == torch.float64 else mem.float()).clamp(LOG_RATE_MIN, top)
 
@@ -43,17 +43,17 @@ def rate_of(mem: Tensor) -> Tensor:
 
 
 def require_membrane(mem: Tensor) -> None:
-    """Raise unless ``mem`` can be a membrane: a finite floating-point tensor."""
+    """Raise unless ``mem`` is a floating-point tensor without NaN and infinity."""
     require_float(mem, "mem")
     require_finite(mem, "mem")
 
 
 @dataclass
 class Estimator:
-    """What all estimators share: a generator, and integer counts on request.
+    """Base class: a generator, and integer counts from ``sample``.
 
-    A subclass states its ``law`` and ``slope_kind`` as in :class:`Assumptions`. One that overrides
-    ``draw``, ``sample`` or ``slope`` and states nothing gets ``"own"``: kernels then call it.
+    ``law`` and ``slope_kind`` are those of :class:`Assumptions`. A subclass that overrides
+    ``draw``, ``sample`` or ``slope`` without setting them gets ``"own"``: kernels then call it.
     """
 
     law: ClassVar[str] = "poisson"
@@ -76,16 +76,16 @@ class Estimator:
     def assumptions(self, training: bool) -> Assumptions | None:
         """What kernels may assume in ``train()`` or ``eval()`` mode.
 
-        ``None``: nothing, it must be called at every timestep.
+        ``None`` if the estimator must be called in every timestep.
         """
         return None if training else Assumptions(self.law, "none")
 
     def sample(self, mem: Tensor) -> Tensor:
-        """Integer Poisson counts with rate e^mem, in the dtype of ``mem``, without gradient."""
+        """Integer counts z ~ Poisson(e^mem), in the dtype of ``mem``, without gradient."""
         require_membrane(mem)
         return self.draw(mem)
 
     def draw(self, mem: Tensor) -> Tensor:
-        """:meth:`sample` without checks, for a finite membrane."""
+        """:meth:`sample` without validation, for finite membranes."""
         with torch.no_grad():
             return poisson(rate_of(mem), self.generator).to(mem.dtype)

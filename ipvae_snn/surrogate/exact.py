@@ -1,4 +1,4 @@
-"""Exact estimators: integer counts forward, a declared weight for dz/du backward."""
+"""Exact estimators: integer counts forward, a weight w in place of dz/du backward."""
 
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -10,11 +10,11 @@ from ipvae_snn._utils.checks import require_integer
 from ipvae_snn.surrogate.estimator import ESTIMATORS, Assumptions, Estimator, rate_of
 
 MAX_SUBSTEPS = 2**24
-"""float32 cannot hold every count above."""
+"""float32 holds every count up to it."""
 
 
 class _Count(torch.autograd.Function):
-    """Counts drawn by ``estimator.sample``; backward multiplies by ``estimator.slope``."""
+    """Forward ``estimator.sample``; backward the gradient times ``estimator.slope``."""
 
     generate_vmap_rule = True
 
@@ -34,35 +34,35 @@ class _Count(torch.autograd.Function):
 
 
 class Exact(Estimator):
-    """Integer counts in training too; a subclass declares what stands in for dz/du."""
+    """Integer counts in training and evaluation; a subclass gives :meth:`slope`."""
+
+    _overrides_call: ClassVar[bool] = False
+    """Whether a subclass overrides ``__call__``: kernels then cannot replace it."""
 
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
-        cls._called = cls._called or "__call__" in vars(cls)
-
-    _called: ClassVar[bool] = False
-    """Whether a subclass emits in a way of its own, so that it must be called."""
+        cls._overrides_call = cls._overrides_call or "__call__" in vars(cls)
 
     def assumptions(self, training: bool) -> Assumptions | None:
-        return None if self._called else Assumptions(self.law, self.slope_kind)
+        return None if self._overrides_call else Assumptions(self.law, self.slope_kind)
 
     def slope(self, spk: Tensor, rate: Tensor) -> Tensor:
-        """The weight w that stands in for dz/du."""
+        """The weight w in place of dz/du."""
         raise NotImplementedError
 
     def __call__(self, mem: Tensor) -> Tensor:
-        spk: Tensor = _Count.apply(mem, self)
+        spk: Tensor = _Count.apply(mem, self)  # type: ignore[no-untyped-call]
         return spk
 
 
 @ESTIMATORS.register("midpoint")
 @dataclass
 class midpoint(Exact):
-    """Exact counts, w = (z + λ)/2: temperature-free, unbiased for quadratic functions of z.
+    """Exact counts, w = (z + λ)/2: no temperature, unbiased for quadratic functions of z.
 
-    A Poisson obeys d E[f]/du = λ E[f(z+1) − f(z)] = E[z (f(z) − f(z−1))]. The mean of both, with
-    f' for the differences, is w; for quadratic f the errors cancel. Source: He & Wu, finite-order
-    relaxation. The default, because the Gaussian log-likelihood is quadratic.
+    For a Poisson, d E[f]/du = λ E[f(z+1) − f(z)] = E[z (f(z) − f(z−1))]. The mean of the two, with
+    f' in place of the differences, gives w; for quadratic f the errors cancel. The default, because
+    the Gaussian log-likelihood is quadratic. Source: He & Wu, finite-order relaxation.
 
     Args:
         generator: source of randomness; ``None`` for torch's global one.
@@ -92,15 +92,15 @@ class rate(Exact):
 @ESTIMATORS.register("bernoulli")
 @dataclass
 class bernoulli(Exact):
-    """Binary spikes in n sub-bins, summed: z ~ Binomial(n, p), p = 1 − e^(−λ/n).
+    """Sum of binary spikes in n sub-bins of a timestep: z ~ Binomial(n, p), p = 1 − e^(−λ/n).
 
-    What hardware with one-bit spikes emits when a timestep is split in n; tends to the Poisson
-    count as n grows. Backward: w = n p' + (z − n p) · p' (1 − 2p) / (2 p (1 − p)), p' = dp/du =
-    λ/n · (1 − p), the one weight linear in z that is unbiased for quadratic f; it tends to
-    ``midpoint`` as n grows (derived for this package, proved in its tests by enumeration).
+    For hardware with one-bit spikes; tends to Poisson counts as n grows. Backward:
+    w = n p' + (z − n p) · p' (1 − 2p) / (2 p (1 − p)) with p' = dp/du = λ/n · (1 − p), the only
+    weight linear in z that is unbiased for quadratic f. It tends to ``midpoint`` as n grows
+    (derived for this package, tested by enumeration).
 
     Args:
-        substeps: n ≥ 1, sub-bins per timestep, the largest possible count.
+        substeps: n ≥ 1, sub-bins per timestep, and so the largest possible count.
         generator: source of randomness; ``None`` for torch's global one.
 
     Raises:
@@ -131,10 +131,10 @@ class bernoulli(Exact):
 @ESTIMATORS.register("rounded")
 @dataclass
 class rounded(Exact):
-    """Deterministic graded spikes z = round(λ), w = λ, for graded-spike chips: no sampling noise.
+    """Deterministic graded spikes z = round(λ), w = λ, for chips with graded spikes.
 
     Args:
-        generator: accepted for uniformity, never used.
+        generator: accepted for uniformity, not used.
     """
 
     law: ClassVar[str] = "rounded"

@@ -234,12 +234,9 @@ def write_invalid(tmp_path, kind):
         path.mkdir()
     if kind == "no image":
         (path / "readme.txt").write_text("hello")
-    elif kind == "unreadable":
+    elif kind in ("unreadable", "empty image"):
         write_images(path, 2)
-        (path / "x.png").write_bytes(b"\x89PNG but not really")
-    elif kind == "empty image":
-        write_images(path, 2)
-        (path / "x.png").write_bytes(b"")
+        (path / "x.png").write_bytes(b"" if kind == "empty image" else b"\x89PNG but not really")
     elif kind == "one image":
         write_images(path, 1)
     elif kind == "sizes":

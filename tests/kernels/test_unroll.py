@@ -357,7 +357,7 @@ def fake_recorder(function):
 @pytest.mark.parametrize("seed", range(6))
 def test_recorded_loops_equal_the_plain_loop(seed, monkeypatch, plain_kernels):
     """The CUDA-graph path with a CPU stand-in; the clamp changes as it does in training."""
-    monkeypatch.setattr(cuda_graphs, "suits", lambda spec: spec.law != "own")
+    monkeypatch.setattr(cuda_graphs, "supports", lambda spec: spec.law != "own")
     monkeypatch.setattr(cuda_graphs.forward, "__defaults__", (fake_recorder,))
     monkeypatch.setattr(cuda_graphs.GraphedAdjoint.__init__, "__defaults__", (fake_recorder,))
     monkeypatch.setattr(cuda_graphs, "_recordings", type(cuda_graphs._recordings)())
@@ -372,7 +372,7 @@ def test_recorded_loops_equal_the_plain_loop(seed, monkeypatch, plain_kernels):
         torch.testing.assert_close(out.mem, same.mem)
         for name, expected in plain.items():
             torch.testing.assert_close(recorded[name], expected, rtol=1e-8, atol=1e-8)
-    assert 0 < len(cuda_graphs._recordings) <= cuda_graphs.KEPT
+    assert 0 < len(cuda_graphs._recordings) <= cuda_graphs.MAX_RECORDINGS
 
 
 @pytest.mark.parametrize("seed", [1, 4])

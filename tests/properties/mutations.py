@@ -22,6 +22,7 @@ import struct
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
+from typing import Any
 
 Mutator = Callable[[bytes, random.Random], bytes]
 
@@ -331,35 +332,37 @@ def _hdf5(content: bytes, chance: random.Random) -> tuple[str, bytes]:
             parent.create_dataset(key, shape, "f4")
         elif kind == "group":
             parent.create_group(key)
-        elif kind == "text":
-            parent[key] = chance.choice(("", "x", "Affine", "\u00fc", "1e999", "[" * 3000, "{}"))
-        elif kind == "numbers":
-            parent[key] = chance.choice((0, -1, 1.5, float("nan"), np.zeros(3), np.ones((2, 2))))
-        elif kind == "circle":
-            parent[key] = circle
-        elif kind == "soft_circle":
-            parent[key] = h5py.SoftLink(f"/{name}")
-        elif kind == "external":
-            parent[key] = h5py.ExternalLink("/nonexistent.h5", "/x")
         elif kind == "rename" and is_array:
             parent[chance.choice((key + "2", key[:-1] + "\u00fc", "__class__"))] = values
-        elif kind == "empty":
-            parent[key] = h5py.Empty("f4")
+        elif kind in ("circle", "soft_circle", "external", "empty"):
+            parent[key] = {
+                "circle": circle,
+                "soft_circle": h5py.SoftLink(f"/{name}"),
+                "external": h5py.ExternalLink("/nonexistent.h5", "/x"),
+                "empty": h5py.Empty("f4"),
+            }[kind]
         elif kind != "lose":
-            array = np.asarray(values if is_array else 0.0)
-            number = array if array.dtype.kind in "iuf" else np.ones(array.shape or 1)
-            if kind == "other_shape":
-                array = np.resize(number, chance.choice(((), (0,), (1, 1), (3, 5), (7,), (2,) * 6)))
-            elif kind == "other_dtype":
-                array = number.astype(chance.choice(("f2", "f8", "i1", "u8", "?", "c16", "S3")))
-            elif kind == "extreme":
-                array = number.astype("f8") * 0 + chance.choice(
-                    (float("nan"), float("inf"), -1e308, 1e38, 1e-45, -1.0, 0.0)
-                )
-            else:
-                array = np.void(chance.randbytes(9))
-            parent[key] = array
+            parent[key] = _other_value(kind, np.asarray(values if is_array else 0.0), chance)
     return f"hdf5_{kind}", packed.getvalue()
+
+
+def _other_value(kind: str, array: Any, chance: random.Random) -> Any:
+    """What an HDF5 file holds instead of ``array``."""
+    import numpy as np
+
+    number = array if array.dtype.kind in "iuf" else np.ones(array.shape or 1)
+    if kind == "text":
+        return chance.choice(("", "x", "Affine", "\u00fc", "1e999", "[" * 3000, "{}"))
+    if kind == "numbers":
+        return chance.choice((0, -1, 1.5, float("nan"), np.zeros(3), np.ones((2, 2))))
+    if kind == "other_shape":
+        return np.resize(number, chance.choice(((), (0,), (1, 1), (3, 5), (7,), (2,) * 6)))
+    if kind == "other_dtype":
+        return number.astype(chance.choice(("f2", "f8", "i1", "u8", "?", "c16", "S3")))
+    if kind == "extreme":
+        extremes = (float("nan"), float("inf"), -1e308, 1e38, 1e-45, -1.0, 0.0)
+        return number.astype("f8") * 0 + chance.choice(extremes)
+    return np.void(chance.randbytes(9))
 
 
 _INSIDE: dict[bytes, Callable[[bytes, random.Random], tuple[str, bytes]]] = {

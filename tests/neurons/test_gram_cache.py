@@ -109,23 +109,23 @@ def test_weights_that_move_are_seen(neuron, move):
     with torch.no_grad():
         steps(neuron)
     move(neuron)
-    assert torch.equal(neuron.lateral.lasting_gram(), neuron.gram())
+    assert torch.equal(neuron.lateral.cached_gram(), neuron.gram())
     with torch.no_grad():
-        assert torch.equal(neuron.lateral.lasting_gram(), neuron.gram())
+        assert torch.equal(neuron.lateral.cached_gram(), neuron.gram())
 
 
 def test_log_scale_that_moves_is_seen():
     neuron = shared()
     steps(neuron)
     neuron.lateral.log_scale.data[0] = 0.7
-    assert torch.equal(neuron.lateral.lasting_gram(), neuron.gram())
+    assert torch.equal(neuron.lateral.cached_gram(), neuron.gram())
 
 
 def test_a_replaced_decoder_is_seen():
     neuron = shared()
     steps(neuron)
     neuron.lateral.decoder = nn.Linear(6, 8, bias=False)
-    assert torch.equal(neuron.lateral.lasting_gram(), neuron.gram())
+    assert torch.equal(neuron.lateral.cached_gram(), neuron.gram())
 
 
 def test_gradients_flow_from_sequences_that_share_it(neuron):
@@ -140,7 +140,7 @@ def test_gradients_flow_from_sequences_that_share_it(neuron):
     apart = type(neuron)  # the same with a Gram matrix of its own in each sequence
     assert apart is IPVAENeuron
     for _ in range(2):
-        neuron.lateral._made = None
+        neuron.lateral._cache = None
         steps(neuron).backward()
     for found, parameter in zip(both, neuron.parameters(), strict=True):
         torch.testing.assert_close(found, parameter.grad)
@@ -151,7 +151,7 @@ def test_its_gradient_is_that_of_the_plain_matrix(neuron):
     torch.manual_seed(0)
     weights = torch.randn(6, 6, dtype=torch.float64)
     parameters = [p for p in neuron.lateral.parameters()]
-    found = torch.autograd.grad((neuron.lateral.lasting_gram() * weights).sum(), parameters)
+    found = torch.autograd.grad((neuron.lateral.cached_gram() * weights).sum(), parameters)
     expected = torch.autograd.grad((neuron.gram() * weights).sum(), parameters)
     for a, b in zip(found, expected, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-12)
@@ -167,17 +167,17 @@ def test_weights_that_moved_before_backward_are_an_error(neuron):
 def test_copies_and_pickles_make_their_own(neuron):
     steps(neuron)
     for other in (copy.deepcopy(neuron), pickle.loads(pickle.dumps(neuron))):
-        assert other.lateral._made is None
+        assert other.lateral._cache is None
         through_data(other)
-        assert not torch.equal(other.lateral.lasting_gram(), neuron.lateral.lasting_gram())
+        assert not torch.equal(other.lateral.cached_gram(), neuron.lateral.cached_gram())
 
 
 def test_parametrized_weights_are_never_kept():
     neuron = IPVAENeuron(nn.utils.parametrizations.weight_norm(nn.Linear(6, 8, bias=False)))
     steps(neuron).backward()
     neuron.lateral.decoder.parametrizations.weight.original0.data.mul_(2)
-    assert neuron.lateral._made is None
-    torch.testing.assert_close(neuron.lateral.lasting_gram(), neuron.gram())
+    assert neuron.lateral._cache is None
+    torch.testing.assert_close(neuron.lateral.cached_gram(), neuron.gram())
 
 
 def test_nan_in_the_weights_is_named(neuron):
