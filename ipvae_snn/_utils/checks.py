@@ -90,8 +90,8 @@ def require_input(x: Any, num_steps: Any, pixels: int, like: Tensor) -> int:
         like: the weights; x must fit their device and dtype.
 
     Raises:
-        TypeError, ValueError: x has a wrong type, shape, device or dtype, or holds NaN or infinity;
-            or ``num_steps`` is missing, or not the T of x.
+        TypeError, ValueError: x has a wrong type, shape, device or dtype; or ``num_steps`` is
+            missing, or not the T of x. NaN and infinity are for :func:`require_finite` to find.
     """
     require_float(x, "x")
     if x.ndim not in (2, 3) or x.shape[-1] != pixels or 0 in x.shape:
@@ -108,7 +108,6 @@ def require_input(x: Any, num_steps: Any, pixels: int, like: Tensor) -> int:
             "out, or give x the shape (B, M)"
         )
     require_fitting(x, "x", like=like)
-    require_finite(x, "x")
     return int(steps)
 
 

@@ -7,7 +7,12 @@ import torch
 from torch import Tensor, nn
 
 from ipvae_snn import functional as F
-from ipvae_snn._utils.checks import require_input, require_integer, require_number
+from ipvae_snn._utils.checks import (
+    require_finite,
+    require_input,
+    require_integer,
+    require_number,
+)
 from ipvae_snn.kernels import loop
 from ipvae_snn.kernels.loop import Moment, State
 from ipvae_snn.models.base import BaseModel
@@ -99,6 +104,7 @@ class Baseline(BaseModel):
         fields = check_fields(record)
         steps = require_input(x, num_steps, self.in_features, like=self.like)
         require_integer(every, "every")
+        require_finite(x, "x")
         with self.seeded(seed):
             timestep = _BaselineTimestep(self, x)
             start = self.start(timestep.sensed) if state is None else State(*state)

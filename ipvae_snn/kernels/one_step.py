@@ -30,7 +30,7 @@ class Settings(NamedTuple):
 
 def supports(settings: Settings, *tensors: Tensor) -> bool:
     """Whether the compiled kernels accept a timestep with these settings and tensors."""
-    return settings.law != "own" and all(native.supports_tensor(tensor) for tensor in tensors)
+    return settings.law != "own" and native.supports_tensors(*tensors)
 
 
 def one_step(settings: Settings, *tensors: Tensor) -> tuple[Tensor, Tensor]:

@@ -123,16 +123,13 @@ class LinearGaussian:
         return _Explained(feedback)
 
     def quadratic(self, x: Tensor, by_row: bool = False) -> Quadratic:
-        weight, log_scale = self.lateral.weight, self.lateral.bounded_log_scale()
-        x, gram = x.to(weight.dtype), self.lateral.cached_gram()
-        # A graph of its own for log σ: the order in which autograd adds up its gradient stays that
-        # of earlier releases, to the last bit.
-        scaled = F.drive_weight(weight, self.lateral.bounded_log_scale())
+        gram, drive_weight, log_scale, constant = self.lateral.terms()
+        x = x.to(drive_weight.dtype)
         return Quadratic(
-            drive=row_products(x, scaled) if by_row else x @ scaled,
+            drive=row_products(x, drive_weight) if by_row else x @ drive_weight,
             gram=gram,
             energy=F.input_energy(x, log_scale),
-            constant=F.nll_constant(len(weight), log_scale),
+            constant=constant,
         )
 
     def mean(self, code: Tensor) -> Tensor:

@@ -7,7 +7,6 @@ import torch
 from torch import Tensor, nn
 
 from ipvae_snn._utils.checks import (
-    require_all_finite,
     require_finite,
     require_fitting,
     require_float,
@@ -323,17 +322,15 @@ class IPVAE(BaseModel):
         sample_seeds: Tensor | None,
     ) -> tuple[dict[str, Any], State]:
         """Timesteps of the linear Gaussian model: its quadratic form is all that kernels need."""
-        drive, gram, energy, constant = LinearGaussian(self._lateral).quadratic(
-            x, by_row=sample_seeds is not None
-        )
-        require_all_finite(
-            **{
-                "the drive, made of x and the weights,": drive,
-                "the energy, made of x and the weights,": energy,
-            }
-        )
+        neuron, by_row = self.neuron, sample_seeds is not None
+        drive, gram, energy, constant = LinearGaussian(self._lateral).quadratic(x, by_row)
+        sources = {
+            "x": x,
+            "the drive, made of x and the weights,": drive,
+            "the energy, made of x and the weights,": energy,
+        }
         spec = spec_of(
-            self.neuron,
+            neuron,
             drive,
             gram,
             state,
@@ -343,7 +340,7 @@ class IPVAE(BaseModel):
             kl_form=self.kl_form,
             precision=self.precision,
         )
-        out = infer(self.neuron, spec, sample_seeds)
+        out = infer(neuron, spec, sample_seeds, **sources)
         values: dict[str, Any] = {"spk": out.spk, "mem": out.mem}
         if out.kl is not None:
             values["kl"] = out.kl[every - 1 :: every]
@@ -361,6 +358,7 @@ class IPVAE(BaseModel):
         sample_seeds: Tensor | None,
     ) -> tuple[dict[str, Any], State]:
         """Timesteps of any other generative model, by autograd."""
+        require_finite(x, "x")
         watched = bool(self.neuron.observers)
         names = tuple(dict.fromkeys((*fields, "spk", "mem"))) if watched else fields
 
