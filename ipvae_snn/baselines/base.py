@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from ipvae_snn import functional as F
-from ipvae_snn._utils.checks import require_input, require_integer, require_number
+from ipvae_snn._utils.checks import require_input, require_integer, require_number, require_shape
 from ipvae_snn.kernels import loop
 from ipvae_snn.kernels.loop import Moment, State
 from ipvae_snn.models.base import BaseModel
@@ -129,6 +129,8 @@ class _BaselineTimestep(loop.Timestep):
         if self.changing and t:
             self.sensed = self.model.sense(self.frames[t])
         state, kl = self.model.advance(self.sensed, State(now.spk, now.mem), self.shared)
+        name = f"the cost that advance of {type(self.model).__name__} gives"
+        require_shape(kl, name, tuple(state.spk.shape[:-1]))
         return Moment(state.spk, state.mem, now.mem, kl)
 
     def measure(self, name: str, now: Moment, t: int) -> Tensor:

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from ipvae_snn import functional as F
+from ipvae_snn._utils.checks import require_shape
 from ipvae_snn._utils.registry import Recorded, Registry
 from ipvae_snn.kernels import equations
 from ipvae_snn.kernels.loop import Moment, Timestep
@@ -158,6 +159,7 @@ class DecodedLikelihood(nn.Module):
                     eta, z, score if learning else score.detach(), create_graph=learning
                 )
             nll = self.likelihood.nll(x, eta)
+            require_shape(nll, f"nll of {type(self.likelihood).__name__}", tuple(x.shape[:-1]))
             return Feedback(current, nll if learning else nll.detach())
 
         return _Explained(feedback)
