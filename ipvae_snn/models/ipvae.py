@@ -12,6 +12,7 @@ from ipvae_snn._utils.checks import (
     require_fitting,
     require_float,
     require_input,
+    require_instance,
     require_integer,
     require_number,
 )
@@ -105,6 +106,9 @@ class IPVAE(BaseModel):
         latents = require_integer(latents, "latents")
         require_number(init_std, "init_std", least=0)
         require_number(bias, "bias")
+        require_instance(spike_grad, "spike_grad")
+        if likelihood is not None:
+            require_instance(likelihood, "likelihood", Likelihood)
         self.kl_form: str = require_kl_form(kl_form)
         self.precision = "float32"
         linear = decoder is None and likelihood is None
@@ -157,8 +161,7 @@ class IPVAE(BaseModel):
 
     def _check_decoder(self, decoder: Any) -> None:
         """Raise unless ``decoder`` maps counts (B, K) to (B, M)."""
-        if not isinstance(decoder, nn.Module):
-            raise TypeError(f"decoder must be a torch.nn.Module, got {type(decoder).__name__}")
+        require_instance(decoder, "decoder", nn.Module)
         with torch.no_grad(), seeded(0):
             found = decoder(torch.zeros(2, self.latents).to(next(decoder.parameters(), self.like)))
         if not isinstance(found, Tensor) or found.shape != (2, self.in_features):
