@@ -42,6 +42,8 @@ class Baseline(BaseModel):
         scale = nn.Parameter(torch.zeros(in_features)) if learn_scale else None
         self.register_parameter("raw_log_scale", scale)
 
+    has_matrix = True
+
     # -- for subclasses -------------------------------------------------------------------------
 
     def sense(self, x: Tensor) -> Tensor:

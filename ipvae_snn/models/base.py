@@ -84,8 +84,8 @@ def require_model(model: Any) -> None:
 class BaseModel(Recorded, nn.Module):
     """Files, seeds and the objective, which all models share.
 
-    A subclass gives ``run``, ``decode`` and ``mean_code``, and takes ``in_features`` and
-    ``latents`` as its first arguments. Registered by ``@MODELS.register(name)``, it can be saved,
+    A subclass gives ``run``, ``decode`` and ``mean_code``, and sets ``in_features`` and
+    ``latents``. Registered by ``@MODELS.register(name)``, it can be saved,
     loaded and trained by ``ipvae-snn train --model NAME``; the arguments of its constructor are its
     configuration.
     """
@@ -100,6 +100,8 @@ class BaseModel(Recorded, nn.Module):
     """Whether ``sample_seeds`` cost no time, so that ranks can share the draws of a batch."""
     emits_counts = False
     """Whether ``spk`` are Poisson counts whose log rate is ``mem``."""
+    has_matrix = False
+    """Whether a weight has the shape (in_features, latents), without an argument ``decoder``."""
     sparse_code = True
     """Whether most values of a code are to be 0."""
     generator: torch.Generator | None = None
@@ -187,6 +189,19 @@ class BaseModel(Recorded, nn.Module):
 
     # -- files --------------------------------------------------------------------------------
 
+    @classmethod
+    def check_sizes(cls, config: Mapping[str, Any], weights: Mapping[str, Tensor]) -> None:
+        """Raise ``ValueError`` if the sizes in a file are not those of its weights.
+
+        Before a model is made from them: those of a damaged file could fill the memory.
+        """
+        sizes = [config.get(name) for name in ("in_features", "latents")]
+        promised = cls.has_matrix and None not in sizes and config.get("decoder") is None
+        if promised and not any(list(weight.shape) == sizes for weight in weights.values()):
+            raise ValueError(
+                f"it is damaged, no weight has the shape (in_features, latents) = {tuple(sizes)}"
+            )
+
     def check_loaded(self) -> None:
         """Raise ``ValueError`` if weights that were just loaded are out of range."""
 
@@ -262,9 +277,10 @@ def load_model(path: str | Path, device: torch.device | str = "cpu") -> Any:
     config, weights = content.get("config"), content.get("weights")
     if not (isinstance(config, dict) and isinstance(weights, dict)):
         raise ValueError(f"{path} is damaged: it lacks its configuration or its weights")
-    _check_weights(path, config, weights)
+    _check_weights(path, weights)
     try:
         cls = MODELS.find(content.get("model", "ipvae"))
+        cls.check_sizes(config, weights)
         with seeded(0):  # the weights drawn here are replaced: leave the random state alone
             model = make_model(cls, config)
         like = next(w for w in weights.values() if w.is_floating_point())
@@ -284,15 +300,9 @@ def make_model(cls: Any, config: Mapping[str, Any]) -> Any:
     return cls(**options)
 
 
-def _check_weights(path: str | Path, config: dict[str, Any], weights: dict[str, Any]) -> None:
-    sizes = [config.get(name) for name in ("in_features", "latents")]
+def _check_weights(path: str | Path, weights: dict[str, Any]) -> None:
     if not weights or not all(isinstance(w, Tensor) for w in weights.values()):
         raise ValueError(f"{path} is damaged: not all of its weights are tensors")
-    linear = config.get("decoder") is None
-    if linear and not any(list(w.shape) == sizes for w in weights.values()):
-        raise ValueError(
-            f"{path} is damaged: no weight has the shape (in_features, latents) = {tuple(sizes)}"
-        )
     for name, weight in weights.items():
         require_finite(weight, f"{name} in {path}")
 

@@ -220,7 +220,7 @@ class IPVAE(BaseModel):
 
     # -- traits (see BaseModel) -------------------------------------------------------------
 
-    takes_sample_seeds = emits_counts = True
+    takes_sample_seeds = emits_counts = has_matrix = True
 
     @property
     def draws_by_row(self) -> bool:  # type: ignore[override]
