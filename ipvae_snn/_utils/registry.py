@@ -8,6 +8,7 @@ from functools import wraps
 from typing import Any, Generic, TypeVar
 
 T = TypeVar("T")
+C = TypeVar("C", bound="Complete")
 
 
 class Registry(Mapping[str, type[T]], Generic[T]):
@@ -18,6 +19,7 @@ class Registry(Mapping[str, type[T]], Generic[T]):
 
     Args:
         kind: what the classes are, for messages.
+        base: what they extend.
 
     >>> from dataclasses import dataclass
     >>> shapes = Registry("shape")
@@ -31,21 +33,30 @@ class Registry(Mapping[str, type[T]], Generic[T]):
     Square(side=3.0)
     """
 
-    def __init__(self, kind: str) -> None:
-        self.kind = kind
+    def __init__(self, kind: str, base: type = object) -> None:
+        self.kind, self.base = kind, base
         self._classes: dict[str, type[T]] = {}
 
     def register(self, name: str) -> Callable[[type[T]], type[T]]:
         """Class decorator that registers a class as ``name``.
 
         Raises:
+            TypeError: no name; the class does not extend :attr:`base`, or lacks a method of it.
             ValueError: the name is taken by another class.
         """
+        if not isinstance(name, str):
+            raise TypeError(f'register needs a name, as in @register("name"), got {name!r}')
 
         def add(cls: type[T]) -> type[T]:
+            if not (isinstance(cls, type) and issubclass(cls, self.base)):
+                raise TypeError(
+                    f"{cls!r} cannot be registered as {self.kind} {name!r}: it must extend "
+                    f"{self.base.__name__}"
+                )
+            _require_complete(cls)
             known = self._classes.get(name)
             # A notebook cell that runs again defines the same class again.
-            if known is not None and known.__qualname__ != cls.__qualname__:
+            if known is not None and _path(known) != _path(cls):
                 raise ValueError(
                     f"the {self.kind} name {name!r} is taken by {known.__name__}: choose another "
                     "name"
@@ -110,6 +121,10 @@ class Registry(Mapping[str, type[T]], Generic[T]):
             ) from None
 
 
+def _path(cls: type) -> tuple[str, str]:
+    return cls.__module__, cls.__qualname__
+
+
 def plain_options(item: Any) -> dict[str, Any]:
     """The constructor arguments of ``item``: its ``config()``, or its dataclass fields."""
     if callable(getattr(item, "config", None)):
@@ -120,7 +135,26 @@ def plain_options(item: Any) -> dict[str, Any]:
     return {name: getattr(item, name) for name in names}
 
 
-class Recorded:
+class Complete:
+    """Base class of classes that cannot be made before all their abstract methods are defined.
+
+    As ``abc.ABC``, without a metaclass, and with a message that tells the arguments.
+    """
+
+    def __new__(cls: type[C], *values: Any, **named: Any) -> C:
+        _require_complete(cls)
+        return super().__new__(cls)
+
+
+def _require_complete(cls: type) -> None:
+    for name, method in ((n, m) for base in cls.__mro__ for n, m in vars(base).items()):
+        abstract = getattr(method, "__isabstractmethod__", False) is True
+        if abstract and inspect.getattr_static(cls, name) is method:
+            arguments = ", ".join(list(inspect.signature(method).parameters)[1:])
+            raise TypeError(f"{cls.__name__} must define {name}({arguments})")
+
+
+class Recorded(Complete):
     """Base class that records constructor arguments, and returns them from ``config()``.
 
     For classes whose constructor takes plain data, so that a file can hold their instances.

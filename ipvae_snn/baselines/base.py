@@ -1,5 +1,6 @@
 """Base class of all baselines: a linear decoder, and the timesteps of a run."""
 
+from abc import abstractmethod
 from collections.abc import Sequence
 from typing import Any
 
@@ -50,17 +51,17 @@ class Baseline(BaseModel):
         """What inference needs of a frame (B, M); computed once for all timesteps that show it."""
         return x
 
+    @abstractmethod
     def start(self, sensed: Tensor) -> State:
         """The initial state."""
-        raise NotImplementedError
 
+    @abstractmethod
     def advance(self, sensed: Tensor, state: State, shared: Any) -> tuple[State, Tensor]:
         """The state after a timestep, and its cost: the KL, (B,), in nats."""
-        raise NotImplementedError
 
+    @abstractmethod
     def mean_code(self, mem: Tensor) -> Tensor:
         """E[z] of the distribution that ``mem`` describes, (..., K)."""
-        raise NotImplementedError
 
     def shared(self) -> Any:
         """Values that all timesteps of a run share, such as G."""

@@ -1,5 +1,6 @@
 """What a model is to the rest of the package: to training, evaluation, reports, files, commands."""
 
+from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -19,8 +20,6 @@ from ipvae_snn.models.likelihoods import LIKELIHOODS
 from ipvae_snn.models.run_output import RECORDABLE
 from ipvae_snn.surrogate import ESTIMATORS
 
-MODELS: Registry[Any] = Registry("model")
-"""Models that files and the command line can name."""
 PARTS: dict[str, Registry[Any]] = {
     "spike_grad": ESTIMATORS,
     "decoder": DECODERS,
@@ -144,6 +143,7 @@ class BaseModel(Recorded, nn.Module):
         unit = torch.eye(self.latents, dtype=self.like.dtype, device=self.like.device)
         return (self.decode(unit) - self.decode(torch.zeros_like(unit))).mT
 
+    @abstractmethod
     def run(
         self,
         x: Tensor,
@@ -155,15 +155,14 @@ class BaseModel(Recorded, nn.Module):
         seed: int | None = None,
     ) -> Any:
         """Infer x; see :meth:`ipvae_snn.IPVAE.run`."""
-        raise NotImplementedError
 
+    @abstractmethod
     def decode(self, spk: Tensor) -> Tensor:
         """Reconstruction (..., M) of codes (..., K)."""
-        raise NotImplementedError
 
+    @abstractmethod
     def mean_code(self, mem: Tensor) -> Tensor:
         """E[z] of what ``mem`` describes, (..., K)."""
-        raise NotImplementedError
 
     def gradient_probe(self) -> nn.Parameter | None:
         """A parameter (K,) that acts on the NLL through spikes alone, for diagnosis."""
@@ -266,6 +265,10 @@ class BaseModel(Recorded, nn.Module):
                 "ipvae_snn.load_model"
             )
         return model
+
+
+MODELS: Registry[Any] = Registry("model", BaseModel)
+"""Models that files and the command line can name."""
 
 
 def load_model(path: str | Path, device: torch.device | str = "cpu") -> Any:

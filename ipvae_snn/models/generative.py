@@ -10,6 +10,7 @@ compiled kernels take both (:class:`Quadratic`). Everything else answers by one 
 product per timestep, and runs in the time loop of :mod:`ipvae_snn.kernels.loop`.
 """
 
+from abc import abstractmethod
 from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
 
@@ -25,9 +26,6 @@ from ipvae_snn.kernels.rows import row_products
 from ipvae_snn.models.likelihoods import Likelihood
 from ipvae_snn.neurons import IPVAENeuron
 from ipvae_snn.neurons.lateral import SharedDecoder
-
-DECODERS: Registry["Decoder"] = Registry("decoder")
-"""Decoders that files can name."""
 
 
 class Feedback(NamedTuple):
@@ -87,6 +85,14 @@ class Decoder(Recorded, nn.Module):
 
     Any ``nn.Module`` will do where nothing is to be saved.
     """
+
+    @abstractmethod
+    def forward(self, spk: Tensor) -> Tensor:
+        """η of counts."""
+
+
+DECODERS: Registry[Decoder] = Registry("decoder", Decoder)
+"""Decoders that files can name."""
 
 
 @DECODERS.register("linear")
