@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from ipvae_snn import functional as F
 from ipvae_snn._utils.checks import require_device, require_finite, require_number
-from ipvae_snn._utils.registry import Recorded, Registry, plain_options
+from ipvae_snn._utils.registry import Recorded, Registry, plain
 from ipvae_snn._utils.seeding import seeded
 from ipvae_snn._utils.storage import read_content, write_content
 from ipvae_snn.kernels.loop import State
@@ -208,16 +208,18 @@ class BaseModel(Recorded, nn.Module):
         """The constructor's arguments as plain data.
 
         Raises:
-            TypeError: an estimator, decoder or likelihood that is not registered.
+            TypeError: an estimator, decoder or likelihood that is not registered, or an argument
+                that is no plain data.
         """
-        return {
-            name: PARTS[name].to_config(value) if name in PARTS and value is not None else value
-            for name, value in self._options().items()
-        }
+        options = self._options()
+        for name in PARTS.keys() & options.keys():
+            if options[name] is not None:
+                options[name] = PARTS[name].to_config(options[name])
+        return plain(options, self)
 
     def _options(self) -> dict[str, Any]:
         """The constructor's arguments, as they would be now."""
-        return {**Recorded.config(self), **self._current()}
+        return {**super()._options(), **self._current()}
 
     def _current(self) -> dict[str, Any]:
         """Arguments that may have been set since."""
@@ -225,10 +227,7 @@ class BaseModel(Recorded, nn.Module):
 
     def describe(self) -> dict[str, Any]:
         """What the model is, as plain data to compare; parts that have no name by their options."""
-        parts = {
-            name: _described(PARTS[name], value) if name in PARTS and value is not None else value
-            for name, value in self._options().items()
-        }
+        parts = {name: _described(name, value) for name, value in self._options().items()}
         dtype = str(self.like.dtype).removeprefix("torch.")
         return {"class": type(self).__name__, **parts, "dtype": dtype}
 
@@ -310,14 +309,19 @@ def _check_weights(path: str | Path, weights: dict[str, Any]) -> None:
         require_finite(weight, f"{name} in {path}")
 
 
-def _described(registry: Registry[Any], item: Any) -> dict[str, Any]:
-    """An object as plain data: by its registered name, else by where its class or code lies."""
-    if registry.name_of(item) is not None:
-        return registry.to_config(item)
-    kind = item if hasattr(item, "__qualname__") else type(item)
-    options = {name: value for name, value in {**vars(item), **plain_options(item)}.items()
-               if isinstance(value, int | float | str)}  # fmt: skip
+def _described(name: str, item: Any) -> Any:
+    """An argument as plain data to compare: as in files, else by where its class or code lies."""
+    try:
+        if name in PARTS and item is not None:
+            return PARTS[name].to_config(item)
+        return plain({name: item}, item)[name]
+    except TypeError:
+        kind = item if hasattr(item, "__qualname__") else type(item)
+    attributes = {**getattr(item, "_arguments", {}), **getattr(item, "__dict__", {})}
+    options = {n: v for n, v in attributes.items() if isinstance(v, int | float | str)}
     code = getattr(item, "__code__", None)
     if code is not None:
         options["code"] = f"{code.co_code.hex()} {code.co_consts!r}"
+    if hasattr(item, "tolist"):  # a tensor or an array
+        options["values"] = repr(item.tolist())
     return {"name": f"{kind.__module__}.{kind.__qualname__}", **options}
