@@ -161,7 +161,9 @@ class IPVAE(BaseModel):
 
     def _check_decoder(self, decoder: Any) -> None:
         """Raise unless ``decoder`` maps counts (B, K) to (B, M)."""
-        require_instance(decoder, "decoder", nn.Module)
+        require_instance(decoder, "decoder")
+        if not isinstance(decoder, nn.Module):
+            raise TypeError(f"decoder must be a torch.nn.Module, got {type(decoder).__name__}")
         with torch.no_grad(), seeded(0):
             found = decoder(torch.zeros(2, self.latents).to(next(decoder.parameters(), self.like)))
         if not isinstance(found, Tensor) or found.shape != (2, self.in_features):
