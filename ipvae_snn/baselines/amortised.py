@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from ipvae_snn import functional as F
+from ipvae_snn._utils.checks import require_instance
 from ipvae_snn.baselines.base import Baseline
 from ipvae_snn.baselines.encoders import make_encoder
 from ipvae_snn.baselines.gaussian_code import (
@@ -106,6 +107,7 @@ class PoissonVAE(Baseline):
         super().__init__(in_features, latents, init_std=init_std)
         self.encoder = make_encoder(encoder, in_features, latents, **encoder_options)
         self.mem_init = nn.Parameter(torch.empty(latents).uniform_(-3, -2))
+        require_instance(spike_grad, "spike_grad")
         self.spike_grad = midpoint() if spike_grad is None else spike_grad
 
     emits_counts, clamp = True, LOG_RATE_CLAMP

@@ -1,5 +1,6 @@
 """Base class of all baselines: a linear decoder, and the timesteps of a run."""
 
+from abc import abstractmethod
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,6 +13,7 @@ from ipvae_snn._utils.checks import (
     require_input,
     require_integer,
     require_number,
+    require_shape,
 )
 from ipvae_snn.kernels import loop
 from ipvae_snn.kernels.loop import Moment, State
@@ -47,23 +49,25 @@ class Baseline(BaseModel):
         scale = nn.Parameter(torch.zeros(in_features)) if learn_scale else None
         self.register_parameter("raw_log_scale", scale)
 
+    has_matrix = True
+
     # -- for subclasses -------------------------------------------------------------------------
 
     def sense(self, x: Tensor) -> Tensor:
         """What inference needs of a frame (B, M); computed once for all timesteps that show it."""
         return x
 
+    @abstractmethod
     def start(self, sensed: Tensor) -> State:
         """The initial state."""
-        raise NotImplementedError
 
+    @abstractmethod
     def advance(self, sensed: Tensor, state: State, shared: Any) -> tuple[State, Tensor]:
         """The state after a timestep, and its cost: the KL, (B,), in nats."""
-        raise NotImplementedError
 
+    @abstractmethod
     def mean_code(self, mem: Tensor) -> Tensor:
         """E[z] of the distribution that ``mem`` describes, (..., K)."""
-        raise NotImplementedError
 
     def shared(self) -> Any:
         """Values that all timesteps of a run share, such as G."""
@@ -135,6 +139,8 @@ class _BaselineTimestep(loop.Timestep):
         if self.changing and t:
             self.sensed = self.model.sense(self.frames[t])
         state, kl = self.model.advance(self.sensed, State(now.spk, now.mem), self.shared)
+        name = f"the cost that advance of {type(self.model).__name__} gives"
+        require_shape(kl, name, tuple(state.spk.shape[:-1]))
         return Moment(state.spk, state.mem, now.mem, kl)
 
     def measure(self, name: str, now: Moment, t: int) -> Tensor:

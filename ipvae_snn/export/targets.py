@@ -57,7 +57,7 @@ class Target(Protocol):
         ...
 
 
-TARGETS: Registry[Target] = Registry("export target")
+TARGETS: Registry[Target] = Registry("export target", Target)
 
 
 @TARGETS.register("nir")

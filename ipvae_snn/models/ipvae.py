@@ -11,6 +11,7 @@ from ipvae_snn._utils.checks import (
     require_fitting,
     require_float,
     require_input,
+    require_instance,
     require_integer,
     require_number,
 )
@@ -104,6 +105,9 @@ class IPVAE(BaseModel):
         latents = require_integer(latents, "latents")
         require_number(init_std, "init_std", least=0)
         require_number(bias, "bias")
+        require_instance(spike_grad, "spike_grad")
+        if likelihood is not None:
+            require_instance(likelihood, "likelihood", Likelihood)
         self.kl_form: str = require_kl_form(kl_form)
         self.precision = "float32"
         linear = decoder is None and likelihood is None
@@ -156,6 +160,7 @@ class IPVAE(BaseModel):
 
     def _check_decoder(self, decoder: Any) -> None:
         """Raise unless ``decoder`` maps counts (B, K) to (B, M)."""
+        require_instance(decoder, "decoder")
         if not isinstance(decoder, nn.Module):
             raise TypeError(f"decoder must be a torch.nn.Module, got {type(decoder).__name__}")
         with torch.no_grad(), seeded(0):
@@ -216,7 +221,7 @@ class IPVAE(BaseModel):
 
     # -- traits (see BaseModel) -------------------------------------------------------------
 
-    takes_sample_seeds = emits_counts = True
+    takes_sample_seeds = emits_counts = has_matrix = True
 
     @property
     def draws_by_row(self) -> bool:  # type: ignore[override]

@@ -5,26 +5,25 @@ its ``score`` ∂ log p / ∂η, which becomes a current by the decoder's transp
 ``mean`` E[x | η]. The linear Gaussian model does not come here: it has a quadratic form.
 """
 
+from abc import abstractmethod
+
 import torch
 from torch import Tensor, nn
 
 from ipvae_snn import functional as F
 from ipvae_snn._utils.registry import Recorded, Registry
 
-LIKELIHOODS: Registry["Likelihood"] = Registry("likelihood")
-"""Likelihoods that files and the command line can name."""
-
 
 class Likelihood(Recorded, nn.Module):
     """The law of an input given the output of a decoder; a subclass gives ``nll`` and ``mean``."""
 
+    @abstractmethod
     def nll(self, x: Tensor, eta: Tensor) -> Tensor:
         """−log p(x | η), summed over pixels, in nats; (B, M) each to (B,)."""
-        raise NotImplementedError
 
+    @abstractmethod
     def mean(self, eta: Tensor) -> Tensor:
         """E[x | η], shape of η."""
-        raise NotImplementedError
 
     def score(self, x: Tensor, eta: Tensor) -> Tensor:
         """∂ log p / ∂η, (B, M), differentiable; default by autograd of ``nll``."""
@@ -34,6 +33,10 @@ class Likelihood(Recorded, nn.Module):
             nll = self.nll(x, eta).sum()
             (slope,) = torch.autograd.grad(nll, eta, create_graph=learning)
         return -slope
+
+
+LIKELIHOODS: Registry[Likelihood] = Registry("likelihood", Likelihood)
+"""Likelihoods that files and the command line can name."""
 
 
 @LIKELIHOODS.register("gaussian")
@@ -71,9 +74,6 @@ class Gaussian(Likelihood):
 @LIKELIHOODS.register("bernoulli")
 class Bernoulli(Likelihood):
     """Binary pixels, or grey ones in [0, 1] taken as probabilities: log odds η."""
-
-    def __init__(self) -> None:
-        super().__init__()
 
     def nll(self, x: Tensor, eta: Tensor) -> Tensor:
         return (nn.functional.softplus(eta) - x * eta).sum(-1)
