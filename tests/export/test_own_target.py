@@ -123,6 +123,51 @@ def test_an_option_with_two_meanings_is_refused(name, default):
         main(["export", "--help"])
 
 
+def write_elsewhere(self, model, calibration, path, *, progress):
+    np.savez(path, x=np.zeros(3))  # appends .npz to other names
+    return []
+
+
+def write_nothing(self, model, calibration, path, *, progress):
+    path.touch()
+    return []
+
+
+def return_nothing(self, model, calibration, path, *, progress):
+    path.write_text("x")
+
+
+def test_the_path_given_to_a_target_has_the_name_that_was_asked_for(run, tmp_path, monkeypatch):
+    monkeypatch.setattr(Quantised, "write", write_elsewhere)
+    assert exported(run, tmp_path / "a.npz", "--to", "quantised") == 0
+    assert [p.name for p in tmp_path.iterdir()] == ["a.npz"]
+    with np.load(tmp_path / "a.npz") as content:
+        assert content["x"].shape == (3,)
+
+
+@pytest.mark.parametrize(
+    ("write", "message"),
+    [
+        (write_elsewhere, "left the file it was asked for, out, unwritten, it wrote out.npz"),
+        (write_nothing, "write() of Quantised left the file it was asked for, out, unwritten"),
+        (return_nothing, "must return a list of what to compare with the model, [] for nothing"),
+    ],
+)
+def test_a_target_that_breaks_its_contract_is_refused(
+    run, tmp_path, capsys, monkeypatch, write, message
+):
+    monkeypatch.setattr(Quantised, "write", write)
+    assert exported(run, tmp_path / "out", "--to", "quantised") == 1
+    assert message in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_target_without_write_is_refused(run, tmp_path, capsys):
+    export.TARGETS.register("writeless")(make_dataclass("Writeless", []))
+    assert exported(run, tmp_path / "out", "--to", "writeless") == 1
+    assert "--to writeless has no method write(model, calibration," in capsys.readouterr().err
+
+
 def test_a_target_round_trips_through_plain_data():
     config = export.TARGETS.to_config(export.TARGETS["nir"](form="portable", reset="zero"))
     assert config == {"name": "nir", "form": "portable", "reset": "zero", "levels": None}
