@@ -12,7 +12,7 @@ from torch import Tensor
 from ipvae_snn import data, export
 from ipvae_snn._utils.checks import require_integer, require_seed
 from ipvae_snn._utils.files import fsync, require_free_file
-from ipvae_snn._utils.options import Family, options_of
+from ipvae_snn._utils.options import Family
 from ipvae_snn.runs import open_run, pick, read
 
 CALIBRATION_SAMPLES = 100
@@ -79,7 +79,7 @@ def _write(
 
 def targets() -> Family:
     """The export targets and their options."""
-    return Family("--to", {name: options_of(cls) for name, cls in export.TARGETS.items()})
+    return Family("--to", export.TARGETS)
 
 
 def target_help() -> str:
