@@ -31,7 +31,8 @@ class GaussianVAE(GaussianBaseline):
     timestep is the full KL to the prior, so that ``beta=1`` gives the evidence lower bound.
 
     Args:
-        in_features, latents, init_std, relu: as in :class:`GaussianBaseline`.
+        in_features, latents, init_std: as in :class:`GaussianBaseline`.
+        relu: a code of no negative values.
         encoder: ``"linear"``, ``"mlp"`` or ``"conv"``; ``width`` and ``image_shape`` as in
             :func:`~ipvae_snn.baselines.encoders.make_encoder`.
 
