@@ -32,8 +32,8 @@ class GaussianVAE(GaussianBaseline):
 
     Args:
         in_features, latents, init_std: as in :class:`GaussianBaseline`.
-        relu: a code of no negative values.
-        encoder: ``"linear"``, ``"mlp"`` or ``"conv"``; ``width`` and ``image_shape`` as in
+        relu: rectified draws: the code is gain · max(z, 0), with a learned gain per neuron.
+        encoder: ``"linear"``, ``"mlp"`` or ``"conv"``. Its ``width`` and ``image_shape`` are as in
             :func:`~ipvae_snn.baselines.encoders.make_encoder`.
 
     Source: Kingma & Welling 2014; Rezende et al. 2014.

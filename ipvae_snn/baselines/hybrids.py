@@ -56,7 +56,7 @@ class IterativeAmortisedVAE(_Refined):
 
     Args:
         in_features, latents, init_std: as in :class:`GaussianBaseline`.
-        relu: a code of no negative values.
+        relu: rectified draws: the code is gain · max(z, 0), with a learned gain per neuron.
         width: neurons per hidden layer of the network.
 
     Source: Marino, Yue & Mandt, Iterative Amortized Inference, ICML 2018 (gradient encoding with
@@ -114,7 +114,7 @@ class SemiAmortisedVAE(_Refined):
 
     Args:
         in_features, latents, init_std: as in :class:`GaussianBaseline`.
-        relu: a code of no negative values.
+        relu: rectified draws: the code is gain · max(z, 0), with a learned gain per neuron.
         encoder, width, image_shape: as in :class:`~ipvae_snn.baselines.GaussianVAE`.
         beta: β of the gradient descent; use the β of training.
         step: initial step size.

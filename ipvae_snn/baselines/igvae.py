@@ -37,7 +37,7 @@ class IGVAE(GaussianBaseline):
 
     Args:
         in_features, latents, init_std: as in :class:`~ipvae_snn.baselines.base.Baseline`.
-        relu: a code of no negative values.
+        relu: rectified draws: the code is gain · max(z, 0), with a learned gain per neuron.
         step: initial step size α of μ and ξ.
 
     Source: arXiv 2410.19315, the Gaussian variants; the Fisher information of N(μ, s²) is 1/s² for
