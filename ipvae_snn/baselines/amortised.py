@@ -32,8 +32,9 @@ class GaussianVAE(GaussianBaseline):
     timestep is the full KL to the prior, so that ``beta=1`` gives the evidence lower bound.
 
     Args:
-        in_features, latents, init_std, relu: as in :class:`GaussianBaseline`.
-        encoder: ``"linear"``, ``"mlp"`` or ``"conv"``; ``width`` and ``image_shape`` as in
+        in_features, latents, init_std: as in :class:`GaussianBaseline`.
+        relu: rectified draws: the code is gain · max(z, 0), with a learned gain per neuron.
+        encoder: ``"linear"``, ``"mlp"`` or ``"conv"``. Its ``width`` and ``image_shape`` are as in
             :func:`~ipvae_snn.baselines.encoders.make_encoder`.
 
     Source: Kingma & Welling 2014; Rezende et al. 2014.

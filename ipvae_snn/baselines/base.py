@@ -111,12 +111,21 @@ class Baseline(BaseModel):
         require_finite(x, "x")
         with self.seeded(seed):
             timestep = _BaselineTimestep(self, x)
-            start = self.start(timestep.sensed) if state is None else State(*state)
+            start = self._start(timestep.sensed) if state is None else State(*state)
             values, last = loop.record(timestep, start, steps, fields, every)
         costs: dict[str, Any] = {
             name: values[name][every - 1 :: every] for name in ("nll", "kl") if name in fields
         }
         return make_run({**values, **costs}, last)
+
+    def _start(self, sensed: Tensor) -> State:
+        start: Any = self.start(sensed)
+        if not isinstance(start, State):
+            raise TypeError(
+                f"start() of {type(self).__name__} must return State(spk, mem), it returned a "
+                f"{type(start).__name__}"
+            )
+        return start
 
 
 class _BaselineTimestep(loop.Timestep):
@@ -138,10 +147,17 @@ class _BaselineTimestep(loop.Timestep):
     def advance(self, now: Moment, t: int) -> Moment:
         if self.changing and t:
             self.sensed = self.model.sense(self.frames[t])
-        state, kl = self.model.advance(self.sensed, State(now.spk, now.mem), self.shared)
-        name = f"the cost that advance of {type(self.model).__name__} gives"
-        require_shape(kl, name, tuple(state.spk.shape[:-1]))
+        after: Any = self.model.advance(self.sensed, State(now.spk, now.mem), self.shared)
+        if t == 0:
+            self._check(after)
+        state, kl = after
         return Moment(state.spk, state.mem, now.mem, kl)
+
+    def _check(self, after: Any) -> None:
+        name = f"advance() of {type(self.model).__name__}"
+        if type(after) is not tuple or len(after) != 2 or not isinstance(after[0], State):
+            raise TypeError(f"{name} must return (State(spk, mem), cost)")
+        require_shape(after[1], f"the cost that {name} gives", (self.frames.shape[1],))
 
     def measure(self, name: str, now: Moment, t: int) -> Tensor:
         if name == "kl":

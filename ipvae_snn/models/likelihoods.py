@@ -36,16 +36,26 @@ class Likelihood(Recorded, nn.Module):
 
 
 LIKELIHOODS: Registry[Likelihood] = Registry("likelihood", Likelihood)
-"""Likelihoods that files and the command line can name."""
+"""Likelihoods that files can name."""
 
 
 @LIKELIHOODS.register("gaussian")
 class Gaussian(Likelihood):
-    """x ~ N(η, σ²), σ per pixel, learned or 1.
+    r"""x ~ N(η, σ²), σ per pixel, learned or 1.
+
+    .. math::
+        −\log p = Σ_i \frac{(x_i − η_i)^2}{2 σ_i^2} + \log σ_i + ½ \log 2π, \quad
+        \frac{∂ \log p}{∂ η_i} = \frac{x_i − η_i}{σ_i^2}
 
     Args:
         in_features: M.
         learn_scale: learn log σ, bounded by :func:`~ipvae_snn.functional.bound_log_scale`.
+
+    Source: arXiv 2410.19315, where the decoder is linear.
+
+    >>> gaussian = Gaussian(3)  # σ = 1 before it has learned
+    >>> gaussian.nll(torch.ones(1, 3), torch.zeros(1, 3))
+    tensor([4.2568], grad_fn=<AddBackward0>)
     """
 
     raw_log_scale: Tensor | None
@@ -73,7 +83,17 @@ class Gaussian(Likelihood):
 
 @LIKELIHOODS.register("bernoulli")
 class Bernoulli(Likelihood):
-    """Binary pixels, or grey ones in [0, 1] taken as probabilities: log odds η."""
+    r"""Binary pixels, or grey ones in [0, 1] taken as probabilities: log odds η.
+
+    .. math::
+        −\log p = Σ_i \log(1 + e^{η_i}) − x_i η_i, \quad
+        \frac{∂ \log p}{∂ η_i} = x_i − \frac{1}{1 + e^{−η_i}}
+
+    Source: Kingma & Welling, Auto-Encoding Variational Bayes, 2014, appendix C.1.
+
+    >>> Bernoulli().nll(torch.ones(1, 3), torch.zeros(1, 3))  # 3 log 2
+    tensor([2.0794])
+    """
 
     def nll(self, x: Tensor, eta: Tensor) -> Tensor:
         return (nn.functional.softplus(eta) - x * eta).sum(-1)

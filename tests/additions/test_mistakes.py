@@ -259,7 +259,7 @@ class Costly(Baseline):
     ("make", "says"),
     [
         (lambda: IPVAE(6, 5, likelihood=ByPixel()), r"nll of ByPixel must .*\(8,\), got \(8, 6\)"),
-        (lambda: Costly(6, 5), r"the cost that advance of Costly gives .*\(8,\), got \(8, 5\)"),
+        (lambda: Costly(6, 5), r"the cost that advance\(\) of Costly gives .*\(8,\), got \(8, 5\)"),
     ],
 )
 def test_a_wrong_shape_is_no_divergence(make, says):
