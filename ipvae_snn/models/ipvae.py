@@ -420,7 +420,9 @@ class IPVAE(BaseModel):
 
     def _current(self) -> dict[str, Any]:
         own = {name: getattr(self.neuron, name) for name in ("clamp", "leak", "lateral_scale")}
-        parts = {} if self.decoded is None else {"decoder": self.decoded.decoder}
+        parts: dict[str, Any] = {}
+        if self.decoded is not None:
+            parts = {"decoder": self.decoded.decoder, "likelihood": self.decoded.likelihood}
         return {**own, "kl_form": self.kl_form, "spike_grad": self.neuron.spike_grad, **parts}
 
     def check_loaded(self) -> None:
