@@ -251,12 +251,14 @@ class SharedDecoder(Lateral):
 
     def terms(self) -> GaussianTerms:
         """What the NLL of any input is computed from; without a graph all cached, as G is."""
+        # Two graphs for log σ, before G and after it: the order in which autograd adds up its
+        # gradient stays that of earlier releases, to the last bit.
+        log_scale = self.bounded_log_scale() if torch.is_grad_enabled() else None
         gram, cache = self.cached_gram(), self._cache
         if cache is not None and cache.gram is gram and cache.terms is not None:
             return cache.terms
-        weight, log_scale = self.decoder.weight, self.bounded_log_scale()
-        # A graph of its own for log σ: the order in which autograd adds up its gradient stays that
-        # of earlier releases, to the last bit.
+        weight = self.decoder.weight
+        log_scale = self.bounded_log_scale() if log_scale is None else log_scale
         drive_weight = F.drive_weight(weight, self.bounded_log_scale())
         constant = F.nll_constant(len(weight), log_scale)
         terms = GaussianTerms(gram, drive_weight, log_scale, constant)
