@@ -101,9 +101,16 @@ def to_double(neuron):
 
 @pytest.mark.parametrize(
     "move",
-    [optimizer_step, in_place, through_data, one_value_through_data, replaced_data, loaded,
-     to_double],
-)  # fmt: skip
+    [
+        optimizer_step,
+        in_place,
+        through_data,
+        one_value_through_data,
+        replaced_data,
+        loaded,
+        to_double,
+    ],
+)
 def test_weights_that_move_are_seen(neuron, move):
     steps(neuron)
     with torch.no_grad():

@@ -127,8 +127,9 @@ def test_second_derivatives_of_a_step_go_through_plain_operations():
         torch.manual_seed(4)
         spk, mem = neuron(x, *(part.to(dtype) for part in start))
         (slope,) = torch.autograd.grad((mem.square() + spk).sum(), x, create_graph=True)
-        return spk, torch.autograd.grad(slope.square().sum(), [x, *neuron.parameters()],
-                                        allow_unused=True)  # fmt: skip
+        return spk, torch.autograd.grad(
+            slope.square().sum(), [x, *neuron.parameters()], allow_unused=True
+        )
 
     spk, fast = curvature(neuron, x, start, torch.float32)
     exact = IPVAENeuron(6, leak=0.2, spike_grad=Fixed(spk.detach().double())).double()
