@@ -97,7 +97,7 @@ def test_an_option_of_the_same_name_is_one_flag(run, tmp_path, capsys):
         main(["export", "--help"])
     text = " ".join(capsys.readouterr().out.split())
     assert "--to fixed-point or quantised: --input-range INPUT_RANGE" in text
-    assert "(default: 8.0 / 1.0)" in text
+    assert "(default: 8 / 1)" in text
 
 
 @pytest.mark.parametrize(
