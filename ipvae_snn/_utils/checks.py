@@ -10,6 +10,18 @@ import torch
 from torch import Tensor
 
 
+class NotFinite(ValueError):
+    """NaN or infinity where there must be none."""
+
+
+def require_instance(value: Any, name: str, kind: type = object) -> None:
+    """Raise ``TypeError`` unless ``value`` is an instance of ``kind``, and no class."""
+    if isinstance(value, type):
+        raise TypeError(f"{name} {value.__name__} is a class: did you forget the parentheses?")
+    if not isinstance(value, kind):
+        raise TypeError(f"{name} must be a {kind.__name__}, got {type(value).__name__}")
+
+
 def require_float(tensor: Any, name: str) -> None:
     """Raise ``TypeError`` unless ``tensor`` is a floating-point torch tensor."""
     if not isinstance(tensor, Tensor):
@@ -25,13 +37,13 @@ def require_float(tensor: Any, name: str) -> None:
 
 
 def require_finite(tensor: Tensor, name: str) -> None:
-    """Raise ``ValueError`` if ``tensor`` holds NaN or infinity.
+    """Raise :class:`NotFinite` if ``tensor`` holds NaN or infinity.
 
     Checks nothing inside ``torch.compile``, ``torch.export`` and ``torch.func`` transforms, where
     values are unknown.
     """
     if not _holds(lambda values: not describe_nonfinite(values, name), tensor):
-        raise ValueError(f"{describe_nonfinite(tensor, name)}: remove them first")
+        raise NotFinite(f"{describe_nonfinite(tensor, name)}: remove them first")
 
 
 def describe_nonfinite(tensor: Tensor, name: str) -> str:
@@ -90,8 +102,8 @@ def require_input(x: Any, num_steps: Any, pixels: int, like: Tensor) -> int:
         like: the weights; x must fit their device and dtype.
 
     Raises:
-        TypeError, ValueError: x has a wrong type, shape, device or dtype, or holds NaN or infinity;
-            or ``num_steps`` is missing, or not the T of x.
+        TypeError, ValueError: x has a wrong type, shape, device or dtype; or ``num_steps`` is
+            missing, or not the T of x. NaN and infinity are for :func:`require_finite` to find.
     """
     require_float(x, "x")
     if x.ndim not in (2, 3) or x.shape[-1] != pixels or 0 in x.shape:
@@ -108,7 +120,6 @@ def require_input(x: Any, num_steps: Any, pixels: int, like: Tensor) -> int:
             "out, or give x the shape (B, M)"
         )
     require_fitting(x, "x", like=like)
-    require_finite(x, "x")
     return int(steps)
 
 
@@ -141,6 +152,13 @@ def require_flag(value: Any, name: str) -> bool:
     if not isinstance(value, bool | np.bool_):
         raise TypeError(f"{name} must be True or False, got {value!r}")
     return bool(value)
+
+
+def require_shape(tensor: Any, name: str, shape: tuple[int, ...]) -> None:
+    """Raise ``ValueError`` unless ``tensor`` is a tensor of that shape."""
+    found = tuple(tensor.shape) if isinstance(tensor, Tensor) else type(tensor).__name__
+    if found != shape:
+        raise ValueError(f"{name} must be a tensor of shape {shape}, got {found}")
 
 
 def require_broadcastable(**tensors: Any) -> None:

@@ -124,11 +124,20 @@ class Family:
 
     Args:
         flag: the flag that chooses.
-        options: options of each class, by its name.
+        classes: by name.
+        skip, docs: as in :func:`options_of`.
     """
 
-    def __init__(self, flag: str, options: Mapping[str, list[Option]]) -> None:
-        self.flag, self.options = flag, options
+    def __init__(
+        self,
+        flag: str,
+        classes: Mapping[str, Any],
+        *,
+        skip: Iterable[str] = (),
+        docs: Iterable[Any] = (),
+    ) -> None:
+        self.flag, self.classes = flag, classes
+        self.options = {n: options_of(cls, skip=skip, docs=docs) for n, cls in classes.items()}
 
     def add_flags(self, command: argparse.ArgumentParser) -> None:
         """Add a flag for each option; classes with an option of the same name share its flag.
@@ -140,13 +149,15 @@ class Family:
         for class_name, options in self.options.items():
             for option in options:
                 by_option.setdefault(option.name, {})[class_name] = option
-        reserved = {action.dest for action in command._actions} | {"command"}
+        reserved = {action.dest for action in command._actions} | {"command", "defaults"}
         groups: dict[str, list[Option]] = {}
         for name, by_class in by_option.items():
+            *others, last = by_class
             if name in reserved or len({(o.kind, o.choices) for o in by_class.values()}) > 1:
+                where = "for the command" if name in reserved else f"for {self.flag} {others[0]}"
                 raise ValueError(
-                    f"the option {name!r} of {self.flag} {list(by_class)[-1]} already means "
-                    "something else: rename it"
+                    f"the option {name!r} of {self.flag} {last} ({self.classes[last].__name__}) "
+                    f"already means something else {where}: rename it"
                 )
             option = next(iter(by_class.values()))
             defaults = tuple(option.default for option in by_class.values())
@@ -161,6 +172,11 @@ class Family:
         for name, options in self.options.items():
             for option in options:
                 if given(arguments, [option]).keys() - own.keys():
+                    if option.name in inspect.signature(self.classes[chosen]).parameters:
+                        raise ValueError(
+                            f"{option.name} of {self.flag} {chosen} is no flag: annotate it with "
+                            "int, float, str, bool, Path or Literal, and give it a default"
+                        )
                     raise ValueError(
                         f"{option.flag} belongs to {self.flag} {name}, not to {self.flag} "
                         f"{chosen}: leave it out"

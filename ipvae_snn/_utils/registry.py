@@ -7,17 +7,22 @@ from dataclasses import fields, is_dataclass
 from functools import wraps
 from typing import Any, Generic, TypeVar
 
+import numpy as np
+import torch
+
 T = TypeVar("T")
+C = TypeVar("C", bound="Complete")
 
 
 class Registry(Mapping[str, type[T]], Generic[T]):
     """Mapping from names to classes, whose instances it converts to plain data and back.
 
-    The plain data of an instance are its ``config()`` if it has one, else its dataclass fields.
+    The plain data of an instance are its dataclass fields, else its ``config()``.
     Only classes that are registered are instantiated, so that a file cannot run code.
 
     Args:
         kind: what the classes are, for messages.
+        base: what they extend.
 
     >>> from dataclasses import dataclass
     >>> shapes = Registry("shape")
@@ -31,21 +36,30 @@ class Registry(Mapping[str, type[T]], Generic[T]):
     Square(side=3.0)
     """
 
-    def __init__(self, kind: str) -> None:
-        self.kind = kind
+    def __init__(self, kind: str, base: type = object) -> None:
+        self.kind, self.base = kind, base
         self._classes: dict[str, type[T]] = {}
 
     def register(self, name: str) -> Callable[[type[T]], type[T]]:
         """Class decorator that registers a class as ``name``.
 
         Raises:
+            TypeError: no name; the class does not extend :attr:`base`, or lacks a method of it.
             ValueError: the name is taken by another class.
         """
+        if not isinstance(name, str):
+            raise TypeError(f'register needs a name, as in @register("name"), got {name!r}')
 
         def add(cls: type[T]) -> type[T]:
+            if not (isinstance(cls, type) and issubclass(cls, self.base)):
+                raise TypeError(
+                    f"{cls!r} cannot be registered as {self.kind} {name!r}: it must extend "
+                    f"{self.base.__name__}"
+                )
+            _require_complete(cls)
             known = self._classes.get(name)
             # A notebook cell that runs again defines the same class again.
-            if known is not None and known.__qualname__ != cls.__qualname__:
+            if known is not None and _path(known) != _path(cls):
                 raise ValueError(
                     f"the {self.kind} name {name!r} is taken by {known.__name__}: choose another "
                     "name"
@@ -81,7 +95,7 @@ class Registry(Mapping[str, type[T]], Generic[T]):
         """``item`` as plain data.
 
         Raises:
-            TypeError: its class is not registered.
+            TypeError: its class is not registered, or an option is no plain data.
         """
         name = self.name_of(item)
         if name is None:
@@ -89,7 +103,7 @@ class Registry(Mapping[str, type[T]], Generic[T]):
                 f"only {', '.join(self._classes)} can be written as plain data, got {item!r}: "
                 f"register the {self.kind} under a name first"
             )
-        return {"name": name, **plain_options(item)}
+        return {"name": name, **plain(_options(item), item)}
 
     def from_config(self, config: Any) -> T:
         """Make an instance from the plain data of :meth:`to_config`.
@@ -110,28 +124,56 @@ class Registry(Mapping[str, type[T]], Generic[T]):
             ) from None
 
 
-def plain_options(item: Any) -> dict[str, Any]:
-    """The constructor arguments of ``item``: its ``config()``, or its dataclass fields."""
-    if callable(getattr(item, "config", None)):
-        return dict(item.config())
+def _path(cls: type) -> tuple[str, str]:
+    return cls.__module__, cls.__qualname__
+
+
+def _options(item: Any) -> dict[str, Any]:
+    """The constructor arguments of ``item``: its dataclass fields, or its ``config()``."""
     if not is_dataclass(item):
-        return {}
-    names = (f.name for f in fields(item) if f.init and f.metadata.get("saved", True))
-    return {name: getattr(item, name) for name in names}
+        return item.config() if callable(getattr(item, "config", None)) else {}
+    known = [f for f in fields(item) if f.init]
+    if inspect.signature(type(item)).parameters.keys() != {f.name for f in known}:
+        raise TypeError(
+            f"{type(item).__name__} takes options that are no fields: decorate it with @dataclass, "
+            "in place of an __init__ of its own"
+        )
+    return {f.name: getattr(item, f.name) for f in known if f.metadata.get("saved", True)}
 
 
-class Recorded:
-    """Base class that records constructor arguments, and returns them from ``config()``.
+class Complete:
+    """Base class of classes that cannot be made before all their abstract methods are defined.
 
-    For classes whose constructor takes plain data, so that a file can hold their instances.
-
-    >>> class Disc(Recorded):
-    ...     def __init__(self, radius, *, filled=True): ...
-    >>> Disc(2.0).config()
-    {'radius': 2.0, 'filled': True}
+    As ``abc.ABC``, without a metaclass, and with a message that tells the arguments.
     """
 
-    _arguments: dict[str, Any]
+    def __new__(cls: type[C], *values: Any, **named: Any) -> C:
+        _require_complete(cls)
+        return super().__new__(cls)
+
+
+def _require_complete(cls: type) -> None:
+    for name, method in ((n, m) for base in cls.__mro__ for n, m in vars(base).items()):
+        abstract = getattr(method, "__isabstractmethod__", False) is True
+        if abstract and inspect.getattr_static(cls, name) is method:
+            arguments = ", ".join(list(inspect.signature(method).parameters)[1:])
+            raise TypeError(f"{cls.__name__} must define {name}({arguments})")
+
+
+class Recorded(Complete):
+    """Base class that records constructor arguments, and returns them from ``config()``.
+
+    For classes whose constructor takes plain data, so that a file can hold their instances. An
+    attribute of the name of an argument that was set since replaces it.
+
+    >>> class Disc(Recorded):
+    ...     def __init__(self, radius, *, filled=True):
+    ...         self.radius = radius
+    >>> disc = Disc(2.0)
+    >>> disc.radius = 3.0
+    >>> disc.config()
+    {'radius': 3.0, 'filled': True}
+    """
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
@@ -142,24 +184,71 @@ class Recorded:
 
         @wraps(construct)
         def init(self: Any, *values: Any, **named: Any) -> None:
-            if "_arguments" not in self.__dict__:  # else a subclass has recorded its own
-                bound = signature.bind(self, *values, **named)
-                bound.apply_defaults()
-                arguments = dict(list(bound.arguments.items())[1:])
-                for name, parameter in signature.parameters.items():
-                    if parameter.kind is parameter.VAR_KEYWORD:
-                        arguments |= arguments.pop(name)
-                self.__dict__["_arguments"] = arguments
+            if "_arguments" in self.__dict__:  # a subclass has recorded its own
+                construct(self, *values, **named)
+                return
+            bound = signature.bind(self, *values, **named)
+            bound.apply_defaults()
+            arguments = dict(list(bound.arguments.items())[1:])
+            for name, parameter in signature.parameters.items():
+                if parameter.kind is parameter.VAR_KEYWORD:
+                    arguments |= arguments.pop(name)
+            self.__dict__["_arguments"] = arguments
             construct(self, *values, **named)
+            attributes = {name: getattr(self, name) for name in arguments if hasattr(self, name)}
+            self.__dict__["_made"] = {n: _plain(v) for n, v in attributes.items() if _is_plain(v)}
 
         cls.__init__ = init  # type: ignore[method-assign]
 
+    def _options(self) -> dict[str, Any]:
+        """The arguments by name, defaults included, as they would be now."""
+        made = self.__dict__.get("_made", {})
+        now = {name: getattr(self, name, None) for name in made}
+        changed = {n: v for n, v in now.items() if not _is_plain(v) or _plain(v) != made[n]}
+        return {**self.__dict__.get("_arguments", {}), **changed}
+
     def config(self) -> dict[str, Any]:
-        """The arguments by name, defaults included; numbers of any type as Python's own."""
-        return {name: _plain_number(value) for name, value in self._arguments.items()}
+        """The arguments by name, defaults included, as plain data."""
+        return plain(self._options(), self)
 
 
-def _plain_number(value: Any) -> Any:
-    if isinstance(value, bool) or not isinstance(value, numbers.Real):
+def plain(options: Mapping[str, Any], item: Any) -> dict[str, Any]:
+    """The options of ``item`` as files hold them: numbers of any type as Python's own.
+
+    Raises:
+        TypeError: an option is no plain data.
+    """
+    content = {}
+    for name, value in options.items():
+        try:
+            content[name] = _plain(value)
+        except TypeError as error:
+            raise TypeError(
+                f"{name} of {type(item).__name__} cannot be written to files, it holds a {error}: "
+                "take numbers, text, and lists or dictionaries of them"
+            ) from None
+    return content
+
+
+def _plain(value: Any) -> Any:
+    """``value`` as plain data; a ``TypeError`` says what it is if it is none."""
+    value = value.item() if isinstance(value, np.generic) else value
+    if value is None or isinstance(value, bool | torch.dtype):
         return value
-    return int(value) if isinstance(value, numbers.Integral) else float(value)
+    if isinstance(value, numbers.Real):
+        return int(value) if isinstance(value, numbers.Integral) else float(value)
+    if isinstance(value, str):
+        return "".join(value)  # of a subclass too
+    if isinstance(value, list | tuple):
+        return (list if isinstance(value, list) else tuple)(map(_plain, value))
+    if isinstance(value, dict):
+        return {_plain(name): _plain(part) for name, part in value.items()}
+    raise TypeError(getattr(value, "__name__", "") or type(value).__name__)
+
+
+def _is_plain(value: Any) -> bool:
+    try:
+        _plain(value)
+    except TypeError:
+        return False
+    return True

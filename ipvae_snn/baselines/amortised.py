@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from ipvae_snn import functional as F
+from ipvae_snn._utils.checks import require_instance
 from ipvae_snn.baselines.base import Baseline
 from ipvae_snn.baselines.encoders import make_encoder
 from ipvae_snn.baselines.gaussian_code import (
@@ -31,8 +32,9 @@ class GaussianVAE(GaussianBaseline):
     timestep is the full KL to the prior, so that ``beta=1`` gives the evidence lower bound.
 
     Args:
-        in_features, latents, init_std, relu: as in :class:`GaussianBaseline`.
-        encoder: ``"linear"``, ``"mlp"`` or ``"conv"``; ``width`` and ``image_shape`` as in
+        in_features, latents, init_std: as in :class:`GaussianBaseline`.
+        relu: rectified draws: the code is gain · max(z, 0), with a learned gain per neuron.
+        encoder: ``"linear"``, ``"mlp"`` or ``"conv"``. Its ``width`` and ``image_shape`` are as in
             :func:`~ipvae_snn.baselines.encoders.make_encoder`.
 
     Source: Kingma & Welling 2014; Rezende et al. 2014.
@@ -106,6 +108,7 @@ class PoissonVAE(Baseline):
         super().__init__(in_features, latents, init_std=init_std)
         self.encoder = make_encoder(encoder, in_features, latents, **encoder_options)
         self.mem_init = nn.Parameter(torch.empty(latents).uniform_(-3, -2))
+        require_instance(spike_grad, "spike_grad")
         self.spike_grad = midpoint() if spike_grad is None else spike_grad
 
     emits_counts, clamp = True, LOG_RATE_CLAMP

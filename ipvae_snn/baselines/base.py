@@ -1,5 +1,6 @@
 """Base class of all baselines: a linear decoder, and the timesteps of a run."""
 
+from abc import abstractmethod
 from collections.abc import Sequence
 from typing import Any
 
@@ -7,7 +8,13 @@ import torch
 from torch import Tensor, nn
 
 from ipvae_snn import functional as F
-from ipvae_snn._utils.checks import require_input, require_integer, require_number
+from ipvae_snn._utils.checks import (
+    require_finite,
+    require_input,
+    require_integer,
+    require_number,
+    require_shape,
+)
 from ipvae_snn.kernels import loop
 from ipvae_snn.kernels.loop import Moment, State
 from ipvae_snn.models.base import BaseModel
@@ -42,23 +49,25 @@ class Baseline(BaseModel):
         scale = nn.Parameter(torch.zeros(in_features)) if learn_scale else None
         self.register_parameter("raw_log_scale", scale)
 
+    has_matrix = True
+
     # -- for subclasses -------------------------------------------------------------------------
 
     def sense(self, x: Tensor) -> Tensor:
         """What inference needs of a frame (B, M); computed once for all timesteps that show it."""
         return x
 
+    @abstractmethod
     def start(self, sensed: Tensor) -> State:
         """The initial state."""
-        raise NotImplementedError
 
+    @abstractmethod
     def advance(self, sensed: Tensor, state: State, shared: Any) -> tuple[State, Tensor]:
         """The state after a timestep, and its cost: the KL, (B,), in nats."""
-        raise NotImplementedError
 
+    @abstractmethod
     def mean_code(self, mem: Tensor) -> Tensor:
         """E[z] of the distribution that ``mem`` describes, (..., K)."""
-        raise NotImplementedError
 
     def shared(self) -> Any:
         """Values that all timesteps of a run share, such as G."""
@@ -99,14 +108,24 @@ class Baseline(BaseModel):
         fields = check_fields(record)
         steps = require_input(x, num_steps, self.in_features, like=self.like)
         require_integer(every, "every")
+        require_finite(x, "x")
         with self.seeded(seed):
             timestep = _BaselineTimestep(self, x)
-            start = self.start(timestep.sensed) if state is None else State(*state)
+            start = self._start(timestep.sensed) if state is None else State(*state)
             values, last = loop.record(timestep, start, steps, fields, every)
         costs: dict[str, Any] = {
             name: values[name][every - 1 :: every] for name in ("nll", "kl") if name in fields
         }
         return make_run({**values, **costs}, last)
+
+    def _start(self, sensed: Tensor) -> State:
+        start: Any = self.start(sensed)
+        if not isinstance(start, State):
+            raise TypeError(
+                f"start() of {type(self).__name__} must return State(spk, mem), it returned a "
+                f"{type(start).__name__}"
+            )
+        return start
 
 
 class _BaselineTimestep(loop.Timestep):
@@ -128,8 +147,17 @@ class _BaselineTimestep(loop.Timestep):
     def advance(self, now: Moment, t: int) -> Moment:
         if self.changing and t:
             self.sensed = self.model.sense(self.frames[t])
-        state, kl = self.model.advance(self.sensed, State(now.spk, now.mem), self.shared)
+        after: Any = self.model.advance(self.sensed, State(now.spk, now.mem), self.shared)
+        if t == 0:
+            self._check(after)
+        state, kl = after
         return Moment(state.spk, state.mem, now.mem, kl)
+
+    def _check(self, after: Any) -> None:
+        name = f"advance() of {type(self.model).__name__}"
+        if type(after) is not tuple or len(after) != 2 or not isinstance(after[0], State):
+            raise TypeError(f"{name} must return (State(spk, mem), cost)")
+        require_shape(after[1], f"the cost that {name} gives", (self.frames.shape[1],))
 
     def measure(self, name: str, now: Moment, t: int) -> Tensor:
         if name == "kl":

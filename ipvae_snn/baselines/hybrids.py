@@ -55,8 +55,9 @@ class IterativeAmortisedVAE(_Refined):
     improve the estimate it starts from. The KL of every timestep is the full KL to the prior.
 
     Args:
-        in_features, latents, init_std, relu: as in :class:`GaussianBaseline`.
-        width: of the two hidden layers.
+        in_features, latents, init_std: as in :class:`GaussianBaseline`.
+        relu: rectified draws: the code is gain · max(z, 0), with a learned gain per neuron.
+        width: neurons per hidden layer of the network.
 
     Source: Marino, Yue & Mandt, Iterative Amortized Inference, ICML 2018 (gradient encoding with
     the data, normalised inputs, gated updates), with a linear decoder.
@@ -112,7 +113,8 @@ class SemiAmortisedVAE(_Refined):
     sizes of μ and ξ are learned. The first timestep draws from the encoder's estimate itself.
 
     Args:
-        in_features, latents, init_std, relu: as in :class:`GaussianBaseline`.
+        in_features, latents, init_std: as in :class:`GaussianBaseline`.
+        relu: rectified draws: the code is gain · max(z, 0), with a learned gain per neuron.
         encoder, width, image_shape: as in :class:`~ipvae_snn.baselines.GaussianVAE`.
         beta: β of the gradient descent; use the β of training.
         step: initial step size.

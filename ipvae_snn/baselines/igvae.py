@@ -35,6 +35,11 @@ class IGVAE(GaussianBaseline):
     the IPVAE. With ``relu=True``, iG-relu-VAE, the code is gain · max(z, 0), with a learned gain
     per neuron.
 
+    Args:
+        in_features, latents, init_std: as in :class:`~ipvae_snn.baselines.base.Baseline`.
+        relu: rectified draws: the code is gain · max(z, 0), with a learned gain per neuron.
+        step: initial step size α of μ and ξ.
+
     Source: arXiv 2410.19315, the Gaussian variants; the Fisher information of N(μ, s²) is 1/s² for
     μ and 2 for ξ.
 

@@ -29,7 +29,7 @@ class LCA(Baseline):
         in_features, latents: M and K.
         sparsity: λ > 0, the threshold.
         rate: dt / τ in (0, 1].
-        nonnegative: a ≥ 0, as rates are.
+        nonnegative: a code of no negative values, as rates are.
 
     Source: Rozell, Johnson, Baraniuk & Olshausen, Neural Computation 20 (2008).
 

@@ -20,7 +20,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # for encodings that lack ² and other symbols
-    arguments = parser().parse_args(argv)
+    argv = sys.argv[1:] if argv is None else argv
+    try:
+        command = next((word for word in argv if not word.startswith("-")), "")
+        arguments = parser(command).parse_args(argv)
+    except (ValueError, argparse.ArgumentError) as error:  # two options of one name
+        return _print_error(str(error))
     try:
         status = COMMANDS[arguments.command](arguments)
     except (ValueError, TypeError, OSError, ImportError, ArithmeticError) as error:

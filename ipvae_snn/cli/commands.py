@@ -29,7 +29,9 @@ from ipvae_snn.runs.report import write_report
 
 def _demo(arguments: argparse.Namespace) -> None:
     arguments.out = arguments.out or free_folder(Path("runs") / "demo")
-    options = parser().parse_args(["train", "--data", "natural", "--out", str(arguments.out)])
+    options = parser("train").parse_args(
+        ["train", "--data", "natural", "--out", str(arguments.out)]
+    )
     for name in ("seed", "device", "quiet"):
         setattr(options, name, getattr(arguments, name))
     train(options)

@@ -2,11 +2,17 @@
 
 import argparse
 import inspect
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
 
 from ipvae_snn import data, export
 from ipvae_snn._utils.checks import require_integer, require_seed
-from ipvae_snn._utils.files import atomic_write, require_free_file
-from ipvae_snn._utils.options import Family, options_of
+from ipvae_snn._utils.files import fsync, require_free_file
+from ipvae_snn._utils.options import Family
 from ipvae_snn.runs import open_run, pick, read
 
 CALIBRATION_SAMPLES = 100
@@ -15,6 +21,10 @@ CALIBRATION_SAMPLES = 100
 def export_run(arguments: argparse.Namespace) -> None:
     """Export the model of a run, and print the fidelity table."""
     target = export.TARGETS.find(arguments.to)(**targets().given(arguments, arguments.to))
+    if not isinstance(target, export.Target):
+        raise TypeError(
+            f"--to {arguments.to} has no method write(model, calibration, path, *, progress)"
+        )
     out = arguments.out
     require_free_file(out)
     require_integer(arguments.samples, "samples", least=2)
@@ -37,16 +47,39 @@ def export_run(arguments: argparse.Namespace) -> None:
         )
     calibration = read(pick(dataset.train, CALIBRATION_SAMPLES, seed))
     x = read(pick(dataset.test, arguments.samples, seed))
-    with atomic_write(out) as temporary:  # a report that fails leaves no file behind
-        exported = target.write(model, calibration, temporary, progress=progress)
+    # In a folder of its own: what fails leaves nothing behind, and the name stays that of --out.
+    with tempfile.TemporaryDirectory(prefix=".", suffix=".part", dir=out.parent) as folder:
+        path = Path(folder) / out.name
+        exported = _write(target, model, calibration, path, progress=progress)
         result = export.report(exported, model, x, arguments.steps, seed=seed, progress=progress)
+        fsync(path)
+        os.replace(path, out)
+        fsync(out.parent)
     print(f"wrote {out}, {out.stat().st_size / 1e6:.1f} MB; compared on {dataset.description}")
     print(result)
 
 
+def _write(
+    target: export.Target, model: Any, calibration: Tensor, path: Path, *, progress: bool
+) -> list[Any]:
+    """What a target returned; raises unless it is a list and the file is written."""
+    told = f"write() of {type(target).__name__}"
+    exported: Any = target.write(model, calibration, path, progress=progress)
+    if not isinstance(exported, list | tuple):
+        raise TypeError(
+            f"{told} must return a list of what to compare with the model, [] for nothing; it "
+            f"returned {exported!r}"
+        )
+    if not path.is_file() or not path.stat().st_size:
+        others = [p.name for p in path.parent.iterdir() if p != path]
+        wrote = f", it wrote {', '.join(others)}" if others else ""
+        raise ValueError(f"{told} left the file it was asked for, {path.name}, unwritten{wrote}")
+    return list(exported)
+
+
 def targets() -> Family:
     """The export targets and their options."""
-    return Family("--to", {name: options_of(cls) for name, cls in export.TARGETS.items()})
+    return Family("--to", export.TARGETS)
 
 
 def target_help() -> str:

@@ -1,8 +1,9 @@
 """The arguments of the command line, and its help."""
 
 import argparse
+import re
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from ipvae_snn import bench, data
 from ipvae_snn._utils.options import Family, Option, add_flags, options_of
@@ -76,13 +77,27 @@ def recipe_options() -> list[Option]:
 def models() -> Family:
     """The models that can be trained, and their options; β is an option of the recipe."""
     skip = ("spike_grad", *(option.name for option in recipe_options()))
-    options = {n: options_of(cls, skip=skip, docs=[IPVAENeuron]) for n, cls in MODELS.items()}
-    return Family("--model", options)
+    return Family("--model", MODELS, skip=skip, docs=[IPVAENeuron])
 
 
-def parser() -> argparse.ArgumentParser:
-    """The command line and its help."""
-    root = argparse.ArgumentParser(
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        if re.match("argument --(model|to|estimator): invalid choice", message):
+            message += (
+                "\nIf it is your own, import the file that registers it: end it with "
+                "sys.exit(ipvae_snn.cli.main()) and run that file"
+            )
+        super().error(message)
+
+
+def parser(command: str | None = None) -> argparse.ArgumentParser:
+    """The command line and its help.
+
+    Args:
+        command: the command that will run. The flags of models and targets, which may clash, are
+            made for it alone; ``None``: for all.
+    """
+    root = _Parser(
         prog="ipvae-snn",
         description="Learn a sparse spiking code of images with the iterative Poisson VAE.",
         epilog=EXAMPLES,
@@ -91,19 +106,19 @@ def parser() -> argparse.ArgumentParser:
     root.add_argument("--version", action="version", version=f"ipvae-snn {__version__}")
     commands = root.add_subparsers(dest="command", required=True, metavar="COMMAND")
     _add_demo(commands)
-    _add_train(commands)
+    _add_train(commands, with_models=command in (None, "train"))
     _add_evaluate(commands)
     for name, text, epilog, steps in (
         ("check", "check a trained model for typical problems", CHECK_HELP, 200),
         ("report", "write an HTML report of a run", REPORT_HELP, 120),
     ):
-        command = _add_command(commands, name, text, epilog)
-        command.add_argument("run", type=Path, help="run folder of train or demo")
-        command.add_argument("--data", help="data set (default: the held-out samples of the run)")
-        _add_data_options(command)
-        _add_evaluation_options(command, "--steps", steps=steps, samples=200)
-        _add_common_options(command)
-    _add_export(commands)
+        added = _add_command(commands, name, text, epilog)
+        added.add_argument("run", type=Path, help="run folder of train or demo")
+        added.add_argument("--data", help="data set (default: the held-out samples of the run)")
+        _add_data_options(added)
+        _add_evaluation_options(added, "--steps", steps=steps, samples=200)
+        _add_common_options(added)
+    _add_export(commands, with_targets=command in (None, "export"))
     _add_bench(commands)
     return root
 
@@ -115,7 +130,7 @@ def _add_demo(commands: Any) -> None:
     _add_common_options(demo)
 
 
-def _add_train(commands: Any) -> None:
+def _add_train(commands: Any, with_models: bool) -> None:
     text = "train on a data set, and evaluate on its held-out samples"
     train = _add_command(commands, "train", text, f"{DATA_HELP}\n{RUN_HELP}")
     train.add_argument("--data", help="natural, digits, mnist or a path; see below")
@@ -154,7 +169,8 @@ def _add_train(commands: Any) -> None:
         add_flags(recipe, [option._replace(default=tuple(defaults))])
     _add_common_options(train)
     _add_evaluation_options(train, "--eval-steps")
-    models().add_flags(train)
+    if with_models:
+        models().add_flags(train)
     _move_defaults(train)
 
 
@@ -182,7 +198,7 @@ def _add_evaluate(commands: Any) -> None:
     _add_common_options(evaluate)
 
 
-def _add_export(commands: Any) -> None:
+def _add_export(commands: Any, with_targets: bool) -> None:
     text = "export a run to a neuromorphic toolchain, and measure the fidelity"
     export = _add_command(commands, "export", text, f"{target_help()}\n{EXPORT_HELP}")
     export.add_argument("run", type=Path, help="run folder of train or demo")
@@ -196,7 +212,8 @@ def _add_export(commands: Any) -> None:
     fidelity.add_argument("--steps", type=int, default=256, help="timesteps (default: 256)")
     export.add_argument("--seed", type=int, default=0, help="random seed (default: 0)")
     export.add_argument("--quiet", action="store_true", help="show no progress bars")
-    targets().add_flags(export)
+    if with_targets:
+        targets().add_flags(export)
 
 
 def _add_bench(commands: Any) -> None:

@@ -48,7 +48,7 @@ class Target(Protocol):
         Args:
             model: trained; :func:`~ipvae_snn.export.linear_gaussian` returns its constants.
             calibration: samples (N, M) that the model was trained on.
-            path: of the file to write, a temporary one, whose name ends in ``.part``.
+            path: of the file to write: the name of ``--out``, in a temporary folder.
             progress: show progress bars.
 
         Returns:
@@ -57,7 +57,7 @@ class Target(Protocol):
         ...
 
 
-TARGETS: Registry[Target] = Registry("export target")
+TARGETS: Registry[Target] = Registry("export target", Target)
 
 
 @TARGETS.register("nir")

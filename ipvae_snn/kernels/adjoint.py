@@ -11,6 +11,40 @@ CHUNK = 4
 """Timesteps whose terms of the gradient of G are summed by one product."""
 
 
+def slope_of(estimator: Any, spk: Tensor, rate: Tensor) -> Tensor:
+    """w of an estimator, in the shape and dtype of ``rate``, as C reads it.
+
+    Raises:
+        TypeError, ValueError: what a user's ``slope`` returned is no tensor, or does not broadcast.
+    """
+    return _as_wanted(estimator, "slope", estimator.slope(spk, rate), rate, broadcast=True)
+
+
+def draw_of(spec: UnrollSpec, mem: Tensor) -> Tensor:
+    """Counts for finite membranes, in their dtype.
+
+    Raises:
+        TypeError, ValueError: a user's ``draw`` or ``sample`` returned no tensor, or another shape.
+    """
+    method = "sample" if spec.law == "own" else "draw"
+    return _as_wanted(spec.estimator, method, spec.draw(mem), mem)
+
+
+def _as_wanted(
+    estimator: Any, method: str, value: Any, like: Tensor, broadcast: bool = False
+) -> Tensor:
+    told = f"{method}() of {type(estimator).__name__} must return"
+    if not isinstance(value, Tensor):
+        raise TypeError(f"{told} a tensor, it gave {type(value).__name__}")
+    try:
+        shape = torch.broadcast_shapes(value.shape, like.shape) if broadcast else value.shape
+    except RuntimeError:
+        shape = value.shape
+    if shape != like.shape:
+        raise ValueError(f"{told} shape (B, K) = {tuple(like.shape)}, it gave {tuple(value.shape)}")
+    return value.to(like).expand_as(like)
+
+
 class Adjoint:
     """Gradients of a spec's tensors, from the saved values and the gradients of the result.
 
@@ -98,8 +132,7 @@ class Adjoint:
         if self.spec.slope == "none":
             return None
         rate = self.mems[t].exp()
-        slope: Tensor = self.spec.estimator.slope(self.counts[t].to(self.mems.dtype), rate)
-        return slope
+        return slope_of(self.spec.estimator, self.counts[t].to(rate.dtype), rate)
 
     def _slot(self, t: int) -> int:
         """Where ``gram_factor`` has timestep t."""

@@ -50,16 +50,17 @@ static inline ALWAYS_INLINE int clamp_derivatives(const Dynamics *f, int n,
     return saturated;
 }
 
-/* The same from h, without cancellation; inhibition is zG of the previous timestep. */
+/* The same from h = alpha * current, without cancellation; inhibition is zG of the previous
+ * timestep. */
 static void exact_clamp_derivatives(const Dynamics *f, int n, const float *restrict drive,
                                     const float *restrict inhibition, const float *restrict bias,
                                     const float *restrict mem_rest, const float *restrict before,
                                     float *restrict s, float *restrict a) {
     for (int i = 0; i < n; i++) {
         float u = before[i], r0 = fast_exp(-u);
-        float h = drive[i] - f->lateral_scale * inhibition[i] - bias[i]
-                  - f->leak * (u - mem_rest[i]);
-        a[i] = r0 * fast_exp(at_most(-f->alpha * h, 8.0f));
+        float current = drive[i] - f->lateral_scale * inhibition[i] - bias[i]
+                        - f->leak * (u - mem_rest[i]);
+        a[i] = r0 * fast_exp(at_most(-f->alpha * current, 8.0f));
         s[i] = a[i] + f->epsilon * r0;
     }
 }

@@ -1,6 +1,7 @@
 /* Shared by forward and backward: the settings of the neurons, and the storage of counts.
  *
- * The clamps are computed without softplus or logarithm. With r = 1 / rate and e = exp(-clamp),
+ * The clamps are computed without softplus or logarithm. With h = alpha * current, r = 1 / rate and
+ * e = exp(-clamp),
  *   u' = clamp(u + clamp(h))   is   r' = e + min(r (e + min(exp(-h), e^8)), e^8),
  * and its derivatives are ratios of the same numbers:
  *   du'/du = 1 - e rate',  du'/dh = 1 - e rate' (1 + 1 / rate),  0 where a minimum is e^8. */

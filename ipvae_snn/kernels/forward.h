@@ -47,7 +47,8 @@ static __attribute__((noinline)) float divergence(const float *restrict after,
     return kl;
 }
 
-/* Membrane update, emission and KL of up to LANES neurons of one row; returns the KL. */
+/* Membrane update, emission and KL of up to LANES neurons of one row; returns the KL. The
+ * formula of the update is at the top of dynamics.h. */
 static inline ALWAYS_INLINE float step_block(const Dynamics *f, int n, const float *restrict drive,
                         const float *restrict inhibition, const float *restrict bias,
                         const float *restrict mem_rest, float *restrict mem, float *restrict spk,
@@ -59,9 +60,10 @@ static inline ALWAYS_INLINE float step_block(const Dynamics *f, int n, const flo
 #pragma omp simd
     for (int i = 0; i < n; i++) {
         float u = mem[i];
-        float h = drive[i] - lateral_scale * inhibition[i] - bias[i] - leak * (u - mem_rest[i]);
+        float current = drive[i] - lateral_scale * inhibition[i] - bias[i]
+                        - leak * (u - mem_rest[i]);
         float r = fast_exp(-u);
-        float s = r * (epsilon + fast_exp(at_most(-alpha * h, 8.0f)));
+        float s = r * (epsilon + fast_exp(at_most(-alpha * current, 8.0f)));
         float new_inverse = at_most(s, FLOOR) + epsilon;
         before[i] = u;
         inverse[i] = r;

@@ -39,7 +39,16 @@ class Moment(NamedTuple):
 
 
 class Timestep(ABC):
-    """One timestep of a network: integrate what the last spikes sent, emit spikes, send."""
+    """How a network goes from one timestep to the next; all states (B, K).
+
+    Timestep t: ``mem = integrate(now, t)``, where ``now`` is the moment before and ``now.sent``
+    what its ``send`` returned; ``spk = emit(mem)``; ``sent = send(spk, t)``. Before the first
+    timestep ``send`` is called with the spikes of the initial state and t = 0. Whoever overrides
+    ``advance`` needs neither ``integrate`` nor ``emit``, and ``send`` for the initial state only.
+
+    :func:`record` calls ``measure`` after timestep t, with the moment that it led to, for each
+    field other than ``spk`` and ``mem``.
+    """
 
     @abstractmethod
     def send(self, spk: Tensor, t: int) -> Any:

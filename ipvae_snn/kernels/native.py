@@ -80,21 +80,24 @@ def available() -> bool:
     return not unavailable_reason()
 
 
-def supports_tensor(tensor: Tensor) -> bool:
-    """Whether the kernels accept this tensor: plain float32 on the CPU, not being traced."""
+def supports_tensors(*tensors: Tensor) -> bool:
+    """Whether the kernels accept these tensors: plain float32 on the CPU, not being traced."""
     return (
         not torch.compiler.is_compiling()
-        and tensor.dtype == torch.float32
-        and tensor.device.type == "cpu"
-        and type(tensor) in (Tensor, torch.nn.Parameter)
-        and not torch._C._functorch.is_functorch_wrapped_tensor(tensor)
+        and all(
+            tensor.dtype == torch.float32
+            and tensor.device.type == "cpu"
+            and type(tensor) in (Tensor, torch.nn.Parameter)
+            and not torch._C._functorch.is_functorch_wrapped_tensor(tensor)
+            for tensor in tensors
+        )
         and available()
     )
 
 
 def supports(spec: UnrollSpec) -> bool:
     """Whether the kernels accept a spec: all its tensors, and the law of its counts."""
-    return spec.law != "own" and all(supports_tensor(getattr(spec, name)) for name in INPUTS)
+    return spec.law != "own" and supports_tensors(*(getattr(spec, name) for name in INPUTS))
 
 
 def poisson(rate: Tensor, key: Tensor) -> Tensor:
@@ -184,7 +187,7 @@ def forward(spec: UnrollSpec) -> UnrollResult:
     """All timesteps in one call. The tensors must be contiguous: C gets their addresses."""
     gram, drive = padded(spec.gram), spec.drive
     rows, latents = spec.mem.shape
-    threads, every = torch.get_num_threads(), spec.every
+    threads, every = min(torch.get_num_threads(), -(-rows // TEAM)), spec.every  # a team has one
     outputs = {name: spec.output_buffer(name) for name in ("spk", "quad", "kl")}
     all_mem = spec.empty(spec.steps, rows, latents) if spec.save else spec.output_buffer("mem")
     counts = None

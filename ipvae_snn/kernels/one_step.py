@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ipvae_snn.kernels import equations, native
+from ipvae_snn.kernels.adjoint import slope_of
 from ipvae_snn.kernels.native import SLOPES, pointer
 from ipvae_snn.kernels.spec import UnrollSpec
 
@@ -35,7 +36,7 @@ class Settings(NamedTuple):
 
 def supports(settings: Settings, *tensors: Tensor) -> bool:
     """Whether the compiled kernels accept a timestep with these settings and tensors."""
-    return settings.law != "own" and all(native.supports_tensor(tensor) for tensor in tensors)
+    return settings.law != "own" and native.supports_tensors(*tensors)
 
 
 def one_step(settings: Settings, *tensors: Tensor) -> tuple[Tensor, Tensor]:
@@ -126,7 +127,7 @@ def _backward(
     slope_kind = settings.slope if spk_grad is not None else "none"
     slope = None
     if slope_kind == "own":
-        slope = settings.estimator.slope(counts.to(mem.dtype), mem.exp()).contiguous()
+        slope = slope_of(settings.estimator, counts.to(mem.dtype), mem.exp()).contiguous()
     # In an unroll ``product`` is the gradient of the spikes, as far as it comes from later ones.
     product = torch.zeros_like(mem) if spk_grad is None else spk_grad.contiguous()
     mem_grad = (
@@ -219,4 +220,4 @@ class _DrawnCounts(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
         mem, spk = ctx.saved_tensors
-        return grad * ctx.estimator.slope(spk, mem.exp()), None, None
+        return grad * slope_of(ctx.estimator, spk, mem.exp()), None, None

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from ipvae_snn.kernels import equations
-from ipvae_snn.kernels.adjoint import Adjoint
+from ipvae_snn.kernels.adjoint import Adjoint, draw_of
 from ipvae_snn.kernels.loop import Moment, State, Timestep, record
 from ipvae_snn.kernels.spec import UnrollResult, UnrollSpec, to_count_dtype
 
@@ -48,7 +48,7 @@ class PlainTimestep(Timestep):
         return mem
 
     def emit(self, mem: Tensor) -> Tensor:
-        return self.spec.draw(mem)
+        return draw_of(self.spec, mem)
 
     def measure(self, name: str, now: Moment, t: int) -> Tensor:
         value: Tensor

@@ -26,7 +26,7 @@ def poisson(rate: Tensor, generator: torch.Generator | None = None) -> Tensor:
         if on_cpu and native.available() and not is_exporting():
             spk: Tensor = _traced_poisson(rate, native.draw_keys(1, generator))
             return spk
-    elif native.supports_tensor(rate):
+    elif native.supports_tensors(rate):
         return native.poisson(rate, native.draw_keys(1, generator))
     return torch.poisson(rate, generator=generator)
 

@@ -21,8 +21,10 @@ def unroll(spec: UnrollSpec) -> UnrollResult:
     no work on pixels, and five bytes saved per timestep, sample and neuron. Second derivatives are
     not available.
     """
-    tensors = [getattr(spec, name).contiguous() for name in INPUTS]
-    spec = replace(spec, **dict(zip(INPUTS, tensors, strict=True)))
+    tensors = [getattr(spec, name) for name in INPUTS]
+    if not all(tensor.is_contiguous() for tensor in tensors):
+        tensors = [tensor.contiguous() for tensor in tensors]
+        spec = replace(spec, **dict(zip(INPUTS, tensors, strict=True)))
     if not torch.is_grad_enabled() or not any(t.requires_grad for t in tensors):
         result: UnrollResult = _kernels(spec)[0](spec)
         return result

@@ -1,5 +1,6 @@
 """What a model is to the rest of the package: to training, evaluation, reports, files, commands."""
 
+from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -10,7 +11,7 @@ from torch import Tensor, nn
 
 from ipvae_snn import functional as F
 from ipvae_snn._utils.checks import require_device, require_finite, require_number
-from ipvae_snn._utils.registry import Recorded, Registry, plain_options
+from ipvae_snn._utils.registry import Recorded, Registry, plain
 from ipvae_snn._utils.seeding import seeded
 from ipvae_snn._utils.storage import read_content, write_content
 from ipvae_snn.kernels.loop import State
@@ -19,8 +20,6 @@ from ipvae_snn.models.likelihoods import LIKELIHOODS
 from ipvae_snn.models.run_output import RECORDABLE
 from ipvae_snn.surrogate import ESTIMATORS
 
-MODELS: Registry[Any] = Registry("model")
-"""Models that files and the command line can name."""
 PARTS: dict[str, Registry[Any]] = {
     "spike_grad": ESTIMATORS,
     "decoder": DECODERS,
@@ -84,8 +83,8 @@ def require_model(model: Any) -> None:
 class BaseModel(Recorded, nn.Module):
     """Files, seeds and the objective, which all models share.
 
-    A subclass gives ``run``, ``decode`` and ``mean_code``, and takes ``in_features`` and
-    ``latents`` as its first arguments. Registered by ``@MODELS.register(name)``, it can be saved,
+    A subclass gives ``run``, ``decode`` and ``mean_code``, and sets ``in_features`` and
+    ``latents``. Registered by ``@MODELS.register(name)``, it can be saved,
     loaded and trained by ``ipvae-snn train --model NAME``; the arguments of its constructor are its
     configuration.
     """
@@ -100,6 +99,8 @@ class BaseModel(Recorded, nn.Module):
     """Whether ``sample_seeds`` cost no time, so that ranks can share the draws of a batch."""
     emits_counts = False
     """Whether ``spk`` are Poisson counts whose log rate is ``mem``."""
+    has_matrix = False
+    """Whether a weight has the shape (in_features, latents), without an argument ``decoder``."""
     sparse_code = True
     """Whether most values of a code are to be 0."""
     generator: torch.Generator | None = None
@@ -142,6 +143,7 @@ class BaseModel(Recorded, nn.Module):
         unit = torch.eye(self.latents, dtype=self.like.dtype, device=self.like.device)
         return (self.decode(unit) - self.decode(torch.zeros_like(unit))).mT
 
+    @abstractmethod
     def run(
         self,
         x: Tensor,
@@ -153,15 +155,14 @@ class BaseModel(Recorded, nn.Module):
         seed: int | None = None,
     ) -> Any:
         """Infer x; see :meth:`ipvae_snn.IPVAE.run`."""
-        raise NotImplementedError
 
+    @abstractmethod
     def decode(self, spk: Tensor) -> Tensor:
         """Reconstruction (..., M) of codes (..., K)."""
-        raise NotImplementedError
 
+    @abstractmethod
     def mean_code(self, mem: Tensor) -> Tensor:
         """E[z] of what ``mem`` describes, (..., K)."""
-        raise NotImplementedError
 
     def gradient_probe(self) -> nn.Parameter | None:
         """A parameter (K,) that acts on the NLL through spikes alone, for diagnosis."""
@@ -187,6 +188,19 @@ class BaseModel(Recorded, nn.Module):
 
     # -- files --------------------------------------------------------------------------------
 
+    @classmethod
+    def check_sizes(cls, config: Mapping[str, Any], weights: Mapping[str, Tensor]) -> None:
+        """Raise ``ValueError`` if the sizes in a file are not those of its weights.
+
+        Before a model is made from them: those of a damaged file could fill the memory.
+        """
+        sizes = [config.get(name) for name in ("in_features", "latents")]
+        promised = cls.has_matrix and None not in sizes and config.get("decoder") is None
+        if promised and not any(list(weight.shape) == sizes for weight in weights.values()):
+            raise ValueError(
+                f"it is damaged, no weight has the shape (in_features, latents) = {tuple(sizes)}"
+            )
+
     def check_loaded(self) -> None:
         """Raise ``ValueError`` if weights that were just loaded are out of range."""
 
@@ -194,16 +208,18 @@ class BaseModel(Recorded, nn.Module):
         """The constructor's arguments as plain data.
 
         Raises:
-            TypeError: an estimator, decoder or likelihood that is not registered.
+            TypeError: an estimator, decoder or likelihood that is not registered, or an argument
+                that is no plain data.
         """
-        return {
-            name: PARTS[name].to_config(value) if name in PARTS and value is not None else value
-            for name, value in self._options().items()
-        }
+        options = self._options()
+        for name in PARTS.keys() & options.keys():
+            if options[name] is not None:
+                options[name] = PARTS[name].to_config(options[name])
+        return plain(options, self)
 
     def _options(self) -> dict[str, Any]:
         """The constructor's arguments, as they would be now."""
-        return {**Recorded.config(self), **self._current()}
+        return {**super()._options(), **self._current()}
 
     def _current(self) -> dict[str, Any]:
         """Arguments that may have been set since."""
@@ -211,10 +227,7 @@ class BaseModel(Recorded, nn.Module):
 
     def describe(self) -> dict[str, Any]:
         """What the model is, as plain data to compare; parts that have no name by their options."""
-        parts = {
-            name: _described(PARTS[name], value) if name in PARTS and value is not None else value
-            for name, value in self._options().items()
-        }
+        parts = {name: _described(name, value) for name, value in self._options().items()}
         dtype = str(self.like.dtype).removeprefix("torch.")
         return {"class": type(self).__name__, **parts, "dtype": dtype}
 
@@ -253,6 +266,10 @@ class BaseModel(Recorded, nn.Module):
         return model
 
 
+MODELS: Registry[Any] = Registry("model", BaseModel)
+"""Models that files and the command line can name."""
+
+
 def load_model(path: str | Path, device: torch.device | str = "cpu") -> Any:
     """The model in a file, of whatever registered class; see :meth:`BaseModel.load`."""
     device = require_device(device)
@@ -262,9 +279,10 @@ def load_model(path: str | Path, device: torch.device | str = "cpu") -> Any:
     config, weights = content.get("config"), content.get("weights")
     if not (isinstance(config, dict) and isinstance(weights, dict)):
         raise ValueError(f"{path} is damaged: it lacks its configuration or its weights")
-    _check_weights(path, config, weights)
+    _check_weights(path, weights)
     try:
         cls = MODELS.find(content.get("model", "ipvae"))
+        cls.check_sizes(config, weights)
         with seeded(0):  # the weights drawn here are replaced: leave the random state alone
             model = make_model(cls, config)
         like = next(w for w in weights.values() if w.is_floating_point())
@@ -284,27 +302,26 @@ def make_model(cls: Any, config: Mapping[str, Any]) -> Any:
     return cls(**options)
 
 
-def _check_weights(path: str | Path, config: dict[str, Any], weights: dict[str, Any]) -> None:
-    sizes = [config.get(name) for name in ("in_features", "latents")]
+def _check_weights(path: str | Path, weights: dict[str, Any]) -> None:
     if not weights or not all(isinstance(w, Tensor) for w in weights.values()):
         raise ValueError(f"{path} is damaged: not all of its weights are tensors")
-    linear = config.get("decoder") is None
-    if linear and not any(list(w.shape) == sizes for w in weights.values()):
-        raise ValueError(
-            f"{path} is damaged: no weight has the shape (in_features, latents) = {tuple(sizes)}"
-        )
     for name, weight in weights.items():
         require_finite(weight, f"{name} in {path}")
 
 
-def _described(registry: Registry[Any], item: Any) -> dict[str, Any]:
-    """An object as plain data: by its registered name, else by where its class or code lies."""
-    if registry.name_of(item) is not None:
-        return registry.to_config(item)
-    kind = item if hasattr(item, "__qualname__") else type(item)
-    options = {name: value for name, value in {**vars(item), **plain_options(item)}.items()
-               if isinstance(value, int | float | str)}  # fmt: skip
+def _described(name: str, item: Any) -> Any:
+    """An argument as plain data to compare: as in files, else by where its class or code lies."""
+    try:
+        if name in PARTS and item is not None:
+            return PARTS[name].to_config(item)
+        return plain({name: item}, item)[name]
+    except TypeError:
+        kind = item if hasattr(item, "__qualname__") else type(item)
+    attributes = {**getattr(item, "_arguments", {}), **getattr(item, "__dict__", {})}
+    options = {n: v for n, v in attributes.items() if isinstance(v, int | float | str)}
     code = getattr(item, "__code__", None)
     if code is not None:
         options["code"] = f"{code.co_code.hex()} {code.co_consts!r}"
+    if hasattr(item, "tolist"):  # a tensor or an array
+        options["values"] = repr(item.tolist())
     return {"name": f"{kind.__module__}.{kind.__qualname__}", **options}

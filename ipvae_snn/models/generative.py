@@ -10,6 +10,7 @@ compiled kernels take both (:class:`Quadratic`). Everything else answers by one 
 product per timestep, and runs in the time loop of :mod:`ipvae_snn.kernels.loop`.
 """
 
+from abc import abstractmethod
 from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
 
@@ -17,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from ipvae_snn import functional as F
+from ipvae_snn._utils.checks import require_shape
 from ipvae_snn._utils.registry import Recorded, Registry
 from ipvae_snn.kernels import equations
 from ipvae_snn.kernels.loop import Moment, Timestep
@@ -24,9 +26,6 @@ from ipvae_snn.kernels.rows import row_products
 from ipvae_snn.models.likelihoods import Likelihood
 from ipvae_snn.neurons import IPVAENeuron
 from ipvae_snn.neurons.lateral import SharedDecoder
-
-DECODERS: Registry["Decoder"] = Registry("decoder")
-"""Decoders that files can name."""
 
 
 class Feedback(NamedTuple):
@@ -87,6 +86,14 @@ class Decoder(Recorded, nn.Module):
     Any ``nn.Module`` will do where nothing is to be saved.
     """
 
+    @abstractmethod
+    def forward(self, spk: Tensor) -> Tensor:
+        """η of counts."""
+
+
+DECODERS: Registry[Decoder] = Registry("decoder", Decoder)
+"""Decoders that files can name."""
+
 
 @DECODERS.register("linear")
 class LinearDecoder(Decoder):
@@ -123,16 +130,13 @@ class LinearGaussian:
         return _Explained(feedback)
 
     def quadratic(self, x: Tensor, by_row: bool = False) -> Quadratic:
-        weight, log_scale = self.lateral.weight, self.lateral.bounded_log_scale()
-        x, gram = x.to(weight.dtype), self.lateral.cached_gram()
-        # A graph of its own for log σ: the order in which autograd adds up its gradient stays that
-        # of earlier releases, to the last bit.
-        scaled = F.drive_weight(weight, self.lateral.bounded_log_scale())
+        gram, drive_weight, log_scale, constant = self.lateral.terms()
+        x = x.to(drive_weight.dtype)
         return Quadratic(
-            drive=row_products(x, scaled) if by_row else x @ scaled,
+            drive=row_products(x, drive_weight) if by_row else x @ drive_weight,
             gram=gram,
             energy=F.input_energy(x, log_scale),
-            constant=F.nll_constant(len(weight), log_scale),
+            constant=constant,
         )
 
     def mean(self, code: Tensor) -> Tensor:
@@ -158,6 +162,7 @@ class DecodedLikelihood(nn.Module):
                     eta, z, score if learning else score.detach(), create_graph=learning
                 )
             nll = self.likelihood.nll(x, eta)
+            require_shape(nll, f"nll of {type(self.likelihood).__name__}", tuple(x.shape[:-1]))
             return Feedback(current, nll if learning else nll.detach())
 
         return _Explained(feedback)

@@ -7,11 +7,11 @@ import torch
 from torch import Tensor, nn
 
 from ipvae_snn._utils.checks import (
-    require_all_finite,
     require_finite,
     require_fitting,
     require_float,
     require_input,
+    require_instance,
     require_integer,
     require_number,
 )
@@ -105,6 +105,9 @@ class IPVAE(BaseModel):
         latents = require_integer(latents, "latents")
         require_number(init_std, "init_std", least=0)
         require_number(bias, "bias")
+        require_instance(spike_grad, "spike_grad")
+        if likelihood is not None:
+            require_instance(likelihood, "likelihood", Likelihood)
         self.kl_form: str = require_kl_form(kl_form)
         self.precision = "float32"
         linear = decoder is None and likelihood is None
@@ -157,6 +160,7 @@ class IPVAE(BaseModel):
 
     def _check_decoder(self, decoder: Any) -> None:
         """Raise unless ``decoder`` maps counts (B, K) to (B, M)."""
+        require_instance(decoder, "decoder")
         if not isinstance(decoder, nn.Module):
             raise TypeError(f"decoder must be a torch.nn.Module, got {type(decoder).__name__}")
         with torch.no_grad(), seeded(0):
@@ -217,7 +221,7 @@ class IPVAE(BaseModel):
 
     # -- traits (see BaseModel) -------------------------------------------------------------
 
-    takes_sample_seeds = emits_counts = True
+    takes_sample_seeds = emits_counts = has_matrix = True
 
     @property
     def draws_by_row(self) -> bool:  # type: ignore[override]
@@ -323,17 +327,15 @@ class IPVAE(BaseModel):
         sample_seeds: Tensor | None,
     ) -> tuple[dict[str, Any], State]:
         """Timesteps of the linear Gaussian model: its quadratic form is all that kernels need."""
-        drive, gram, energy, constant = LinearGaussian(self._lateral).quadratic(
-            x, by_row=sample_seeds is not None
-        )
-        require_all_finite(
-            **{
-                "the drive, made of x and the weights,": drive,
-                "the energy, made of x and the weights,": energy,
-            }
-        )
+        neuron, by_row = self.neuron, sample_seeds is not None
+        drive, gram, energy, constant = LinearGaussian(self._lateral).quadratic(x, by_row)
+        sources = {
+            "x": x,
+            "the drive, made of x and the weights,": drive,
+            "the energy, made of x and the weights,": energy,
+        }
         spec = spec_of(
-            self.neuron,
+            neuron,
             drive,
             gram,
             state,
@@ -343,7 +345,7 @@ class IPVAE(BaseModel):
             kl_form=self.kl_form,
             precision=self.precision,
         )
-        out = infer(self.neuron, spec, sample_seeds)
+        out = infer(neuron, spec, sample_seeds, **sources)
         values: dict[str, Any] = {"spk": out.spk, "mem": out.mem}
         if out.kl is not None:
             values["kl"] = out.kl[every - 1 :: every]
@@ -361,6 +363,7 @@ class IPVAE(BaseModel):
         sample_seeds: Tensor | None,
     ) -> tuple[dict[str, Any], State]:
         """Timesteps of any other generative model, by autograd."""
+        require_finite(x, "x")
         watched = bool(self.neuron.observers)
         names = tuple(dict.fromkeys((*fields, "spk", "mem"))) if watched else fields
 

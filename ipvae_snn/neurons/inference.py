@@ -55,17 +55,30 @@ def spec_of(
 
 
 def infer(
-    neuron: "IPVAENeuron", spec: UnrollSpec, sample_seeds: Tensor | None = None
+    neuron: "IPVAENeuron",
+    spec: UnrollSpec,
+    sample_seeds: Tensor | None = None,
+    **sources: Tensor,
 ) -> UnrollResult:
     """Run neurons for a number of timesteps.
 
     Args:
         spec: from :func:`spec_of`; ``law``, ``slope`` and ``recompute_inhibition`` are set here.
         sample_seeds: int64, (B,): the spikes of a row depend on its number, not on other rows.
+        sources: what the drive was computed from, by the names that errors shall give.
+
+    Raises:
+        ValueError: NaN or infinity in the sources or in the parameters of the neurons.
 
     Gradients flow from the whole result to the tensors of the spec, and so to the neuron's
     parameters.
     """
+    sources |= {
+        "the step size of the neurons": spec.step_size,
+        "the bias of the neurons": spec.bias,
+        "the mem_init of the neurons": spec.mem_rest,
+    }
+    require_all_finite(**sources)
     known = assumptions_of(neuron)
     fields, every, observed = spec.fields, spec.every, bool(neuron.observers)
     exploding = spec.kl_form == "published" or neuron.clamp > EXPLOSIVE_CLAMP
@@ -80,13 +93,6 @@ def infer(
         is_transformed(tensor) for tensor in (spec.drive, spec.gram, spec.mem)
     )
     fused = known is not None and not traced
-    if fused:
-        parameters = {
-            "the step size of the neurons": spec.step_size,
-            "the bias of the neurons": spec.bias,
-            "the mem_init of the neurons": spec.mem_rest,
-        }
-        require_all_finite(**parameters)
     run = unroll if fused else partial(_loop, neuron)
     if sample_seeds is None:
         out = run(spec)
@@ -124,7 +130,7 @@ def _notify(
 def draws_by_row(neuron: "IPVAENeuron") -> bool:
     """Whether ``sample_seeds`` take no extra time: compiled kernels draw by row number."""
     known = assumptions_of(neuron)
-    return known is not None and known.law != "own" and native.supports_tensor(neuron.mem_init)
+    return known is not None and known.law != "own" and native.supports_tensors(neuron.mem_init)
 
 
 class _NeuronTimestep(Timestep):

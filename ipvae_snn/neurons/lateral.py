@@ -4,6 +4,7 @@ Each gives K neurons a symmetric (K, K) matrix, in nats per spike, by ``gram()``
 """
 
 import numbers
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
@@ -22,7 +23,17 @@ MAX_NEURONS = 2**20
 """Lateral weights of so many neurons take four terabytes."""
 
 
-class _GramCache(NamedTuple):
+class GaussianTerms(NamedTuple):
+    """What the NLL of any input is computed from: G, Λ Φ (M, K), log σ (M,), and its constant."""
+
+    gram: Tensor
+    drive_weight: Tensor
+    log_scale: Tensor | None
+    constant: Tensor | float
+
+
+@dataclass
+class _GramCache:
     """A Gram matrix, and the weights it was computed from, with copies of their values.
 
     ``versions`` are autograd's counts of in-place changes.
@@ -33,6 +44,7 @@ class _GramCache(NamedTuple):
     versions: tuple[int, ...]
     copies: tuple[Tensor, ...]
     with_graph: bool
+    terms: GaussianTerms | None = None
 
 
 class Lateral(nn.Module):
@@ -233,6 +245,21 @@ class SharedDecoder(Lateral):
 
     def gram_weights(self) -> tuple[Tensor, Tensor | None]:
         return self.decoder.weight, self.log_scale
+
+    def terms(self) -> GaussianTerms:
+        """What the NLL of any input is computed from; without a graph all cached, as G is."""
+        gram, cache = self.cached_gram(), self._cache
+        if cache is not None and cache.gram is gram and cache.terms is not None:
+            return cache.terms
+        weight, log_scale = self.decoder.weight, self.bounded_log_scale()
+        # A graph of its own for log σ: the order in which autograd adds up its gradient stays that
+        # of earlier releases, to the last bit.
+        drive_weight = F.drive_weight(weight, self.bounded_log_scale())
+        constant = F.nll_constant(len(weight), log_scale)
+        terms = GaussianTerms(gram, drive_weight, log_scale, constant)
+        if cache is not None and cache.gram is gram and not cache.with_graph:
+            cache.terms = terms
+        return terms
 
     def drive(self, x: Tensor) -> Tensor:
         """Feed-forward current of inputs x of shape (..., M): Φᵀ Λ x, shape (..., K)."""

@@ -8,14 +8,11 @@ import torch
 from torch import Tensor
 
 from ipvae_snn._utils.checks import require_finite, require_float
-from ipvae_snn._utils.registry import Registry
+from ipvae_snn._utils.registry import Complete, Registry
 from ipvae_snn.kernels.sampler import poisson
 
 LOG_RATE_MAX = 16.0
 LOG_RATE_MIN = -30.0
-
-ESTIMATORS: Registry[Any] = Registry("estimator")
-"""Estimators by the names they have in files and on the command line."""
 
 
 class Assumptions(NamedTuple):
@@ -49,7 +46,7 @@ def require_membrane(mem: Tensor) -> None:
 
 
 @dataclass
-class Estimator:
+class Estimator(Complete):
     """Base class: a generator, and integer counts from ``sample``.
 
     ``law`` and ``slope_kind`` are those of :class:`Assumptions`. A subclass that overrides
@@ -89,3 +86,7 @@ class Estimator:
         """:meth:`sample` without validation, for finite membranes."""
         with torch.no_grad():
             return poisson(rate_of(mem), self.generator).to(mem.dtype)
+
+
+ESTIMATORS: Registry[Any] = Registry("estimator", Estimator)
+"""Estimators by the names they have in files and on the command line."""

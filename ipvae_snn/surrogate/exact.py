@@ -1,5 +1,6 @@
 """Exact estimators: integer counts forward, a weight w in place of dz/du backward."""
 
+from abc import abstractmethod
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -46,9 +47,9 @@ class Exact(Estimator):
     def assumptions(self, training: bool) -> Assumptions | None:
         return None if self._overrides_call else Assumptions(self.law, self.slope_kind)
 
+    @abstractmethod
     def slope(self, spk: Tensor, rate: Tensor) -> Tensor:
         """The weight w in place of dz/du."""
-        raise NotImplementedError
 
     def __call__(self, mem: Tensor) -> Tensor:
         spk: Tensor = _Count.apply(mem, self)  # type: ignore[no-untyped-call]

@@ -1,5 +1,6 @@
 """Relaxed estimators: soft counts with a pathwise derivative; integers in evaluation."""
 
+from abc import abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -28,9 +29,9 @@ class Relaxed(Estimator):
         super().__post_init__()
         self.temp = require_number(self.temp, "temp", least=1e-6, most=1)
 
+    @abstractmethod
     def soften(self, log_rate: Tensor) -> Tensor:
         """Soft counts for bounded log rates."""
-        raise NotImplementedError
 
     def __call__(self, mem: Tensor) -> Tensor:
         """Soft counts. Of a rate above MAX_RELAXED_RATE only this share is relaxed.

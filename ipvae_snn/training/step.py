@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from ipvae_snn import functional as F
 from ipvae_snn import metrics
+from ipvae_snn._utils.checks import NotFinite
 from ipvae_snn.models.base import BaseModel
 from ipvae_snn.training.config import TrainConfig
 from ipvae_snn.training.distributed import ProcessGroup
@@ -73,7 +74,7 @@ def train_step(
     """
     try:
         loss, nll, kl, spk = objective(x, schedule["beta"])
-    except ValueError as error:  # x was checked before, so the weights are the cause
+    except NotFinite as error:  # x was checked before, so the weights are the cause
         raise Diverged(iteration, nonfinite_weights(model) or str(error)) from error
     optimizer.zero_grad(set_to_none=True)
     (loss * weight if weight != 1 else loss).backward()

@@ -12,7 +12,7 @@ from ipvae_snn.models import DECODERS, Decoder
 # -- the addition ---------------------------------------------------------------------------------
 
 
-@DECODERS.register("two-layers")
+@DECODERS.register("own-two-layers")
 class TwoLayers(Decoder):
     """Counts to pixels through one hidden layer.
 

@@ -13,7 +13,7 @@ from ipvae_snn.neurons import inference
 # -- the addition ---------------------------------------------------------------------------------
 
 
-@surrogate.ESTIMATORS.register("leaning")
+@surrogate.ESTIMATORS.register("own-leaning")
 @dataclass
 class Leaning(surrogate.Exact):
     """Exact counts whose slope leans towards the count or towards the rate."""

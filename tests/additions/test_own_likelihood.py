@@ -13,7 +13,7 @@ from ipvae_snn.models import LIKELIHOODS, Likelihood
 # -- the addition ---------------------------------------------------------------------------------
 
 
-@LIKELIHOODS.register("student-t")
+@LIKELIHOODS.register("own-student-t")
 class StudentT(Likelihood):
     """Pixels that are off by much now and then: Student's t of ``freedom`` degrees about η.
 

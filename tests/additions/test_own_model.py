@@ -17,7 +17,7 @@ from ipvae_snn.neurons import State
 # -- the addition ---------------------------------------------------------------------------------
 
 
-@MODELS.register("pursuit")
+@MODELS.register("own-pursuit")
 class Pursuit(Baseline):
     """Gradient steps on the squared error, of codes that may not be negative.
 
@@ -76,7 +76,7 @@ def test_it_learns_and_travels(tmp_path):
 
 def test_the_command_trains_evaluates_checks_and_reports_it(tmp_path, capsys):
     run = tmp_path / "run"
-    options = ["--model", "pursuit", "--rate", "0.05", "--latents", "12", "--iterations", "20",
+    options = ["--model", "own-pursuit", "--rate", "0.05", "--latents", "12", "--iterations", "20",
                "--batch", "10", "--steps", "5", "--samples", "20"]  # fmt: skip
     assert main(["train", "--data", "digits", "--out", str(run), "--eval-steps", "20", "--quiet",
                  *options]) == 0  # fmt: skip
@@ -87,5 +87,28 @@ def test_the_command_trains_evaluates_checks_and_reports_it(tmp_path, capsys):
     assert main(["check", str(run), "--steps", "80", "--samples", "20"]) in (0, 1)
     assert "silence" in capsys.readouterr().out
     refused = ["train", "--data", "digits", "--out", str(tmp_path / "b"), "--sparsity", "0.3"]
-    assert main([*refused, "--model", "pursuit"]) == 1
+    assert main([*refused, "--model", "own-pursuit"]) == 1
     assert "--sparsity belongs to --model lca" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("method", "returned", "told"),
+    [
+        ("start", lambda state: state.spk, r"start\(\) .* State\(spk, mem\), it returned a Tensor"),
+        (
+            "advance",
+            lambda state: state,
+            r"advance\(\) of Wrong must return \(State\(spk, mem\), c",
+        ),
+        (
+            "advance",
+            lambda state: (state, state.spk.sum()),
+            r"the cost .* of shape \(2,\), got \(\)",
+        ),
+    ],
+)
+def test_a_method_that_returns_something_else_is_refused(method, returned, told):
+    state = State(torch.zeros(2, 5), torch.zeros(2, 5))
+    wrong = type("Wrong", (Pursuit,), {method: lambda self, *inputs: returned(state)})
+    with pytest.raises((TypeError, ValueError), match=told):
+        wrong(6, 5).run(torch.rand(2, 6), 3)

@@ -115,12 +115,86 @@ def test_bad_options_are_refused_and_nothing_is_written(run, tmp_path, capsys, o
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize(("name", "default"), [("steps", 3), ("threshold", "high")])
-def test_an_option_with_two_meanings_is_refused(name, default):
-    clash = make_dataclass("Clash", [(name, type(default), field(default=default))])
+@pytest.mark.parametrize(
+    ("name", "default", "where"),
+    [("steps", 3, "the command"), ("threshold", "high", "--to xylo")],
+)
+def test_an_option_with_two_meanings_stops_its_command_only(run, capsys, name, default, where):
+    clash = make_dataclass(
+        "Clash", [(name, type(default), field(default=default))], namespace={"write": print}
+    )
     export.TARGETS.register("clash")(clash)
-    with pytest.raises(ValueError, match=f"the option '{name}' of --to clash already means"):
-        main(["export", "--help"])
+    assert main(["export", "--help"]) == 1
+    assert capsys.readouterr().err == (
+        f"ipvae-snn: the option {name!r} of --to clash (Clash) already means something else for "
+        f"{where}: rename it\n"
+    )
+    assert main(["check", str(run), "--steps", "80", "--samples", "3"]) in (0, 1)
+    assert "silence" in capsys.readouterr().out
+
+
+def test_a_name_that_is_not_registered_tells_how_to_register_it(tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        exported(tmp_path, tmp_path / "out", "--to", "mine")
+    told = capsys.readouterr().err
+    assert "invalid choice: 'mine'" in told
+    assert "end it with sys.exit(ipvae_snn.cli.main()) and run that file" in told
+
+
+def test_an_option_without_a_type_is_named(run, tmp_path, capsys):
+    class Untyped:
+        def __init__(self, bits=8): ...
+
+        write = print
+
+    export.TARGETS.register("untyped")(Untyped)
+    assert exported(run, tmp_path / "out", "--to", "untyped", "--bits", "4") == 1
+    assert "bits of --to untyped is no flag: annotate it with int," in capsys.readouterr().err
+
+
+def write_elsewhere(self, model, calibration, path, *, progress):
+    np.savez(path, x=np.zeros(3))  # appends .npz to other names
+    return []
+
+
+def write_nothing(self, model, calibration, path, *, progress):
+    path.touch()
+    return []
+
+
+def return_nothing(self, model, calibration, path, *, progress):
+    path.write_text("x")
+
+
+def test_the_path_given_to_a_target_has_the_name_that_was_asked_for(run, tmp_path, monkeypatch):
+    monkeypatch.setattr(Quantised, "write", write_elsewhere)
+    assert exported(run, tmp_path / "a.npz", "--to", "quantised") == 0
+    assert [p.name for p in tmp_path.iterdir()] == ["a.npz"]
+    with np.load(tmp_path / "a.npz") as content:
+        assert content["x"].shape == (3,)
+
+
+@pytest.mark.parametrize(
+    ("write", "message"),
+    [
+        (write_elsewhere, "left the file it was asked for, out, unwritten, it wrote out.npz"),
+        (write_nothing, "write() of Quantised left the file it was asked for, out, unwritten"),
+        (return_nothing, "must return a list of what to compare with the model, [] for nothing"),
+    ],
+)
+def test_a_target_that_breaks_its_contract_is_refused(
+    run, tmp_path, capsys, monkeypatch, write, message
+):
+    monkeypatch.setattr(Quantised, "write", write)
+    assert exported(run, tmp_path / "out", "--to", "quantised") == 1
+    assert message in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_target_without_write_is_refused():
+    with pytest.raises(TypeError, match="write"):
+        export.TARGETS.register("writeless")(make_dataclass("Writeless", []))
+    assert "writeless" not in export.TARGETS
 
 
 def test_a_target_round_trips_through_plain_data():

@@ -409,3 +409,68 @@ def test_a_timestep_that_cannot_be_compiled_runs_eagerly_with_one_warning(monkey
     with pytest.warns(RuntimeWarning, match="no compiler"):
         assert double(3) == 6
     assert double(4) == 8  # without a second warning
+
+
+class Returns(surrogate.Exact):
+    """Poisson counts, and a slope that a test chooses."""
+
+    def __init__(self, make):
+        super().__init__()
+        self.make = make
+
+    def slope(self, spk, rate):
+        return self.make(spk, rate)
+
+
+def gradient_with(slope, kernels):
+    """The gradient of the weights with a slope, by an unroll, or by one timestep."""
+    torch.manual_seed(0)
+    model = IPVAE(6, 5, init_std=0.5, spike_grad=Returns(slope))
+    if kernels == "one step":
+        drive, mem = torch.randn(2, 3, 5)
+        model.neuron(drive, torch.ones(3, 5), mem)[0].sum().backward()
+    else:
+        model.loss(torch.randn(3, 6), 4).backward()
+    return model.weight.grad
+
+
+@pytest.fixture(params=["native", "plain", "one step"])
+def kernels(request, monkeypatch):
+    if request.param == "plain":
+        monkeypatch.setattr(native, "available", lambda: False)
+    return request.param
+
+
+@pytest.mark.parametrize(
+    ("slope", "like"),
+    [
+        (lambda spk, rate: torch.tensor(0.5), lambda spk, rate: torch.full_like(rate, 0.5)),
+        (lambda spk, rate: rate[0], lambda spk, rate: rate[:1].expand_as(rate)),
+        (lambda spk, rate: rate.double(), lambda spk, rate: rate),
+        (lambda spk, rate: spk.long(), lambda spk, rate: spk),
+        (lambda spk, rate: rate.mT.contiguous().mT, lambda spk, rate: rate),
+    ],
+)
+def test_a_slope_of_another_form_is_brought_to_that_of_membranes(kernels, slope, like):
+    assert torch.equal(gradient_with(slope, kernels), gradient_with(like, kernels))
+
+
+@pytest.mark.parametrize(
+    ("slope", "error", "told"),
+    [
+        (lambda spk, rate: 0.5, TypeError, "a tensor, it gave float"),
+        (lambda spk, rate: rate[:, 0], ValueError, r"shape \(B, K\) = \(3, 5\), it gave \(3,\)"),
+        (lambda spk, rate: rate[None], ValueError, r"it gave \(1, 3, 5\)"),
+    ],
+)
+def test_a_slope_that_does_not_fit_is_refused(kernels, slope, error, told):
+    with pytest.raises(error, match=rf"slope\(\) of Returns must return .*{told}"):
+        gradient_with(slope, kernels)
+
+
+@pytest.mark.parametrize("method", ["draw", "sample"])
+def test_a_draw_that_does_not_fit_is_refused(method):
+    own = type("Own", (surrogate.Exact,), {method: lambda self, mem: torch.ones(mem.shape[-1])})
+    model = IPVAE(6, 5, spike_grad=own())
+    with pytest.raises(ValueError, match=r"sample\(\) of Own must .*\(3, 5\), it gave \(5,\)"):
+        model.run(torch.randn(3, 6), 4)

@@ -26,7 +26,7 @@ def test_with_sample_seeds_spikes_do_not_depend_on_the_other_samples(dtype, movi
 def test_sample_seeds_0_to_b_draw_like_no_sample_seeds():
     model = IPVAE(40, 70, init_std=0.3).double().float()
     x = torch.randn(200, 40)
-    if not native.supports_tensor(model.weight):
+    if not native.supports_tensors(model.weight):
         pytest.skip("no compiled kernels")
     state = model.neuron.initial_state((200, 70))
     x[:] = x[0]  # equal drives, however a matrix product rounds its rows
