@@ -24,7 +24,7 @@ MAX_NEURONS = 2**20
 
 
 class GaussianTerms(NamedTuple):
-    """What the NLL of any input is computed from: G, Λ Φ (M, K), log σ (M,), and its constant."""
+    """Terms of the NLL that no input changes: G, Λ Φ (M, K), log σ (M,), and the constant."""
 
     gram: Tensor
     drive_weight: Tensor
@@ -247,7 +247,7 @@ class SharedDecoder(Lateral):
         return self.decoder.weight, self.log_scale
 
     def terms(self) -> GaussianTerms:
-        """What the NLL of any input is computed from; without a graph all cached, as G is."""
+        """Terms of the NLL that no input changes; cached like G where they have no graph."""
         gram, cache = self.cached_gram(), self._cache
         if cache is not None and cache.gram is gram and cache.terms is not None:
             return cache.terms
