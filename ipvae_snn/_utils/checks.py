@@ -48,6 +48,7 @@ def require_finite(tensor: Tensor, name: str) -> None:
 
 def describe_nonfinite(tensor: Tensor, name: str) -> str:
     """How many values of ``tensor`` are NaN or infinite, in words; empty if none is."""
+    tensor = tensor.detach()  # isfinite would save tensors for a backward pass
     if torch.isfinite(tensor.sum()):
         return ""
     bad = tensor.numel() - int(torch.isfinite(tensor).sum())  # 0 if only the sum overflowed

@@ -13,12 +13,19 @@ from types import ModuleType
 
 MOVED = {
     "base": "neurons.base",
+    "bench.clock": "bench.timing",
     "checks": "_utils.checks",
     "currents": "neurons.currents",
+    "data.pictures": "data.images",
     "evaluation": "metrics.evaluation",
+    "export.graphs.pieces": "export.graphs.graph_fragment",
+    "export.graphs.reading": "export.graphs.node_steps",
     "extras": "_utils.extras",
     "figures": "runs.figures",
     "files": "_utils.files",
+    "kernels.events": "kernels.stepper",
+    "kernels.graphs": "kernels.cuda_graphs",
+    "kernels.job": "kernels.spec",
     "lateral": "neurons.lateral",
     "model": "models.ipvae",
     "recorder": "neurons.recorder",
@@ -31,10 +38,21 @@ MOVED = {
     "states": "neurons.states",
     "storage": "_utils.storage",
     "streaming": "models.streaming",
+    "training.checkpoints": "training.checkpoint",
+    "training.interrupts": "training.signals",
+    "training.keeper": "training.checkpointer",
+    "training.processes": "training.distributed",
+    "training.randomness": "training.random_state",
     "unroll": "kernels.unroll",
 }
 """Old names and new ones, both relative to ``ipvae_snn``."""
 PACKAGE = "ipvae_snn"
+
+
+def _new_name(name: str) -> str:
+    """The new name of an old module, or of one within an old package; empty for others."""
+    old = next((old for old in MOVED if name == old or name.startswith(f"{old}.")), None)
+    return "" if old is None else MOVED[old] + name.removeprefix(old)
 
 
 def import_moved(name: str) -> ModuleType:
@@ -51,10 +69,10 @@ class _Finder(MetaPathFinder, Loader):
         self, fullname: str, path: Sequence[str] | None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
         package, _, name = fullname.partition(".")
-        return spec_from_loader(fullname, self) if package == PACKAGE and name in MOVED else None
+        return spec_from_loader(fullname, self) if package == PACKAGE and _new_name(name) else None
 
     def create_module(self, spec: ModuleSpec) -> ModuleType:
-        module = importlib.import_module(f"{PACKAGE}.{MOVED[spec.name.partition('.')[2]]}")
+        module = importlib.import_module(f"{PACKAGE}.{_new_name(spec.name.partition('.')[2])}")
         self._spec = module.__spec__
         return module
 
@@ -64,4 +82,4 @@ class _Finder(MetaPathFinder, Loader):
 
 def install() -> None:
     """Add the import hook for the old names."""
-    sys.meta_path.append(_Finder())
+    sys.meta_path.insert(0, _Finder())  # else modules of a moved package are found by its path

@@ -145,7 +145,9 @@ class SemiAmortisedVAE(_Refined):
         super().__init__(in_features, latents, relu=relu, init_std=init_std)
         self.encoder = make_encoder(encoder, in_features, 2 * latents, **encoder_options)
         self.beta = require_number(beta, "beta", least=0)
-        self.log_step = nn.Parameter(torch.full((2,), step).log())
+        self.log_step = nn.Parameter(
+            torch.full((2,), require_number(step, "step", least=1e-6)).log()
+        )
 
     def sense(self, x: Tensor) -> Tensor:
         """The encoder's (μ, ξ), and the drive d."""

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from ipvae_snn import functional as F
+from ipvae_snn._utils.checks import require_number
 from ipvae_snn.baselines.gaussian_code import (
     LOG_STD_BOUND,
     GaussianBaseline,
@@ -62,7 +63,9 @@ class IGVAE(GaussianBaseline):
         super().__init__(in_features, latents, relu=relu, init_std=init_std)
         self.mem_init = nn.Parameter(torch.zeros(2 * latents))
         self.log_bias = nn.Parameter(torch.full((latents,), -3.0))
-        self.log_step = nn.Parameter(torch.full((2,), step).log())
+        self.log_step = nn.Parameter(
+            torch.full((2,), require_number(step, "step", least=1e-6)).log()
+        )
 
     def gradient_probe(self) -> nn.Parameter:
         """log b: tonic inhibition affects the NLL through the code alone."""

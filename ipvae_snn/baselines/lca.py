@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from ipvae_snn import functional as F
-from ipvae_snn._utils.checks import require_number
+from ipvae_snn._utils.checks import require_flag, require_number
 from ipvae_snn.baselines.base import Baseline
 from ipvae_snn.models.base import MODELS
 from ipvae_snn.neurons.base import State
@@ -61,7 +61,7 @@ class LCA(Baseline):
         )
         self.sparsity = require_number(sparsity, "sparsity", least=1e-12)
         self.rate = require_number(rate, "rate", least=1e-6, most=1)
-        self.nonnegative = nonnegative
+        self.nonnegative = require_flag(nonnegative, "nonnegative")
 
     @property
     def weight(self) -> Tensor:

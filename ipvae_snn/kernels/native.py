@@ -97,7 +97,12 @@ def supports_tensors(*tensors: Tensor) -> bool:
 
 def supports(spec: UnrollSpec) -> bool:
     """Whether the kernels accept a spec: all its tensors, and the law of its counts."""
-    return spec.law != "own" and supports_tensors(*(getattr(spec, name) for name in INPUTS))
+    return (
+        spec.law != "own"
+        and spec.step_size.ndim == 0
+        and spec.bias.shape == spec.mem_rest.shape == spec.gram.shape[:1]
+        and supports_tensors(*(getattr(spec, name) for name in INPUTS))
+    )
 
 
 def poisson(rate: Tensor, key: Tensor) -> Tensor:

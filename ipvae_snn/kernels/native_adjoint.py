@@ -26,10 +26,12 @@ class NativeAdjoint:
 
     def __call__(self, grads: dict[str, Tensor | None]) -> dict[str, Tensor]:
         batch, latents = self.spec.mem.shape
-        n_blocks = -(-batch // max(BLOCK // latents, MIN_ROWS))
-        rows = -(-batch // n_blocks)
+        n_blocks = max(1, -(-batch // max(BLOCK // latents, MIN_ROWS)))
+        rows = max(1, -(-batch // n_blocks))
         gram_grad = native.padded(torch.zeros_like(self.spec.gram))
-        blocks = [self._block(slice(a, a + rows), grads, gram_grad) for a in range(0, batch, rows)]
+        blocks = [
+            self._block(slice(a, a + rows), grads, gram_grad) for a in range(0, batch or 1, rows)
+        ]
         if n_blocks == 1:
             return blocks[0]
         joined = {

@@ -36,7 +36,13 @@ class Settings(NamedTuple):
 
 def supports(settings: Settings, *tensors: Tensor) -> bool:
     """Whether the compiled kernels accept a timestep with these settings and tensors."""
-    return settings.law != "own" and native.supports_tensors(*tensors)
+    gram, log_step, *per_neuron = tensors[1], *tensors[4:]
+    return (
+        settings.law != "own"
+        and log_step.ndim == 0
+        and all(t.shape == gram.shape[:1] and t.is_contiguous() for t in per_neuron)
+        and native.supports_tensors(*tensors)
+    )
 
 
 def one_step(settings: Settings, *tensors: Tensor) -> tuple[Tensor, Tensor]:
@@ -184,6 +190,8 @@ def _by_autograd(
 ) -> list[Tensor | None]:
     """The same gradients, themselves differentiable: autograd through PyTorch operations."""
     spk_grad, mem_grad = grads
+    # Views, so that autograd stops here: one tensor may have been computed from another.
+    tensors = [t.view_as(t) for t in tensors]
     drive, gram, spk, mem_before, log_step, log_bias, mem_rest = tensors
     mem = equations.membrane_step(
         mem_before,

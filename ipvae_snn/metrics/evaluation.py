@@ -12,11 +12,12 @@ from ipvae_snn._utils.checks import require_integer
 from ipvae_snn.data.sources import Samples, as_samples, stream
 from ipvae_snn.metrics.quality import (
     convergence_step,
-    r2_of,
+    r2_from_error,
     rate_distortion_distance,
-    sparsity_of,
     squared_error_of,
     treves_rolls,
+    variation_of,
+    wide,
     zeros_of,
 )
 from ipvae_snn.models.base import BaseModel, require_model
@@ -167,17 +168,22 @@ class _Sums:
     def add(self, model: BaseModel, x: Tensor, start: int, spk: Tensor, mem: Tensor) -> None:
         """Add the codes (T, B, K) of samples x, (B, M), for timesteps from ``start``."""
         decoded = zip(model.decode(spk), model.decode(model.mean_code(mem)), strict=True)
-        codes = spk.abs()  # baselines have negative codes, too: their sparsity is of magnitudes
+        # Baselines have negative codes, too: their sparsity is of magnitudes.
+        codes = wide(spk if model.emits_counts else spk.abs())
+        squares, variation = codes.square(), variation_of(x)
         for t, (x_hat, x_hat_mean) in enumerate(decoded, start):
-            self.sums["r2"][t] += r2_of(x, x_hat).sum()
-            self.sums["r2_map"][t] += r2_of(x, x_hat_mean).sum()
-            self.sums["mse"][t] += squared_error_of(x, x_hat).sum()
+            error = squared_error_of(x, x_hat)
+            self.sums["mse"][t] += error.sum()
+            self.sums["r2"][t] += r2_from_error(error, variation).sum()
+            error_mean = squared_error_of(x, x_hat_mean)
+            self.sums["r2_map"][t] += r2_from_error(error_mean, variation).sum()
         times = slice(start, start + len(spk))
         self.sums["zeros"][times] += zeros_of(codes) * len(x)
         if codes.shape[-1] > 1:  # undefined for one neuron: 0
-            self.sums["population_sparsity"][times] += sparsity_of(codes, -1).sum(-1)
+            sparsity = treves_rolls(codes.sum(-1), squares.sum(-1), codes.shape[-1])
+            self.sums["population_sparsity"][times] += sparsity.sum(-1)
         self.spk_sum[times] += codes.sum(1)
-        self.spk_square[times] += codes.square().sum(1)
+        self.spk_square[times] += squares.sum(1)
 
     def means(self, count: int) -> dict[str, list[float]]:
         """All curves of an :class:`Evaluation` of ``count`` samples."""

@@ -6,6 +6,7 @@ Public functions check arguments and results. The ``*_of`` forms take leading ax
 
 import math
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -38,13 +39,28 @@ def r2_per_sample(x: Tensor, x_hat: Tensor) -> Tensor:
 
 def r2_of(x: Tensor, x_hat: Tensor) -> Tensor:
     """:func:`r2_per_sample` without checks; the shapes (..., M) may also broadcast."""
-    x, x_hat = wide(x), wide(x_hat)
-    residual = (x - x_hat).square().sum(-1)
+    return r2_from_error(squared_error_of(x, x_hat), variation_of(x))
+
+
+class Variation(NamedTuple):
+    """Of samples: the sum of squares about their mean, (...), and whether it is 0."""
+
+    total: Tensor
+    constant: Tensor
+
+
+def variation_of(x: Tensor) -> Variation:
+    """What the R² of samples (..., M) needs of the samples alone."""
+    x = wide(x)
     total = (x - x.mean(-1, keepdim=True)).square().sum(-1)
     # Compared, since a rounded mean can leave the total of a constant sample slightly above 0.
-    constant = x.amax(-1) == x.amin(-1)
-    score = 1 - residual / total.clamp(min=torch.finfo(x.dtype).tiny)
-    return torch.where(constant, (residual == 0).to(score.dtype), score)
+    return Variation(total, x.amax(-1) == x.amin(-1))
+
+
+def r2_from_error(error: Tensor, variation: Variation) -> Tensor:
+    """R² of samples from the squared error of each."""
+    score = 1 - error / variation.total.clamp(min=torch.finfo(error.dtype).tiny)
+    return torch.where(variation.constant, (error == 0).to(score.dtype), score)
 
 
 def r2(x: Tensor, x_hat: Tensor) -> Tensor:
@@ -88,7 +104,7 @@ def zeros(spk: Tensor) -> Tensor:
 
 def zeros_of(spk: Tensor) -> Tensor:
     """:func:`zeros` without checks, over the last two axes: (..., N, K) to (...)."""
-    return (spk == 0).float().mean((-2, -1))
+    return (spk == 0).sum((-2, -1)) / (spk.shape[-2] * spk.shape[-1])
 
 
 def treves_rolls(total: Tensor, total_square: Tensor, count: int) -> Tensor:

@@ -3,7 +3,9 @@
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
+from functools import partial
 from pathlib import Path
+from types import CodeType, FunctionType
 from typing import Any, ClassVar, Protocol, TypeVar, runtime_checkable
 
 import torch
@@ -309,6 +311,12 @@ def _check_weights(path: str | Path, weights: dict[str, Any]) -> None:
         require_finite(weight, f"{name} in {path}")
 
 
+def _code(code: CodeType) -> str:
+    """Instructions and constants of a function; those of functions in it have no fixed repr."""
+    constants = [_code(c) if isinstance(c, CodeType) else repr(c) for c in code.co_consts]
+    return f"{code.co_code.hex()} {code.co_names} {constants}"
+
+
 def _described(name: str, item: Any) -> Any:
     """An argument as plain data to compare: as in files, else by where its class or code lies."""
     try:
@@ -319,9 +327,16 @@ def _described(name: str, item: Any) -> Any:
         kind = item if hasattr(item, "__qualname__") else type(item)
     attributes = {**getattr(item, "_arguments", {}), **getattr(item, "__dict__", {})}
     options = {n: v for n, v in attributes.items() if isinstance(v, int | float | str)}
-    code = getattr(item, "__code__", None)
-    if code is not None:
-        options["code"] = f"{code.co_code.hex()} {code.co_consts!r}"
+    if isinstance(item, FunctionType):
+        cells = [cell.cell_contents for cell in item.__closure__ or ()]
+        given = [*cells, *(item.__defaults__ or ()), *(item.__kwdefaults__ or {}).values()]
+        options["code"] = _code(item.__code__)
+        options["given"] = repr([_described("", value) for value in given])
+    elif isinstance(item, partial):
+        given = [item.func, *item.args, *item.keywords.values()]
+        options["given"] = repr([_described("", value) for value in given])
+    elif isinstance(item, nn.Module):
+        options["layers"] = repr(item)
     if hasattr(item, "tolist"):  # a tensor or an array
         options["values"] = repr(item.tolist())
     return {"name": f"{kind.__module__}.{kind.__qualname__}", **options}

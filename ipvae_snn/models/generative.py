@@ -154,10 +154,16 @@ class DecodedLikelihood(nn.Module):
     def given(self, x: Tensor) -> "_Explained":
         def feedback(spk: Tensor) -> Feedback:
             learning = torch.is_grad_enabled()
-            with torch.enable_grad():
-                z = spk if spk.requires_grad else spk.detach().requires_grad_()
-                eta = self.decoder(z)
-                score = self.likelihood.score(x, eta)
+            with torch.inference_mode(False), torch.enable_grad():
+                shown = x.clone() if x.is_inference() else x
+                z = spk if spk.requires_grad else spk.detach().clone().requires_grad_()
+                eta = self.decoder(z.clone())  # its first layer may work in place
+                if not eta.requires_grad:
+                    raise ValueError(
+                        "the output of the decoder must depend on the spikes: it was computed "
+                        "without a gradient, as by detach() or no_grad()"
+                    )
+                score = self.likelihood.score(shown, eta)
                 (current,) = torch.autograd.grad(
                     eta, z, score if learning else score.detach(), create_graph=learning
                 )

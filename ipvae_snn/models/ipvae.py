@@ -108,7 +108,7 @@ class IPVAE(BaseModel):
         require_instance(spike_grad, "spike_grad")
         if likelihood is not None:
             require_instance(likelihood, "likelihood", Likelihood)
-        self.kl_form: str = require_kl_form(kl_form)
+        self.kl_form: str = kl_form
         self.precision = "float32"
         linear = decoder is None and likelihood is None
         if not linear and lateral_scale != 1:
@@ -142,8 +142,8 @@ class IPVAE(BaseModel):
             nn.init.normal_(phi.weight, std=init_std)
         else:
             self.decoded = DecodedLikelihood(
-                decoder or LinearDecoder(latents, in_features, init_std),
-                likelihood or Gaussian(in_features, learn_scale),
+                LinearDecoder(latents, in_features, init_std) if decoder is None else decoder,
+                Gaussian(in_features, learn_scale) if likelihood is None else likelihood,
             )
             self._check_decoder(self.decoded.decoder)
         with torch.no_grad():
@@ -151,8 +151,16 @@ class IPVAE(BaseModel):
 
     def __setattr__(self, name: str, value: Any) -> None:
         if name != "decoder":
+            value = require_kl_form(value) if name == "kl_form" else value
             super().__setattr__(name, value)
-        elif self.decoded is None:
+            return
+        for weight in value.parameters() if isinstance(value, nn.Module) else ():
+            if weight.dtype != self.like.dtype or weight.device != self.like.device:
+                raise TypeError(
+                    f"the decoder must be {self.like.dtype} on {self.like.device}, as the neurons "
+                    f"are, it has weights of {weight.dtype} on {weight.device}"
+                )
+        if self.decoded is None:
             self._lateral.decoder = value
         else:
             self._check_decoder(value)
@@ -163,8 +171,18 @@ class IPVAE(BaseModel):
         require_instance(decoder, "decoder")
         if not isinstance(decoder, nn.Module):
             raise TypeError(f"decoder must be a torch.nn.Module, got {type(decoder).__name__}")
-        with torch.no_grad(), seeded(0):
-            found = decoder(torch.zeros(2, self.latents).to(next(decoder.parameters(), self.like)))
+        training = [module for module in decoder.modules() if module.training]
+        decoder.eval()  # so that statistics of batches stay as they are
+        try:
+            with torch.no_grad(), seeded(0):
+                found = decoder(
+                    torch.zeros(2, self.latents).to(next(decoder.parameters(), self.like))
+                )
+        except RuntimeError as error:
+            raise ValueError(f"decoder must map (B, {self.latents}) to (B, M): {error}") from error
+        finally:
+            for module in training:
+                module.training = True
         if not isinstance(found, Tensor) or found.shape != (2, self.in_features):
             shape = tuple(found.shape) if isinstance(found, Tensor) else type(found).__name__
             raise ValueError(
@@ -402,7 +420,9 @@ class IPVAE(BaseModel):
 
     def _current(self) -> dict[str, Any]:
         own = {name: getattr(self.neuron, name) for name in ("clamp", "leak", "lateral_scale")}
-        parts = {} if self.decoded is None else {"decoder": self.decoded.decoder}
+        parts: dict[str, Any] = {}
+        if self.decoded is not None:
+            parts = {"decoder": self.decoded.decoder, "likelihood": self.decoded.likelihood}
         return {**own, "kl_form": self.kl_form, "spike_grad": self.neuron.spike_grad, **parts}
 
     def check_loaded(self) -> None:

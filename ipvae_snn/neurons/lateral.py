@@ -43,7 +43,7 @@ class _GramCache:
     weights: tuple[Tensor, ...]
     versions: tuple[int, ...]
     copies: tuple[Tensor, ...]
-    with_graph: bool
+    needs_grad: tuple[bool, ...]
     terms: GaussianTerms | None = None
 
 
@@ -68,9 +68,10 @@ class Lateral(nn.Module):
     def cached_gram(self) -> Tensor:
         """The current G, computed only if the weights have changed since the last call.
 
-        They have changed if autograd counts another version of them, or, on the CPU, if any value
-        differs, which also detects writes to ``weight.data``. Gradients flow to the weights from
-        every use of the matrix, through any number of backward passes.
+        They have changed if any value differs, so that writes to ``weight.data`` and fused
+        optimizers, which autograd does not notice, are noticed. On other devices than the CPU it is
+        computed at every call: a comparison there would wait for the device. Gradients flow to the
+        weights from every use of the matrix, through any number of backward passes.
 
         Raises:
             ValueError: NaN or infinity in G.
@@ -81,17 +82,18 @@ class Lateral(nn.Module):
             gram = self.gram()
             require_finite(gram, "the lateral weights")
             return gram
-        with_graph = torch.is_grad_enabled() and any(w.requires_grad for w in weights)
+        with_graph = torch.is_grad_enabled()
+        needs_grad = tuple(with_graph and w.requires_grad for w in weights)
         cache = self._cache
-        if cache is None or cache.with_graph != with_graph or _is_stale(cache, weights):
-            if with_graph:
+        if cache is None or cache.needs_grad != needs_grad or _is_stale(cache, weights):
+            if any(needs_grad):
                 gram = _CachedGram.apply(*sources)  # type: ignore[no-untyped-call]
             else:
                 gram, _, _ = _gram_of(*sources)
             require_finite(gram, "the lateral weights")
             versions = tuple(w._version for w in weights)
             copies = tuple(w.detach().clone() for w in weights)
-            self._cache = cache = _GramCache(gram, weights, versions, copies, with_graph)
+            self._cache = cache = _GramCache(gram, weights, versions, copies, needs_grad)
         return cache.gram
 
     def __getstate__(self) -> dict[str, Any]:
@@ -99,12 +101,13 @@ class Lateral(nn.Module):
 
 
 def _is_plain_leaf(weight: Tensor) -> bool:
-    """Whether changes of a tensor can be detected: a leaf, not traced, transformed or wrapped."""
+    """Whether changes can be detected cheaply: a leaf on the CPU, not traced or transformed."""
     return (
         not torch.compiler.is_compiling()
         and not torch.is_inference_mode_enabled()
         and torch._C._functorch.peek_interpreter_stack() is None
         and type(weight) in (Tensor, nn.Parameter)
+        and weight.device.type == "cpu"
         and weight.is_leaf
         and not weight.is_inference()
     )
@@ -117,8 +120,8 @@ def _is_stale(cache: _GramCache, weights: tuple[Tensor, ...]) -> bool:
     return any(
         weight is not cached_weight
         or weight._version != version
-        or (weight.device, weight.dtype) != (copy.device, copy.dtype)
-        or (weight.device.type == "cpu" and not torch.equal(weight, copy))
+        or weight.dtype != copy.dtype
+        or not torch.equal(weight, copy)
         for weight, (cached_weight, version, copy) in zip(weights, cached, strict=True)
     )
 
@@ -257,7 +260,7 @@ class SharedDecoder(Lateral):
         drive_weight = F.drive_weight(weight, self.bounded_log_scale())
         constant = F.nll_constant(len(weight), log_scale)
         terms = GaussianTerms(gram, drive_weight, log_scale, constant)
-        if cache is not None and cache.gram is gram and not cache.with_graph:
+        if cache is not None and cache.gram is gram and not any(cache.needs_grad):
             cache.terms = terms
         return terms
 

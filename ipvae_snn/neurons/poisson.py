@@ -52,11 +52,10 @@ class Bounded:
         self.name = name
 
     def __get__(self, neuron: Any, owner: type | None = None) -> Any:
-        return self if neuron is None else neuron.__dict__[f"_{self.name}"]
+        return self if neuron is None else neuron.__dict__[self.name]
 
     def __set__(self, neuron: Any, value: Any) -> None:
-        number = require_number(value, self.name, self.least, self.most)
-        neuron.__dict__[f"_{self.name}"] = number
+        neuron.__dict__[self.name] = require_number(value, self.name, self.least, self.most)
 
 
 class IPVAENeuron(StatefulNeuron):
@@ -193,6 +192,13 @@ class IPVAENeuron(StatefulNeuron):
         self._declare("mem_init", rest, learn_mem_init)
         self._declare("log_bias", tonic.log(), learn_bias)
         self._declare("log_step", like.new_tensor(log_step), learn_step)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name == "spike_grad":
+            self._check_callables(value, self.__dict__.get("state_quant", False))
+            if not isinstance(value, nn.Module):
+                self._modules.pop(name, None)  # else PyTorch takes modules only after a module
+        super().__setattr__(name, value)
 
     @staticmethod
     def _check_callables(spike_grad: Any, state_quant: Any) -> None:

@@ -280,3 +280,16 @@ def test_a_file_of_a_class_that_was_not_imported(registry, tmp_path):
     says = f"unknown {registry.kind} 'mine'.* import the module that registers it"
     with pytest.raises(ValueError, match=says):
         ipvae_snn.load_model(tmp_path / "model.pt")
+
+
+def estimator_of(factor):
+    return lambda mem: (lambda q: factor * q.exp())(mem)
+
+
+def test_functions_are_compared_by_their_code_and_by_what_they_close_over(tmp_path):
+    x, config = torch.rand(8, 6), TrainConfig(iterations=2, batch=4, steps=2, progress=False)
+    path = tmp_path / "checkpoint.pt"
+    fit(IPVAE(6, 5, spike_grad=estimator_of(1.0)), x, config, checkpoint=path)
+    fit(IPVAE(6, 5, spike_grad=estimator_of(1.0)), x, config, checkpoint=path)
+    with pytest.raises(ValueError, match="spike_grad"):
+        fit(IPVAE(6, 5, spike_grad=estimator_of(2.0)), x, config, checkpoint=path)

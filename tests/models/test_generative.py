@@ -230,3 +230,39 @@ def test_settings_of_a_neuron_are_checked_when_they_are_set(name, value):
     with pytest.raises((ValueError, TypeError), match=name):
         setattr(model.neuron, name, value)
     assert getattr(model.neuron, name) == before
+
+
+def test_decoders_work_in_inference_mode_and_in_place():
+    decoder = nn.Sequential(nn.ReLU(inplace=True), nn.Linear(K, M))
+    model = IPVAE(M, K, decoder=decoder)
+    with torch.inference_mode():
+        out = model.run(torch.rand(B, M), 3)
+    assert torch.isfinite(out.nll).all()
+    model.loss(torch.rand(B, M), 3).backward()
+    assert decoder[1].weight.grad is not None
+
+
+def test_looking_at_a_decoder_leaves_its_statistics_alone():
+    decoder = nn.Sequential(nn.Linear(K, M), nn.BatchNorm1d(M))
+    IPVAE(M, K, decoder=decoder)
+    assert decoder[1].num_batches_tracked == 0
+    assert decoder[1].training
+
+
+def test_a_decoder_without_gradient_is_refused():
+    class Detached(nn.Linear):
+        def forward(self, spk):
+            return super().forward(spk).detach()
+
+    with pytest.raises(ValueError, match="must depend on the spikes"):
+        IPVAE(M, K, decoder=Detached(K, M)).loss(torch.rand(B, M), 2)
+
+
+def test_settings_are_checked_when_they_are_set():
+    model = IPVAE(M, K)
+    with pytest.raises(ValueError, match="form must be"):
+        model.kl_form = "x"
+    assert model.kl_form == "exact"
+    with pytest.raises(TypeError, match=r"must be torch\.float32"):
+        model.decoder = nn.Linear(K, M, bias=False).double()
+    assert model.decoder.weight.dtype == torch.float32
