@@ -17,7 +17,7 @@ def slope_of(estimator: Any, spk: Tensor, rate: Tensor) -> Tensor:
     Raises:
         TypeError, ValueError: what a user's ``slope`` returned is no tensor, or does not broadcast.
     """
-    return _as_wanted(estimator, "slope", estimator.slope(spk, rate), rate, broadcast=True)
+    return _validated(estimator, "slope", estimator.slope(spk, rate), rate, broadcast=True)
 
 
 def draw_of(spec: UnrollSpec, mem: Tensor) -> Tensor:
@@ -27,21 +27,23 @@ def draw_of(spec: UnrollSpec, mem: Tensor) -> Tensor:
         TypeError, ValueError: a user's ``draw`` or ``sample`` returned no tensor, or another shape.
     """
     method = "sample" if spec.law == "own" else "draw"
-    return _as_wanted(spec.estimator, method, spec.draw(mem), mem)
+    return _validated(spec.estimator, method, spec.draw(mem), mem)
 
 
-def _as_wanted(
+def _validated(
     estimator: Any, method: str, value: Any, like: Tensor, broadcast: bool = False
 ) -> Tensor:
-    told = f"{method}() of {type(estimator).__name__} must return"
+    prefix = f"{method}() of {type(estimator).__name__} must return"
     if not isinstance(value, Tensor):
-        raise TypeError(f"{told} a tensor, it gave {type(value).__name__}")
+        raise TypeError(f"{prefix} a tensor, it gave {type(value).__name__}")
     try:
         shape = torch.broadcast_shapes(value.shape, like.shape) if broadcast else value.shape
     except RuntimeError:
         shape = value.shape
     if shape != like.shape:
-        raise ValueError(f"{told} shape (B, K) = {tuple(like.shape)}, it gave {tuple(value.shape)}")
+        raise ValueError(
+            f"{prefix} shape (B, K) = {tuple(like.shape)}, it gave {tuple(value.shape)}"
+        )
     return value.to(like).expand_as(like)
 
 

@@ -18,6 +18,11 @@ from ipvae_snn.kernels.spec import UnrollSpec
 INPUTS = ("drive", "gram", "spk", "mem", "log_step", "log_bias", "mem_rest")
 
 
+Tensors = list[Tensor]
+Flags = tuple[bool, ...]
+Grads = tuple[Tensor | None, Tensor | None]
+
+
 class Settings(NamedTuple):
     """The settings of a neuron that are no tensors; fields as in :class:`UnrollSpec`."""
 
@@ -103,28 +108,22 @@ class _OneStep(torch.autograd.Function):
         return spk, mem
 
     @staticmethod
-    def backward(
-        ctx: Any, spk_grad: Tensor | None, mem_grad: Tensor | None
-    ) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
         needed = ctx.needs_input_grad[1:]
+        spk_grad, mem_grad = grads
         if spk_grad is None and mem_grad is None:
             return None, *(None for _ in needed)
         *tensors, mem, counts = ctx.saved_tensors
         if torch.is_grad_enabled():  # create_graph=True
-            return None, *_by_autograd(ctx.settings, tensors, counts, needed, spk_grad, mem_grad)
-        return None, *_backward(ctx.settings, tensors, mem, counts, needed, spk_grad, mem_grad)
+            return None, *_by_autograd(ctx.settings, tensors, counts, needed, (spk_grad, mem_grad))
+        return None, *_backward(ctx.settings, tensors, mem, counts, needed, (spk_grad, mem_grad))
 
 
 def _backward(
-    settings: Settings,
-    tensors: list[Tensor],
-    mem: Tensor,
-    counts: Tensor,
-    needed: tuple[bool, ...],
-    spk_grad: Tensor | None,
-    mem_grad: Tensor | None,
+    settings: Settings, tensors: Tensors, mem: Tensor, counts: Tensor, needed: Flags, grads: Grads
 ) -> tuple[Tensor | None, ...]:
     """Gradients of the tensors; those that cost a product only where they are needed."""
+    spk_grad, mem_grad = grads
     drive, gram, spk, mem_before = (t.contiguous() for t in tensors[:4])
     spec = _spec(settings, drive, gram, spk, mem_before, *tensors[4:])
     latents, threads = gram.shape[0], torch.get_num_threads()
@@ -187,14 +186,10 @@ def _backward(
 
 
 def _by_autograd(
-    settings: Settings,
-    tensors: list[Tensor],
-    counts: Tensor,
-    needed: tuple[bool, ...],
-    spk_grad: Tensor | None,
-    mem_grad: Tensor | None,
+    settings: Settings, tensors: Tensors, counts: Tensor, needed: Flags, grads: Grads
 ) -> list[Tensor | None]:
     """The same gradients, themselves differentiable: autograd through PyTorch operations."""
+    spk_grad, mem_grad = grads
     # Views, so that autograd stops here: one tensor may have been computed from another.
     tensors = [t.view_as(t) for t in tensors]
     drive, gram, spk, mem_before, log_step, log_bias, mem_rest = tensors
@@ -208,14 +203,14 @@ def _by_autograd(
         mem_rest=mem_rest,
         clamp=settings.clamp,
     )
-    outputs, grads = ([], []) if mem_grad is None else ([mem], [mem_grad])
+    outputs, output_grads = ([], []) if mem_grad is None else ([mem], [mem_grad])
     if spk_grad is not None and settings.slope != "none":
         spk = _DrawnCounts.apply(mem, counts, settings.estimator)  # type: ignore[no-untyped-call]
         outputs.append(spk)
-        grads.append(spk_grad)
+        output_grads.append(spk_grad)
     inputs = [t for t, needs in zip(tensors, needed, strict=True) if needs]
     input_grads = iter(
-        torch.autograd.grad(outputs, inputs, grads, create_graph=True, allow_unused=True)
+        torch.autograd.grad(outputs, inputs, output_grads, create_graph=True, allow_unused=True)
     )
     return [next(input_grads) if needs else None for needs in needed]
 

@@ -23,7 +23,7 @@ class PlainTimestep(Timestep):
     """A timestep of a spec in PyTorch operations.
 
     Args:
-        spec: its tensors are read anew in every timestep, and so may be changed in place.
+        spec: its tensors are read in every timestep, and so may be changed in place.
         product: z ↦ zG, default the dense product.
     """
 
@@ -125,17 +125,9 @@ class PlainAdjoint(Adjoint):
             quad_before=self.quad_grad[t - 1, :, None] if t else None,
             kl=self.kl_grad[t, :, None],
         )
-        settings = _Settings(
-            spec.step_size,
-            bias=spec.bias,
-            mem_rest=spec.mem_rest,
-            clamp=spec.clamp,
-            lateral_scale=spec.lateral_scale,
-            leak=spec.leak,
-            published=spec.kl_form == "published",
-        )
-        found = _fused(_backward, mem)(values, grads, settings)
-        self.mem_grad, self.product_input, gram_factor, drive_grad, bias_sum, step_sum = found
+        settings = _Settings(*(getattr(spec, name) for name in _Settings._fields))
+        out = _fused(_backward, mem)(values, grads, settings)
+        self.mem_grad, self.product_input, gram_factor, drive_grad, bias_sum, step_sum = out
         self.gram_factor[self._slot(t - 1)] = gram_factor
         self._drive_grad(t).add_(drive_grad)
         self.bias_sum += bias_sum
@@ -190,7 +182,7 @@ class _Settings(NamedTuple):
     clamp: float | Tensor
     lateral_scale: float
     leak: float
-    published: bool
+    kl_form: str
 
 
 def _backward(values: _Values, grads: _Grads, settings: _Settings) -> tuple[Tensor, ...]:
@@ -201,10 +193,10 @@ def _backward(values: _Values, grads: _Grads, settings: _Settings) -> tuple[Tens
     would be differences of nearly equal numbers, they are computed from h (``inhibition_before``).
     """
     mem, mem_before, counts, counts_before, drive, inhibition, slope = values
-    step_size, bias, mem_rest, clamp, lateral_scale, leak, published = settings
+    step_size, bias, mem_rest, clamp, lateral_scale, leak, kl_form = settings
     spk = counts.to(mem.dtype)
     rate, rate_before, x = mem.exp(), mem_before.exp(), mem - mem_before
-    if published:
+    if kl_form == "published":
         grown = x.exp()
         kl_by_mem = rate * (1 + grown * (2 * x - 1))
         kl_by_mem_before = -rate * grown * x

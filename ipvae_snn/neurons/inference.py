@@ -65,7 +65,7 @@ def infer(
     Args:
         spec: from :func:`spec_of`; ``law``, ``slope`` and ``recompute_inhibition`` are set here.
         sample_seeds: int64, (B,): the spikes of a row depend on its number, not on other rows.
-        sources: what the drive was computed from, by the names that errors shall give.
+        sources: the tensors that the drive was computed from, by their names in errors.
 
     Raises:
         ValueError: NaN or infinity in the sources or in the parameters of the neurons.

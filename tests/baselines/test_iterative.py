@@ -55,9 +55,16 @@ def test_a_baseline_is_trained_and_evaluated_like_the_ipvae(name):
     model, x = BASELINES[name](), samples()
     one_pass = isinstance(model, GaussianVAE | PoissonVAE)  # timesteps are draws of one posterior
     config = TrainConfig(
-        iterations=400 if one_pass else 80, batch=20, steps=12, lr=1e-2, beta=1.0, beta_start=1.0,
-        weight_decay=0.0, log_every=10, progress=False,
-    )  # fmt: skip
+        iterations=400 if one_pass else 80,
+        batch=20,
+        steps=12,
+        lr=1e-2,
+        beta=1.0,
+        beta_start=1.0,
+        weight_decay=0.0,
+        log_every=10,
+        progress=False,
+    )
     history = fit(model, x, config)
     assert history[-1]["loss"] < 0.8 * history[0]["loss"]
     assert "clamp" not in history[0]

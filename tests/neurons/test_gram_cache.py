@@ -1,4 +1,4 @@
-"""One-step calls make G once while the weights stand still, and anew when they move."""
+"""The cached Gram matrix: computed once while the weights stay the same, again when they change."""
 
 import copy
 import pickle
@@ -26,8 +26,8 @@ def neuron(request):
 
 
 @pytest.fixture
-def made(monkeypatch):
-    """How often a Gram matrix was computed, as a list that grows."""
+def computed(monkeypatch):
+    """A list with an entry for every Gram matrix that was computed."""
     calls, original = [], F._Gram.apply
 
     def count(*tensors):
@@ -51,20 +51,20 @@ def weight_of(neuron):
     return neuron.lateral.weight
 
 
-def test_a_sequence_makes_it_once(neuron, made):
+def test_a_sequence_computes_it_once(neuron, computed):
     steps(neuron, 8)
-    assert len(made) == 1
+    assert len(computed) == 1
     steps(neuron, 8)
     neuron.run(torch.ones(4, 3, 6))
-    assert len(made) == 1
+    assert len(computed) == 1
 
 
-def test_inference_after_learning_makes_one_without_a_graph(neuron, made):
+def test_inference_after_learning_computes_one_without_a_graph(neuron, computed):
     steps(neuron)
     with torch.no_grad():
         assert not steps(neuron).requires_grad
         steps(neuron)
-    assert len(made) == 2
+    assert len(computed) == 2
     assert steps(neuron).requires_grad
 
 
@@ -100,28 +100,35 @@ def to_double(neuron):
 
 
 @pytest.mark.parametrize(
-    "move",
-    [optimizer_step, in_place, through_data, one_value_through_data, replaced_data, loaded,
-     to_double],
-)  # fmt: skip
-def test_weights_that_move_are_seen(neuron, move):
+    "change",
+    [
+        optimizer_step,
+        in_place,
+        through_data,
+        one_value_through_data,
+        replaced_data,
+        loaded,
+        to_double,
+    ],
+)
+def test_changed_weights_are_detected(neuron, change):
     steps(neuron)
     with torch.no_grad():
         steps(neuron)
-    move(neuron)
+    change(neuron)
     assert torch.equal(neuron.lateral.cached_gram(), neuron.gram())
     with torch.no_grad():
         assert torch.equal(neuron.lateral.cached_gram(), neuron.gram())
 
 
-def test_log_scale_that_moves_is_seen():
+def test_a_changed_log_scale_is_detected():
     neuron = shared()
     steps(neuron)
     neuron.lateral.log_scale.data[0] = 0.7
     assert torch.equal(neuron.lateral.cached_gram(), neuron.gram())
 
 
-def test_a_replaced_decoder_is_seen():
+def test_a_replaced_decoder_is_detected():
     neuron = shared()
     steps(neuron)
     neuron.lateral.decoder = nn.Linear(6, 8, bias=False)
@@ -129,42 +136,40 @@ def test_a_replaced_decoder_is_seen():
 
 
 def test_gradients_flow_from_sequences_that_share_it(neuron):
-    """Two losses are made before either is back-propagated."""
+    """Two losses are computed before either is back-propagated."""
     torch.manual_seed(1)
     first, second = steps(neuron), steps(neuron)
     first.backward()
     second.backward()
-    both = [p.grad.clone() for p in neuron.parameters()]
+    grads = [p.grad.clone() for p in neuron.parameters()]
     neuron.zero_grad()
     torch.manual_seed(1)
-    apart = type(neuron)  # the same with a Gram matrix of its own in each sequence
-    assert apart is IPVAENeuron
     for _ in range(2):
-        neuron.lateral._cache = None
+        neuron.lateral._cache = None  # each sequence computes its own
         steps(neuron).backward()
-    for found, parameter in zip(both, neuron.parameters(), strict=True):
-        torch.testing.assert_close(found, parameter.grad)
+    for grad, parameter in zip(grads, neuron.parameters(), strict=True):
+        torch.testing.assert_close(grad, parameter.grad)
 
 
-def test_its_gradient_is_that_of_the_plain_matrix(neuron):
+def test_its_gradient_equals_that_of_the_uncached_matrix(neuron):
     neuron.double()
     torch.manual_seed(0)
     weights = torch.randn(6, 6, dtype=torch.float64)
-    parameters = [p for p in neuron.lateral.parameters()]
-    found = torch.autograd.grad((neuron.lateral.cached_gram() * weights).sum(), parameters)
+    parameters = list(neuron.lateral.parameters())
+    grads = torch.autograd.grad((neuron.lateral.cached_gram() * weights).sum(), parameters)
     expected = torch.autograd.grad((neuron.gram() * weights).sum(), parameters)
-    for a, b in zip(found, expected, strict=True):
+    for a, b in zip(grads, expected, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-12)
 
 
-def test_weights_that_moved_before_backward_are_an_error(neuron):
+def test_weights_that_changed_before_backward_are_an_error(neuron):
     loss = steps(neuron)
     in_place(neuron)
     with pytest.raises(RuntimeError, match="modified by an inplace operation"):
         loss.backward()
 
 
-def test_copies_and_pickles_make_their_own(neuron):
+def test_copies_and_pickles_do_not_share_the_cache(neuron):
     steps(neuron)
     for other in (copy.deepcopy(neuron), pickle.loads(pickle.dumps(neuron))):
         assert other.lateral._cache is None
@@ -172,7 +177,7 @@ def test_copies_and_pickles_make_their_own(neuron):
         assert not torch.equal(other.lateral.cached_gram(), neuron.lateral.cached_gram())
 
 
-def test_parametrized_weights_are_never_kept():
+def test_parametrized_weights_are_never_cached():
     neuron = IPVAENeuron(nn.utils.parametrizations.weight_norm(nn.Linear(6, 8, bias=False)))
     steps(neuron).backward()
     neuron.lateral.decoder.parametrizations.weight.original0.data.mul_(2)
@@ -186,7 +191,7 @@ def test_nan_in_the_weights_is_named(neuron):
         steps(neuron)
 
 
-def test_inference_mode_leaves_nothing_behind(neuron):
+def test_inference_mode_caches_nothing(neuron):
     with torch.inference_mode():
         steps(neuron)
     steps(neuron).backward()

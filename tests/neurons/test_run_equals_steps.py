@@ -1,4 +1,4 @@
-"""All timesteps in one call, and one by one, against a plain loop written down here."""
+"""``run`` and one-step calls against an independent loop over the equations."""
 
 import itertools
 
@@ -39,7 +39,7 @@ def clamped(v, c):
 
 
 def oracle(neuron, x, spks):
-    """Membranes by the equations of the docstring, with the spikes of another run."""
+    """Spikes and membranes by the equations of the docstring, for spikes that were drawn before."""
     gram = neuron.gram()
     alpha, bias, rest = neuron.log_step.exp(), neuron.log_bias.exp(), neuron.mem_init
     mem = rest.expand(x.shape[1:])
@@ -94,8 +94,8 @@ def test_gradients_in_float64_equal_the_oracle(kind, options, batch):
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("options", OPTIONS, ids=str)
 @pytest.mark.parametrize("estimator", [surrogate.midpoint(), surrogate.rounded()], ids=repr)
-def test_kernels_in_float32_are_as_exact_as_it_can_be(kind, options, estimator):
-    """One call and many give the same bits forward; gradients are those of float64."""
+def test_kernels_have_the_accuracy_of_float32(kind, options, estimator):
+    """``run`` and one-step calls give the same bits; their gradients are those of float64."""
     torch.manual_seed(0)
     neuron = KINDS[kind](67, mem_init=-0.5, step=0.3, spike_grad=estimator, **options)
     x = torch.randn(12, 5, 67, requires_grad=True)
@@ -127,8 +127,9 @@ def test_second_derivatives_of_a_step_go_through_plain_operations():
         torch.manual_seed(4)
         spk, mem = neuron(x, *(part.to(dtype) for part in start))
         (slope,) = torch.autograd.grad((mem.square() + spk).sum(), x, create_graph=True)
-        return spk, torch.autograd.grad(slope.square().sum(), [x, *neuron.parameters()],
-                                        allow_unused=True)  # fmt: skip
+        return spk, torch.autograd.grad(
+            slope.square().sum(), [x, *neuron.parameters()], allow_unused=True
+        )
 
     spk, fast = curvature(neuron, x, start, torch.float32)
     exact = IPVAENeuron(6, leak=0.2, spike_grad=Fixed(spk.detach().double())).double()
@@ -142,7 +143,7 @@ def test_second_derivatives_of_a_step_go_through_plain_operations():
 
 
 class Fixed(surrogate.midpoint):
-    """midpoint with counts that are given."""
+    """``midpoint`` with given counts."""
 
     def __init__(self, spk):
         super().__init__()
@@ -152,7 +153,7 @@ class Fixed(surrogate.midpoint):
         return self.spk.to(mem.dtype)
 
 
-def test_run_shows_its_timesteps_to_observers_once():
+def test_run_calls_observers_once_with_all_timesteps():
     neuron, seen = IPVAENeuron(5), []
     neuron.observers.append(seen.append)
     spk, mem = neuron.run(torch.rand(6, 2, 5))

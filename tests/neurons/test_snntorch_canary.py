@@ -20,11 +20,18 @@ def test_the_base_constructor_takes_our_options():
     accepted = inspect.signature(snn.SpikingNeuron.__init__).parameters
     assert {"spike_grad", "init_hidden", "state_quant", "output"} <= set(accepted)
     defaults = {
-        "threshold": 1.0, "spike_grad": None, "surrogate_disable": False, "init_hidden": False,
-        "inhibition": False, "learn_threshold": False, "reset_mechanism": "subtract",
-        "state_quant": False, "output": False, "graded_spikes_factor": 1.0,
+        "threshold": 1.0,
+        "spike_grad": None,
+        "surrogate_disable": False,
+        "init_hidden": False,
+        "inhibition": False,
+        "learn_threshold": False,
+        "reset_mechanism": "subtract",
+        "state_quant": False,
+        "output": False,
+        "graded_spikes_factor": 1.0,
         "learn_graded_spikes_factor": False,
-    }  # fmt: skip
+    }
     ours = inspect.signature(IPVAENeuron.__init__).parameters
     for name, default in defaults.items():
         assert accepted[name].default == default, name

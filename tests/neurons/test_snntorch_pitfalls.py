@@ -75,10 +75,15 @@ def test_p05_nested_neurons_of_both_packages_are_reset():
 
 def test_p06_detach_reaches_every_class_in_a_mixed_network():
     net = nn.Sequential(
-        nn.Linear(K, K), snn.Leaky(0.9, init_hidden=True), nn.Linear(K, K), hidden(),
-        nn.Linear(K, K), snn.Synaptic(0.9, 0.8, init_hidden=True), nn.Linear(K, K),
+        nn.Linear(K, K),
+        snn.Leaky(0.9, init_hidden=True),
+        nn.Linear(K, K),
+        hidden(),
+        nn.Linear(K, K),
+        snn.Synaptic(0.9, 0.8, init_hidden=True),
+        nn.Linear(K, K),
         snn.RSynaptic(0.9, 0.8, linear_features=K, init_hidden=True),
-    )  # fmt: skip
+    )
     net(CURRENT)
     net(CURRENT)
     detach(net)
