@@ -21,10 +21,6 @@ CALIBRATION_SAMPLES = 100
 def export_run(arguments: argparse.Namespace) -> None:
     """Export the model of a run, and print the fidelity table."""
     target = export.TARGETS.find(arguments.to)(**targets().given(arguments, arguments.to))
-    if not isinstance(target, export.Target):
-        raise TypeError(
-            f"--to {arguments.to} has no method write(model, calibration, path, *, progress)"
-        )
     out = arguments.out
     require_free_file(out)
     require_integer(arguments.samples, "samples", least=2)

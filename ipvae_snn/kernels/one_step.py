@@ -60,46 +60,29 @@ def one_step(settings: Settings, *tensors: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _forward(
-    settings: Settings, drive: Tensor, gram: Tensor, spk: Tensor, mem: Tensor, *parameters: Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
-    """spk, mem, and the counts in the dtype they are saved in."""
-    spec = _spec(settings, drive.contiguous(), gram, spk, mem, *parameters)
-    latents, threads = gram.shape[0], torch.get_num_threads()
-    rows = mem.numel() // latents
-    lateral = native.padded(gram)
-    new_spk, new_mem = (t.clone(memory_format=torch.contiguous_format) for t in (spk, mem))
-    counts = torch.empty_like(new_spk, dtype=spec.count_dtype())
-    work = spec.empty(threads, native.TEAM, lateral.shape[1] + latents)
-    key = native.draw_keys(1, settings.estimator.generator) if settings.law == "poisson" else None
-    arguments = native.Forward(
-        steps=1,
-        rows=rows,
-        latents=latents,
-        stride=lateral.shape[1],
-        drive=pointer(spec.drive),
-        gram=pointer(lateral),
-        keys=pointer(key),
-        spk=pointer(new_spk),
-        mem=pointer(new_mem),
-        all_counts=pointer(counts),
-        count_bytes=counts.element_size(),
-        work=pointer(work),
-        threads=threads,
-    )
-    native.library().ipvae_forward(byref(native.dynamics_of(spec)), byref(arguments))
-    return new_spk, new_mem, counts
+    settings: Settings, *tensors: Tensor, save: bool = False
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """spk, mem, and with ``save`` the counts in the dtype they are saved in: an unroll of T = 1."""
+    drive, gram, spk, mem, *parameters = tensors
+    flat = [t.reshape(-1, gram.shape[0]).contiguous() for t in (drive, spk, mem)]
+    spec = _spec(settings, flat[0], gram, *flat[1:], *parameters, save=save)
+    out = native.forward(spec)
+    counts = None if out.saved is None else out.saved[1].reshape(mem.shape)
+    return out.last_spk.reshape(mem.shape), out.last_mem.reshape(mem.shape), counts
 
 
-def _spec(settings: Settings, *tensors: Tensor) -> UnrollSpec:
+def _spec(settings: Settings, *tensors: Tensor, save: bool = False) -> UnrollSpec:
     drive, gram, spk, mem, log_step, log_bias, mem_rest = tensors
     step_size, bias = log_step.detach().exp(), log_bias.detach().exp()
-    return UnrollSpec(drive, gram, spk, mem, step_size, bias, mem_rest.detach(), *settings)
+    return UnrollSpec(
+        drive, gram, spk, mem, step_size, bias, mem_rest.detach(), *settings, save=save
+    )
 
 
 class _OneStep(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, settings: Settings, *tensors: Tensor) -> tuple[Tensor, Tensor]:
-        spk, mem, counts = _forward(settings, *tensors)
+        spk, mem, counts = _forward(settings, *tensors, save=True)
         ctx.settings = settings
         ctx.save_for_backward(*tensors, mem, counts)
         ctx.set_materialize_grads(False)

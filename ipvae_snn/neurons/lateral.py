@@ -24,7 +24,7 @@ MAX_NEURONS = 2**20
 
 
 class GaussianTerms(NamedTuple):
-    """What the NLL of any input is computed from: G, Λ Φ (M, K), log σ (M,), and its constant."""
+    """Terms of the NLL that no input changes: G, Λ Φ (M, K), log σ (M,), and the constant."""
 
     gram: Tensor
     drive_weight: Tensor
@@ -250,7 +250,7 @@ class SharedDecoder(Lateral):
         return self.decoder.weight, self.log_scale
 
     def terms(self) -> GaussianTerms:
-        """What the NLL of any input is computed from; without a graph all cached, as G is."""
+        """Terms of the NLL that no input changes; cached like G where they have no graph."""
         # Two graphs for log σ, before G and after it: the order in which autograd adds up its
         # gradient stays that of earlier releases, to the last bit.
         log_scale = self.bounded_log_scale() if torch.is_grad_enabled() else None
