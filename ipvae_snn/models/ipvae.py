@@ -410,14 +410,6 @@ class IPVAE(BaseModel):
 
     # -- files ------------------------------------------------------------------------------
 
-    def config(self) -> dict[str, Any]:
-        """What :meth:`load` needs beside the weights, as plain data.
-
-        Raises:
-            TypeError: an estimator, decoder or likelihood that is not registered under a name.
-        """
-        return super().config()
-
     def _current(self) -> dict[str, Any]:
         own = {name: getattr(self.neuron, name) for name in ("clamp", "leak", "lateral_scale")}
         parts: dict[str, Any] = {}

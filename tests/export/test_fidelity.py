@@ -15,23 +15,6 @@ from tests.export.networks import poisson
 nir = pytest.importorskip("nir", reason="the extra nir is not installed")
 
 
-@pytest.fixture(scope="module")
-def model():
-    torch.manual_seed(0)
-    model = IPVAE(in_features=16, latents=24, init_std=0.4, step=0.3)
-    with torch.no_grad():
-        model.neuron.mem_init.uniform_(-1, 0)
-    return model.eval()
-
-
-@pytest.fixture(scope="module")
-def x(model):
-    """Sums of few features: what the model can reconstruct."""
-    generator = torch.Generator().manual_seed(1)
-    code = torch.poisson(torch.full((30, 24), 0.15), generator=generator)
-    return model.decode(code).detach()
-
-
 def test_the_model_agrees_with_itself_only_at_the_same_seed(model, x):
     result = export.report(model, model, x, num_steps=50, window=10, seed=3)
     original, other, itself = result.rows
