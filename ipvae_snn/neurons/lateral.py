@@ -166,7 +166,7 @@ class _CachedGram(torch.autograd.Function):
         inverse_scale = torch.exp(-log_scale)
         log_scale_grad = -((whitened_grad * weight).sum(-1) * inverse_scale)
         bound, tanh = F.LOG_SCALE_BOUND, torch.tanh(raw / F.LOG_SCALE_BOUND)
-        raw_grad = log_scale_grad * bound * (1 - tanh * tanh) / bound
+        raw_grad = torch.ops.aten.tanh_backward(log_scale_grad * bound, tanh) / bound
         return whitened_grad * inverse_scale.unsqueeze(-1), raw_grad
 
 

@@ -109,3 +109,17 @@ def test_estimators_are_checked_when_they_are_set():
     neuron.spike_grad = nn.ReLU()
     neuron.spike_grad = before  # a module does not keep others out
     assert neuron.spike_grad is before
+
+
+def test_the_gradient_of_the_cached_gram_is_that_of_autograd_to_the_last_bit():
+    """Its formula is written out: with large log σ, too, it must round as autograd does."""
+    torch.manual_seed(0)
+    log_scale = nn.Parameter(3 * torch.randn(500))
+    neuron = IPVAENeuron(nn.Linear(K, 500, bias=False), log_scale=log_scale)
+    factor = torch.randn(K, K)
+    found, expected = (
+        torch.autograd.grad((gram * factor).sum(), [neuron.lateral.weight, log_scale])
+        for gram in (neuron.lateral.cached_gram(), neuron.gram())
+    )
+    for one, other in zip(found, expected, strict=True):
+        assert torch.equal(one, other)
