@@ -53,12 +53,13 @@ def test_gradient_error_of_bfloat16_products(tiny, monkeypatch):
 
 def test_picture_shows_the_measured_times(tiny):
     result = bench.measure(quick=True, progress=False)
+    open_before = plt.get_fignums()
     axes = bench.picture(result).axes
     rows = [r for r in result["training_sweeps"] if r["varied"] == "steps"]
     drawn = {line.get_label(): line.get_ydata() for line in axes[0].lines}
     assert drawn["ipvae_snn"] == pytest.approx([1e3 * r["ours"] / r["steps"] for r in rows])
     assert drawn["plain PyTorch"] == pytest.approx([1e3 * r["plain"] / r["steps"] for r in rows])
-    assert not plt.get_fignums()
+    assert plt.get_fignums() == open_before
 
 
 def test_rates_stay_at_the_rate_of_the_shape():
