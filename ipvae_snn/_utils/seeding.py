@@ -1,12 +1,134 @@
-"""Seeds: blocks with their own random state, and seeds derived from several values."""
+"""Seeds: blocks with random numbers of their own, and seeds derived from several values."""
 
 import hashlib
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+import os
+import threading
+from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextvars import ContextVar, Token
+from typing import Any
 
 import torch
 
 from ipvae_snn._utils.checks import require_seed
+
+WORDS = slice(24, 24 + 624 * 8)
+"""Where the state of torch's CPU generator holds the 624 words of its Mersenne twister."""
+_TORCH = threading.RLock()
+"""Held while torch's own generators are seeded for a block."""
+
+
+def make_generator(seed: int, device: torch.device | str = "cpu") -> torch.Generator:
+    """A generator that all 63 bits of a seed reach."""
+    generator = torch.Generator(device)
+    reseed(generator, require_seed(seed))
+    return generator
+
+
+def reseed(generator: torch.Generator, seed: int) -> None:
+    """Seed a generator with all bits of ``seed``.
+
+    Below 2³² this is ``manual_seed``. torch's CPU generator takes no more than 32 bits of it; of
+    larger seeds a hash goes into the words of its state.
+    """
+    generator.manual_seed(seed)
+    if seed < 2**32 or generator.device.type != "cpu":
+        return
+    state = generator.get_state()
+    words = state[WORDS].view(torch.int64)
+    if len(words) != 624 or int(words[0]) != seed % 2**32:
+        raise RuntimeError(
+            f"torch {torch.__version__} keeps the state of its generator in another form: take "
+            "seeds below 2**32"
+        )
+    mask = hashlib.shake_256(seed.to_bytes(8, "little")).digest(4 * 624)
+    words ^= torch.frombuffer(bytearray(mask), dtype=torch.int32).to(torch.int64) & 0xFFFFFFFF
+    generator.set_state(state)
+
+
+class Draws:
+    """A block whose draws come from generators of its own, one for each device.
+
+    They are found by :func:`source`. torch's generators are neither read nor written, so that
+    threads do not disturb one another. Entered again, the block goes on with its draws.
+
+    Args:
+        seed: of all its generators.
+        replaces: a generator, such as that of an estimator, that rests in the block.
+
+    >>> with Draws(7):
+    ...     a = torch.rand(3, generator=source(None, "cpu"))
+    >>> bool((a == torch.rand(3, generator=make_generator(7))).all())
+    True
+    """
+
+    def __init__(self, seed: int, replaces: torch.Generator | None = None) -> None:
+        self.seed, self.replaces = require_seed(seed), replaces
+        self.process = os.getpid()
+        self._generators: dict[torch.device, torch.Generator] = {}
+        self._tokens: list[Token[Draws | None]] = []
+
+    def on(self, device: torch.device | str) -> torch.Generator:
+        """The generator of a device."""
+        device = torch.device(device)
+        if device not in self._generators:
+            self._generators[device] = make_generator(self.seed, device)
+        return self._generators[device]
+
+    def __enter__(self) -> "Draws":
+        self._tokens.append(_block.set(self))
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        _block.reset(self._tokens.pop())
+
+
+_block: ContextVar[Draws | None] = ContextVar("ipvae_snn_draws", default=None)
+
+
+def source(generator: torch.Generator | None, device: torch.device | str) -> torch.Generator | None:
+    """The generator to draw from on a device: that of the present block, else ``generator``.
+
+    ``None`` stands for torch's global one. A generator that the block does not replace stays.
+    Processes that were forked in a block, such as workers of a ``DataLoader``, are outside it:
+    they would all draw the same. So is code that ``torch.compile`` traces.
+    """
+    if torch.compiler.is_compiling():
+        return generator
+    block = _block.get()
+    if block is None or block.process != os.getpid():
+        return generator
+    if generator is not None and generator is not block.replaces:
+        return generator
+    return block.on(device)
+
+
+def is_ours(item: Any) -> bool:
+    """Whether a class of this package made ``item``: it then draws by :func:`source` only."""
+    return type(item).__module__.partition(".")[0] == __name__.partition(".")[0]
+
+
+def seeded_draws(
+    seed: int | None,
+    *,
+    parts: Iterable[Any],
+    device: torch.device | str = "cpu",
+    generator: torch.Generator | None = None,
+) -> AbstractContextManager[Any]:
+    """A block in which the draws of ``parts`` depend on ``seed`` alone; None changes nothing.
+
+    :class:`Draws` where this package made all parts, else :func:`seeded`: code of others may draw
+    from torch's generators.
+
+    Args:
+        seed, device, generator: as in :func:`seeded`.
+        parts: whatever may draw.
+    """
+    if seed is None:
+        return nullcontext()
+    if all(map(is_ours, parts)):
+        return Draws(seed, generator)
+    return seeded(seed, device=device, generator=generator)
 
 
 @contextmanager
@@ -19,7 +141,8 @@ def seeded(
     """Seed torch's generators for a block, and restore their states after it.
 
     Covers the global generators of the CPU and of ``device``, and ``generator``, such as that of an
-    estimator. ``seed=None`` changes nothing.
+    estimator. Threads take turns: other threads that draw from torch's generators without such a
+    block disturb it. ``seed=None`` changes nothing.
 
     >>> with seeded(7):
     ...     a = torch.rand(3)
@@ -36,18 +159,23 @@ def seeded(
     device = torch.device(device)
     on_cuda = device.type == "cuda"
     own_state = None if generator is None else generator.get_state()
-    with torch.random.fork_rng(devices=[device] if on_cuda else []):
-        torch.default_generator.manual_seed(seed)
-        with torch.cuda.device(device) if on_cuda else nullcontext():
+    outside = _block.set(None)
+    try:
+        with (
+            _TORCH,
+            torch.random.fork_rng(devices=[device] if on_cuda else []),
+            torch.cuda.device(device) if on_cuda else nullcontext(),
+        ):
+            reseed(torch.default_generator, seed)
             if on_cuda:
                 torch.cuda.manual_seed(seed)
             if generator is not None:
-                generator.manual_seed(seed)
-            try:
-                yield
-            finally:
-                if generator is not None and own_state is not None:
-                    generator.set_state(own_state)
+                reseed(generator, seed)
+            yield
+    finally:
+        _block.reset(outside)
+        if generator is not None and own_state is not None:
+            generator.set_state(own_state)
 
 
 def combine(*parts: int | str) -> int:

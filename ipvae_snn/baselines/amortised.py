@@ -14,6 +14,7 @@ from ipvae_snn.baselines.gaussian_code import (
     LOG_STD_BOUND,
     GaussianBaseline,
     bound,
+    normal_like,
     standard_kl,
 )
 from ipvae_snn.models.base import MODELS
@@ -69,7 +70,7 @@ class GaussianVAE(GaussianBaseline):
 
     def advance(self, sensed: Tensor, state: State, shared: None) -> tuple[State, Tensor]:
         mean, log_std = sensed.tensor_split(2, -1)
-        z = mean + log_std.exp() * torch.randn_like(mean)
+        z = mean + log_std.exp() * normal_like(mean)
         return State(self.code(z), sensed), standard_kl(mean, log_std)
 
 

@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor, nn
 
+from ipvae_snn._utils.seeding import source
 from ipvae_snn.baselines.base import Baseline
 
 LOG_STD_BOUND = 2.0
@@ -44,6 +45,12 @@ class GaussianBaseline(Baseline):
     def through_code(self, current: Tensor, z: Tensor) -> Tensor:
         """The gradient for z from ``current``, the gradient for its code."""
         return current if self.log_gain is None else self.log_gain.exp() * current * (z > 0)
+
+
+def normal_like(mean: Tensor) -> Tensor:
+    """Draws from N(0, 1) in the shape of ``mean``."""
+    generator = source(None, mean.device)
+    return torch.randn(mean.shape, generator=generator, dtype=mean.dtype, device=mean.device)
 
 
 def gaussian_kl(mean: Tensor, log_std: Tensor, prior_mean: Tensor, prior_log_std: Tensor) -> Tensor:

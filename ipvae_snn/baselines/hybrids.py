@@ -13,6 +13,7 @@ from ipvae_snn.baselines.gaussian_code import (
     LOG_STD_BOUND,
     GaussianBaseline,
     bound,
+    normal_like,
     standard_kl,
 )
 from ipvae_snn.models.base import MODELS
@@ -30,7 +31,7 @@ class _Refined(GaussianBaseline):
 
     def draw(self, mean: Tensor, log_std: Tensor) -> tuple[State, Tensor]:
         """The state after a new draw, and KL(q ‖ N(0, 1)), (B,)."""
-        noise = torch.randn_like(mean)
+        noise = normal_like(mean)
         code = self.code(mean + log_std.exp() * noise)
         return State(code, torch.cat([mean, log_std, noise], -1)), standard_kl(mean, log_std)
 

@@ -13,6 +13,7 @@ from ipvae_snn.baselines.gaussian_code import (
     GaussianBaseline,
     bound,
     gaussian_kl,
+    normal_like,
 )
 from ipvae_snn.models.base import MODELS
 from ipvae_snn.neurons.base import State
@@ -94,7 +95,7 @@ class IGVAE(GaussianBaseline):
         new_mean = bound(mean + mean_change, MEAN_BOUND)
         log_std_change = bound(0.5 * log_std_step * current * noise * std, LOG_STD_STEP_BOUND)
         new_log_std = bound(log_std + log_std_change, LOG_STD_BOUND)
-        new_noise = torch.randn_like(mean)
+        new_noise = normal_like(mean)
         code = self.code(new_mean + new_log_std.exp() * new_noise)
         kl = gaussian_kl(new_mean, new_log_std, mean, log_std).sum(-1)
         return State(code, torch.cat([new_mean, new_log_std, new_noise], -1)), kl

@@ -7,17 +7,22 @@ buffers of the recording, and its outputs are copied out.
 
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
+from copy import copy
 from dataclasses import fields, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from ipvae_snn._utils.seeding import source
 from ipvae_snn.kernels import plain
 from ipvae_snn.kernels.spec import INPUTS, OUTPUTS, UnrollResult, UnrollSpec
 
 Values = list[Tensor | None]
-Recorder = Callable[[Callable[[], Values]], tuple[Callable[[], object], Values]]
+Generator = torch.Generator | None
+Function = Callable[[Values, Generator], Values]
+"""Of its input buffers; it draws from the generator, or from torch's global one if that is None."""
+Recorder = Callable[[Callable[[], Values], Generator], tuple[Callable[[], object], Values]]
 MAX_RECORDINGS = 8
 """Recordings in memory; the least recently used one is dropped first."""
 WARM_UP = 3
@@ -30,52 +35,72 @@ NOT_IN_KEY = {*INPUTS, "clamp", "row_ids", "estimator", "saved_dtype"}
 _recordings: OrderedDict[Any, "Recording"] = OrderedDict()
 
 
-def record_cuda(function: Callable[[], Values]) -> tuple[Callable[[], object], Values]:
+def record_cuda(
+    function: Callable[[], Values], generator: Generator
+) -> tuple[Callable[[], object], Values]:
     """Record what ``function`` launches on the GPU; returns the replay, and the output buffers."""
-    state = torch.cuda.get_rng_state()
+    drawn = generator or torch.cuda.default_generators[torch.cuda.current_device()]
+    state = drawn.get_state()
     side, main = torch.cuda.Stream(), torch.cuda.current_stream()
     side.wait_stream(main)
     with torch.cuda.stream(side):
         for _ in range(WARM_UP):
             function()
     main.wait_stream(side)
-    torch.cuda.set_rng_state(state)  # as if the warm-up had drawn nothing
+    drawn.set_state(state)  # as if the warm-up had drawn nothing
     graph = torch.cuda.CUDAGraph()
+    if generator is not None:
+        graph.register_generator_state(generator)
     with torch.cuda.graph(graph, capture_error_mode="thread_local"):
         outputs = function()
     return graph.replay, outputs
 
 
 class Recording:
-    """A function of tensors, recorded with its own input buffers."""
+    """A function of tensors, recorded with its own input buffers, and a generator of its own.
+
+    Args:
+        generator: the first that the function is to draw from; None for torch's global one.
+    """
 
     def __init__(
-        self, function: Callable[[Values], Values], inputs: Values, record: Recorder
+        self, function: Function, inputs: Values, generator: Generator, record: Recorder
     ) -> None:
         self.inputs = [None if t is None else t.detach().clone() for t in inputs]
-        self.replay, self.outputs = record(lambda: function(self.inputs))
+        self.generator = None if generator is None else torch.Generator(generator.device)
+        self.replay, self.outputs = record(
+            lambda: function(self.inputs, self.generator), self.generator
+        )
 
-    def __call__(self, inputs: Values) -> Values:
+    def __call__(self, inputs: Values, generator: Generator) -> Values:
         for buffer, value in zip(self.inputs, inputs, strict=True):
             if buffer is not None and value is not None:
                 buffer.copy_(value)
-        self.replay()
+        if self.generator is None or generator is None:
+            self.replay()
+        else:
+            self.generator.set_state(generator.get_state())
+            self.replay()
+            generator.set_state(self.generator.get_state())
         return [None if t is None else t.clone() for t in self.outputs]
 
 
 def supports(spec: UnrollSpec) -> bool:
-    """Whether a spec can be recorded: on the GPU, with draws from torch's global generator."""
-    return spec.mem.device.type == "cuda" and spec.law != "own" and spec.estimator.generator is None
+    """Whether a spec can be recorded: on the GPU, with counts of a known law."""
+    return spec.mem.device.type == "cuda" and spec.law != "own"
 
 
 def forward(spec: UnrollSpec, record: Recorder = record_cuda) -> UnrollResult:
     """:func:`ipvae_snn.kernels.plain.forward`, replayed."""
 
-    def run(inputs: Values) -> Values:
-        out = plain.forward(_with_inputs(spec, inputs))
+    def run(inputs: Values, generator: Generator) -> Values:
+        estimator = copy(spec.estimator)
+        estimator.generator = generator
+        out = plain.forward(replace(_with_inputs(spec, inputs), estimator=estimator))
         return [*(getattr(out, name) for name in OUTPUTS), *(out.saved or (None, None))]
 
-    values: list[Any] = _replay("forward", spec, _inputs_of(spec), run, record)
+    generator = source(spec.estimator.generator, spec.mem.device)
+    values: list[Any] = _replay("forward", spec, _inputs_of(spec), run, record, generator)
     *outputs, mems, counts = values
     named = dict(zip(OUTPUTS, outputs, strict=True))
     return UnrollResult(**named, saved=(mems, counts) if spec.save else None)
@@ -94,7 +119,7 @@ class GraphedAdjoint:
         self.spec, self.saved, self.needed, self.record = spec, saved, needed, record
 
     def __call__(self, grads: dict[str, Tensor | None]) -> dict[str, Tensor]:
-        def run(inputs: Values) -> Values:
+        def run(inputs: Values, _: Generator) -> Values:
             values: list[Any] = inputs[N_SPEC_INPUTS:]
             mems, counts, *output_grads = values
             spec = _with_inputs(self.spec, inputs[:N_SPEC_INPUTS])
@@ -119,17 +144,23 @@ def _with_inputs(spec: UnrollSpec, inputs: Values) -> UnrollSpec:
 
 
 def _replay(
-    kind: Any, spec: UnrollSpec, inputs: Values, run: Callable[[Values], Values], record: Recorder
+    kind: Any,
+    spec: UnrollSpec,
+    inputs: Values,
+    run: Function,
+    record: Recorder,
+    generator: Generator = None,
 ) -> Values:
     """The outputs of ``run``, recorded if no recording fits."""
     settings = [getattr(spec, f.name) for f in fields(spec) if f.name not in NOT_IN_KEY]
-    key = (kind, *settings, spec.count_dtype(), repr(spec.estimator), record, _shapes(inputs))
+    drawn = generator is None, spec.count_dtype(), repr(spec.estimator)
+    key = (kind, *settings, *drawn, record, _shapes(inputs))
     if key not in _recordings:
-        _recordings[key] = Recording(run, inputs, record)
+        _recordings[key] = Recording(run, inputs, generator, record)
     _recordings.move_to_end(key)
     while len(_recordings) > MAX_RECORDINGS:
         _recordings.popitem(last=False)
-    return _recordings[key](inputs)
+    return _recordings[key](inputs, generator)
 
 
 def _shapes(inputs: Sequence[Tensor | None]) -> tuple[Any, ...]:

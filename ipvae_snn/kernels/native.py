@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ipvae_snn._utils.seeding import source
 from ipvae_snn.kernels import build
 from ipvae_snn.kernels.spec import INPUTS, UnrollResult, UnrollSpec
 
@@ -200,7 +201,9 @@ def forward(spec: UnrollSpec) -> UnrollResult:
         counts = spec.empty(spec.steps, rows, latents, dtype=spec.count_dtype())
     spk, mem = spec.spk.clone(), spec.mem.clone()
     work = spec.empty(threads, TEAM, gram.shape[1] + latents)
-    keys = draw_keys(spec.steps, spec.estimator.generator) if spec.law == "poisson" else None
+    keys = None
+    if spec.law == "poisson":
+        keys = draw_keys(spec.steps, source(spec.estimator.generator, "cpu"))
     arguments = Forward(
         steps=spec.steps,
         rows=rows,

@@ -5,6 +5,7 @@ from ctypes import byref
 import torch
 from torch import Tensor
 
+from ipvae_snn._utils.seeding import source
 from ipvae_snn.kernels import native
 from ipvae_snn.kernels.loop import State, timesteps
 from ipvae_snn.kernels.plain import PlainTimestep
@@ -69,7 +70,7 @@ class NativeStepper:
 
     def advance(self) -> None:
         """One timestep."""
-        keys = native.draw_keys(1, self.spec.estimator.generator)
+        keys = native.draw_keys(1, source(self.spec.estimator.generator, "cpu"))
         self.arguments.keys = native.pointer(keys)
         self.library.ipvae_forward(byref(self.dynamics), byref(self.arguments))
 

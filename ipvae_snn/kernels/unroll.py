@@ -1,6 +1,7 @@
 """All timesteps of inference as one differentiable function of drive, G, state and parameters."""
 
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import fields as fields_of
 from dataclasses import replace
 from typing import Any
@@ -8,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ipvae_snn._utils.seeding import combine, seeded
+from ipvae_snn._utils.seeding import combine, source
 from ipvae_snn.kernels import cuda_graphs, native, plain
 from ipvae_snn.kernels.native_adjoint import NativeAdjoint
 from ipvae_snn.kernels.spec import INPUTS, OUTPUTS, UnrollResult, UnrollSpec
@@ -79,8 +80,8 @@ class _Unroll(torch.autograd.Function):
 def row_by_row(
     run: Callable[[int], Mapping[str, Any]],
     sample_seeds: Tensor,
-    device: torch.device,
     generator: torch.Generator | None,
+    seeded: Callable[[int], AbstractContextManager[Any]],
 ) -> dict[str, Any]:
     """Run sample by sample, each with a seed of its own.
 
@@ -89,11 +90,14 @@ def row_by_row(
     Args:
         run: takes the index of a sample, and returns its outputs by name for a batch of one. They
             are states, (1, K), where the name begins with "last", else time first.
+        sample_seeds: int64, (B,).
+        generator: of the draws, where no block has one of its own.
+        seeded: makes a block in which draws depend on a seed alone.
     """
-    key = int(native.draw_keys(1, generator))
+    key = int(native.draw_keys(1, source(generator, "cpu")))
     runs = []
     for i, number in enumerate(sample_seeds.tolist()):
-        with seeded(combine(key, number), device=device, generator=generator):
+        with seeded(combine(key, number)):
             runs.append(run(i))
 
     def joined(name: str) -> Any:

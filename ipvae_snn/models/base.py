@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from ipvae_snn import functional as F
 from ipvae_snn._utils.checks import require_device, require_finite, require_number
 from ipvae_snn._utils.registry import Recorded, Registry, plain
-from ipvae_snn._utils.seeding import seeded
+from ipvae_snn._utils.seeding import seeded, seeded_draws
 from ipvae_snn._utils.storage import read_content, write_content
 from ipvae_snn.kernels.loop import State
 from ipvae_snn.models.generative import DECODERS
@@ -105,8 +105,6 @@ class BaseModel(Recorded, nn.Module):
     """Whether a weight has the shape (in_features, latents), without an argument ``decoder``."""
     sparse_code = True
     """Whether most values of a code are to be 0."""
-    generator: torch.Generator | None = None
-    """A random generator of its own, beside torch's."""
     clamp: float | None = None
     """Upper bound of ``mem``, where there is one."""
 
@@ -140,6 +138,11 @@ class BaseModel(Recorded, nn.Module):
         return next(self.parameters())
 
     @property
+    def generator(self) -> torch.Generator | None:
+        """That of an estimator ``spike_grad``, where it has one beside torch's."""
+        return getattr(getattr(self, "spike_grad", None), "generator", None)
+
+    @property
     def weight(self) -> Tensor:
         """What one spike of each neuron adds to the reconstruction, (M, K)."""
         unit = torch.eye(self.latents, dtype=self.like.dtype, device=self.like.device)
@@ -171,11 +174,22 @@ class BaseModel(Recorded, nn.Module):
         return None
 
     def seeded(self, seed: int | None) -> AbstractContextManager[None]:
-        """A block whose draws depend on ``seed`` alone (:func:`ipvae_snn.seeding.seeded`).
+        """A block in which the model's draws depend on ``seed`` alone; None changes nothing.
 
-        Covers the device of the weights, and :attr:`generator`.
+        They come from a generator of the block, not from torch's or :attr:`generator`, so that
+        threads do not disturb one another. Where a class from outside this package may draw,
+        torch's generators are seeded instead, one thread at a time, and restored.
         """
-        return seeded(seed, device=self.like.device, generator=self.generator)
+        return seeded_draws(
+            seed,
+            parts=(self, *self.drawing()),
+            device=self.like.device,
+            generator=self.generator,
+        )
+
+    def drawing(self) -> tuple[Any, ...]:
+        """The parts of the model, besides itself, that may draw random numbers."""
+        return (self.spike_grad,) if hasattr(self, "spike_grad") else ()
 
     def loss(self, x: Tensor, num_steps: int | None = None, beta: float = 1.0) -> Tensor:
         """Training objective: mean of NLL + β KL over batch and timesteps, times 256 / M; a scalar.

@@ -246,8 +246,12 @@ class IPVAE(BaseModel):
         return self.decoded is None and draws_by_row(self.neuron)
 
     @property
-    def generator(self) -> torch.Generator | None:  # type: ignore[override]
+    def generator(self) -> torch.Generator | None:
         return getattr(self.neuron.spike_grad, "generator", None)
+
+    def drawing(self) -> tuple[Any, ...]:
+        own = () if self.decoded is None else (self.decoded.decoder, self.decoded.likelihood)
+        return self.neuron.spike_grad, *own
 
     @property
     def clamp(self) -> float:  # type: ignore[override]
@@ -396,7 +400,7 @@ class IPVAE(BaseModel):
             rows = [slice(i, i + 1) for i in range(len(sample_seeds))]
             values = row_by_row(
                 lambda i: run(x[..., rows[i], :], State(*(part[rows[i]] for part in state))),
-                sample_seeds, self.like.device, self.generator,
+                sample_seeds, self.generator, self.seeded,
             )  # fmt: skip
         require_finite(values["last_mem"], "the membranes: the decoder may have left the numbers;")
         last = State(values.pop("last_spk"), values.pop("last_mem"))

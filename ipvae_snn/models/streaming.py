@@ -13,8 +13,8 @@ from ipvae_snn._utils.checks import (
     require_fitting,
     require_float,
     require_integer,
-    require_seed,
 )
+from ipvae_snn._utils.seeding import make_generator
 from ipvae_snn.kernels.spec import INPUTS
 from ipvae_snn.kernels.stepper import make_stepper
 from ipvae_snn.models.ipvae import IPVAE
@@ -72,7 +72,7 @@ class Stream:
             )
         if seed is not None:
             device = self.neuron.mem_init.device
-            estimator.generator = torch.Generator(device).manual_seed(require_seed(seed))
+            estimator.generator = make_generator(seed, device)
         with torch.no_grad():
             state = self.neuron.initial_state((1, self.neuron.features))
             spec = spec_of(self.neuron, torch.zeros_like(state.mem), self.neuron.gram(), state)

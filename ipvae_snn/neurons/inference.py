@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ipvae_snn._utils.checks import require_all_finite
+from ipvae_snn._utils.seeding import seeded_draws
 from ipvae_snn.kernels import equations, native
 from ipvae_snn.kernels.loop import Moment, State, Timestep, record
 from ipvae_snn.kernels.spec import OUTPUTS, UnrollResult, UnrollSpec
@@ -111,8 +112,10 @@ def _row_by_row(
         out = run(replace(spec, **row))
         return {name: getattr(out, name) for name in OUTPUTS}
 
-    generator = getattr(spec.estimator, "generator", None)
-    return UnrollResult(**row_by_row(run_row, sample_seeds, spec.mem.device, generator))
+    estimator = spec.estimator
+    generator = getattr(estimator, "generator", None)
+    seeded = partial(seeded_draws, parts=(estimator,), device=spec.mem.device, generator=generator)
+    return UnrollResult(**row_by_row(run_row, sample_seeds, generator, seeded))
 
 
 def _notify(

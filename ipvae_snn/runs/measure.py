@@ -11,6 +11,7 @@ from torch import Tensor
 from ipvae_snn import data
 from ipvae_snn._utils.checks import require_integer
 from ipvae_snn._utils.files import atomic_folder
+from ipvae_snn._utils.seeding import make_generator
 from ipvae_snn.data.sources import Part, Samples
 from ipvae_snn.metrics.evaluation import Evaluation, evaluate
 from ipvae_snn.models.base import BaseModel
@@ -91,7 +92,7 @@ def pick(samples: Tensor | Samples, count: int, seed: int) -> Tensor | Samples:
     """
     if count >= len(samples):
         return samples
-    generator = torch.Generator().manual_seed(seed)
+    generator = make_generator(seed)
     rows = torch.randperm(len(samples), generator=generator)[:count]
     return samples[rows] if isinstance(samples, Tensor) else Part(samples, rows)
 

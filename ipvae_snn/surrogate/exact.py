@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from ipvae_snn._utils.checks import require_integer
+from ipvae_snn.kernels.sampler import binomial
 from ipvae_snn.surrogate.estimator import ESTIMATORS, Assumptions, Estimator, rate_of
 
 MAX_SUBSTEPS = 2**24
@@ -120,7 +121,7 @@ class bernoulli(Exact):
         with torch.no_grad():
             fire = -torch.expm1(-rate_of(mem) / self.substeps)
             bins = torch.full_like(fire, self.substeps)
-            return torch.binomial(bins, fire, generator=self.generator).to(mem.dtype)
+            return binomial(bins, fire, self.generator).to(mem.dtype)
 
     def slope(self, spk: Tensor, rate: Tensor) -> Tensor:
         per_bin = rate / self.substeps

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from ipvae_snn._utils.checks import require_number
+from ipvae_snn._utils.seeding import source
 from ipvae_snn.surrogate.estimator import (
     ESTIMATORS,
     Estimator,
@@ -99,7 +100,8 @@ class eat(Relaxed):
     def soften(self, log_rate: Tensor) -> Tensor:
         reach, indicator = _INDICATORS[self.indicator]
         arrivals = _max_count(log_rate.detach().exp() * (1 + reach * self.temp))
-        gaps = log_rate.new_empty(*log_rate.shape, arrivals).exponential_(generator=self.generator)
+        gaps = log_rate.new_empty(*log_rate.shape, arrivals)
+        gaps = gaps.exponential_(generator=source(self.generator, gaps.device))
         times = gaps.cumsum(-1) * torch.exp(-log_rate).unsqueeze(-1)
         return indicator((1 - times) / self.temp).sum(-1)
 
@@ -130,6 +132,7 @@ class gumbel(Relaxed):
         # The normaliser −λ is the same for all counts and cancels in the softmax.
         log_p = counts * log_rate.unsqueeze(-1) - torch.lgamma(counts + 1)
         # An exponential variable may round to 0; its logarithm would turn the softmax into NaN.
-        exponential = torch.empty_like(log_p).exponential_(generator=self.generator)
+        generator = source(self.generator, log_p.device)
+        exponential = torch.empty_like(log_p).exponential_(generator=generator)
         noise = -exponential.clamp(min=torch.finfo(log_p.dtype).tiny).log()
         return torch.softmax((log_p + noise) / self.temp, dim=-1) @ counts

@@ -5,6 +5,8 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
+from ipvae_snn._utils.seeding import make_generator
+
 
 def batches(count: int, batch: int, seed: int, start: int = 0) -> Iterator[Tensor]:
     """Endless batches of sample indices, shuffled anew in each epoch.
@@ -22,7 +24,7 @@ def batches(count: int, batch: int, seed: int, start: int = 0) -> Iterator[Tenso
     >>> bool((next(batches(5, 2, seed=0, start=2)) == third).all())
     True
     """
-    generator = torch.Generator().manual_seed(seed)
+    generator = make_generator(seed)
     epochs, skip = divmod(start * batch, count)
     for _ in range(epochs):
         torch.randperm(count, generator=generator)

@@ -4,19 +4,13 @@ from typing import Any
 
 import torch
 
-from ipvae_snn._utils.seeding import combine
+from ipvae_snn._utils.seeding import combine, reseed, source
 from ipvae_snn.models.base import BaseModel
 
 
 def random_state(model: BaseModel) -> dict[str, Any]:
-    """States of torch's generators and of the model's own, as tensors on the CPU."""
-    device, generator = model.like.device, model.generator
-    state = {"cpu": torch.get_rng_state()}
-    if device.type == "cuda":
-        state["cuda"] = torch.cuda.get_rng_state(device)
-    if generator is not None:
-        state["estimator"] = generator.get_state()
-    return state
+    """States of the generators that a training draws from, as tensors on the CPU."""
+    return {name: generator.get_state() for name, generator in _generators(model).items()}
 
 
 def set_random_state(model: BaseModel, state: dict[str, Any]) -> None:
@@ -25,20 +19,31 @@ def set_random_state(model: BaseModel, state: dict[str, Any]) -> None:
     Raises:
         ValueError: the state is damaged.
     """
-    device, generator = model.like.device, model.generator
+    generators = _generators(model)
+    state = dict(state)
     try:
-        torch.set_rng_state(state["cpu"])
-        if device.type == "cuda" and "cuda" in state:
-            torch.cuda.set_rng_state(state["cuda"], device)
-        if generator is not None and "estimator" in state:
-            generator.set_state(state["estimator"])
+        if "estimator" in state and "estimator" not in generators:
+            # Of an earlier release, where nothing but the estimator drew.
+            state[model.like.device.type] = state.pop("estimator")
+        for name in ("cpu", *(generators.keys() & state.keys())):
+            generators[name].set_state(state[name])
     except (KeyError, TypeError, RuntimeError, AttributeError) as error:
         raise ValueError(f"the random state cannot be restored: {error}") from error
 
 
 def seed_rank(model: BaseModel, seed: int, iteration: int, rank: int) -> None:
     """Seed the generators of one rank, so that ranks draw different spikes."""
-    rank_seed = combine(seed, iteration, rank)
-    torch.manual_seed(rank_seed)
-    if model.generator is not None:
-        model.generator.manual_seed(rank_seed)
+    for generator in _generators(model).values():
+        reseed(generator, combine(seed, iteration, rank))
+
+
+def _generators(model: BaseModel) -> dict[str, torch.Generator]:
+    """By their names in files: of the present block, else torch's and the model's own."""
+    device = model.like.device
+    generators = {"cpu": source(None, "cpu") or torch.default_generator}
+    if device.type == "cuda":
+        generators["cuda"] = source(None, device) or torch.cuda.default_generators[device.index]
+    own = source(model.generator, device)
+    if own is not None and own not in generators.values():
+        generators["estimator"] = own
+    return generators

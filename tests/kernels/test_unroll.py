@@ -351,7 +351,7 @@ def test_lower_precision_changes_gradients_little(precision):
         model.precision = "half"
 
 
-def fake_recorder(function):
+def fake_recorder(function, generator):
     """Imitates a CUDA graph on the CPU: a replay writes into the tensors of the recording."""
     outputs = function()
 
@@ -363,14 +363,14 @@ def fake_recorder(function):
     return replay, outputs
 
 
+@pytest.mark.parametrize("estimator", [surrogate.rounded(), surrogate.midpoint()], ids=repr)
 @pytest.mark.parametrize("seed", range(6))
-def test_recorded_loops_equal_the_plain_loop(seed, monkeypatch, plain_kernels):
+def test_recorded_loops_equal_the_plain_loop(seed, estimator, monkeypatch, plain_kernels):
     """The CUDA-graph path with a CPU stand-in; the clamp changes as it does in training."""
     monkeypatch.setattr(cuda_graphs, "supports", lambda spec: spec.law != "own")
     monkeypatch.setattr(cuda_graphs.forward, "__defaults__", (fake_recorder,))
     monkeypatch.setattr(cuda_graphs.GraphedAdjoint.__init__, "__defaults__", (fake_recorder,))
     monkeypatch.setattr(cuda_graphs, "_recordings", type(cuda_graphs._recordings)())
-    estimator = surrogate.rounded()  # deterministic, as a recording runs the loop once more
     for clamp in (3.0, 3.5):
         model, x, steps, state = random_problem(seed, spike_grad=estimator)
         model.neuron.clamp = clamp

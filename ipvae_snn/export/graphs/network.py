@@ -1,6 +1,7 @@
 """Runs a NIR graph in PyTorch, timestep by timestep."""
 
 from collections.abc import Iterator
+from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
@@ -8,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ipvae_snn._utils.checks import require_finite, require_float, require_integer
-from ipvae_snn._utils.seeding import seeded
+from ipvae_snn._utils.seeding import Draws
 from ipvae_snn.export.graphs.graph_fragment import require_graph
 from ipvae_snn.export.graphs.node_steps import SPIKING, node_step
 from ipvae_snn.export.graphs.poisson import require_reset
@@ -140,11 +141,13 @@ class GraphNetwork(nn.Module):
         steps = len(x) if num_steps is None else require_integer(num_steps, "num_steps")
         if changing and len(x) != steps:
             raise ValueError(f"x has {len(x)} timesteps, num_steps is {steps}: leave num_steps out")
-        with torch.no_grad(), seeded(seed, device=x.device):
-            self.reset()
-            for t in range(steps):
+        draws = nullcontext() if seed is None else Draws(seed)
+        self.reset()
+        for t in range(steps):
+            with torch.no_grad(), draws:  # not around the yield: the caller goes on in between
                 out = self(x[t] if changing else x)
-                yield self.spikes(), out
+                spk = self.spikes()
+            yield spk, out
 
     def spikes(self) -> Tensor:
         """Counts of the last timestep, (B, K), layers concatenated; Threshold nodes of the same
