@@ -89,6 +89,28 @@ def test_equal_seeds_give_equal_spikes_and_leave_the_global_state():
     assert not torch.equal(again, model.run(x.cuda(), 20).spk)
 
 
+@pytest.mark.parametrize("own", [False, True], ids=["", "own generator"])
+def test_recordings_draw_what_the_plain_loop_draws(own, monkeypatch):
+    """A recording is replayed with the generator of each call, and moves it on."""
+    runs = []
+    for recorded in (True, False):
+        generator = torch.Generator("cuda").manual_seed(8) if own else None
+        model, x = make(spike_grad=surrogate.midpoint(generator=generator))
+        model.cuda()
+        if not recorded:
+            monkeypatch.setattr(cuda_graphs, "supports", lambda spec: False)
+        torch.cuda.manual_seed(7)
+        runs.append([model.run(x.cuda(), 11, seed=s).spk for s in (1, 2**40, 1, None, None)])
+        assert recorded == any(key[0] != "backward" for key in cuda_graphs._recordings)
+        monkeypatch.setattr(cuda_graphs, "_recordings", type(cuda_graphs._recordings)())
+    for one, two in zip(*runs, strict=True):
+        assert torch.equal(one, two)
+    first, far, again, free, more = runs[0]
+    assert torch.equal(first, again)
+    assert not torch.equal(first, far)
+    assert not torch.equal(free, more)
+
+
 def test_neurons_run_step_and_learn():
     torch.manual_seed(0)
     neuron = IPVAENeuron(12, spike_grad=surrogate.rounded(), mem_init=0.5)

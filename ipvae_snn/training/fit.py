@@ -50,8 +50,9 @@ def fit(
         History: a row for every ``config.log_every`` iterations and for the last, with
         ``iteration``, ``loss``, ``nll`` and ``kl`` (nats per sample and timestep), ``r2`` and
         ``zeros`` of the batch at the last timestep, ``grad_norm``, ``beta``, ``clamp``, ``lr`` and
-        ``grad_clip``. Equal seeds give equal weights on the CPU, whatever the random state before,
-        unless another thread draws from torch's generator at the same time.
+        ``grad_clip``. Equal seeds give equal weights on the CPU, whatever the random state before
+        and whatever other threads draw; only models with parts from outside this package, which
+        may draw from torch's generators, are disturbed by other threads that do.
 
     Raises:
         TypeError: data is not a floating-point tensor.
