@@ -36,14 +36,14 @@ def require_float(tensor: Any, name: str) -> None:
         )
 
 
-def require_finite(tensor: Tensor, name: str) -> None:
-    """Raise :class:`NotFinite` if ``tensor`` holds NaN or infinity.
+def require_finite(tensor: Tensor, name: str, advice: str = "remove them first") -> None:
+    """Raise :class:`NotFinite`, with ``advice``, if ``tensor`` holds NaN or infinity.
 
     Checks nothing inside ``torch.compile``, ``torch.export`` and ``torch.func`` transforms, where
     values are unknown.
     """
     if not _holds(lambda values: not describe_nonfinite(values, name), tensor):
-        raise NotFinite(f"{describe_nonfinite(tensor, name)}: remove them first")
+        raise NotFinite(f"{describe_nonfinite(tensor, name)}: {advice}")
 
 
 def describe_nonfinite(tensor: Tensor, name: str) -> str:

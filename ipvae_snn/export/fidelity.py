@@ -107,7 +107,8 @@ def report(
 
     Args:
         exported: a NIR graph or its file, what ``to_fixed_point``, ``to_xylo``, ``in_norse``,
-            ``in_sinabs`` or ``in_xylosim`` returned, or a sequence of these.
+            ``in_sinabs`` or ``in_xylosim`` returned, or a sequence of these. A graph in seconds is
+            given as a :class:`~ipvae_snn.export.GraphSource` with its ``dt``.
         model: the :class:`~ipvae_snn.IPVAE`, or the network, that was exported.
         data: samples (N, M), shown at every timestep.
         num_steps: T.

@@ -14,6 +14,7 @@ from ipvae_snn.export.constants import require_linear_gaussian
 from ipvae_snn.export.graphs.files import read
 from ipvae_snn.export.graphs.graph_fragment import nir_module, require_graph
 from ipvae_snn.export.graphs.network import GraphNetwork, flattened, reset_of
+from ipvae_snn.export.graphs.timestep import timestep_of
 from ipvae_snn.models.base import Model
 from ipvae_snn.neurons.states import reset as reset_states
 from ipvae_snn.surrogate import rounded
@@ -127,10 +128,19 @@ class GraphSource:
         graph: a ``nir.NIRGraph``.
         reset: of its neurons; default what the graph was exported for.
         label: short name in tables.
+        dt: a timestep in the graph's unit of time, see :class:`~ipvae_snn.export.GraphNetwork`.
     """
 
-    def __init__(self, graph: Any, reset: str | None = None, label: str | None = None) -> None:
+    def __init__(
+        self,
+        graph: Any,
+        reset: str | None = None,
+        label: str | None = None,
+        *,
+        dt: float | None = None,
+    ) -> None:
         require_graph(graph)
+        self.dt = timestep_of(graph, flattened(graph)[0], dt)
         form = graph.metadata.get("form", "foreign")
         self.reset = reset or reset_of(graph)
         default = f"{form} graph" + ("" if form == "exact" else f", {self.reset} reset")
@@ -139,7 +149,7 @@ class GraphSource:
         self._weight = _readout(graph)
 
     def unroll(self, x: Tensor, num_steps: int, seed: int = 0) -> Iterator[Tensor]:
-        network = GraphNetwork(self.graph, self.reset)
+        network = GraphNetwork(self.graph, self.reset, dt=self.dt)
         for spk, _ in network.unroll(x.cpu().float(), num_steps, seed):
             yield spk
 

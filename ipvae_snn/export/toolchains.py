@@ -12,6 +12,7 @@ from torch import Tensor
 from ipvae_snn._utils.extras import require_extra
 from ipvae_snn._utils.seeding import seeded
 from ipvae_snn.export.graphs.graph_fragment import require_graph
+from ipvae_snn.export.graphs.names import with_plain_names
 from ipvae_snn.export.graphs.network import flattened
 from ipvae_snn.export.graphs.node_steps import SPIKING
 from ipvae_snn.export.sources import GraphSource
@@ -23,10 +24,12 @@ class InNorse(GraphSource):
 
     Args:
         graph: a ``nir.NIRGraph`` of the portable form, made for zero reset.
+        dt: a timestep in the graph's unit of time; default 1. norse applies it to LIF and CubaLIF,
+            and ignores the r and dt of IF.
 
     Raises:
         ImportError: norse is not installed; the message names the extra ``toolchains``.
-        ValueError: a node that norse does not import.
+        ValueError: a node that norse does not import, or a time constant shorter than ``dt``.
 
     >>> export.report(export.in_norse(graph), model, x)  # doctest: +SKIP
     """
@@ -37,13 +40,14 @@ class InNorse(GraphSource):
     )
     modules = "Linear, Conv2d, Flatten, AvgPool2d, snn.Leaky, Synaptic, RLeaky and IPVAENeuron"
 
-    def __init__(self, graph: Any) -> None:
+    def __init__(self, graph: Any, *, dt: float | None = None) -> None:
         require_graph(graph)
         with _no_warnings():
             self._module = self._import()
         self._require_importable(graph)
         form = graph.metadata.get("form", "foreign")
-        super().__init__(graph, self.tool_reset, f"{form}, in {self.tool}")
+        super().__init__(graph, self.tool_reset, f"{form}, in {self.tool}", dt=dt)
+        self._in_tool = with_plain_names(graph)
         made_for = graph.metadata.get("reset")
         if made_for not in (None, self.tool_reset):
             note = f"{self.tool} resets by {self.tool_reset}, the graph was made for {made_for}"
@@ -63,7 +67,7 @@ class InNorse(GraphSource):
         return require_extra("norse.torch", extra="toolchains")
 
     def _load(self, batch: int) -> Any:
-        return self._module.from_nir(self.graph, dt=1.0)
+        return self._module.from_nir(self._in_tool, dt=self.dt)
 
     def unroll(self, x: Tensor, num_steps: int, seed: int = 0) -> Iterator[Tensor]:
         """Spike counts (B, K) of each timestep; ``seed`` is not used."""
@@ -72,7 +76,7 @@ class InNorse(GraphSource):
 
     def steps(self, x: Tensor, num_steps: int) -> Iterator[tuple[Tensor, Tensor]]:
         """Spike counts (B, K) and output (B, ...) of each timestep, from rest."""
-        nodes = flattened(self.graph)[0]
+        nodes = flattened(self._in_tool)[0]
         names = [name for name, node in nodes.items() if type(node).__name__ in SPIKING]
         # Layers draw initial weights before they load those of the graph: keep the generator.
         with _no_warnings(), torch.no_grad(), seeded(0):
@@ -99,6 +103,9 @@ class InSinabs(InNorse):
     node_types = frozenset(("Affine", "Conv2d", "Flatten", "SumPool2d", "IF"))
     modules = "Linear, Conv2d, Flatten, AvgPool2d, and neurons that do not leak"
 
+    def __init__(self, graph: Any) -> None:
+        super().__init__(graph)  # no node that sinabs imports has a time constant
+
     def _import(self) -> Any:
         try:
             return importlib.import_module("sinabs.nir")
@@ -109,7 +116,7 @@ class InSinabs(InNorse):
             ) from error
 
     def _load(self, batch: int) -> Any:
-        return self._module.from_nir(self.graph, batch_size=batch)
+        return self._module.from_nir(self._in_tool, batch_size=batch)
 
 
 class InXylosim:

@@ -1,9 +1,9 @@
-"""Reference implementation of the NIR specification in numpy, with a timestep as unit of time."""
+"""Reference implementation of the NIR specification in numpy."""
 
 import numpy as np
 
 
-def run(graph, x, num_steps, reset="zero"):
+def run(graph, x, num_steps, reset="zero", dt=1):
     """Outputs (T, B, M) of a graph, and the outputs of all its nodes at the last timestep.
 
     Nodes run in the order of their names; an output that is not computed yet is that of the
@@ -28,12 +28,15 @@ def run(graph, x, num_steps, reset="zero"):
             elif kind in ("I", "IF", "LI", "LIF", "CubaLI", "CubaLIF"):
                 u = v.get(name, np.zeros_like(a))
                 if kind.startswith("Cuba"):
-                    i[name] = i.get(name, 0 * a) + (n.w_in * a - i.get(name, 0 * a)) / n.tau_syn
+                    i[name] = i.get(name, 0 * a)
+                    i[name] = i[name] + dt * (n.w_in * a - i[name]) / n.tau_syn
                     a = i[name]
                 tau = {"LI": "tau", "LIF": "tau", "CubaLI": "tau_mem", "CubaLIF": "tau_mem"}.get(
                     kind
                 )
-                u = u + (n.r * a if tau is None else (n.v_leak - u + n.r * a) / getattr(n, tau))
+                u = u + dt * (
+                    n.r * a if tau is None else (n.v_leak - u + n.r * a) / getattr(n, tau)
+                )
                 a = u
                 if kind.endswith("F") and reset == "zero":
                     a = (u > n.v_threshold).astype(np.float32)

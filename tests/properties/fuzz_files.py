@@ -51,6 +51,7 @@ KINDS: dict[str, Kind] = {
     "nir": Kind(valid_files.make_exact_nir, valid_files.read_nir, ".nir"),
     "nir-portable": Kind(valid_files.make_portable_nir, valid_files.read_nir, ".nir"),
     "nir-network": Kind(valid_files.make_network_nir, valid_files.read_nir, ".nir"),
+    "nir-foreign": Kind(valid_files.make_foreign_nir, valid_files.read_foreign_nir, ".nir"),
     "fixed-point": Kind(valid_files.make_fixed_point, valid_files.read_fixed_point, ".npz"),
     "xylo": Kind(valid_files.make_xylo, valid_files.read_xylo, ".npz"),
     "model": Kind(valid_files.make_model, valid_files.read_model, ".pt"),

@@ -2,6 +2,8 @@
 
 import itertools
 import math
+import tempfile
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -110,46 +112,55 @@ def test_portable_options(options):
 
 
 DTYPES = st.sampled_from(["f8", "i4", "c8", "?"])
+NAMES = st.text(max_size=4) | st.sampled_from(
+    ["a", "b.c", "b/c", "pop", "type", "train", "keys", "forward", "weight", "__class__", "", ".",
+     "/a", "metadata", "nodes", "é ☃", "a\0", "\ud800"]
+)  # fmt: skip
 NODES = ["Affine", "Linear", "Scale", "Threshold", "I", "LI", "IF", "LIF", "CubaLI", "CubaLIF",
          "Flatten", "Delay"]  # fmt: skip
 
 
 @st.composite
-def graphs(draw):
-    """Graphs of nodes with arrays of any shape, dtype and value, and edges between any two."""
+def graphs(draw, scale=1.0, depth=0):
+    """Graphs of nodes and subgraphs of any name, with arrays of any shape, dtype and value, and
+    edges between any two."""
 
-    def array():
+    def array(good=(1.0, 2.0, 0.5), dtypes=("f4", "f8", "i4", "c8", "?")):
         shape = draw(mostly(st.just((M,)), st.sampled_from([(1,), (), (0,), (2, 3)])))
         odd = st.sampled_from([0.0, -1.0, np.nan, np.inf, 1e300, 1e30])
-        value = draw(mostly(st.sampled_from([1.0, 2.0, 0.5]), odd))
+        value = draw(mostly(st.sampled_from(good), odd))
         with np.errstate(all="ignore"):
-            return np.full(shape, value).astype(
-                draw(st.sampled_from(["f4", "f8", "i4", "c8", "?"]))
-            )
+            return np.full(shape, value).astype(draw(st.sampled_from(dtypes)))
 
     nodes = {"input": nir.Input(np.array([M])), "output": nir.Output(np.array([M]))}
-    for name in draw(st.lists(st.sampled_from(["a", "b.c", "d"]), unique=True)):
-        kind = draw(st.sampled_from(NODES))
+    for name in draw(st.lists(NAMES.filter(lambda n: n not in nodes), unique=True, max_size=4)):
+        kind = draw(st.sampled_from(NODES if depth else [*NODES, "NIRGraph"]))
         matrix = draw(mostly(st.just(np.full((M, M), 0.5, np.float32)), st.builds(array)))
         neuron = {n: array() for n in ("r", "v_leak", "v_threshold", "v_reset")}
+        times = (scale, 3 * scale, 30 * scale)
+        tau = {"tau": array(times, ["f4", "f8"])}
+        cuba = {"tau_mem": tau["tau"], "tau_syn": array(times, ["f4", "f8"])}
         fields = {
             "Affine": lambda m=matrix: {"weight": m, "bias": array()},
             "Linear": lambda m=matrix: {"weight": m},
             "Scale": lambda: {"scale": array()},
             "Threshold": lambda: {"threshold": array()},
             "I": lambda: {"r": array()},
-            "LI": lambda: {"tau": array(), "r": array(), "v_leak": array()},
+            "LI": lambda t=tau: {**t, "r": array(), "v_leak": array()},
             "IF": lambda n=neuron: {k: v for k, v in n.items() if k != "v_leak"},
-            "LIF": lambda n=neuron: {"tau": array(), **n},
-            "CubaLI": lambda: {n: array() for n in ("tau_mem", "tau_syn", "r", "v_leak", "w_in")},
-            "CubaLIF": lambda n=neuron: {"tau_mem": array(), "tau_syn": array(), **n},
+            "LIF": lambda n=neuron, t=tau: {**t, **n},
+            "CubaLI": lambda c=cuba: {**c, **{n: array() for n in ("r", "v_leak", "w_in")}},
+            "CubaLIF": lambda n=neuron, c=cuba: {**c, **n},
             "Flatten": lambda: {
                 "start_dim": draw(st.integers(-3, 3)),
                 "end_dim": draw(st.integers(-3, 3)),
                 "input_type": {"input": np.array([M])},
             },
             "Delay": lambda: {"delay": array()},
+            "NIRGraph": lambda: {**vars(draw(graphs(scale, depth=1))), "type_check": False},
         }[kind]()
+        for derived in ("input_type", "output_type") if kind == "NIRGraph" else ():
+            del fields[derived]
         try:
             nodes[name] = getattr(nir, kind)(**fields)
         except Exception:  # refused by nir itself
@@ -164,14 +175,18 @@ def graphs(draw):
 
 
 @given(
-    graph=mostly(graphs()),
+    graph=mostly(graphs() | graphs(1e-3)),
     reset=mostly(st.sampled_from(["zero", "subtract", None])),
+    dt=mostly(st.sampled_from([None, 1.0, 1e-3, 1e-4])),
     x=inputs,
 )
-def test_arbitrary_graphs_run_or_are_refused(graph, reset, x):
-    network = attempt(lambda: export.from_nir(graph, reset=reset))
+def test_arbitrary_graphs_run_or_are_refused(graph, reset, dt, x):
+    network = attempt(lambda: export.from_nir(graph, reset=reset, dt=dt))
     if network is REFUSED:
         return
+    for part in network.parts.values():
+        for name, value in part.named_buffers():
+            assert not name.startswith("tau") or (value > 0.99).all()
     out = attempt(lambda: list(network.unroll(x, 3)))
     if out is not REFUSED:
         assert finite(*(values for timestep in out for values in timestep))
@@ -180,6 +195,61 @@ def test_arbitrary_graphs_run_or_are_refused(graph, reset, x):
     before = network._states
     if attempt(lambda: network(x)) is REFUSED:
         assert network._states is before
+
+
+ONE = np.ones(M, np.float32)
+TIMED = {
+    "I": lambda tau: nir.I(1 / tau),
+    "IF": lambda tau: nir.IF(1 / tau, ONE),
+    "LI": lambda tau: nir.LI(tau, ONE, 0 * ONE),
+    "LIF": lambda tau: nir.LIF(tau, ONE, 0 * ONE, ONE / 2),
+    "CubaLI": lambda tau: nir.CubaLI(tau, tau[::-1], ONE, 0 * ONE, ONE),
+    "CubaLIF": lambda tau: nir.CubaLIF(tau, tau[::-1], ONE, 0 * ONE, ONE / 2, w_in=ONE),
+    "Scale": lambda tau: nir.Scale(1.5 * ONE),
+}
+
+
+def timed(kinds, names, split, dt):
+    """A series of nodes whose time constants are of ``dt``, from ``split`` on in a subgraph."""
+    tau = np.array([1, 2.5, 7, 30], np.float32) * np.float32(dt)
+    first, last, outer, *rest = names
+    nodes = [(name, TIMED[kind](tau)) for name, kind in zip(rest, kinds, strict=False)]
+
+    def chain(part):
+        shape = np.array([M])
+        part = {first: nir.Input(shape), **dict(part), last: nir.Output(shape)}
+        return nir.NIRGraph(part, list(itertools.pairwise(part)))
+
+    return chain([*nodes[:split], *([(outer, chain(nodes[split:]))] if nodes[split:] else [])])
+
+
+def names_in(graph):
+    return {
+        n: names_in(node) if hasattr(node, "nodes") else None for n, node in graph.nodes.items()
+    }
+
+
+@given(
+    kinds=st.lists(st.sampled_from(list(TIMED)), min_size=1, max_size=5),
+    names=st.lists(NAMES, min_size=8, max_size=8, unique=True),
+    split=st.integers(0, 5),
+    dt=st.integers(0, 20).map(lambda n: 2.0**-n),
+    reset=st.sampled_from(["zero", "subtract"]),
+    x=ordinary((2, M), least=0),
+)
+def test_names_and_the_unit_of_time_change_no_number(kinds, names, split, dt, reset, x):
+    plain = timed(kinds, [f"n{n}" for n in range(8)], split, 1.0)
+    expected = list(export.GraphNetwork(plain, reset).unroll(x, 5))
+    graph = timed(kinds, names, split, dt)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "graph.nir"
+        export.write(path, graph)
+        read = export.read(path)
+    assert names_in(read) == names_in(graph)
+    for same in (graph, read):
+        found = export.from_nir(same, reset=reset, dt=dt).unroll(x, 5)
+        for pair, expected_pair in zip(found, expected, strict=True):
+            assert all(map(torch.equal, pair, expected_pair))
 
 
 @given(

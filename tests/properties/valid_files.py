@@ -1,5 +1,6 @@
 """Small valid files of every kind that the package writes, and readers that use their content."""
 
+import itertools
 import json
 import shutil
 import tempfile
@@ -82,6 +83,28 @@ def make_network_nir(path: Path) -> None:
     torch.manual_seed(0)
     net = nn.Sequential(nn.Linear(PIXELS, NEURONS), IPVAENeuron(NEURONS), nn.Linear(NEURONS, 2))
     export.write(path, export.to_nir(net, input_shape=(PIXELS,)))
+
+
+def make_foreign_nir(path: Path) -> None:
+    """A graph of another program: time constants in seconds, and names that HDF5 cannot hold."""
+    import nir
+
+    tau, one, shape = np.full(PIXELS, 2e-3), np.ones(PIXELS), np.array([PIXELS])
+    inner = [nir.Input(shape), nir.LIF(tau, one, 0 * one, one), nir.Output(shape)]
+    inner = nir.NIRGraph(
+        dict(zip(("", "pop", "."), inner, strict=True)), [("", "pop"), ("pop", ".")]
+    )
+    nodes = {"in": nir.Input(shape), "a/b": nir.CubaLI(tau, tau, one, 0 * one), "a.b": inner}
+    nodes["out"] = nir.Output(shape)
+    export.write(path, nir.NIRGraph(nodes, list(itertools.pairwise(nodes))))
+
+
+def read_foreign_nir(path: Path) -> None:
+    """Read the graph and run it, a millisecond per timestep."""
+    network = export.from_nir(path, dt=1e-3)
+    if np.prod(network.input_shape, dtype=float) < 1e6:
+        for timestep in network.unroll(torch.zeros(2, *network.input_shape), 2):
+            require_numbers(*timestep)
 
 
 def read_nir(path: Path) -> None:

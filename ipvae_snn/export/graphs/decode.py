@@ -12,11 +12,18 @@ from torch import nn
 
 from ipvae_snn import surrogate
 from ipvae_snn._utils.seeding import seeded
-from ipvae_snn.export.graphs.encode import FORMAT, FORMAT_VERSION, to_nir
+from ipvae_snn.export.graphs.encode import to_nir
 from ipvae_snn.export.graphs.files import read
-from ipvae_snn.export.graphs.graph_fragment import array, nir_module
+from ipvae_snn.export.graphs.graph_fragment import (
+    FORMAT,
+    FORMAT_VERSION,
+    array,
+    nir_module,
+    require_graph,
+)
 from ipvae_snn.export.graphs.network import GraphNetwork, flattened, layer_of, reset_of
 from ipvae_snn.export.graphs.poisson import Portable
+from ipvae_snn.export.graphs.timestep import timestep_of
 from ipvae_snn.models.ipvae import IPVAE
 from ipvae_snn.neurons.lateral import NoLateral
 from ipvae_snn.neurons.poisson import IPVAENeuron
@@ -28,7 +35,11 @@ _DAMAGE += (OverflowError, MemoryError, json.JSONDecodeError, UnicodeError)
 
 
 def from_nir(
-    source: str | Path | Any, *, stochastic: bool | None = None, reset: str | None = None
+    source: str | Path | Any,
+    *,
+    stochastic: bool | None = None,
+    reset: str | None = None,
+    dt: float | None = None,
 ) -> IPVAE | GraphNetwork:
     """The model or network that a NIR graph describes.
 
@@ -39,6 +50,9 @@ def from_nir(
             metadata has one, else the graph itself.
         reset: how neurons of the graph itself reset, ``"zero"`` or ``"subtract"``; default what it
             was exported for, or ``"zero"``, as NIR specifies.
+        dt: a timestep in the unit of the graph's time constants, such as ``1e-4`` where they are in
+            seconds; default 1. Graphs of :func:`~ipvae_snn.export.to_nir` count timesteps, and
+            take no other.
 
     Returns:
         In ``eval()`` mode: an :class:`~ipvae_snn.IPVAE` with the weights, settings and estimator of
@@ -48,7 +62,8 @@ def from_nir(
 
     Raises:
         FileNotFoundError, ValueError: no such file, or one that cannot be read; metadata that is
-            damaged, newer than this release, or does not match the weights of the graph.
+            damaged, newer than this release, or does not match the weights of the graph; a time
+            constant shorter than ``dt``.
 
     >>> from ipvae_snn import IPVAE, export
     >>> model = IPVAE(in_features=16, latents=8).eval()
@@ -61,6 +76,7 @@ def from_nir(
     graph = read(source) if isinstance(source, (str, Path)) else source
     if not isinstance(graph, nir.NIRGraph):
         raise TypeError(f"source must be a path or a nir.NIRGraph, got {type(graph).__name__}")
+    require_graph(graph)
     if stochastic not in (None, True, False):
         raise TypeError(f"stochastic must be None, True or False, got {stochastic!r}")
     metadata = graph.metadata
@@ -74,6 +90,7 @@ def from_nir(
             f"the graph has format version {metadata.get('version')}, this release reads version "
             f"{FORMAT_VERSION}: update ipvae_snn, or pass stochastic=False for the graph itself"
         )
+    timestep_of(graph, flattened(graph)[0], dt)
     reset = reset or (reset_of(graph) if own_format else "zero")
     neurons: dict[str, IPVAENeuron] = {}
     if own_format and stochastic is not False:
@@ -88,7 +105,7 @@ def from_nir(
             "the graph does not say that it was made from a stochastic model, or that model had an "
             "estimator of its own: leave stochastic out for the graph itself"
         )
-    return GraphNetwork(graph, reset, dict(neurons)).eval()
+    return GraphNetwork(graph, reset, dict(neurons), dt=dt).eval()
 
 
 def _model(graph: Any) -> IPVAE:
@@ -162,7 +179,7 @@ def _with_neurons(graph: Any) -> tuple[Any, dict[str, IPVAENeuron]]:
     for name, node in merged.items():
         if "unfolded" in node.metadata:
             merged[name] = _unfolded(node, name in before_neurons)
-    return nir.NIRGraph(merged, list(links), type_check=False), neurons
+    return nir.NIRGraph(merged, list(links), graph.metadata, type_check=False), neurons
 
 
 def _is_tagged(node: Any) -> bool:

@@ -10,14 +10,19 @@ from torch import nn
 from ipvae_snn._utils.checks import require_integer
 from ipvae_snn.export.constants import ModelConstants, linear_gaussian
 from ipvae_snn.export.graphs.folding import folded
-from ipvae_snn.export.graphs.graph_fragment import Fragment, array, nir_module, state_arrays
+from ipvae_snn.export.graphs.graph_fragment import (
+    FORMAT,
+    FORMAT_VERSION,
+    Fragment,
+    array,
+    nir_module,
+    state_arrays,
+)
 from ipvae_snn.export.graphs.modules import ExtraMap, first_shape, fragments_of
 from ipvae_snn.export.graphs.poisson import LEVELS, GraphOptions, Portable, poisson_fragment
 from ipvae_snn.models.base import Model
 from ipvae_snn.neurons.poisson import IPVAENeuron
 from ipvae_snn.version import __version__
-
-FORMAT, FORMAT_VERSION = "ipvae_snn.export", 1
 
 
 def to_nir(

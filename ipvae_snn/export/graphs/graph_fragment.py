@@ -12,6 +12,9 @@ from ipvae_snn._utils.extras import require_extra
 Array = NDArray[np.float32]
 Shape = tuple[int, ...]
 
+FORMAT, FORMAT_VERSION = "ipvae_snn.export", 1
+"""What the metadata of exported graphs say, whose unit of time is a timestep."""
+
 
 @dataclass
 class Fragment:
@@ -63,10 +66,15 @@ def nir_module() -> Any:
     return require_extra("nir", extra="nir")
 
 
-def require_graph(graph: Any) -> None:
-    """Raise ``TypeError`` unless ``graph`` is a ``nir.NIRGraph``."""
+def require_graph(graph: Any, name: str = "graph") -> None:
+    """Raise ``TypeError`` unless ``graph`` is a ``nir.NIRGraph`` whose names are text."""
     if not isinstance(graph, nir_module().NIRGraph):
-        raise TypeError(f"graph must be a nir.NIRGraph, got {type(graph).__name__}")
+        raise TypeError(f"{name} must be a nir.NIRGraph, got {type(graph).__name__}")
+    for key, node in graph.nodes.items():
+        if not isinstance(key, str):
+            raise TypeError(f"names of nodes must be text, got {key!r}: name it {str(key)!r}")
+        if hasattr(node, "nodes"):
+            require_graph(node, f"node {key!r}")
 
 
 def array(values: Tensor | NDArray[Any] | float, shape: Shape | None = None) -> Array:

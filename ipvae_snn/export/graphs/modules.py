@@ -17,11 +17,14 @@ from ipvae_snn.export.graphs.graph_fragment import (
     nir_module,
     state_arrays,
 )
+from ipvae_snn.export.graphs.network import flattened
 from ipvae_snn.export.graphs.poisson import GraphOptions, poisson_fragment
 from ipvae_snn.export.graphs.snntorch_neurons import SPIKING, spiking_fragment
+from ipvae_snn.export.graphs.timestep import require_resolved
 from ipvae_snn.neurons.poisson import IPVAENeuron
 
 ExtraMap = Mapping[type, Callable[[Any], Any]]
+_IN_TIMESTEPS = "give the time constants of extra_map in timesteps, as τ / dt"
 
 
 def fragments_of(
@@ -124,6 +127,7 @@ def _own(node: Any, module: nn.Module, shape: Shape) -> Fragment:
     if isinstance(node, nir.NIRGraph):
         if len(node.inputs) != 1 or len(node.outputs) != 1:
             raise ValueError(f"the graph of extra_map[{name}] must have one Input and one Output")
+        require_resolved(flattened(node)[0], 1, _IN_TIMESTEPS)
         ((source, _),), ((sink, last),) = node.inputs.items(), node.outputs.items()
         return Fragment(
             {k: v for k, v in node.nodes.items() if k not in (source, sink)},
@@ -132,6 +136,7 @@ def _own(node: Any, module: nn.Module, shape: Shape) -> Fragment:
             shape=tuple(int(n) for n in last.output_type["output"]),
             edges=[e for e in node.edges if source not in e and sink not in e],
         )
+    require_resolved({name: node}, 1, _IN_TIMESTEPS)
     out = next(iter((node.output_type or {}).values()), None)
     return Fragment.single("1_user", node, shape if out is None else tuple(int(n) for n in out))
 

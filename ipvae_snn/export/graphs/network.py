@@ -13,28 +13,38 @@ from ipvae_snn._utils.seeding import Draws
 from ipvae_snn.export.graphs.graph_fragment import require_graph
 from ipvae_snn.export.graphs.node_steps import SPIKING, node_step
 from ipvae_snn.export.graphs.poisson import require_reset
+from ipvae_snn.export.graphs.timestep import timestep_of
 from ipvae_snn.neurons.base import StatefulNeuron
 
 Edge = tuple[str, str]
 RUNAWAY = 1e5
 """Spikes of one neuron in a timestep, beyond those of any working model."""
+_RUNAWAY_ADVICE = (
+    "the graph runs away, although its input is finite; smaller weights or inputs, or time "
+    "constants of several timesteps, keep it bounded"
+)
 
 
 class GraphNetwork(nn.Module):
     """The network that a NIR graph describes; ``network(x)`` is one timestep, in float32.
 
     The input of a node is the sum over its edges. An edge that closes a cycle carries the output of
-    the previous timestep. A timestep is the unit of time (dt = 1); for the two resets see
-    :mod:`ipvae_snn.export.graphs.node_steps`. Nested graphs are run as if they were flat.
+    the previous timestep. Nodes are integrated by Euler's method; for this and for the two resets
+    see :mod:`ipvae_snn.export.graphs.node_steps`. Nested graphs are run as if they were flat, with
+    nodes ``outer.inner``.
 
     Args:
         graph: a ``nir.NIRGraph``.
         reset: ``"zero"`` or ``"subtract"``.
         neurons: modules to run in place of nodes, by the node's name.
+        dt: a timestep in the graph's unit of time, such as ``1e-4`` for time constants in seconds;
+            default 1, as in graphs of :func:`~ipvae_snn.export.to_nir`. The r of I and IF, whose
+            equation is dv/dt = r x, is per unit of time, too.
 
     Raises:
-        ValueError: not exactly one Input and one Output, an edge to no node, or a node that cannot
-            be run, see :func:`~ipvae_snn.export.graphs.node_steps.node_step`.
+        ValueError: not exactly one Input and one Output, an edge to no node, a node that cannot be
+            run, see :func:`~ipvae_snn.export.graphs.node_steps.node_step`, or a time constant that
+            is shorter than ``dt``.
 
     >>> from ipvae_snn import IPVAE, export
     >>> network = export.GraphNetwork(export.to_nir(IPVAE(in_features=16, latents=8)))
@@ -43,12 +53,18 @@ class GraphNetwork(nn.Module):
     """
 
     def __init__(
-        self, graph: Any, reset: str = "zero", neurons: dict[str, StatefulNeuron] | None = None
+        self,
+        graph: Any,
+        reset: str = "zero",
+        neurons: dict[str, StatefulNeuron] | None = None,
+        *,
+        dt: float | None = None,
     ) -> None:
         super().__init__()
         require_graph(graph)
         require_reset(reset)
         nodes, edges = flattened(graph)
+        step = timestep_of(graph, nodes, dt)
         neurons = neurons or {}
         self._source, self._sink = (_only(nodes, kind) for kind in ("Input", "Output"))
         self._order = _execution_order(self._source, nodes, edges)
@@ -62,7 +78,7 @@ class GraphNetwork(nn.Module):
         self._delayed = {a for pairs in self._inputs.values() for a, delayed in pairs if delayed}
         self.parts = nn.ModuleDict(
             {
-                _key(name): neurons[name] if name in neurons else node_step(nodes[name], reset)
+                _key(name): neurons.get(name) or node_step(nodes[name], reset, step)
                 for name in self._order
             }
         )
@@ -93,7 +109,8 @@ class GraphNetwork(nn.Module):
         x = x.float()
         outputs: dict[str, Tensor] = {}
         states = dict(self._states)
-        for name in self._order:
+        part: Any
+        for name, part in zip(self._order, self.parts.values(), strict=True):
             inputs = [x] if name == self._source else []
             for a, delayed in self._inputs[name]:
                 value = (self._previous if delayed else outputs).get(a)
@@ -102,7 +119,6 @@ class GraphNetwork(nn.Module):
             if not inputs:
                 continue
             total = _sum(name, inputs)
-            part: Any = self.parts[_key(name)]
             try:
                 if isinstance(part, StatefulNeuron):
                     spk = part(total.to(part.mem_init))
@@ -115,7 +131,10 @@ class GraphNetwork(nn.Module):
                 ) from error
         for name in (*self.spiking, self._sink):
             if name in outputs:
-                require_finite(outputs[name], f"the output of node {name!r}")
+                require_finite(outputs[name], f"the output of node {name!r}", _RUNAWAY_ADVICE)
+        for name, state in states.items():  # a neuron whose membrane is NaN emits no spike
+            if state is not None:
+                require_finite(state, f"the membrane of node {name!r}", _RUNAWAY_ADVICE)
         self._states = states
         self.outputs = outputs
         self._previous = {name: outputs[name] for name in self._delayed if name in outputs}
@@ -197,17 +216,31 @@ def flattened(graph: Any) -> tuple[dict[str, Any], list[Edge]]:
             continue
         inner, inner_edges = flattened(node)
         source, sink = _only(inner, "Input"), _only(inner, "Output")
-        nodes |= {f"{name}.{k}": v for k, v in inner.items() if k not in (source, sink)}
-        enters[name] = [f"{name}.{b}" for a, b in inner_edges if a == source]
-        leaves[name] = [f"{name}.{a}" for a, b in inner_edges if b == sink]
-        edges += [
-            (f"{name}.{a}", f"{name}.{b}") for a, b in inner_edges if a != source and b != sink
-        ]
+        if any(a == sink or b == source or (a, b) == (source, sink) for a, b in inner_edges):
+            raise ValueError(
+                f"an edge of subgraph {name!r} leads to its Input, from its Output, or straight "
+                "from one to the other: put a Scale there"
+            )
+        full: dict[str, str] = {}
+        for k in inner:
+            full[k] = _full_name(name, k, {*nodes, *graph.nodes, *full.values()})
+        nodes |= {full[k]: v for k, v in inner.items() if k not in (source, sink)}
+        enters[name] = [full[b] for a, b in inner_edges if a == source]
+        leaves[name] = [full[a] for a, b in inner_edges if b == sink]
+        edges += [(full[a], full[b]) for a, b in inner_edges if a != source and b != sink]
     for a, b in graph.edges:
         if a not in leaves or b not in enters:
             raise ValueError(f"an edge leads from {a!r} to {b!r}, one of which is not a node")
         edges += [(leaf, entry) for leaf in leaves[a] for entry in enters[b]]
     return nodes, edges
+
+
+def _full_name(outer: str, inner: str, taken: set[str]) -> str:
+    """``outer.inner``; with more dots where another node has that name."""
+    dots = "."
+    while f"{outer}{dots}{inner}" in taken:
+        dots += "."
+    return f"{outer}{dots}{inner}"
 
 
 def _shape_of(source: Any) -> tuple[int, ...]:
@@ -245,5 +278,7 @@ def _execution_order(source: str, nodes: dict[str, Any], edges: list[Edge]) -> l
 
 
 def _key(name: str) -> str:
-    """A name without the dots that nn.ModuleDict refuses."""
-    return name.replace(".", "/")
+    """A key of nn.ModuleDict for a name, another one for each: it refuses dots, its own attributes
+    and an empty text."""
+    key = name.replace("%", "%25").replace("/", "%2F").replace(".", "/")
+    return key if key and not hasattr(nn.ModuleDict(), key) else f"%{key}"

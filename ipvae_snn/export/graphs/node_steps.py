@@ -1,4 +1,7 @@
-"""One timestep of each NIR node in PyTorch: the Euler step of its equation with dt = 1.
+"""One timestep of each NIR node in PyTorch: the Euler step of its equation.
+
+Nodes keep time in timesteps: τ stands for τ / dt, and the r of I and IF, whose equation
+dv/dt = r x has no τ, for r · dt.
 
 Toolchains interpret a spiking neuron's reset in two ways: ``"zero"``, as NIR specifies (one spike
 where v > θ, then v := v_reset), and ``"subtract"``, as in sinabs (⌊v / θ⌋ spikes where v ≥ θ, each
@@ -14,8 +17,8 @@ from torch import Tensor, nn
 
 SPIKING = ("IF", "LIF", "CubaLIF", "Threshold")
 
-_TIME_CONSTANTS = {"tau", "tau_mem", "tau_syn"}
-_ARRAYS = _TIME_CONSTANTS | {"bias", "r", "scale", "threshold", "w_in", "weight"}
+TIME_CONSTANTS = ("tau", "tau_mem", "tau_syn")
+_ARRAYS = {*TIME_CONSTANTS} | {"bias", "r", "scale", "threshold", "w_in", "weight"}
 _ARRAYS |= {"v_leak", "v_reset", "v_threshold"}
 """Fields of nodes that hold arrays."""
 
@@ -32,14 +35,14 @@ class NodeStep(nn.Module):
     v_threshold: Tensor
     w_in: Tensor
 
-    def __init__(self, node: Any, reset: str) -> None:
+    def __init__(self, node: Any, reset: str, dt: float) -> None:
         super().__init__()
         self.reset = reset
         for name in sorted(_ARRAYS & vars(node).keys()):
-            self.register_buffer(name, _finite_array(node, name))
-        for name in _TIME_CONSTANTS & self._buffers.keys():
-            if not getattr(self, name).all():
-                raise ValueError(f"{name} of a {type(node).__name__} node must not be 0")
+            self.register_buffer(name, _finite_array(node, name, dt))
+        for name in TIME_CONSTANTS:
+            if name in self._buffers and not (getattr(self, name) > 0).all():
+                raise ValueError(f"{name} of a {type(node).__name__} node must be above 0")
         if reset == "subtract" and "v_threshold" in self._buffers and (self.v_threshold <= 0).any():
             raise ValueError("v_threshold must be above 0 where spikes subtract it")
 
@@ -58,8 +61,9 @@ class NodeStep(nn.Module):
         return spk, torch.maximum(v, -threshold) if floor else v
 
 
-def _finite_array(node: Any, name: str) -> Tensor | None:
-    """An array of a node as finite float32; ``None`` for the bias that a convolution lacks."""
+def _finite_array(node: Any, name: str, dt: float) -> Tensor | None:
+    """An array of a node as finite float32, with time in timesteps; ``None`` for the bias that a
+    convolution lacks."""
     value, kind = getattr(node, name), type(node).__name__
     if value is None and name == "bias" and kind.startswith("Conv"):
         return None
@@ -67,7 +71,11 @@ def _finite_array(node: Any, name: str) -> Tensor | None:
     if values.dtype.kind not in "fiub":
         raise ValueError(f"{name} of a {kind} node must hold numbers, got {values.dtype}")
     with np.errstate(over="ignore"):
-        values = values.astype(np.float32)
+        if name in TIME_CONSTANTS:
+            values = values.astype(np.float64) / dt
+        elif name == "r" and kind in ("I", "IF"):
+            values = values.astype(np.float64) * dt
+        values = np.asarray(values, np.float32)  # a product of a 0-d array is a number
     if not np.isfinite(values).all():
         raise ValueError(f"{name} of a {kind} node holds values that are not finite in float32")
     return torch.from_numpy(values)
@@ -76,12 +84,12 @@ def _finite_array(node: Any, name: str) -> Tensor | None:
 class Stateless(NodeStep):
     """A node without a state."""
 
-    def __init__(self, node: Any, reset: str, function: Callable[[Any, Tensor], Tensor]) -> None:
-        super().__init__(node, reset)
-        self.node, self.function = node, function
+    def __init__(self, node: Any, reset: str, dt: float) -> None:
+        super().__init__(node, reset, dt)
+        self.node = node
 
     def step(self, x: Tensor, state: Tensor | None) -> tuple[Tensor, None]:
-        return self.function(self, x), None
+        return _STATELESS[type(self.node).__name__](self, x), None
 
 
 class I(NodeStep):  # noqa: E742  # the name of the NIR node
@@ -183,15 +191,15 @@ _STATEFUL = {cls.__name__: cls for cls in (I, LI, IF, LIF, CubaLI, CubaLIF)}
 RUNNABLE = (*_STATELESS, *_STATEFUL)
 
 
-def node_step(node: Any, reset: str) -> NodeStep:
-    """The timestep of a NIR node.
+def node_step(node: Any, reset: str, dt: float = 1.0) -> NodeStep:
+    """The timestep of a NIR node; ``dt`` is its length in the unit of the time constants.
 
     Raises:
         ValueError: a type of node that is not in :data:`RUNNABLE`, or arrays that are not finite.
     """
     kind = type(node).__name__
     if kind in _STATEFUL:
-        return _STATEFUL[kind](node, reset)
+        return _STATEFUL[kind](node, reset, dt)
     if kind in _STATELESS:
-        return Stateless(node, reset, _STATELESS[kind])
+        return Stateless(node, reset, dt)
     raise ValueError(f"node of type {kind} cannot be run here: expected one of {RUNNABLE}")
