@@ -247,6 +247,7 @@ class StatefulNeuron(Recomputable, RLeaky):  # type: ignore[misc]  # snnTorch is
 
     def detach_mem(self) -> State:
         """Detach the state from its graph, for truncated back-propagation; returns it."""
+        self._keep_state()
         self.spk, self.mem = self.spk.detach(), self.mem.detach()
         return State(self.spk, self.mem)
 
