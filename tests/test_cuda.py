@@ -8,6 +8,7 @@ import sys
 import pytest
 import torch
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 
 from ipvae_snn import IPVAE, IPVAENeuron, Stream, TrainConfig, baselines, evaluate, fit, surrogate
 from ipvae_snn.diagnostics import check
@@ -129,6 +130,27 @@ def test_neurons_run_step_and_learn():
     torch.optim.SGD(on_gpu.parameters(), lr=0.1).step()
     assert not torch.equal(on_gpu.lateral.cached_gram(), before)
     torch.testing.assert_close(on_gpu.lateral.cached_gram(), on_gpu.gram())
+
+
+@pytest.mark.parametrize("reentrant", [True, False])
+def test_checkpointed_calls_have_the_gradients_of_others(reentrant):
+    def gradients(wrap):
+        torch.manual_seed(0)
+        neuron = IPVAENeuron(12, mem_init=0.5).cuda()
+        frames = torch.rand(6, 4, 12, device="cuda", requires_grad=True)
+        spk, mem = wrap(neuron, frames[0], *neuron.reset_mem())
+        spk, mem = wrap(neuron, frames[1], spk, mem)
+        total = (spk * mem).sum() + (wrap(lambda x: neuron.run(x).spk, frames) ** 2).sum()
+        assert spk.any()
+        total.backward()
+        return [frames.grad, *(p.grad for p in neuron.parameters())]
+
+    def checkpointed(call, *args):
+        return checkpoint(call, *args, use_reentrant=reentrant)
+
+    plain = gradients(lambda call, *args: call(*args))
+    for ours, expected in zip(gradients(checkpointed), plain, strict=True):
+        torch.testing.assert_close(ours, expected, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any, ClassVar
 
 import torch
-from snntorch import SpikingNeuron
+from snntorch import RLeaky, SpikingNeuron
 from torch import Tensor, nn
 
 from ipvae_snn._utils.checks import (
@@ -18,13 +18,25 @@ from ipvae_snn._utils.checks import (
 )
 from ipvae_snn.kernels.loop import State as State
 from ipvae_snn.kernels.sampler import is_exporting
+from ipvae_snn.neurons.hidden import Buffers
+from ipvae_snn.neurons.recomputation import Recomputable, is_backward
+from ipvae_snn.neurons.snntorch_loops import Representative, refuse_backprop
 
 
-class StatefulNeuron(SpikingNeuron):  # type: ignore[misc]  # snnTorch is untyped
+class StatefulNeuron(Recomputable, RLeaky):  # type: ignore[misc]  # snnTorch is untyped
     """A snnTorch neuron with states ``spk`` and ``mem``; subclasses define a timestep.
 
-    States are non-persistent buffers, empty until the first call. A subclass gives ``forward``,
-    ``initial_state``, ``run_from`` and ``_check_input``. A call that raises stores nothing.
+    It is an ``RLeaky``, which has these states, only for snnTorch's own loops, which look for the
+    classes that they know: nothing is inherited but what every ``SpikingNeuron`` has.
+
+    States move with the module, but are no part of the model: they are not listed among its
+    buffers, averaged, synchronized or saved. They are empty until the first call. A subclass gives
+    ``forward``, ``initial_state``, ``run_from`` and ``_check_input``. A call that raises stores
+    nothing.
+
+    A function that ``torch.utils.checkpoint`` recomputes in the backward pass may call the neuron
+    if it also passes the states or resets them: the neuron has advanced since. States are put back
+    after the backward pass, and observers see each call once.
     """
 
     spk: Tensor
@@ -32,6 +44,7 @@ class StatefulNeuron(SpikingNeuron):  # type: ignore[misc]  # snnTorch is untype
     init_hidden: bool
     output: bool
     _live: ClassVar["weakref.WeakSet[StatefulNeuron]"] = weakref.WeakSet()
+    _buffers: dict[str, Tensor | None]
 
     def __init__(
         self,
@@ -43,15 +56,17 @@ class StatefulNeuron(SpikingNeuron):  # type: ignore[misc]  # snnTorch is untype
     ) -> None:
         for name, flag in (("init_hidden", init_hidden), ("output", output)):
             require_flag(flag, name)
-        super().__init__(
-            spike_grad=spike_grad, init_hidden=init_hidden, state_quant=state_quant, output=output
+        SpikingNeuron.__init__(
+            self,
+            spike_grad=spike_grad,
+            init_hidden=init_hidden,
+            state_quant=state_quant,
+            output=output,
         )
-        # snnTorch's class-wide list would keep this neuron alive forever; ours is a WeakSet.
-        if self in SpikingNeuron.instances:
-            SpikingNeuron.instances.remove(self)
-        StatefulNeuron._live.add(self)
-        self.register_buffer("spk", torch.zeros(0), persistent=False)
-        self.register_buffer("mem", torch.zeros(0), persistent=False)
+        self._register()
+        self._buffers = Buffers(self._buffers)
+        for name in State._fields:
+            self.register_buffer(name, torch.zeros(0), persistent=False)
         self._fresh = True
         self.observers: list[Callable[[State], None]] = []
         """Called after every call of the neuron with its timesteps, (T, ..., K) each."""
@@ -106,6 +121,7 @@ class StatefulNeuron(SpikingNeuron):  # type: ignore[misc]  # snnTorch is untype
             )
         self._check_call(spk, mem)
         self._check_input(input_)
+        self._begin_call()
         if not carry and spk is None and mem is None:
             state = self.initial_state(input_.shape[1:])
         else:
@@ -116,6 +132,8 @@ class StatefulNeuron(SpikingNeuron):  # type: ignore[misc]  # snnTorch is untype
 
     def notify_observers(self, sequence: State) -> None:
         """Call the observers with timesteps of shape (T, ..., K)."""
+        if is_backward():
+            return  # they saw the first call
         for observer in self.observers:
             observer(sequence)
 
@@ -149,8 +167,10 @@ class StatefulNeuron(SpikingNeuron):  # type: ignore[misc]  # snnTorch is untype
         if is_exporting():
             self._store_in_place(state)
         elif not is_transformed(state.mem):
+            self._check_graph(state.mem)
             self.spk, self.mem = state
             self._fresh = False
+            self._mark_state()
         return state.spk if self.init_hidden and not self.output else state
 
     def _store_in_place(self, state: State) -> None:
@@ -169,6 +189,7 @@ class StatefulNeuron(SpikingNeuron):  # type: ignore[misc]  # snnTorch is untype
                 "a neuron that keeps its state itself (init_hidden=True) can be exported after a "
                 "first call, when its state has the size of a batch: call it once before"
             )
+        self._check_start(spk, mem)
         initial = self.initial_state(shape)
         passed = [
             self._check_state(name, value, like)
@@ -215,15 +236,18 @@ class StatefulNeuron(SpikingNeuron):  # type: ignore[misc]  # snnTorch is untype
 
     def reset_mem(self) -> State:
         """Back to the initial state; returns ``(spk, mem)``, empty before the first call."""
+        self._keep_state()
         if self.mem.numel():
             self.spk, self.mem = self.initial_state(self.mem.shape)
         self._fresh = True
+        self._mark_state()
         return State(self.spk, self.mem)
 
     init_rleaky = reset_mem  # snnTorch's former name for it, in neurons with these states
 
     def detach_mem(self) -> State:
         """Detach the state from its graph, for truncated back-propagation; returns it."""
+        self._keep_state()
         self.spk, self.mem = self.spk.detach(), self.mem.detach()
         return State(self.spk, self.mem)
 
@@ -244,17 +268,44 @@ class StatefulNeuron(SpikingNeuron):  # type: ignore[misc]  # snnTorch is untype
     def __getstate__(self) -> dict[str, Any]:
         # Copies and pickles hold the values of the state, not its graph.
         state = self.__dict__.copy()
-        state["_buffers"] = {k: v if v is None else v.detach() for k, v in self._buffers.items()}
+        state["_buffers"] = {
+            k: v if v is None else v.detach() for k, v in dict(self._buffers).items()
+        }
         state["observers"] = []  # observers of the original do not observe the copy
+        for name in ("_kept", "_without_graph"):
+            state.pop(name, None)
         return state
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)
+        self._buffers = Buffers(self._buffers)
+        self._register()
+
+    def _register(self) -> None:
+        # snnTorch's class-wide list would keep this neuron alive forever; ours is a WeakSet.
         StatefulNeuron._live.add(self)
+        _REPRESENTATIVE.replace(self)
+
+    def train(self, mode: bool = True) -> "StatefulNeuron":
+        """Set the mode, as in every module."""
+        refuse_backprop()  # which calls this before each batch
+        super().train(mode)
+        return self
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "StatefulNeuron":
+        # Moves and casts: PyTorch's own applies fn to the parameters and buffers that are listed.
+        super()._apply(fn, recurse)
+        self._without_graph = None
+        for name in State._fields:
+            self._buffers[name] = fn(getattr(self, name))
+        return self
 
     def _reset_cases(self, reset_mechanism: str) -> None:
         # snnTorch calls this in the constructor and whenever reset_mechanism is assigned.
         refuse_foreign({"reset_mechanism": reset_mechanism})
+
+
+_REPRESENTATIVE = Representative(StatefulNeuron.reset_hidden, StatefulNeuron.detach_hidden)
 
 
 def _outside_inference(tensor: Tensor) -> Tensor:

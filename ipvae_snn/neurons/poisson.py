@@ -108,10 +108,11 @@ class IPVAENeuron(StatefulNeuron):
 
     A call returns ``(spk, mem)``, or only ``spk`` with ``init_hidden=True`` and ``output=False``.
 
-    State: ``spk`` and ``mem`` are non-persistent buffers. A call without states continues from the
-    stored ones. The first call, and the first after :meth:`reset_mem`, starts without spikes and
-    from ``mem_init``. A stored state whose shape does not fit the input is replaced by the initial
-    state, with a warning.
+    State: ``spk`` and ``mem`` move with the module, but are no part of the model: they are neither
+    saved nor listed among its buffers. A call without states continues from the stored ones. The
+    first call, and the first after :meth:`reset_mem`, starts without spikes and from ``mem_init``.
+    A stored state whose shape does not fit the input is replaced by the initial state, with a
+    warning.
 
     Raises:
         TypeError: a state is passed with ``init_hidden=True``; input is no floating-point tensor.
@@ -268,6 +269,7 @@ class IPVAENeuron(StatefulNeuron):
         self._check_input(input_)
         if gram is not None:
             self._check_gram(gram)
+        self._begin_call()
         state = self._resume(input_.shape, spk, mem)
         state = self.step(input_, *state, gram=gram)
         if self.observers:

@@ -16,8 +16,8 @@ from ipvae_snn._utils.checks import require_integer
 def reset(net: nn.Module) -> None:
     """Reset every spiking neuron in ``net`` to its initial state.
 
-    ``snntorch.utils.reset`` finds only snnTorch's own classes, finds only direct children, and also
-    resets neurons of other networks; this function does none of these.
+    ``snntorch.utils.reset`` finds only direct children, and also resets neurons of other networks;
+    this function does neither.
 
     Args:
         net: any module; neurons are found by ``net.modules()``.
@@ -138,6 +138,6 @@ def _detach_tensors(neuron: SpikingNeuron) -> None:
     # All tensors of the neuron except its parameters: snnTorch's own neurons store some states as
     # plain attributes, under various names.
     for attributes in (neuron._buffers, vars(neuron)):
-        for name, value in attributes.items():
+        for name, value in dict(attributes).items():
             if isinstance(value, Tensor) and value.grad_fn is not None:
                 attributes[name] = value.detach()

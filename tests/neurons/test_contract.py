@@ -180,12 +180,12 @@ def test_shapes_from_unbatched_to_deep(make):
 # -- state ----------------------------------------------------------------------------------------
 
 
-def test_states_exist_from_construction_as_non_persistent_buffers(make):
+def test_states_exist_from_construction_and_are_no_part_of_the_model(make):
     neuron = make()
     for state in STATES:
-        assert state in neuron._buffers
         assert getattr(neuron, state).shape == (0,)
         assert state not in neuron.state_dict()
+        assert state not in dict(neuron.named_buffers())
 
 
 def test_reset_mem_before_and_after_the_first_call(make, form):

@@ -84,13 +84,13 @@ def test_reset_mem_of_snntorch_neurons_zeroes_their_state(make):
     assert all(not state.any() for state in states)
 
 
-def test_utils_reset_does_not_reset_our_neuron():
-    """The reason for ``ipvae_snn.reset``. If this fails, snnTorch resets custom neurons."""
-    net = torch.nn.Sequential(IPVAENeuron(3, init_hidden=True))
+def test_utils_reset_finds_only_direct_children():
+    """The reason for ``ipvae_snn.reset``. If this fails, snnTorch resets nested neurons."""
+    net = torch.nn.Sequential(torch.nn.Sequential(IPVAENeuron(3, init_hidden=True)))
     net(torch.ones(2, 3))
-    before = net[0].mem.clone()
+    before = net[0][0].mem.clone()
     utils.reset(net)
-    assert torch.equal(net[0].mem, before)
+    assert torch.equal(net[0][0].mem, before)
 
 
 def test_monitors_read_buffers_by_name():

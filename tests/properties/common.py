@@ -14,6 +14,8 @@ import torch
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from ipvae_snn.neurons.base import StatefulNeuron
+
 HUGE = 10**400
 """An integer beyond float64."""
 REFUSED = object()
@@ -137,7 +139,10 @@ def _snapshot(watched: tuple[Any, ...]) -> list[Any]:
     states: list[Any] = []
     for item in watched:
         if isinstance(item, nn.Module):
-            states += [t.detach().clone() for t in (*item.parameters(), *item.buffers())]
+            neurons = [part for part in item.modules() if isinstance(part, StatefulNeuron)]
+            hidden = [state for neuron in neurons for state in (neuron.spk, neuron.mem)]
+            tensors = (*item.parameters(), *item.buffers(), *hidden)
+            states += [t.detach().clone() for t in tensors]
             states.append(item.training)
         elif callable(item):
             states.append(item())

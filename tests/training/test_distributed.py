@@ -17,7 +17,7 @@ from ipvae_snn.kernels import native
 from ipvae_snn.training import loop
 from ipvae_snn.training.checkpoint import read_checkpoint
 from ipvae_snn.training.distributed import ProcessGroup, is_silent_rank, join_process_group
-from tests.training.distributed_main import trained
+from tests.training.distributed_main import DECODERS, WRAPPERS, batch_results, trained
 
 MAIN = Path(__file__).with_name("distributed_main.py")
 pytestmark = pytest.mark.skipif(
@@ -76,6 +76,23 @@ def test_with_draws_per_rank_both_ranks_end_with_the_same_weights(two_process_re
     losses = [sum(row["loss"] for row in run["history"]) / 30 for run in (first, alone)]
     assert losses[0] == pytest.approx(losses[1], rel=0.05)
     assert first["history"] != alone["history"]
+
+
+@pytest.mark.parametrize("decoder", DECODERS)
+@pytest.mark.parametrize("wrapper", WRAPPERS)
+def test_networks_that_keep_states_learn_from_uneven_batches_like_one(
+    two_process_results, wrapper, decoder
+):
+    if WRAPPERS[wrapper] is None:
+        pytest.skip("this PyTorch has no fully_shard")
+    alone = batch_results(decoder)
+    for results in two_process_results:
+        for batch, expected in zip(results[f"{wrapper} {decoder}"], alone, strict=True):
+            nearly_equal(batch["grads"], expected["grads"])
+            assert any(grad.any() for grad in batch["grads"].values())
+            own = {n: state[slice(*batch["rows"])] for n, state in expected["states"].items()}
+            assert own["1.spk"].any()
+            nearly_equal(batch["states"], own)
 
 
 def start_training(folder, iterations):
