@@ -140,14 +140,17 @@ def _read(
         raise FileNotFoundError(f"{path} does not exist: expected natural, digits, mnist or a path")
     if path.is_file() and path.suffix.lower() in (".npy", ".npz"):
         return str(path), read_arrays(path, limit_bytes, axis)
-    idx = find_idx(path, nested=not image_paths(path))
+    idx, files = find_idx(path), list[Path]()
+    if path.is_dir() and not idx:
+        files = image_paths(path)
+        idx = [] if files else find_idx(path, nested=True)
     if idx:
         return str(path), read_idx_set(idx, str(path))
     if path.is_dir():
-        return str(path), read_folder(path)
+        return str(path), read_folder(path, files)
     raise ValueError(
-        f"{path} is neither a folder nor a file .npy or .npz: put images, or the four IDX "
-        "files of MNIST, in a folder of their own"
+        f"{path} is neither a folder nor a file .npy or .npz: put images, or the four IDX files of "
+        "MNIST, in a folder of their own, and save arrays of other files as .npy"
     )
 
 

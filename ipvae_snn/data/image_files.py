@@ -41,6 +41,8 @@ PROBES = 16
 """How many files tell the scale of floats, and the ground for transparent pixels."""
 PNG_TAIL = 2**16
 """Bytes at the end of a PNG in which EXIF data are looked for."""
+PNG_METADATA = {"exif", "Raw profile type exif", "XML:com.adobe.xmp"}
+"""What Pillow calls those before the pixels."""
 WIDTH, HEIGHT, PHOTOMETRIC, ORIENTATION, SUBFILE_TYPE = 256, 257, 262, 274, 254
 """Tags of TIFF and EXIF."""
 BYTES = "8-bit"
@@ -173,16 +175,13 @@ def image_shape(path: Path) -> tuple[int, int]:
 
 
 def _orientation_before_loading(image: Any, path: Path) -> int:
-    if image.format == "TIFF":
-        value = image.tag_v2.get(ORIENTATION, 1)
-        return int(value) if value in range(1, 9) else 1
-    if image.format == "PNG" and not {"exif", "Raw profile type exif"} & set(image.info):
-        # Pillow would decode all pixels in search of EXIF data behind them.
-        with path.open("rb") as file:
-            file.seek(max(path.stat().st_size - PNG_TAIL, 0))
-            if b"eXIf" not in file.read():
-                return 1
-    return _orientation(image)
+    if image.format != "PNG" or set(image.info) & PNG_METADATA:
+        return _orientation(image)
+    # Pillow would decode all pixels in search of EXIF data behind them.
+    with path.open("rb") as file:
+        file.seek(max(path.stat().st_size - PNG_TAIL, 0))
+        tail = file.read()
+    return _orientation(image) if b"eXIf" in tail or b"tiff:Orientation" in tail else 1
 
 
 def _kind_of(dtype: np.dtype[Any]) -> str:
@@ -375,13 +374,16 @@ class ImageFiles(Images):
         return f"{len(self)} image files {crc:08x}{read_as}"
 
 
-def read_folder(folder: Path) -> Split:
+def read_folder(folder: Path, paths: Sequence[Path]) -> Split:
     """All images of a folder and its subfolders, split by the names of folders or of files.
+
+    Args:
+        folder: the folder.
+        paths: its :func:`image_paths`.
 
     Raises:
         ValueError: there is no image, one cannot be read, or the folder is split by half.
     """
-    paths = image_paths(folder)
     if not paths:
         raise ValueError(f"{folder} holds no images: no files ending in {', '.join(SUFFIXES)}")
     train, test, others = _divide(paths, folder)
@@ -411,7 +413,8 @@ def _divide(paths: Sequence[Path], folder: Path) -> tuple[list[Path], list[Path]
             names = divide(dict.fromkeys(key_of.values()), str(folder))
         else:
             return list(paths), [], []
-    train, test, others = ([p for p in paths if key_of[p] in set(part)] for part in names)
+    sets = [set(part) for part in names]
+    train, test, others = ([p for p in paths if key_of[p] in part] for part in sets)
     return train, test, others
 
 
@@ -422,7 +425,7 @@ def _split_folder(inside: Path) -> str:
     for depth, name in enumerate(folders, 1):
         if part_of(name):
             return "/".join(folders[:depth])
-    return folders[0] if folders else "."
+    return folders[0] if folders else "images beside them"
 
 
 def _folders(paths: Sequence[Path], folder: Path) -> Counter[str]:

@@ -105,7 +105,7 @@ def to_unit(
         scale = find_scale(dtype, *extremes(stack)) or Scale()
     with np.errstate(over="ignore", invalid="ignore"):  # overflow gives infinity, rejected below
         values = stack.astype(np.float32)
-    if stack.size and not (values.min() >= scale.low and values.max() <= scale.high):  # or NaN
+    if not (_holds_all(scale, dtype) or _holds(scale, values)):
         problems = {i: p for i, image in enumerate(values) if (p := _problem(image, scale))}
         first = min(problems)
         more = also(len(problems) - 1, len(values))
@@ -115,14 +115,23 @@ def to_unit(
     return (values if scale.low == 0 else values - scale.low) / (scale.high - scale.low)
 
 
+def _holds_all(scale: Scale, dtype: np.dtype[Any]) -> bool:
+    """Whether a type has no values beyond the scale, so that none need be looked at."""
+    return dtype.kind == "b" or (dtype.kind == "u" and np.iinfo(dtype).max <= scale.high)
+
+
+def _holds(scale: Scale, values: NDArray[Any]) -> bool:
+    """Whether all values are on the scale, and none is NaN."""
+    return not values.size or bool(values.min() >= scale.low and values.max() <= scale.high)
+
+
 def _problem(image: NDArray[Any], scale: Scale) -> str:
     if not np.isfinite(image).all():
         return "holds NaN or infinite values: remove them first"
-    low, high = float(image.min()), float(image.max())
-    if scale.low <= low and high <= scale.high:
+    if _holds(scale, image):
         return ""
     others = "" if scale == Scale() else f"; other images here are {scale}"
-    return unfitting(low, high) + others
+    return unfitting(float(image.min()), float(image.max())) + others
 
 
 def also(more: int, total: int) -> str:

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from functools import lru_cache
 from itertools import pairwise
 from typing import Literal
 
@@ -26,17 +27,19 @@ _TRAIN_VAL = re.compile(r"train[-_ ]?val(?![a-z])", re.IGNORECASE)
 MAX_LISTED = 4
 
 
+_CAPITAL = re.compile(r"(?<=[a-z])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
+
+
 def words(name: str) -> list[str]:
     """The words of a name, in lower case: at spaces, signs, digits and capitals.
 
     >>> words("X_trainImages2017.v2")
     ['x', 'train', 'images', '2017', 'v', '2']
     """
-    return [
-        w.lower() for w in re.findall(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|[^\W\dA-Za-z_]+|\d+", name)
-    ]
+    return re.findall(r"[^\W\d_]+|\d+", _CAPITAL.sub(" ", name).lower())
 
 
+@lru_cache(maxsize=2**12)  # the files of a folder share its name
 def part_of(name: str) -> Part | None:
     """What a name says about images: for training, held out, or nothing.
 

@@ -62,6 +62,7 @@ def test_arrays_split_as_they_are_named(tmp_path, train, test):
         ("contest", None), ("latest", None), ("greatest_hits", None), ("values", None),
         ("interval", None), ("medieval", None), ("trained", None), ("strain", None),
         ("devices", None), ("x", None), ("", None), ("t10k-images.idx3-ubyte", "test"),
+        ("étesté", None), ("XTrain", "train"), ("TESTImages", "test"),
         ("Test", "test"), ("x_test_2", "test"), ("TrainingData", "train"), ("2024test", "test"),
     ],
 )  # fmt: skip
