@@ -32,8 +32,8 @@ from ipvae_snn.data.pixels import (
 from ipvae_snn.data.sources import Samples
 
 MAX_BATCH_PIXELS = 2**22
-GROUND_IMAGES = 64
-"""How many images of an array tell the ground for transparent pixels."""
+FEW = 64
+"""How many images of an array tell whether all are wrong, and the ground for transparent pixels."""
 
 Rows = NDArray[np.int64]
 
@@ -197,6 +197,19 @@ def _range(array: StoredArray) -> tuple[float, float]:
     return low, high
 
 
+def _are_mostly_unfit(arrays: Iterable[StoredArray]) -> bool:
+    """Whether most of some rows of floats hold values outside [0, 1]."""
+    unfit = total = 0
+    for array in arrays:
+        with np.errstate(over="ignore", invalid="ignore"):  # infinity is refused when it is read
+            rows = _sample(array, FEW).astype(np.float32)
+        rows = rows.reshape(len(rows), -1)
+        finite = np.nan_to_num(rows, nan=0.0, posinf=0.0, neginf=0.0)
+        unfit += int(((finite < 0) | (finite > 1)).any(1).sum())
+        total += len(rows)
+    return unfit > total / 2
+
+
 class Encoding(NamedTuple):
     """How the stored pixels of a set become grey values."""
 
@@ -221,9 +234,9 @@ def find_encoding(arrays: Mapping[str, StoredArray]) -> Encoding:
         low = min((r[0] for r in ranges.values()), default=0.0)
         high = max((r[1] for r in ranges.values()), default=0.0)
         scale = find_scale(dtype, low, high)
-        if scale is None and dtype.kind in "iu":
+        # Some floats of no scale among others: whoever reads an image that is wrong names it.
+        if scale is None and (dtype.kind in "iu" or _are_mostly_unfit(of_type.values())):
             raise ValueError(f"{', '.join(ranges)} {unfitting(low, high)}")
-        # Floats of no scale: whoever reads the image that is wrong names it.
         scales[dtype] = scale = scale or Scale()
         binary = [n for n, r in ranges.items() if r[0] >= 0 and 0 < r[1] <= 1]
         if scale.high > 1 and binary:
@@ -236,7 +249,7 @@ def find_encoding(arrays: Mapping[str, StoredArray]) -> Encoding:
     for name, array in arrays.items():
         axis = channel_axis(array.shape, name) if len(array) and len(array.shape) == 4 else 0
         if axis and array.shape[axis] == 4:
-            some = _sample(array, GROUND_IMAGES)
+            some = _sample(array, FEW)
             with suppress(ValueError):  # of an image that is refused when it is read
                 ground.look_at(to_unit(some, str, scales[array.dtype]), name)
     return Encoding(scales, ground.value, (*notes, *ground.notes))

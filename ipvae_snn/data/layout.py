@@ -14,6 +14,8 @@ ELONGATED = 8
 ROUGH = 3
 """How much more values change along an axis than along two others, if it counts images."""
 PAIRS = 8
+MIN_SIDE = 32
+"""Of what may be a single image."""
 
 
 def image_axis(array: StoredArray, name: str, axis: int | None = None) -> int:
@@ -42,7 +44,30 @@ def image_axis(array: StoredArray, name: str, axis: int | None = None) -> int:
     if len(shape) == 2 and _is_turned(*shape):
         side = math.isqrt(shape[0])
         raise _doubt(name, shape, f"{shape[1]} samples of {side}×{side} pixels, one a column")
+    if len(shape) == 2 and _is_one_image(array):
+        raise ValueError(
+            f"{name} has shape {shape}, and looks like one image: save it as (1, H, W), "
+            "several as (N, H, W), or say axis=0 (--axis 0) if its rows are samples"
+        )
     return 0
+
+
+def _is_one_image(array: StoredArray) -> bool:
+    """Whether rows are far more like their neighbours than like rows elsewhere, as samples are not.
+
+    Rows that are square images themselves may be a film.
+    """
+    rows, columns = array.shape
+    film = math.isqrt(columns) ** 2 == columns and rows != columns
+    if film or min(rows, columns) < MIN_SIDE or array.dtype.kind not in "biuf":
+        return False
+    starts = np.arange(0, rows - 1, max(rows // 64, 1))
+    first, second = (_finite(array[places]) for places in (starts, starts + 1))
+    with np.errstate(over="ignore", invalid="ignore"):  # of values that are refused later
+        near, far = (
+            np.abs(first - other).mean() for other in (second, np.roll(first, len(first) // 2, 0))
+        )
+        return bool(0 < near < far / ROUGH)
 
 
 def _is_turned(rows: int, columns: int) -> bool:

@@ -78,6 +78,17 @@ def test_a_shape_that_leaves_doubt_is_refused_with_the_argument_to_give(tmp_path
         assert len(dataset.test) == count
 
 
+@pytest.mark.parametrize("shape", [(90, 130), (128, 128), (64, 64)])
+def test_one_image_is_not_taken_for_its_rows(tmp_path, shape):
+    (image,) = smooth(1, *shape)
+    np.save(tmp_path / "a.npy", (255 * image).astype(np.uint8))
+    with pytest.raises(ValueError, match=r"a\.npy has shape .* looks like one image: .*--axis 0"):
+        data.load(tmp_path / "a.npy")
+    assert len(data.load(tmp_path / "a.npy", axis=0, hold_out=False).test) == shape[0]
+    np.save(tmp_path / "b.npy", image[None])
+    assert data.load(tmp_path / "b.npy", hold_out=False, treat="samples").shape == shape
+
+
 @pytest.mark.parametrize(
     "shape",
     [(20, 9, 7), (20, 4, 5), (5, 60, 60), (20, 20, 20), (500, 40, 4), (20, 63), (100, 150)],
@@ -95,6 +106,9 @@ def test_smooth_images_and_films_need_no_argument(tmp_path, make):
     for name in ("a", "film"):
         dataset = data.load(tmp_path / f"{name}.npy", hold_out=False, treat="samples")
         assert len(dataset.test) == 40
+    flat = np.linspace(images[0], images[1], 40)[:, :8, :8].reshape(40, 64)
+    np.save(tmp_path / "flat.npy", flat)
+    assert len(data.load(tmp_path / "flat.npy", hold_out=False).test) == 40
 
 
 @pytest.mark.parametrize(

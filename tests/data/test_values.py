@@ -89,9 +89,18 @@ def test_integers_that_fill_no_range_are_refused_when_they_are_opened(
     [BYTES % 17 / 1.0, BYTES / 2.55, BYTES / 255 - 0.5, BYTES / 25.5 - 5],
     ids=["0 to 16", "percent", "centred", "whitened"],
 )
-def test_floats_that_fill_no_range_are_refused_with_their_number(tmp_path, stored):
+def test_floats_that_fill_no_range_are_refused_when_they_are_opened(tmp_path, stored):
     np.save(tmp_path / "a.npy", stored)
-    with pytest.raises(ValueError, match=r"a\.npy, image 0, holds values .* rescale .* of 20 read"):
+    for stream in (False, True):
+        with pytest.raises(ValueError, match=r"^a\.npy holds values .*: rescale them to \[0, 1\]"):
+            data.load(tmp_path / "a.npy", stream=stream)
+
+
+def test_a_few_wrong_images_are_named_and_counted(tmp_path):
+    images = BYTES / 255
+    images[[3, 8, 9]] *= 16
+    np.save(tmp_path / "a.npy", images)
+    with pytest.raises(ValueError, match=r"image 3, holds .* \(and 2 more like it, of 20 read\)"):
         data.load(tmp_path / "a.npy", hold_out=False)
 
 
