@@ -1,8 +1,10 @@
 """Reads untrusted ``.npy`` and ``.npz`` files: checks sizes before it allocates, runs no code."""
 
 import ast
+import io
 import math
 import re
+import sys
 import zipfile
 from collections import Counter
 from pathlib import Path
@@ -17,7 +19,12 @@ MAGIC = b"\x93NUMPY"
 _MAX_HEADER = 10_000  # bytes, as in numpy, so that parsing takes little time and memory
 _MAX_AXES = 32
 _CHUNK = 2**20  # bytes to unpack at once
+_PICKLE = b"\x80"  # how a bare pickle starts
 _PLAIN_DTYPE = re.compile(r"[<>|=]?(b1|[iu][1248]|f(2|4|8|16)|c(8|16|32)|[SU]\d{1,9})")
+
+
+class ForeignArrayError(ValueError):
+    """An array of something else than numbers or text, such as Python objects."""
 
 
 class NpyHeader(NamedTuple):
@@ -62,7 +69,9 @@ def check_npy_header(file: IO[bytes], limit_bytes: int, name: str = "the array")
     except (ValueError, SyntaxError, TypeError, KeyError, MemoryError, RecursionError) as error:
         raise ValueError(f"{name} has a damaged .npy header") from error
     if not (isinstance(descr, str) and _PLAIN_DTYPE.fullmatch(descr)):
-        raise ValueError(f"{name} holds {descr!r}: expected numbers or text".replace("\n", " "))
+        what = "Python objects" if descr == "|O" else repr(descr)
+        message = f"{name} holds {what}: expected numbers or text"
+        raise ForeignArrayError(message.replace("\n", " "))
     integers = isinstance(shape, tuple) and all(type(n) is int and n >= 0 for n in shape)
     if not integers or len(shape) > _MAX_AXES or not isinstance(fortran, bool):
         raise ValueError(f"{name} has a damaged .npy header: {str(fields)[:200]}")
@@ -90,12 +99,38 @@ def read_npy_array(path: str | Path, limit_bytes: int) -> NDArray[Any]:
         return _read(file, limit_bytes, path.stat().st_size, str(path))
 
 
-def read_npz_arrays(path: str | Path, limit_bytes: int) -> dict[str, NDArray[Any]]:
+def is_foreign(archive: zipfile.ZipFile, member: zipfile.ZipInfo, left_out: list[str]) -> bool:
+    """Whether a member is no array of numbers or text, but a pickle or a file of another kind.
+
+    Reads the header only, and adds the name of such a member to ``left_out``.
+    """
+    foreign = not member.filename.endswith(".npy")
+    if not foreign and not member.flag_bits & 1:
+        with archive.open(member) as unpacked:
+            start = unpacked.read(_MAX_HEADER + 12)
+        foreign = start.startswith(_PICKLE)
+        if start.startswith(MAGIC):
+            try:
+                check_npy_header(io.BytesIO(start), sys.maxsize, member.filename)
+            except ForeignArrayError:
+                foreign = True
+            except ValueError:  # damaged: whoever reads it says so
+                foreign = False
+    if foreign:
+        left_out.append(member.filename.removesuffix(".npy"))
+    return foreign
+
+
+def read_npz_arrays(
+    path: str | Path, limit_bytes: int, *, left_out: list[str] | None = None
+) -> dict[str, NDArray[Any]]:
     """Read the arrays of an ``.npz`` file, by name.
 
     Args:
         path: the file.
         limit_bytes: largest size of all arrays together in memory.
+        left_out: a list that gets the names of members other than arrays of numbers or text, which
+            are skipped; by default they are refused.
 
     Raises:
         OSError: the file is missing or unreadable.
@@ -112,6 +147,8 @@ def read_npz_arrays(path: str | Path, limit_bytes: int) -> dict[str, NDArray[Any
         try:
             with zipfile.ZipFile(file) as archive:
                 members = archive.infolist()
+                if left_out is not None:
+                    members = [m for m in members if not is_foreign(archive, m, left_out)]
                 _check_members(members, limit_bytes, path)
                 arrays = {}
                 for member in members:

@@ -69,13 +69,15 @@ def _load_data(arguments: argparse.Namespace, config: dict[str, Any]) -> data.Da
     """
     saved = config["data"]
     source, treat, data_dir = arguments.data, arguments.treat, arguments.data_dir
+    axis = arguments.axis
     if source is None:
-        source = saved["source"]
+        source, axis = saved["source"], saved.get("axis")
         treat, data_dir = saved.get("treat", treat), saved.get("data_dir", data_dir)
     dataset = data.load(
         source,
         treat=treat,
         data_dir=data_dir,
+        axis=axis,
         patches=(0, arguments.samples),
         seed=config["training"]["seed"],
         hold_out=absolute_source(source) == absolute_source(saved["source"]),

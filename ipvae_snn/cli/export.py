@@ -32,6 +32,7 @@ def export_run(arguments: argparse.Namespace) -> None:
         arguments.data or trained["source"],
         treat=arguments.treat or trained.get("treat", "auto"),
         data_dir=arguments.data_dir or trained.get("data_dir", "."),
+        axis=trained.get("axis") if arguments.data is None else arguments.axis,
         patches=(CALIBRATION_SAMPLES, arguments.samples),
         seed=config["training"]["seed"],
     )

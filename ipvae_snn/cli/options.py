@@ -21,10 +21,15 @@ data sets:
   digits    8x8 handwritten digits from scikit-learn
   mnist     mnist.npz or the four IDX files of MNIST (gzipped or not), in --data-dir
   PATH      a folder of images (with subfolders train and test, else split at random), a .npy or
-            .npz of arrays (N, H, W), (N, H, W, colours) or flat (N, M), or a folder of IDX files
+            .npz of arrays (N, H, W), (N, H, W, colours) or flat (N, M), a folder of IDX files, or
+            one of them
 Images up to 64x64 pixels are samples in [0, 1]; larger ones are cut into whitened 16x16 patches.
 The command prints which of the two; --as overrides it. Nothing is downloaded.
 """
+AXIS_HELP = (
+    "axis of an array that counts the images, where its shape leaves it open: 0 for (N, H, W), -1 "
+    "for (H, W, N)"
+)
 RUN_HELP = """\
 A complete run folder holds model.pt, config.json, history.csv, metrics.json and figures/*.png;
 during training it holds config.json and checkpoint.pt. Files are never overwritten: --out must be
@@ -208,6 +213,7 @@ def _add_export(commands: Any, with_targets: bool) -> None:
     fidelity.add_argument("--data", help="data set (default: the held-out samples of the run)")
     fidelity.add_argument("--as", dest="treat", choices=data.TREATMENTS, help="see train --help")
     fidelity.add_argument("--data-dir", type=Path, help="folder of mnist")
+    fidelity.add_argument("--axis", type=int, help=AXIS_HELP)
     fidelity.add_argument("--samples", type=int, default=100, help="samples (default: 100)")
     fidelity.add_argument("--steps", type=int, default=256, help="timesteps (default: 256)")
     export.add_argument("--seed", type=int, default=0, help="random seed (default: 0)")
@@ -260,6 +266,7 @@ def _add_data_options(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--data-dir", type=Path, default=Path("."), help="folder of mnist (default: .)"
     )
+    command.add_argument("--axis", type=int, help=AXIS_HELP)
 
 
 def _add_evaluation_options(

@@ -45,6 +45,7 @@ def _start(arguments: argparse.Namespace) -> None:
         "treat": arguments.treat,
         "data_dir": arguments.data_dir,
         "stream": arguments.stream,
+        "axis": arguments.axis,
     }
     with join_process_group(arguments.device) as device:
         dataset = _load(source, arguments.samples, arguments.seed)
@@ -93,6 +94,7 @@ def _load(source: dict[str, Any], samples: int, seed: int) -> data.Dataset:
         patches=(TRAIN_PATCHES, samples),
         seed=seed,
         stream=source.get("stream"),
+        axis=source.get("axis"),
     )
     _say(f"data: {dataset.description}")
     return dataset
@@ -131,6 +133,7 @@ def _run_config(arguments: argparse.Namespace, kind: str, device: str) -> RunCon
             "treat": arguments.treat,
             "data_dir": absolute_source(arguments.data_dir),
             "stream": arguments.stream,
+            "axis": arguments.axis,
         },
         model=_model_config(arguments, training),
         training=training,

@@ -2,6 +2,7 @@
 
 import math
 import sys
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -12,10 +13,11 @@ from torch import Tensor
 
 from ipvae_snn._utils.checks import require_integer, require_seed
 from ipvae_snn.data.arrays import read_arrays
-from ipvae_snn.data.image_files import read_folder
-from ipvae_snn.data.images import Chosen, Split
-from ipvae_snn.data.natural import natural_patches
-from ipvae_snn.data.readers import digits, is_mnist_idx, photographs, read_mnist_idx
+from ipvae_snn.data.image_files import image_paths, read_folder
+from ipvae_snn.data.images import Chosen, Images, Joined, Split
+from ipvae_snn.data.natural import is_large_enough, natural_patches, too_small
+from ipvae_snn.data.pixels import also
+from ipvae_snn.data.readers import digits, find_idx, is_mnist, photographs, read_idx_set
 from ipvae_snn.data.sources import Samples
 
 __all__ = ["Dataset", "Samples", "load"]
@@ -61,6 +63,7 @@ def load(
     seed: int = 0,
     hold_out: bool = True,
     stream: bool | None = None,
+    axis: int | None = None,
 ) -> Dataset:
     """Load a data set by name or path.
 
@@ -71,7 +74,8 @@ def load(
         source: ``"natural"``, the photographs in scikit-learn and scikit-image; ``"digits"``, the
             8×8 digits in scikit-learn; ``"mnist"``, from ``data_dir``, as ``mnist.npz`` or as the
             four IDX files, gzipped or not; or a path: a folder of images, a ``.npy`` or ``.npz`` of
-            arrays (N, H, W), (N, H, W, colours) or flat (N, M), a folder of IDX files.
+            arrays (N, H, W), (N, H, W, colours) or flat (N, M), a folder of IDX files, or one of
+            them. ``docs/data.md`` says what is read, how, and what is refused.
         treat: ``"samples"``: each image is a sample in [0, 1]; ``"patches"``: images are cut into
             whitened patches; ``"auto"``: samples up to 64×64 pixels, patches above.
         data_dir: folder of ``"mnist"``.
@@ -83,10 +87,12 @@ def load(
             images.
         stream: leave samples in their files and read them in batches; by default if they would take
             more than ``IN_MEMORY`` bytes. An ``.npz`` that unpacks to more must be uncompressed.
+        axis: the axis of arrays that counts the images, where their shape leaves it open: 0 for
+            (N, H, W), −1 for (H, W, N).
 
     Raises:
         FileNotFoundError: no such path.
-        ValueError: no images, unreadable or unfitting ones, or too few to split.
+        ValueError: no images, unreadable or unfitting ones, too few to split, or a split by half.
         ImportError: the extra ``data`` is needed and not installed.
     """
     if treat not in TREATMENTS:
@@ -96,21 +102,33 @@ def load(
         raise ValueError(f"patches must be two numbers, for training and testing, got {patches}")
     require_integer(patch_size, "patch_size", least=4)
     require_seed(seed)
-    name, images = _read(source, Path(data_dir), sys.maxsize if stream is False else IN_MEMORY)
+    axis = None if axis is None else require_integer(axis, "axis", least=-4)
+    limit = sys.maxsize if stream is False else IN_MEMORY
+    name, images = _read(source, Path(data_dir), limit, axis)
+    shapes = images.train.shapes | images.test.shapes
     if treat == "auto":
-        sides = [side for shape in images.train.shapes if len(shape) == 2 for side in shape]
+        sides = [side for shape in shapes if len(shape) == 2 for side in shape]
         treat = "patches" if max(sides, default=0) > MAX_SAMPLE_SIDE else "samples"
+    if hold_out and not len(images.train):
+        raise ValueError(
+            f"{name} holds test images only, and these are not learned from "
+            f"({images.notes[0]}): add images to train on, or rename these"
+        )
     if not len(images.test) and hold_out:
         images = _split(images, name, seed, least=2 if treat == "samples" else 1)
-    elif not len(images.test):
-        nothing = Chosen(images.train, np.arange(0))
-        images = Split(nothing, images.train, test_labels=images.train_labels)
+    elif not (len(images.test) and len(images.train)):
+        test, labels = images.train, images.train_labels
+        if len(images.test):
+            test, labels = images.test, images.test_labels
+        images = Split(Chosen(test, np.arange(0)), test, None, labels, images.notes)
     if treat == "patches":
         return _as_patches(name, images, counts, patch_size, seed)
     return _as_samples(name, images, stream)
 
 
-def _read(source: str | Path, data_dir: Path, limit_bytes: int) -> tuple[str, Split]:
+def _read(
+    source: str | Path, data_dir: Path, limit_bytes: int, axis: int | None
+) -> tuple[str, Split]:
     if source == "natural":
         return "photographs of scikit-learn and scikit-image", photographs()
     if source == "digits":
@@ -120,19 +138,25 @@ def _read(source: str | Path, data_dir: Path, limit_bytes: int) -> tuple[str, Sp
         raise ValueError("the data set must be named: natural, digits, mnist or a path")
     if not path.exists():
         raise FileNotFoundError(f"{path} does not exist: expected natural, digits, mnist or a path")
+    if path.is_file() and path.suffix.lower() in (".npy", ".npz"):
+        return str(path), read_arrays(path, limit_bytes, axis)
+    idx, files = find_idx(path), list[Path]()
+    if path.is_dir() and not idx:
+        files = image_paths(path)
+        idx = [] if files else find_idx(path, nested=True)
+    if idx:
+        return str(path), read_idx_set(idx, str(path))
     if path.is_dir():
-        return str(path), read_mnist_idx(path) if is_mnist_idx(path) else read_folder(path)
-    if path.suffix.lower() not in (".npy", ".npz") or not path.is_file():
-        raise ValueError(
-            f"{path} is neither a folder nor a file .npy or .npz: put images, or the four IDX "
-            "files of MNIST, in a folder of their own"
-        )
-    return str(path), read_arrays(path, limit_bytes)
+        return str(path), read_folder(path, files)
+    raise ValueError(
+        f"{path} is neither a folder nor a file .npy or .npz: put images, or the four IDX files of "
+        "MNIST, in a folder of their own, and save arrays of other files as .npy"
+    )
 
 
 def _mnist_path(data_dir: Path) -> Path:
     for path in (data_dir / name for name in MNIST_PATHS):
-        if is_mnist_idx(path) or (path.suffix == ".npz" and path.is_file()):
+        if is_mnist(path) or (path.suffix == ".npz" and path.is_file()):
             return path
     raise FileNotFoundError(
         f"no MNIST in {data_dir.resolve()}: expected mnist.npz or the four IDX files there; name "
@@ -150,32 +174,60 @@ def _split(images: Split, name: str, seed: int, least: int) -> Split:
     order = np.random.default_rng(seed).permutation(count)
     held_out, train = map(np.sort, np.split(order, [max(math.ceil(count / 5), least)]))
     parts = Chosen(images.train, train), Chosen(images.train, held_out)
-    if images.train_labels is None:
-        return Split(*parts)
-    return Split(*parts, images.train_labels[train], images.train_labels[held_out])
+    labels = images.train_labels
+    if labels is None:
+        return Split(*parts, notes=images.notes)
+    return Split(*parts, labels[train], labels[held_out], images.notes)
 
 
 def _as_patches(name: str, images: Split, counts: Sequence[int], size: int, seed: int) -> Dataset:
     if any(len(shape) != 2 for shape in images.train.shapes | images.test.shapes):
         raise ValueError(f"{name} holds flat samples: patches can only be cut from images (H, W)")
+    for part in (images.train, images.test):
+        _require_size(part, size)
     count = counts[0] if len(images.train) else 0
     train = natural_patches(images.train, count, size=size, seed=seed)
     test = natural_patches(images.test, counts[1], size=size, seed=seed + 1)
     description = (
         f"{name}: whitened {size}×{size} patches, {len(train):,} from {len(images.train)} images, "
-        f"{len(test):,} held out from {len(images.test)} others"
+        f"{len(test):,} held out from {len(images.test)} others{_said(images)}"
     )
     x, y = torch.from_numpy(train), torch.from_numpy(test)
     return Dataset(x, y, (size, size), "patches", description)
+
+
+def _require_size(images: Images, size: int) -> None:
+    """Refuse images too small for a patch, by the name of the first."""
+    if all(is_large_enough(shape, size) for shape in images.shapes):
+        return
+    small = [row for row in range(len(images)) if not is_large_enough(images.shape_of(row), size)]
+    if small:  # shapes of images that were not chosen are among the others
+        more = also(len(small) - 1, len(images))
+        raise too_small(images.name_of(small[0]), images.shape_of(small[0]), size, more)
+
+
+def _said(images: Split) -> str:
+    return "".join(f"; {note}" for note in images.notes)
+
+
+def _odd_one_out(images: Images) -> tuple[str, str, int]:
+    """An image of the rarest size, described, with the most frequent size and its count."""
+    shapes = [images.shape_of(row) for row in range(len(images))]
+    by_count = Counter(shapes).most_common()
+    row = shapes.index(by_count[-1][0])
+    odd, usual = ("×".join(map(str, shape)) for shape in (shapes[row], by_count[0][0]))
+    return f"{images.name_of(row)} has {odd}", usual, by_count[0][1]
 
 
 def _as_samples(name: str, images: Split, stream: bool | None) -> Dataset:
     train, test = images.train, images.test
     shapes = sorted(train.shapes | test.shapes)
     if len(shapes) > 1:
+        odd, usual, count = _odd_one_out(Joined([train, test]))
         raise ValueError(
-            f"{name} holds images of different sizes ({shapes[0]}, {shapes[-1]}, ...): resize them "
-            "to one size, or cut patches (treat='patches', --as patches)"
+            f"{name} holds images of different sizes: {odd} pixels, while {count:,} of "
+            f"{len(train) + len(test):,} have {usual}; resize them to one size, or cut patches "
+            "(treat='patches', --as patches)"
         )
     size = math.prod(shapes[0])
     side = math.isqrt(size)
@@ -184,7 +236,8 @@ def _as_samples(name: str, images: Split, stream: bool | None) -> Dataset:
     stream = 4 * size * (len(train) + len(test)) > IN_MEMORY if stream is None else stream
     description = (
         f"{name}: samples of {height}×{width} as they are, in [0, 1], {len(train):,} to train on, "
-        f"{len(test):,} others held out{', read as they are needed' if stream else ''}"
+        f"{len(test):,} others held out{_said(images)}"
+        f"{', read as they are needed' if stream else ''}"
     )
     x, y = (part if stream and len(part) else part.read_all() for part in (train, test))
-    return Dataset(x, y, (height, width), "samples", description, *images[2:])
+    return Dataset(x, y, (height, width), "samples", description, *images[2:4])

@@ -118,17 +118,27 @@ def natural_patches(
     return rng.permutation(patches)
 
 
+def is_large_enough(shape: Sequence[int], size: int) -> bool:
+    """Whether patches of size×size fit into an image of a shape, without its borders."""
+    return min(shape) >= size + 2 * (MARGIN + EDGE)
+
+
+def too_small(name: str, shape: Sequence[int], size: int, more: str = "") -> ValueError:
+    """The error about an image that is too small for patches of size×size."""
+    least = size + 2 * (MARGIN + EDGE)
+    return ValueError(
+        f"{name} of {shape[0]}×{shape[1]} pixels is too small for patches of {size}×{size}, which "
+        f"need {least}×{least}{more}: leave it out, or for whole images pass treat='samples' "
+        "(--as samples)"
+    )
+
+
 def _cut_patches(
     image: Image, count: int, size: int, rng: np.random.Generator, f0: float, sigma: float
 ) -> Image:
+    if not is_large_enough(image.shape, size):
+        raise too_small("an image", image.shape, size)
     cut = image[EDGE:-EDGE, EDGE:-EDGE]
-    if min(cut.shape) < size + 2 * MARGIN:
-        least = size + 2 * (MARGIN + EDGE)
-        raise ValueError(
-            f"an image of {image.shape[0]}×{image.shape[1]} pixels is too small for patches of "
-            f"{size}×{size}, which need {least}×{least}: for whole images pass treat='samples' "
-            "(--as samples)"
-        )
     if not count or float(cut.std()) < 1e-6:
         return np.empty((0, size * size))
     whitened = normalise_contrast(whiten(cut, f0), sigma)[MARGIN:-MARGIN, MARGIN:-MARGIN]

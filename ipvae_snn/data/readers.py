@@ -2,28 +2,36 @@
 
 import gzip
 import math
+import re
 import zlib
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from ipvae_snn._utils.extras import require_extra
 from ipvae_snn._utils.untrusted import MAX_DEFLATED
-from ipvae_snn.data.images import FileArray, ImageArray, Joined, Split
+from ipvae_snn.data.images import (
+    FileArray,
+    ImageArray,
+    Joined,
+    Split,
+    StoredArray,
+    find_encoding,
+)
 from ipvae_snn.data.pixels import to_grey, to_unit
+from ipvae_snn.data.splits import MNIST_TEST, counts_of, divide, listed, part_of, words
 
 OF_SCIKIT_LEARN = ("china", "flower")
 OF_SCIKIT_IMAGE = ("astronaut", "chelsea", "rocket", "stereo_motorcycle", "coins")
 HELD_OUT = ("camera", "coffee")
-MNIST_FILES = {
-    "x_train": "train-images-idx3-ubyte",
-    "y_train": "train-labels-idx1-ubyte",
-    "x_test": "t10k-images-idx3-ubyte",
-    "y_test": "t10k-labels-idx1-ubyte",
-}
+MNIST_FILE = "train-images-idx3-ubyte"
+IDX_NAME = re.compile(r"[-_.]idx[1-4]?[-_.]u?byte(\.gz)?$|\.idx[1-4]?(\.gz)?$", re.IGNORECASE)
+IDX_WORDS = ("image", "images", "label", "labels")
 
 
 def read_idx(path: Path) -> NDArray[Any] | FileArray:
@@ -62,37 +70,100 @@ def _read_idx_shape(file: BinaryIO | gzip.GzipFile, path: Path) -> tuple[int, ..
     return tuple(int(n) for n in np.frombuffer(sizes, ">u4"))
 
 
-def read_mnist_idx(folder: Path) -> Split:
-    """MNIST from the four IDX files in a folder, under their original names, gzipped or not.
+def find_idx(path: Path, *, nested: bool = False) -> list[Path]:
+    """IDX files, gzipped or not, by their names: ``train-images-idx3-ubyte``, ``t10k-labels...``.
+
+    Args:
+        path: a folder; or the file of some images, which stands for all files of its data set.
+        nested: look into subfolders if there are none in the folder itself.
 
     Raises:
-        ValueError: a file is missing or damaged, or the shapes do not fit.
+        ValueError: there are some in several subfolders.
     """
-    arrays = {}
-    for key, name in MNIST_FILES.items():
-        path = _idx_path(folder, name)
-        if path is None:
-            raise ValueError(f"{folder} lacks {name} (or {name}.gz)")
-        arrays[key] = read_idx(path)
-    for part in ("train", "test"):
-        shape, label_shape = arrays[f"x_{part}"].shape, arrays[f"y_{part}"].shape
-        if len(shape) != 3 or 0 in shape or label_shape != shape[:1]:
-            raise ValueError(
-                f"{folder} holds {part} images of shape {shape} and labels of shape {label_shape}: "
-                "expected (N, H, W) and (N,)"
-            )
-    train, test = (ImageArray(arrays[key], MNIST_FILES[key]) for key in ("x_train", "x_test"))
-    labels = [torch.tensor(arrays[key][:], dtype=torch.int64) for key in ("y_train", "y_test")]
-    return Split(train, test, *labels)
+    if not path.is_dir():
+        beside = find_idx(path.parent) if IDX_NAME.search(path.name) else []
+        return [file for file in beside if _set_of(file) == _set_of(path)]
+    files = [f for f in path.iterdir() if IDX_NAME.search(f.name) and f.is_file()]
+    if nested and not files:
+        files = [f for f in path.rglob("*") if IDX_NAME.search(f.name) and f.is_file()]
+    folders = {f.parent for f in files}
+    if len(folders) > 1:
+        raise ValueError(
+            f"{path} holds the IDX files of several folders: load one of them alone, "
+            f"{listed(sorted(map(str, folders)))}"
+        )
+    return _unpacked(files)
 
 
-def is_mnist_idx(folder: Path) -> bool:
+def is_mnist(path: Path) -> bool:
     """Whether a folder holds MNIST's IDX files."""
-    return _idx_path(folder, MNIST_FILES["x_train"]) is not None
+    return path.is_dir() and any(not _set_of(file) for file in find_idx(path))
 
 
-def _idx_path(folder: Path, name: str) -> Path | None:
-    return next((p for p in (folder / name, folder / f"{name}.gz") if p.is_file()), None)
+def _unpacked(files: Iterable[Path]) -> list[Path]:
+    """Of files that are there gzipped and not, those that are not."""
+    found = {f.name.lower().removesuffix(".gz"): f for f in sorted(files, reverse=True)}
+    return [found[name] for name in sorted(found)]
+
+
+def _set_of(file: Path) -> str:
+    """The data set in the name of an IDX file, such as ``emnist letters``; empty for MNIST."""
+    name = IDX_NAME.split(file.name)[0].lower().replace(MNIST_TEST, "test")
+    return " ".join(w for w in words(name) if not part_of(w) and w not in IDX_WORDS)
+
+
+def read_idx_set(files: Sequence[Path], where: str) -> Split:
+    """The images of a data set in IDX files, and their labels where there are any.
+
+    Raises:
+        ValueError: files of several data sets, a damaged one, or shapes that do not fit.
+    """
+    if len(sets := sorted({_set_of(file) for file in files})) > 1:
+        raise ValueError(
+            f"{where} holds the IDX files of several data sets ({listed(sets)}): name the file of "
+            f"the training images of one, such as {files[0]}"
+        )
+    labels = {part_of(f.name): f for f in files if "label" in f.name.lower()}
+    images = {f.name: f for f in files if "label" not in f.name.lower()}
+    if not images:
+        raise ValueError(f"{where} holds labels, but no images: expected {MNIST_FILE}")
+    train, test, others = divide(images, where)
+    parts: list[tuple[Path, StoredArray, Tensor | None]] = []
+    for names in (train, test):
+        if len(names) > 1:
+            raise ValueError(
+                f"{where} holds several files of one kind: remove all but one, {names}"
+            )
+        parts += [(images[n], *_read_idx_pair(images[n], labels, where)) for n in names]
+    encoding = find_encoding({file.name: pixels for file, pixels, _ in parts})
+    read = {f.name: ImageArray(pixels, f.name, encoding) for f, pixels, _ in parts}
+    of_file = {file.name: y for file, _, y in parts}
+    notes = (
+        *counts_of(*({n: len(read[n]) for n in part} for part in (train, test))),
+        *encoding.notes,
+    )
+    return Split(
+        Joined([read[n] for n in train]),
+        Joined([read[n] for n in test]),
+        of_file[train[0]] if train else None,
+        of_file[test[0]] if test else None,
+        (*notes, f"not read: {listed(others)}") if others else notes,
+    )
+
+
+def _read_idx_pair(
+    file: Path, labels: Mapping[Any, Path], where: str
+) -> tuple[StoredArray, Tensor | None]:
+    """Images of a file, and the labels that belong to it."""
+    pixels, part = read_idx(file), part_of(file.name)
+    values = read_idx(labels[part]) if part in labels else None
+    shape, label_shape = pixels.shape, pixels.shape[:1] if values is None else values.shape
+    if len(shape) != 3 or 0 in shape or label_shape != shape[:1]:
+        raise ValueError(
+            f"{where} holds images of shape {shape} in {file.name} and labels of shape "
+            f"{label_shape}: expected (N, H, W) and (N,)"
+        )
+    return pixels, None if values is None else torch.tensor(values[:], dtype=torch.int64)
 
 
 def digits() -> Split:

@@ -10,11 +10,17 @@ from ipvae_snn.diagnostics import signatures
 from ipvae_snn.diagnostics.observe import observe
 from ipvae_snn.diagnostics.report import Finding, Report
 from ipvae_snn.models.base import BaseModel, require_model
+from ipvae_snn.models.likelihoods import Gaussian
 
 MIN_STEPS = 80
 """Minimum number of timesteps, for the sake of convergence and oscillation."""
 # The findings that an unhealthy one explains. Of several causes, the one tested first counts.
 EXPLAINS: dict[str, tuple[str, ...]] = {
+    "input scale": (
+        "silence", "membranes", "oscillation", "clamp", "free energy", "convergence",
+        "active neurons", "lifetime sparsity", "poisson", "hyperactive", "silent neurons",
+        "duplicates", "smoothing",
+    ),
     "silence": ("silent neurons", "free energy", "lifetime sparsity", "smoothing"),
     "membranes": (
         "clamp", "free energy", "convergence", "oscillation", "active neurons",
@@ -48,6 +54,7 @@ def check(
     """Test a model for failure signatures.
 
     =====================  =====================================================================
+    ``input scale``        inputs are about as large as images in [0, 1] or whitened patches
     ``poisson``            spike counts have the variance of Poisson counts
     ``membranes``          membranes stay bounded
     ``clamp``              membranes rarely reach the clamp
@@ -72,7 +79,8 @@ def check(
             Findings that do not apply to it are left out: ``poisson``, ``membranes`` and ``clamp``
             if its codes are not counts; ``silence``, ``active neurons``, ``lifetime sparsity``,
             ``hyperactive`` and ``silent neurons`` if they are dense by design; ``gradient`` if it
-            has no tonic inhibition whose gradient could be measured.
+            has no tonic inhibition whose gradient could be measured; ``input scale`` if its
+            likelihood is not the Gaussian.
         data: held-out samples, shape (N, M), N ≥ 2.
         shape: (H, W) of a sample, for spectra.
         num_steps: T ≥ 80.
@@ -104,7 +112,9 @@ def check(
         raise ValueError(f"shape must hold the {model.in_features} pixels of a sample, got {shape}")
     observation = observe(model, data[:samples].detach(), num_steps, seed)
     sparse, counts = model.sparse_code, model.emits_counts
+    likelihood = getattr(getattr(model, "decoded", None), "likelihood", None)
     tests = (
+        (likelihood is None or isinstance(likelihood, Gaussian), signatures.input_scale),
         (sparse, signatures.silence),
         (counts, signatures.membranes),
         (True, signatures.oscillation),

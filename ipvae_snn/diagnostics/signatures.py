@@ -15,7 +15,26 @@ MAX_SWING, MAX_ALTERNATING_SWING, ALTERNATING = 0.9, 0.3, -0.7
 MAX_ACTIVE, MIN_LIFETIME, MIN_ACTIVE = 0.5, 0.3, 0.002
 MAX_SILENT, MAX_DUPLICATES, DUPLICATE_COSINE = 0.25, 0.05, 0.95
 HYPERACTIVE, NEARLY_ALL = 8.0, 0.9
+MIN_INPUT, MAX_INPUT = 0.005, 20.0
 MIN_DETAIL, MAX_DETAIL_LOST, MAX_DEAD = 0.4, 0.1, 0.5
+
+
+def input_scale(observed: Observation) -> Finding:
+    """Inputs are about as large as images in [0, 1], or as patches of unit variance."""
+    x = observed.x
+    scale, largest = float(x.square().mean().sqrt()), float(x.max())
+    bytes_like = largest > 1 and bool((x.round() == x).all() and (x >= 0).all())
+    whole = f" and are whole numbers up to {largest:g}" if bytes_like else ""
+    return Finding(
+        "input scale",
+        MIN_INPUT <= scale <= MAX_INPUT and not bytes_like,
+        scale,
+        f"inputs have a root mean square of {scale:.3g}{whole} (healthy: {MIN_INPUT:g} to "
+        f"{MAX_INPUT:g}, not in whole numbers)",
+        "inputs are on another scale than the model is made for: images in [0, 1], patches of unit "
+        "variance; divide stored pixels by their largest value (255), or let data.load read them, "
+        "and train on that",
+    )
 
 
 def poisson(observed: Observation) -> Finding:

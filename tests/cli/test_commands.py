@@ -102,6 +102,18 @@ def test_train_on_a_path_prints_how_the_data_was_read(tmp_path, capsys):
     assert IPVAE.load(out / "model.pt").in_features == 256
 
 
+def test_the_axis_that_counts_the_images_is_kept_with_the_run(tmp_path, capsys):
+    np.save(tmp_path / "a.npy", np.random.default_rng(0).random((8, 8, 20)))
+    out = str(tmp_path / "run")
+    train = ["train", "--data", str(tmp_path / "a.npy"), "--out", out, "--eval-steps", "3", *QUICK]
+    assert main(train) == 1
+    assert "--axis -1" in capsys.readouterr().err
+    assert main([*train, "--axis", "-1"]) == 0
+    capsys.readouterr()
+    assert main(["check", out, "--steps", "80"]) in (0, 1)
+    assert "its axis 2 counts the images" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("named", ["empty", ".", "deep/er/new"])
 def test_out_may_be_an_empty_or_a_missing_folder(tmp_path, monkeypatch, named):
     (tmp_path / "empty").mkdir()

@@ -184,8 +184,8 @@ def test_damaged_image_file_raises_when_it_is_read(tmp_path):
 
 
 def test_dtype_that_is_no_pixel_type_raises_on_load(tmp_path):
-    np.save(tmp_path / "a.npy", BYTES.astype(np.int64))
-    with pytest.raises(ValueError, match="int64"):
+    np.save(tmp_path / "a.npy", BYTES * 1j)
+    with pytest.raises(ValueError, match="complex128"):
         data.load(tmp_path / "a.npy", stream=True)
 
 

@@ -3,8 +3,9 @@
 import pytest
 import torch
 
-from ipvae_snn import IPVAE, surrogate
+from ipvae_snn import IPVAE, TrainConfig, fit, surrogate
 from ipvae_snn.diagnostics import check
+from ipvae_snn.models.likelihoods import Bernoulli
 
 SIDE, LATENTS = 8, 48
 PIXELS = SIDE * SIDE
@@ -152,7 +153,14 @@ def without_gradient():
     return model_of(weight, spike_grad=ZeroSlope()), sparse_data(weight)
 
 
+def stored_pixels():
+    weight = dictionary()
+    x = sparse_data(weight)
+    return model_of(weight), 255 * (x - x.min()) / (x.max() - x.min())
+
+
 UNHEALTHY = {
+    "input scale": stored_pixels,
     "poisson": rounded,
     "membranes": without_inhibition,
     "clamp": low_clamp,
@@ -184,6 +192,46 @@ def test_only_the_right_problem_is_reported(problem):
     report = check(model, x, shape=(SIDE, SIDE))
     assert [f.name for f in report.problems] == [problem], str(report)
     assert report[problem].advice in " ".join(str(report).split())
+
+
+@pytest.mark.parametrize("trained", [False, True])
+@pytest.mark.parametrize(
+    "rescale",
+    [
+        lambda x: (255 * x).round(),
+        lambda x: 255 * x,
+        lambda x: (16 * x).round(),
+        lambda x: 65535 * x,
+        lambda x: x / 255,
+        lambda x: x / 65535,
+        lambda x: 0 * x,
+    ],
+    ids=["bytes", "floats to 255", "levels", "16 bits", "divided twice", "nearly 0", "blank"],
+)
+def test_inputs_of_another_scale_are_the_one_problem(rescale, trained):
+    images = torch.rand(60, 16, generator=torch.Generator().manual_seed(0)).square()
+    x, model = rescale(images), IPVAE(16, 8)
+    if trained:
+        fit(model, x + 1e-9, TrainConfig(iterations=30, steps=8, batch=30, progress=False))
+    problems = check(model, x, num_steps=80).problems
+    assert [f.name for f in problems if f.name != "gradient"] == ["input scale"]
+    assert "divide stored pixels by their largest value" in problems[0].advice
+
+
+@pytest.mark.parametrize(
+    "rescale",
+    [lambda x: x, lambda x: (x > 0.5).float(), lambda x: (x - x.mean()) / x.std(), lambda x: x / 9],
+    ids=["images", "zeros and ones", "patches", "faint"],
+)
+def test_inputs_of_the_right_scale_are_healthy(rescale):
+    images = torch.rand(60, 16, generator=torch.Generator().manual_seed(0)).square()
+    assert check(IPVAE(16, 8), rescale(images), num_steps=80)["input scale"].healthy
+
+
+def test_the_scale_of_inputs_is_not_judged_under_another_likelihood():
+    model = IPVAE(16, 8, likelihood=Bernoulli())
+    report = check(model, (torch.rand(20, 16) > 0.5).float(), num_steps=80)
+    assert "input scale" not in report.as_dict()
 
 
 @pytest.mark.parametrize("seed", [1, 2])

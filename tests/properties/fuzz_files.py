@@ -61,6 +61,14 @@ KINDS: dict[str, Kind] = {
     "idx.gz": Kind(valid_data.make_idx, valid_data.read_idx_values, ".idx.gz"),
     "npy": Kind(valid_data.make_npy, valid_data.read_data_set, ".npy"),
     "npz": Kind(valid_data.make_npz, valid_data.read_data_set, ".npz"),
+    "npz-named": Kind(valid_data.make_named_npz, valid_data.read_data_set, ".npz"),
+    "turned.jpg": Kind(valid_data.make_turned, valid_data.read_picture, ".jpg"),
+    "turned.tif": Kind(valid_data.make_turned, valid_data.read_picture, ".tif"),
+    "turned.png": Kind(valid_data.make_turned, valid_data.read_picture, ".png"),
+    "opacity.png": Kind(valid_data.make_transparent, valid_data.read_picture, ".png"),
+    "palette.png": Kind(valid_data.make_transparent, valid_data.read_picture, ".palette.png"),
+    "opacity.gif": Kind(valid_data.make_transparent, valid_data.read_picture, ".gif"),
+    "preview.tif": Kind(valid_data.make_pages, valid_data.read_picture, ".tif"),
     **{
         suffix: Kind(valid_data.make_image, valid_data.read_picture, f".{suffix}")
         for suffix in ("png", "jpg", "tif", "gif", "bmp", "pgm", "webp")

@@ -4,9 +4,9 @@
 damaged at the level of bytes: bits flipped, runs replaced, blocks cut, doubled, removed and
 swapped, fields set to 0 or to the largest number. A checksum would catch nearly all of that, so the
 content inside is damaged, too, and packed again with valid checksums: members of zip archives
-(.npz, .pt), gzip streams, chunks of PNG images, objects of HDF5 files. ``.npy`` headers, alone or
-in an archive, get absurd shapes and dtypes, and archives get members that unpack to a gibibyte of
-zeros.
+(.npz, .pt), gzip streams, chunks of PNG images, segments of JPEG images, tags and pages of TIFF
+images, objects of HDF5 files. ``.npy`` headers, alone or in an archive, get absurd shapes and
+dtypes, and archives get members that unpack to a gibibyte of zeros or have names that split them.
 
 >>> name, content = next(mutations(b"some valid file", count=1, seed=0))
 >>> content != b"some valid file"
@@ -196,6 +196,14 @@ def values_at(
 # -- zip archives -----------------------------------------------------------------------------
 
 
+_SPLIT_NAMES = (
+    "x_test.npy", "Test/x.npy", "train_test.npy", "VALIDATION.npy", "y_train.npy", "y.npy",
+    "train.npy", "labels.npy", "contest.npy", "__class__.npy", "x.pkl", "x.npz", "X" * 300 + ".npy",
+    "train" * 60 + ".npy",
+)  # fmt: skip
+"""Names that say what an array is for, or seem to."""
+
+
 def _zip(content: bytes, chance: random.Random) -> tuple[str, bytes]:
     """Members damaged, lost, doubled, renamed, or far larger than the file."""
     with zipfile.ZipFile(io.BytesIO(content)) as archive:
@@ -213,7 +221,10 @@ def _zip(content: bytes, chance: random.Random) -> tuple[str, bytes]:
     elif kind == "double":
         entries.append((name, chance.choice(entries)[1]))
     elif kind == "rename":
-        names = ("", "../up.npy", "a\nb.npy", "\u00fc.npy", name + ".npy", name[:-1], "x" * 60000)
+        names = (
+            "", "../up.npy", "a\nb.npy", "\u00fc.npy", name + ".npy", name[:-1], "x" * 60000,
+            *_SPLIT_NAMES,
+        )  # fmt: skip
         entries[at] = (chance.choice(names), member)
     elif kind == "empty":
         entries[at] = (name, b"")
@@ -302,6 +313,58 @@ def _png(content: bytes, chance: random.Random) -> tuple[str, bytes]:
     return f"png_{kind}", content[:8] + b"".join(packed)
 
 
+def _jpeg(content: bytes, chance: random.Random) -> tuple[str, bytes]:
+    """A segment damaged, lost or doubled, with a valid length: EXIF data, tables, the frame."""
+    segments, start = [], 2
+    while content[start : start + 1] == b"\xff" and content[start + 1] != 0xDA:
+        size = int.from_bytes(content[start + 2 : start + 4], "big")
+        segments.append((content[start : start + 2], content[start + 4 : start + 2 + size]))
+        start += size + 2
+    at = chance.randrange(len(segments))
+    marker, data = segments[at]
+    kind = chance.choice(("damage",) * 6 + ("lose", "double", "exif"))
+    if kind == "damage":
+        kind, data = _damage(data or b"\0", chance, depth=1)
+        segments[at] = (marker, data[:65533])
+    elif kind == "lose":
+        del segments[at]
+    elif kind == "exif":
+        tag = struct.pack("<HHII", 0x0112, chance.randrange(14), *_two_extremes(chance))
+        segments.insert(0, (b"\xff\xe1", b"Exif\0\0II*\0\x08\0\0\0\1\0" + tag + bytes(4)))
+    else:
+        segments.insert(at, segments[at])
+    packed = b"".join(m + (len(d) + 2).to_bytes(2, "big") + d for m, d in segments)
+    return f"jpeg_{kind}", content[:2] + packed + content[start:]
+
+
+def _two_extremes(chance: random.Random) -> tuple[int, int]:
+    values = (0, 1, 2, 3, 4, 6, 8, 9, 254, 2**16, 2**31, 2**32 - 1)
+    return chance.choice(values), chance.choice(values)
+
+
+def _tiff(content: bytes, chance: random.Random) -> tuple[str, bytes]:
+    """A tag with another number, type, count or value, or pages that begin somewhere else."""
+    order = "little" if content[:2] == b"II" else "big"
+    start = int.from_bytes(content[4:8], order)
+    count = int.from_bytes(content[start : start + 2], order)
+    changed, kind = bytearray(content), chance.choice(("tag", "tag", "tag", "page"))
+    end = start + 2 + 12 * count
+    if kind == "page":
+        page = chance.choice((0, 8, start, end, len(content), 2**32 - 1))
+        changed[end : end + 4] = page.to_bytes(4, order)
+    else:
+        at = start + 2 + 12 * chance.randrange(max(count, 1))
+        tag = chance.choice((254, 256, 257, 258, 259, 262, 274, 277, 284, 317, 322, 338, 339, None))
+        if tag:
+            changed[at : at + 2] = tag.to_bytes(2, order)
+        if chance.random() < 0.3:
+            changed[at + 2 : at + 4] = chance.randrange(20).to_bytes(2, order)
+        for field, value in zip((at + 4, at + 8), _two_extremes(chance), strict=True):
+            if chance.random() < 0.5:
+                changed[field : field + 4] = value.to_bytes(4, order)
+    return f"tiff_{kind}", bytes(changed)
+
+
 def _hdf5(content: bytes, chance: random.Random) -> tuple[str, bytes]:
     """A valid HDF5 file in which an object is missing, of another kind, too large, or a cycle."""
     import h5py
@@ -370,5 +433,8 @@ _INSIDE: dict[bytes, Callable[[bytes, random.Random], tuple[str, bytes]]] = {
     b"\x1f\x8b": _gzip,
     b"\x89PNG\r\n\x1a\n": _png,
     b"\x89HDF\r\n\x1a\n": _hdf5,
+    b"\xff\xd8\xff": _jpeg,
+    b"II*\0": _tiff,
+    b"MM\0*": _tiff,
     _NPY: _npy,
 }

@@ -1,7 +1,10 @@
 """Small valid files of samples, and readers that use their content, for :mod:`fuzz_files`."""
 
 import gzip
+import io
+import pickle
 import struct
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -62,6 +65,53 @@ def make_image(path: Path) -> None:
     grey = path.suffix == ".pgm"
     options = {"compression": "tiff_lzw"} if path.suffix == ".tif" else {}
     (image.convert("L") if grey else image).save(path, **options)
+
+
+def make_turned(path: Path) -> None:
+    """An image that EXIF data, or a tag of TIFF, say to turn."""
+    pixels = np.arange(40 * 60, dtype=np.uint32).reshape(40, 60).astype(np.uint8)
+    if path.suffix == ".tif":
+        Image.fromarray(pixels).save(path, tiffinfo={0x0112: 6})
+    else:
+        tags = Image.Exif()
+        tags[0x0112] = 6
+        Image.fromarray(pixels).save(path, exif=tags)
+
+
+def make_transparent(path: Path) -> None:
+    """A disc on transparent ground: in a channel of its own, or as a colour of the palette."""
+    y, x = np.mgrid[:40, :60]
+    disc = ((x - 30) ** 2 + (y - 20) ** 2 < 200).astype(np.uint8)
+    if path.name.endswith((".palette.png", ".gif")):
+        image = Image.fromarray(disc)
+        image.putpalette([0, 0, 0, 90, 60, 30])
+        image.save(path, transparency=0)
+    else:
+        colours = np.stack([disc * 90, disc * 60, disc * 30, disc * 255], -1)
+        Image.fromarray(colours).save(path)
+
+
+def make_pages(path: Path) -> None:
+    """An image with a preview behind it, which is no page; damaged, it may become one."""
+    pixels = np.arange(40 * 60, dtype=np.uint32).reshape(40, 60).astype(np.uint8)
+    image = Image.fromarray(pixels)
+    preview = image.resize((6, 4))
+    preview.encoderinfo = {"tiffinfo": {254: 1}}
+    image.save(path, save_all=True, append_images=[preview])
+
+
+def make_named_npz(path: Path) -> None:
+    """Arrays with names of splits, of labels and of nothing, and a member that is none."""
+    images = stack()
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, array in (
+            ("X_train", images), ("X_val", images[:4]), ("train_labels", np.arange(COUNT)),
+            ("extra", images[:2]), ("deep", np.moveaxis(images, 0, -1)),
+        ):  # fmt: skip
+            file = io.BytesIO()
+            np.save(file, array)
+            archive.writestr(f"{name}.npy", file.getvalue())
+        archive.writestr("meta.npy", pickle.dumps({"of": "whom"}))
 
 
 def read_picture(path: Path) -> None:
