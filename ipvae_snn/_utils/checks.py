@@ -260,7 +260,7 @@ def per_neuron(
             f"{name} must be a number or have shape ({features},), got {tuple(values.shape)}"
         )
     require_finite(values, name)
-    if bool((values < least).any()):
+    if not values.is_meta and bool((values < least).any()):
         raise ValueError(f"{name} must be at least {least:g}, got {float(values.min()):g}")
     return values.expand(features).clone()
 

@@ -62,15 +62,15 @@ class Baseline(BaseModel):
             require_like(value, self.__dict__["_modules"].get("decoder"))
         elif "_made" in self.__dict__ and self._is_read_once(name):
             raise TypeError(
-                f"{name} is an argument of {type(self).__name__}, which nothing reads later: make "
-                "another model, or set the parameter that came of it"
+                f"{name} of {type(self).__name__} is fixed when it is made, nothing reads it later: "
+                "make another model, or set the parameter that came of it"
             )
         super().__setattr__(name, value)
 
     def _is_read_once(self, name: str) -> bool:
-        """Whether an attribute is an argument of the constructor alone, or a size."""
+        """Whether setting an attribute would change nothing, or what weights have the shape of."""
         argument = name in self.__dict__["_arguments"]
-        return name in ("in_features", "latents") or (argument and not hasattr(self, name))
+        return name in ("in_features", "latents", "clamp") or (argument and not hasattr(self, name))
 
     # -- for subclasses -------------------------------------------------------------------------
 

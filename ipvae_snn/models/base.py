@@ -15,6 +15,7 @@ from ipvae_snn import functional as F
 from ipvae_snn._utils.checks import (
     require_device,
     require_finite,
+    require_fitting,
     require_flag,
     require_number,
 )
@@ -25,6 +26,7 @@ from ipvae_snn.kernels.loop import State
 from ipvae_snn.models.generative import DECODERS
 from ipvae_snn.models.likelihoods import LIKELIHOODS
 from ipvae_snn.models.run_output import RECORDABLE
+from ipvae_snn.neurons.lateral import derives_weights
 from ipvae_snn.neurons.poisson import NOT_SCRIPTED
 from ipvae_snn.surrogate import ESTIMATORS
 
@@ -183,7 +185,7 @@ class BaseModel(Recorded, nn.Module):
     def forward(self, *inputs: Any, **options: Any) -> Any:
         """Refused: a call does not say what of a model is wanted."""
         raise TypeError(
-            f"a {type(self).__name__} is not called: model.run(x, num_steps) infers, "
+            f"{type(self).__name__} is not called as a function: model.run(x, num_steps) infers, "
             "model.loss(x, num_steps) is the objective, and model.decode(spk) reconstructs. For "
             "wrappers that call a module, such as DataParallel or functional_call, give them an "
             "nn.Module whose forward calls one of these"
@@ -289,6 +291,14 @@ class BaseModel(Recorded, nn.Module):
                 f"a {type(self).__name__} cannot be saved: register it first, "
                 "@MODELS.register(name) of ipvae_snn.models"
             )
+        derived = [part or "it" for part, module in self.named_modules() if derives_weights(module)]
+        if derived:
+            raise ValueError(
+                f"this {type(self).__name__} cannot be saved while weights of {', '.join(derived)} "
+                "are computed from others: make them permanent by prune.remove, "
+                "remove_weight_norm, remove_spectral_norm or parametrize.remove_parametrizations "
+                "of torch.nn.utils"
+            )
         config, weights = self.config(), self.state_dict()
         self._require_loadable(config, weights)
         content = {"model": name, "config": config, "weights": weights}
@@ -297,9 +307,9 @@ class BaseModel(Recorded, nn.Module):
     def _require_loadable(self, config: dict[str, Any], weights: dict[str, Tensor]) -> None:
         """Raise ``ValueError`` unless a model made from ``config`` holds the same ``weights``."""
         for name, weight in weights.items():
-            if weight.is_meta:
-                raise ValueError(f"{name} is on the meta device, which holds no values to save")
-            require_finite(weight, name)
+            if isinstance(weight, Tensor):
+                require_fitting(weight, name, like=weight)
+                require_finite(weight, name)
         self.check_loaded()
         with seeded(0):
             made = make_model(type(self), config)
@@ -307,10 +317,8 @@ class BaseModel(Recorded, nn.Module):
         if differences:
             raise ValueError(
                 f"this {type(self).__name__} cannot be saved: a file holds its arguments, which "
-                f"make another one ({'; '.join(differences[:4])}). Make changed weights permanent, "
-                "by prune.remove, remove_weight_norm, remove_spectral_norm or "
-                "parametrize.remove_parametrizations; keep added modules and buffers beside the "
-                "model; register a class of your own for other layers"
+                f"make another one ({'; '.join(differences[:4])}). Keep added modules and buffers "
+                "beside the model, and register a class of your own for other layers"
             )
 
     @classmethod
@@ -354,6 +362,8 @@ def _weights_by_name(model: nn.Module) -> dict[str, str]:
     learned = dict(model.named_parameters(remove_duplicate=False))
     return {
         name: f"a {'parameter' if name in learned else 'buffer'} {tuple(weight.shape)}"
+        if isinstance(weight, Tensor)
+        else repr(type(weight))
         for name, weight in model.state_dict().items()
     }
 

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.parametrize import is_parametrized
 from torch.nn.utils.prune import BasePruningMethod
 from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
@@ -35,9 +36,17 @@ def remake_weights(module: nn.Module) -> None:
     They do so in a hook before ``forward``: this is for modules whose weights are read instead.
     ``torch.nn.utils.parametrize`` needs no such help.
     """
-    for hook in module._forward_pre_hooks.values():
-        if isinstance(hook, _REPARAMETRIZATIONS):
-            hook(module, ())
+    for hook in _derivations(module):
+        hook(module, ())
+
+
+def derives_weights(module: nn.Module) -> bool:
+    """Whether a weight of ``module`` is computed from others, as ``torch.nn.utils`` arranges."""
+    return bool(_derivations(module)) or is_parametrized(module)
+
+
+def _derivations(module: nn.Module) -> list[Any]:
+    return [h for h in module._forward_pre_hooks.values() if isinstance(h, _REPARAMETRIZATIONS)]
 
 
 def weight_of(decoder: nn.Linear) -> Tensor:
