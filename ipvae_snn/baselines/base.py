@@ -62,8 +62,8 @@ class Baseline(BaseModel):
             require_like(value, self.__dict__["_modules"].get("decoder"))
         elif "_made" in self.__dict__ and self._is_read_once(name):
             raise TypeError(
-                f"{name} of {type(self).__name__} is fixed when it is made, nothing reads it later: "
-                "make another model, or set the parameter that came of it"
+                f"{name} of {type(self).__name__} is fixed when it is made, as nothing reads it "
+                "later: make another model, or set the parameter that came of it"
             )
         super().__setattr__(name, value)
 

@@ -386,6 +386,7 @@ class IPVAENeuron(StatefulNeuron):
 
     def initial_state(self, shape: torch.Size | tuple[int, ...]) -> State:
         """No spikes and ``mem_init``, for currents of ``shape`` (..., K); stores no state."""
+        remake_weights(self)
         mem = self.mem_init.expand(shape).clone()
         return State(torch.zeros_like(mem), mem)
 
