@@ -55,7 +55,7 @@ _LEARNED = {"step": "log_step", "bias": "log_bias"}
 """Arguments that become the exponential of a parameter."""
 _FIXED = "learn_step", "learn_bias", "learn_mem_init", "learn_gram"
 MAX_DIMENSIONS = 3
-"""Of an input. Four are feature maps, (B, C, H, W), whose last dimension holds no neurons."""
+"""Of a timestep's input. Four are feature maps, (B, C, H, W), whose last holds no neurons."""
 
 
 NOT_SCRIPTED = (
@@ -353,13 +353,6 @@ class IPVAENeuron(StatefulNeuron):
         require_float(input_, "input_")
         if torch._C._is_tracing():
             raise TypeError(NOT_SCRIPTED)
-        if input_.ndim > MAX_DIMENSIONS:
-            raise ValueError(
-                f"input_ must have shape (B, {self.features}) or (T, B, {self.features}), a "
-                f"current per neuron, got {tuple(input_.shape)}. Of feature maps (B, C, H, W) take "
-                "all as neurons by flatten(1), or the channels at each place by "
-                "movedim(1, -1).flatten(0, 2); flatten other leading dimensions to one"
-            )
         if input_.shape[-1:] != (self.features,):
             decoder = getattr(self.lateral, "decoder", None)
             pixels = decoder is not None and input_.shape[-1:] == (decoder.out_features,)
@@ -386,6 +379,13 @@ class IPVAENeuron(StatefulNeuron):
 
     def initial_state(self, shape: torch.Size | tuple[int, ...]) -> State:
         """No spikes and ``mem_init``, for currents of ``shape`` (..., K); stores no state."""
+        if len(shape) > MAX_DIMENSIONS:
+            raise ValueError(
+                f"input_ of a timestep must have shape (B, {self.features}), a current per neuron, "
+                f"with at most one more dimension, got {tuple(shape)}. Of maps (B, C, H, W) "
+                "take all as neurons by flatten(1), or the channels at each place by "
+                "movedim(1, -1).flatten(0, 2); flatten other leading dimensions to one"
+            )
         remake_weights(self)
         mem = self.mem_init.expand(shape).clone()
         return State(torch.zeros_like(mem), mem)

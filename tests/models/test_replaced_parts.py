@@ -77,7 +77,7 @@ def decoded():
     return IPVAE(M, K, decoder=LinearDecoder(K, M), likelihood=Bernoulli())
 
 
-# -- setting them -----------------------------------------------------------------------------------
+# -- setting them ---------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("make", [linear, *((lambda c=c: c(M, K)) for c in BASELINES)])
@@ -232,7 +232,7 @@ def test_settings_of_baselines_are_checked_when_they_are_set(cls, name, value):
     model.run(X, 2)
 
 
-# -- saving them ------------------------------------------------------------------------------------
+# -- saving them ----------------------------------------------------------------------------------
 
 
 def quietly(function, *arguments):
@@ -274,7 +274,7 @@ def test_derived_weights_are_refused_by_save_with_the_cure(make, name, tmp_path,
     layer = model.decoder.first if isinstance(model.decoder, Hidden) else model.decoder
     derive(layer)
     fit(model, X, CONFIG)
-    with pytest.raises(ValueError, match="make them permanent by prune.remove"):
+    with pytest.raises(ValueError, match=r"make them permanent by prune\.remove"):
         model.save(tmp_path / "model.pt")
     assert not list(tmp_path.iterdir())
     expected = model.run(X, 4, seed=1)

@@ -101,12 +101,14 @@ def test_a_decoder_changed_from_outside_is_refused(change, says):
 # -- inputs ---------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("call", ["step", "run"])
+@pytest.mark.parametrize("hidden", [False, True])
 @pytest.mark.parametrize("shape", [(2, 3, 5, K), (2, K, K, K), (1, 1, 1, K), (2, 2, 3, 4, K)])
-def test_feature_maps_are_refused_with_the_cure(call, shape):
-    neuron, maps = IPVAENeuron(K), torch.rand(shape)
-    with pytest.raises(ValueError, match=r"movedim\(1, -1\)\.flatten\(0, 2\)"):
-        neuron(maps) if call == "step" else neuron.run(maps)
+def test_feature_maps_are_refused_with_the_cure(hidden, shape):
+    neuron, maps = IPVAENeuron(K, init_hidden=hidden), torch.rand(shape)
+    for call in (lambda: neuron(maps), lambda: neuron.run(maps.expand(3, *shape)),
+                 lambda: neuron.run(maps[None], carry=True)):  # fmt: skip
+        with pytest.raises(ValueError, match=r"movedim\(1, -1\)\.flatten\(0, 2\)"):
+            call()
     assert neuron.mem.shape == (0,)
 
 
