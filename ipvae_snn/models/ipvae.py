@@ -160,7 +160,8 @@ class IPVAE(BaseModel):
             self.neuron.mem_init.uniform_(*MEM_INIT_RANGE)
 
     def __setattr__(self, name: str, value: Any) -> None:
-        if "decoded" not in self.__dict__.keys() | self._modules.keys():  # not yet whole
+        made = "decoded" in self.__dict__ or "decoded" in self.__dict__.get("_modules", {})
+        if not made:
             value = require_kl_form(value) if name == "kl_form" else value
             super().__setattr__(name, value)
         elif name in ("decoder", "likelihood"):

@@ -57,7 +57,6 @@ _FIXED = "learn_step", "learn_bias", "learn_mem_init", "learn_gram"
 MAX_DIMENSIONS = 3
 """Of a timestep's input. Four are feature maps, (B, C, H, W), whose last holds no neurons."""
 
-
 NOT_SCRIPTED = (
     "TorchScript cannot hold a network that draws spikes, torch.jit.trace would keep one draw for "
     "ever: use torch.compile or torch.export, or ipvae_snn.export"
@@ -86,11 +85,10 @@ class IPVAENeuron(StatefulNeuron):
         u_t &= clamp(u_{t−1} + clamp(h_t)) \\
         z_t &∼ Poisson(e^{u_t})
 
-    ``input_`` is the current d_t, of shape (..., K), in nats per timestep, with at most three
-    dimensions, as four are feature maps: Φᵀ Λ x for exact
-    inference (:meth:`drive`), or the output of any layer with K features. It acts on the spikes of
-    the same call; inhibition comes from the spikes of the previous call. ``spk`` are integer counts
-    in the dtype of ``mem``; ``mem`` is u, the log of the expected spikes per timestep, in nats.
+    ``input_`` is the current d_t, of shape (..., K), in nats per timestep: Φᵀ Λ x for exact
+    inference (:meth:`drive`), or the output of any layer with K features. It has at most three
+    dimensions, as four are feature maps. It acts on the spikes of the same call; inhibition comes
+    from the spikes of the previous call. ``spk`` are integer counts in the dtype of ``mem``; ``mem`` is u, the log of the expected spikes per timestep, in nats.
 
     Args:
         decoder: the source of the lateral weights G. A bias-free ``nn.Linear(K, M)`` is shared,

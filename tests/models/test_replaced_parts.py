@@ -325,3 +325,16 @@ def test_a_model_without_anything_to_learn_is_refused_by_fit():
     for model in (linear(), LCA(M, K)):
         with pytest.raises(ValueError, match=r"call model\.requires_grad_\(\)"):
             fit(model.requires_grad_(False), X, CONFIG)
+
+
+def test_a_subclass_may_set_attributes_of_its_own_at_any_time():
+    class Mine(IPVAE):
+        def __init__(self):
+            self.early = 1
+            super().__init__(M, K)
+            self.late = nn.Linear(K, 2)
+
+    model = Mine()
+    model.later = torch.zeros(3)
+    assert model.early == 1
+    model.loss(X, 2).backward()
