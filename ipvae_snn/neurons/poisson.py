@@ -88,7 +88,8 @@ class IPVAENeuron(StatefulNeuron):
     ``input_`` is the current d_t, of shape (..., K), in nats per timestep: Φᵀ Λ x for exact
     inference (:meth:`drive`), or the output of any layer with K features. It has at most three
     dimensions, as four are feature maps. It acts on the spikes of the same call; inhibition comes
-    from the spikes of the previous call. ``spk`` are integer counts in the dtype of ``mem``; ``mem`` is u, the log of the expected spikes per timestep, in nats.
+    from the spikes of the previous call. ``spk`` are integer counts in the dtype of ``mem``;
+    ``mem`` is u, the log of the expected spikes per timestep, in nats.
 
     Args:
         decoder: the source of the lateral weights G. A bias-free ``nn.Linear(K, M)`` is shared,
