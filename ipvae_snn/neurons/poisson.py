@@ -350,7 +350,7 @@ class IPVAENeuron(StatefulNeuron):
 
     def _check_input(self, input_: Tensor) -> None:
         require_float(input_, "input_")
-        if torch._C._is_tracing():
+        if not torch.compiler.is_compiling() and torch._C._is_tracing():
             raise TypeError(NOT_SCRIPTED)
         if input_.shape[-1:] != (self.features,):
             decoder = getattr(self.lateral, "decoder", None)
