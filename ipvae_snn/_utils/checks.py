@@ -34,6 +34,14 @@ def require_float(tensor: Any, name: str) -> None:
             f"{name} must be floating point, got {tensor.dtype}: convert it with {name}.float() "
             "(and bring images to [0, 1])"
         )
+    if tensor.layout != torch.strided or tensor.is_nested:
+        kind = "a nested one" if tensor.is_nested else tensor.layout
+        raise TypeError(
+            f"{name} must be a dense tensor, got {kind}: "
+            f"convert it with {name}.to_dense() or to_padded_tensor(0)"
+        )
+    if tensor.dtype.itemsize < 2:
+        raise TypeError(f"{name} is {tensor.dtype}, in which nothing is computed: use bfloat16")
 
 
 def require_finite(tensor: Tensor, name: str, advice: str = "remove them first") -> None:
@@ -81,6 +89,11 @@ def _holds(condition: Callable[[Tensor], Any], tensor: Tensor) -> bool:
 
 def require_fitting(tensor: Tensor, name: str, like: Tensor) -> None:
     """Raise unless ``tensor`` is on the device of ``like``, and its dtype casts to that safely."""
+    if like.is_meta:
+        raise ValueError(
+            "the weights are on the meta device, which holds no values: move the model with "
+            '.to_empty(device="cpu") and load weights into it'
+        )
     if tensor.device != like.device:
         raise ValueError(
             f"{name} is on {tensor.device}, the weights are on {like.device}: "
@@ -122,6 +135,14 @@ def require_input(x: Any, num_steps: Any, pixels: int, like: Tensor) -> int:
         )
     require_fitting(x, "x", like=like)
     return int(steps)
+
+
+def require_code(spk: Any, latents: int, like: Tensor) -> None:
+    """Raise unless ``spk``, which is to be decoded, has shape (..., K) and fits ``like``."""
+    require_float(spk, "spk")
+    if spk.shape[-1:] != (latents,):
+        raise ValueError(f"spk must have shape (..., {latents}), got {tuple(spk.shape)}")
+    require_fitting(spk, "spk", like=like)
 
 
 def require_integer(value: Any, name: str, least: int = 1) -> int:
@@ -239,7 +260,7 @@ def per_neuron(
             f"{name} must be a number or have shape ({features},), got {tuple(values.shape)}"
         )
     require_finite(values, name)
-    if bool((values < least).any()):
+    if not values.is_meta and bool((values < least).any()):
         raise ValueError(f"{name} must be at least {least:g}, got {float(values.min()):g}")
     return values.expand(features).clone()
 

@@ -7,7 +7,6 @@ import torch
 from torch import Tensor, nn
 
 from ipvae_snn import functional as F
-from ipvae_snn._utils.checks import require_instance
 from ipvae_snn.baselines.base import Baseline
 from ipvae_snn.baselines.encoders import make_encoder
 from ipvae_snn.baselines.gaussian_code import (
@@ -19,7 +18,7 @@ from ipvae_snn.baselines.gaussian_code import (
 )
 from ipvae_snn.models.base import MODELS
 from ipvae_snn.neurons.base import State
-from ipvae_snn.surrogate import midpoint
+from ipvae_snn.surrogate import midpoint, require_estimator
 
 LOG_RATE_CLAMP = 5.0
 """Upper bound of log rates, as in an IPVAE."""
@@ -109,8 +108,14 @@ class PoissonVAE(Baseline):
         super().__init__(in_features, latents, init_std=init_std)
         self.encoder = make_encoder(encoder, in_features, latents, **encoder_options)
         self.mem_init = nn.Parameter(torch.empty(latents).uniform_(-3, -2))
-        require_instance(spike_grad, "spike_grad")
         self.spike_grad = midpoint() if spike_grad is None else spike_grad
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name == "spike_grad":
+            require_estimator(value, self.mem_init)
+            if not isinstance(value, nn.Module):
+                self._modules.pop(name, None)  # else PyTorch takes modules only after a module
+        super().__setattr__(name, value)
 
     emits_counts, clamp = True, LOG_RATE_CLAMP
 

@@ -9,7 +9,11 @@ from torch import Tensor, nn
 
 from ipvae_snn import functional as F
 from ipvae_snn._utils.checks import (
+    require_code,
     require_finite,
+    require_fitting,
+    require_flag,
+    require_float,
     require_input,
     require_integer,
     require_number,
@@ -19,6 +23,7 @@ from ipvae_snn.kernels import loop
 from ipvae_snn.kernels.loop import Moment, State
 from ipvae_snn.models.base import BaseModel
 from ipvae_snn.models.run_output import RECORDABLE, check_fields, make_run
+from ipvae_snn.neurons.lateral import remake_weights, require_like, weight_of
 
 
 class Baseline(BaseModel):
@@ -46,10 +51,26 @@ class Baseline(BaseModel):
         require_number(init_std, "init_std", least=0)
         self.decoder = nn.Linear(latents, in_features, bias=False)
         nn.init.normal_(self.decoder.weight, std=init_std)
+        require_flag(learn_scale, "learn_scale")
         scale = nn.Parameter(torch.zeros(in_features)) if learn_scale else None
         self.register_parameter("raw_log_scale", scale)
 
-    has_matrix = True
+    has_matrix = takes_graph = True
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name == "decoder":
+            require_like(value, self.__dict__["_modules"].get("decoder"))
+        elif "_made" in self.__dict__ and self._is_read_once(name):
+            raise TypeError(
+                f"{name} of {type(self).__name__} is fixed when it is made, as nothing reads it "
+                "later: make another model, or set the parameter that came of it"
+            )
+        super().__setattr__(name, value)
+
+    def _is_read_once(self, name: str) -> bool:
+        """Whether setting an attribute would change nothing, or what weights have the shape of."""
+        argument = name in self.__dict__["_arguments"]
+        return name in ("in_features", "latents", "clamp") or (argument and not hasattr(self, name))
 
     # -- for subclasses -------------------------------------------------------------------------
 
@@ -78,7 +99,7 @@ class Baseline(BaseModel):
     @property
     def weight(self) -> Tensor:
         """Φ, shape (M, K)."""
-        return self.decoder.weight
+        return weight_of(self.decoder)
 
     @property
     def log_scale(self) -> Tensor | None:
@@ -86,8 +107,13 @@ class Baseline(BaseModel):
         return None if self.raw_log_scale is None else F.bound_log_scale(self.raw_log_scale)
 
     def decode(self, spk: Tensor) -> Tensor:
-        """Reconstruction Φ z of codes (..., K); shape (..., M)."""
-        return spk @ self.weight.mT
+        """Reconstruction Φ z of codes (..., K); shape (..., M).
+
+        It carries a graph as the result of :meth:`run` does.
+        """
+        require_code(spk, self.latents, like=self.like)
+        with torch.set_grad_enabled(self.keeps_graph(None, spk)):
+            return spk.to(self.like.dtype) @ self.weight.mT
 
     def run(
         self,
@@ -98,6 +124,7 @@ class Baseline(BaseModel):
         every: int = 1,
         state: State | None = None,
         seed: int | None = None,
+        graph: bool | None = None,
     ) -> Any:
         """Infer x for a number of timesteps; arguments and result as in :meth:`IPVAE.run`.
 
@@ -109,7 +136,11 @@ class Baseline(BaseModel):
         steps = require_input(x, num_steps, self.in_features, like=self.like)
         require_integer(every, "every")
         require_finite(x, "x")
-        with self.seeded(seed):
+        if state is not None:
+            self._check_state(state, x.shape[-2])
+        with_graph = self.keeps_graph(graph, x, *(state or ()))
+        with torch.set_grad_enabled(with_graph), self.seeded(seed):
+            remake_weights(self)
             timestep = _BaselineTimestep(self, x)
             start = self._start(timestep.sensed) if state is None else State(*state)
             values, last = loop.record(timestep, start, steps, fields, every)
@@ -117,6 +148,18 @@ class Baseline(BaseModel):
             name: values[name][every - 1 :: every] for name in ("nll", "kl") if name in fields
         }
         return make_run({**values, **costs}, last)
+
+    def _check_state(self, state: Any, batch: int) -> None:
+        """Raise unless ``state`` is what a run with so many samples returned."""
+        if not isinstance(state, tuple) or len(state) != 2:
+            raise TypeError(f"state must be a pair (spk, mem), got {type(state).__name__}")
+        for name, part in zip(("state.spk", "state.mem"), state, strict=True):
+            require_float(part, name)
+            require_fitting(part, name, like=self.like)
+            require_finite(part, name)
+        require_shape(state[0], "state.spk", (batch, self.latents))
+        if state[1].shape[:1] != (batch,):
+            raise ValueError(f"state.mem must have {batch} rows, got {tuple(state[1].shape)}")
 
     def _start(self, sensed: Tensor) -> State:
         start: Any = self.start(sensed)
@@ -134,6 +177,7 @@ class _BaselineTimestep(loop.Timestep):
     def __init__(self, model: Baseline, x: Tensor) -> None:
         self.model, self.frames = model, x if x.ndim == 3 else x[None]
         self.changing = x.ndim == 3
+        self.decodes = type(model).decode is not Baseline.decode
         self.shared, self.sensed = model.shared(), model.sense(self.frames[0])
 
     def send(self, spk: Tensor, t: int) -> None:
@@ -163,5 +207,7 @@ class _BaselineTimestep(loop.Timestep):
         if name == "kl":
             kl: Tensor = now.sent
             return kl
-        residual = self.frames[t if self.changing else 0] - self.model.decode(now.spk)
+        spk, model = now.spk, self.model
+        x_hat = model.decode(spk) if self.decodes else spk @ model.weight.mT  # without checks
+        residual = self.frames[t if self.changing else 0] - x_hat
         return F.gaussian_nll(residual, self.model.log_scale)

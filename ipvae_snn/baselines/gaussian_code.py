@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor, nn
 
+from ipvae_snn._utils.checks import require_flag
 from ipvae_snn._utils.seeding import source
 from ipvae_snn.baselines.base import Baseline
 
@@ -24,6 +25,7 @@ class GaussianBaseline(Baseline):
         self, in_features: int, latents: int, *, relu: bool = False, init_std: float = 1e-2
     ) -> None:
         super().__init__(in_features, latents, init_std=init_std)
+        relu = require_flag(relu, "relu")
         self.register_parameter("log_gain", nn.Parameter(torch.zeros(latents)) if relu else None)
         self.sparse_code = relu
 

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from ipvae_snn import functional as F
 from ipvae_snn._utils.checks import require_number
+from ipvae_snn._utils.settings import number
 from ipvae_snn.baselines.encoders import make_encoder
 from ipvae_snn.baselines.gaussian_code import (
     LOG_STD_BOUND,
@@ -131,6 +132,8 @@ class SemiAmortisedVAE(_Refined):
 
     recipe: ClassVar[Mapping[str, Any]] = {"steps": 8, "beta": 1.0, "lr": 2e-3, "beta_ramp": 0.3}
 
+    beta: float = number(0.0)
+
     def __init__(
         self,
         in_features: int,
@@ -145,7 +148,7 @@ class SemiAmortisedVAE(_Refined):
     ) -> None:
         super().__init__(in_features, latents, relu=relu, init_std=init_std)
         self.encoder = make_encoder(encoder, in_features, 2 * latents, **encoder_options)
-        self.beta = require_number(beta, "beta", least=0)
+        self.beta = beta
         self.log_step = nn.Parameter(
             torch.full((2,), require_number(step, "step", least=1e-6)).log()
         )

@@ -7,10 +7,11 @@ import torch
 from torch import Tensor
 
 from ipvae_snn import functional as F
-from ipvae_snn._utils.checks import require_flag, require_number
+from ipvae_snn._utils.settings import flag, number
 from ipvae_snn.baselines.base import Baseline
 from ipvae_snn.models.base import MODELS
 from ipvae_snn.neurons.base import State
+from ipvae_snn.neurons.lateral import weight_of
 
 
 @MODELS.register("lca")
@@ -47,6 +48,10 @@ class LCA(Baseline):
         "lr": 3e-3,
     }
 
+    sparsity: float = number(1e-12)
+    rate: float = number(1e-6, 1)
+    nonnegative: bool = flag()
+
     def __init__(
         self,
         in_features: int,
@@ -59,14 +64,12 @@ class LCA(Baseline):
         super().__init__(
             in_features, latents, init_std=float(in_features) ** -0.5, learn_scale=False
         )
-        self.sparsity = require_number(sparsity, "sparsity", least=1e-12)
-        self.rate = require_number(rate, "rate", least=1e-6, most=1)
-        self.nonnegative = require_flag(nonnegative, "nonnegative")
+        self.sparsity, self.rate, self.nonnegative = sparsity, rate, nonnegative
 
     @property
     def weight(self) -> Tensor:
         """Φ with columns of norm 1, shape (M, K)."""
-        weight = self.decoder.weight
+        weight = weight_of(self.decoder)
         norm: Tensor = weight.norm(dim=0)
         return weight / norm.clamp(min=1e-12)
 

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from ipvae_snn._utils.checks import require_finite, require_float, require_integer
 from ipvae_snn._utils.seeding import seeded
 from ipvae_snn.metrics.tally import Meter, Tally, holds_integers, total
+from ipvae_snn.models.base import BaseModel
 from ipvae_snn.neurons.lateral import NoLateral
 from ipvae_snn.neurons.states import reset
 
@@ -211,7 +212,7 @@ def _count_model(model: SpikingModel, x: Tensor, num_steps: int | None, seed: in
 def _count_network(
     network: nn.Module, x: Tensor, num_steps: int | None, seed: int | None
 ) -> Synops:
-    if getattr(network.forward, "__func__", None) is nn.Module.forward:
+    if getattr(network.forward, "__func__", None) in (nn.Module.forward, BaseModel.forward):
         raise TypeError(
             f"{type(network).__name__} cannot be counted: it has neither a layer of spiking "
             "neurons that it runs, as an IPVAE has, nor a forward that is one timestep"

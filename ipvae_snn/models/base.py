@@ -12,7 +12,13 @@ import torch
 from torch import Tensor, nn
 
 from ipvae_snn import functional as F
-from ipvae_snn._utils.checks import require_device, require_finite, require_number
+from ipvae_snn._utils.checks import (
+    require_device,
+    require_finite,
+    require_fitting,
+    require_flag,
+    require_number,
+)
 from ipvae_snn._utils.registry import Recorded, Registry, plain
 from ipvae_snn._utils.seeding import seeded, seeded_draws
 from ipvae_snn._utils.storage import read_content, write_content
@@ -20,6 +26,8 @@ from ipvae_snn.kernels.loop import State
 from ipvae_snn.models.generative import DECODERS
 from ipvae_snn.models.likelihoods import LIKELIHOODS
 from ipvae_snn.models.run_output import RECORDABLE
+from ipvae_snn.neurons.lateral import derives_weights
+from ipvae_snn.neurons.poisson import NOT_SCRIPTED
 from ipvae_snn.surrogate import ESTIMATORS
 
 PARTS: dict[str, Registry[Any]] = {
@@ -105,6 +113,8 @@ class BaseModel(Recorded, nn.Module):
     """Whether a weight has the shape (in_features, latents), without an argument ``decoder``."""
     sparse_code = True
     """Whether most values of a code are to be 0."""
+    takes_graph = False
+    """Whether ``run`` has an argument ``graph``; see :meth:`keeps_graph`."""
     clamp: float | None = None
     """Upper bound of ``mem``, where there is one."""
 
@@ -135,7 +145,13 @@ class BaseModel(Recorded, nn.Module):
     @property
     def like(self) -> Tensor:
         """A tensor with the dtype and on the device of the model."""
-        return next(self.parameters())
+        found = next(self.parameters(), None)
+        if found is None:
+            raise TypeError(
+                f"this {type(self).__name__} has no parameters any more: layers replaced, as by "
+                "quantize_dynamic, cannot infer; ipvae_snn.export gives integers"
+            )
+        return found
 
     @property
     def generator(self) -> torch.Generator | None:
@@ -169,6 +185,31 @@ class BaseModel(Recorded, nn.Module):
     def mean_code(self, mem: Tensor) -> Tensor:
         """E[z] of what ``mem`` describes, (..., K)."""
 
+    def forward(self, *inputs: Any, **options: Any) -> Any:
+        """Refused: a call does not say what of a model is wanted."""
+        raise TypeError(
+            f"{type(self).__name__} is not called as a function: model.run(x, num_steps) infers, "
+            "model.loss(x, num_steps) is the objective, and model.decode(spk) reconstructs. For "
+            "wrappers that call a module, such as DataParallel or functional_call, give them an "
+            "nn.Module whose forward calls one of these"
+        )
+
+    def __prepare_scriptable__(self) -> Any:
+        raise TypeError(NOT_SCRIPTED)
+
+    def keeps_graph(self, asked: bool | None, *tensors: Tensor | None) -> bool:
+        """Whether a result carries the graph of autograd.
+
+        In ``train()`` mode it does, where gradients are enabled. In ``eval()`` mode, in which
+        :meth:`load` and :func:`~ipvae_snn.fit` leave a model, only if one of the ``tensors`` that
+        were handed in requires a gradient. ``asked``, if not None, decides in place of both.
+        """
+        if not torch.is_grad_enabled():
+            return False
+        if asked is not None:
+            return require_flag(asked, "graph")
+        return self.training or any(t is not None and t.requires_grad for t in tensors)
+
     def gradient_probe(self) -> nn.Parameter | None:
         """A parameter (K,) that acts on the NLL through spikes alone, for diagnosis."""
         return None
@@ -194,12 +235,15 @@ class BaseModel(Recorded, nn.Module):
     def loss(self, x: Tensor, num_steps: int | None = None, beta: float = 1.0) -> Tensor:
         """Training objective: mean of NLL + β KL over batch and timesteps, times 256 / M; a scalar.
 
+        Differentiable in ``eval()`` mode, too.
+
         Args:
             x, num_steps: as in :meth:`run`.
             beta: weight of the KL.
         """
         beta = require_number(beta, "beta", least=0)
-        out = self.run(x, num_steps, record=("nll", "kl"))
+        asked: Any = {} if self.training or not self.takes_graph else {"graph": True}
+        out = self.run(x, num_steps, record=("nll", "kl"), **asked)
         return F.free_energy(out.nll, out.kl, beta, self.in_features)
 
     # -- files --------------------------------------------------------------------------------
@@ -252,6 +296,8 @@ class BaseModel(Recorded, nn.Module):
 
         Raises:
             TypeError: the model, or a part of it, is not registered under a name.
+            ValueError: :meth:`load` could not make the model again: its weights are parametrized,
+                or modules or buffers were replaced or added.
         """
         name = MODELS.name_of(self)
         if name is None:
@@ -259,14 +305,42 @@ class BaseModel(Recorded, nn.Module):
                 f"a {type(self).__name__} cannot be saved: register it first, "
                 "@MODELS.register(name) of ipvae_snn.models"
             )
-        content = {"model": name, "config": self.config(), "weights": self.state_dict()}
+        derived = [part or "it" for part, module in self.named_modules() if derives_weights(module)]
+        if derived:
+            raise ValueError(
+                f"this {type(self).__name__} cannot be saved while weights of {', '.join(derived)} "
+                "are computed from others: make them permanent by prune.remove, "
+                "remove_weight_norm, remove_spectral_norm or parametrize.remove_parametrizations "
+                "of torch.nn.utils"
+            )
+        config, weights = self.config(), self.state_dict()
+        self._require_loadable(config, weights)
+        content = {"model": name, "config": config, "weights": weights}
         write_content(path, FORMAT, FORMAT_VERSION, content)
+
+    def _require_loadable(self, config: dict[str, Any], weights: dict[str, Tensor]) -> None:
+        """Raise ``ValueError`` unless a model made from ``config`` holds the same ``weights``."""
+        for name, weight in weights.items():
+            if isinstance(weight, Tensor):
+                require_fitting(weight, name, like=weight)
+                require_finite(weight, name)
+        self.check_loaded()
+        with seeded(0):
+            made = make_model(type(self), config)
+        differences = _differences(self, made)
+        if differences:
+            raise ValueError(
+                f"this {type(self).__name__} cannot be saved: a file holds its arguments, which "
+                f"make another one ({'; '.join(differences[:4])}). Keep added modules and buffers "
+                "beside the model, and register a class of your own for other layers"
+            )
 
     @classmethod
     def load(cls: type[M], path: str | Path, device: torch.device | str = "cpu") -> M:
         """Read a file of :meth:`save`; never runs code from it.
 
-        The model is in ``eval()`` mode, in the precision it was saved in.
+        The model is in ``eval()`` mode, in the precision it was saved in. Its parameters can be
+        trained on; what it infers carries no graph (:meth:`keeps_graph`).
 
         Raises:
             FileNotFoundError: no such file.
@@ -280,6 +354,32 @@ class BaseModel(Recorded, nn.Module):
                 "ipvae_snn.load_model"
             )
         return model
+
+
+def _differences(model: nn.Module, made: nn.Module) -> list[str]:
+    """In what the weights and modules of ``model`` are not those of ``made``, in words."""
+    weights, expected = _weights_by_name(model), _weights_by_name(made)
+    found = [
+        f"{name} is {weights.get(name, 'missing')}, there {expected.get(name, 'missing')}"
+        for name in dict.fromkeys((*weights, *expected))
+        if weights.get(name) != expected.get(name)
+    ]
+    modules = dict(made.named_modules())
+    return found + [
+        f"{name} is a {type(module).__qualname__}, there a {type(modules[name]).__qualname__}"
+        for name, module in model.named_modules()
+        if name and name in modules and type(module) is not type(modules[name])
+    ]
+
+
+def _weights_by_name(model: nn.Module) -> dict[str, str]:
+    learned = dict(model.named_parameters(remove_duplicate=False))
+    return {
+        name: f"a {'parameter' if name in learned else 'buffer'} {tuple(weight.shape)}"
+        if isinstance(weight, Tensor)
+        else repr(type(weight))
+        for name, weight in model.state_dict().items()
+    }
 
 
 MODELS: Registry[Any] = Registry("model", BaseModel)

@@ -18,7 +18,12 @@ import torch
 from torch import Tensor, nn
 
 from ipvae_snn import functional as F
-from ipvae_snn._utils.checks import require_shape
+from ipvae_snn._utils.checks import (
+    require_instance,
+    require_integer,
+    require_number,
+    require_shape,
+)
 from ipvae_snn._utils.registry import Recorded, Registry
 from ipvae_snn.kernels import equations
 from ipvae_snn.kernels.loop import Moment, Timestep
@@ -26,6 +31,11 @@ from ipvae_snn.kernels.rows import row_products
 from ipvae_snn.models.likelihoods import Likelihood
 from ipvae_snn.neurons import IPVAENeuron
 from ipvae_snn.neurons.lateral import SharedDecoder
+
+NO_GRADIENT = (
+    "the output of the decoder must depend on the spikes: it was computed without a gradient, as "
+    "by detach(), no_grad() or quantized layers"
+)
 
 
 class Feedback(NamedTuple):
@@ -107,7 +117,9 @@ class LinearDecoder(Decoder):
 
     def __init__(self, latents: int, in_features: int, init_std: float = 1e-2) -> None:
         super().__init__()
-        self.weight = nn.Parameter(init_std * torch.randn(in_features, latents))
+        sizes = require_integer(in_features, "in_features"), require_integer(latents, "latents")
+        init_std = require_number(init_std, "init_std", least=0)
+        self.weight = nn.Parameter(init_std * torch.randn(sizes))
 
     def forward(self, spk: Tensor) -> Tensor:
         return spk @ self.weight.mT
@@ -151,6 +163,12 @@ class DecodedLikelihood(nn.Module):
         super().__init__()
         self.decoder, self.likelihood = decoder, likelihood
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        kind = {"decoder": nn.Module, "likelihood": Likelihood}.get(name)
+        if kind is not None:
+            require_instance(value, name, kind)
+        super().__setattr__(name, value)
+
     def given(self, x: Tensor) -> "_Explained":
         def feedback(spk: Tensor) -> Feedback:
             learning = torch.is_grad_enabled()
@@ -159,14 +177,17 @@ class DecodedLikelihood(nn.Module):
                 z = spk if spk.requires_grad else spk.detach().clone().requires_grad_()
                 eta = self.decoder(z.clone())  # its first layer may work in place
                 if not eta.requires_grad:
-                    raise ValueError(
-                        "the output of the decoder must depend on the spikes: it was computed "
-                        "without a gradient, as by detach() or no_grad()"
-                    )
+                    raise ValueError(NO_GRADIENT)
                 score = self.likelihood.score(shown, eta)
                 (current,) = torch.autograd.grad(
-                    eta, z, score if learning else score.detach(), create_graph=learning
+                    eta,
+                    z,
+                    score if learning else score.detach(),
+                    create_graph=learning,
+                    allow_unused=True,
                 )
+            if current is None:
+                raise ValueError(NO_GRADIENT)
             nll = self.likelihood.nll(x, eta)
             require_shape(nll, f"nll of {type(self.likelihood).__name__}", tuple(x.shape[:-1]))
             return Feedback(current, nll if learning else nll.detach())

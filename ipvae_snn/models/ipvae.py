@@ -7,9 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from ipvae_snn._utils.checks import (
+    require_code,
     require_finite,
-    require_fitting,
-    require_float,
     require_input,
     require_instance,
     require_integer,
@@ -33,8 +32,19 @@ from ipvae_snn.models.generative import (
 from ipvae_snn.models.likelihoods import Gaussian, Likelihood
 from ipvae_snn.neurons import BIAS, CLAMP, MEM_INIT_MAX, MEM_INIT_RANGE, STEP, IPVAENeuron
 from ipvae_snn.neurons.inference import draws_by_row, infer, spec_of
-from ipvae_snn.neurons.lateral import NoLateral, SharedDecoder
+from ipvae_snn.neurons.lateral import NoLateral, SharedDecoder, remake_weights
 from ipvae_snn.surrogate.relaxed import Relaxed
+
+_OF_NEURONS = (
+    "spike_grad", "clamp", "leak", "lateral_scale", "step", "bias", "mem_init", "log_bias",
+    "log_step", "lateral",
+)  # fmt: skip
+_OF_LATERAL = ("log_scale",)
+_FIXED = (
+    "in_features", "latents", "learn_step", "learn_bias", "learn_mem_init", "learn_scale",
+    "init_std",
+)  # fmt: skip
+"""Attributes that are kept elsewhere, and arguments that nothing reads after the constructor."""
 
 
 @MODELS.register("ipvae")
@@ -101,8 +111,8 @@ class IPVAE(BaseModel):
         likelihood: Likelihood | None = None,
     ) -> None:
         super().__init__()
-        in_features = require_integer(in_features, "in_features")
-        latents = require_integer(latents, "latents")
+        self.in_features = in_features = require_integer(in_features, "in_features")
+        self.latents = latents = require_integer(latents, "latents")
         require_number(init_std, "init_std", least=0)
         require_number(bias, "bias")
         require_instance(spike_grad, "spike_grad")
@@ -135,36 +145,86 @@ class IPVAE(BaseModel):
             learn_bias=learn_bias,
             learn_mem_init=learn_mem_init,
         )
-        self.in_features, self.latents = in_features, latents
-        self.decoded: DecodedLikelihood | None = None
+        decoded = None
         if linear:
             phi.reset_parameters()  # a draw that keeps the weights of a seed what they always were
             nn.init.normal_(phi.weight, std=init_std)
         else:
-            self.decoded = DecodedLikelihood(
+            decoded = DecodedLikelihood(
                 LinearDecoder(latents, in_features, init_std) if decoder is None else decoder,
                 Gaussian(in_features, learn_scale) if likelihood is None else likelihood,
             )
-            self._check_decoder(self.decoded.decoder)
+            self._check_decoder(decoded.decoder)
+        self.decoded: DecodedLikelihood | None = decoded
         with torch.no_grad():
             self.neuron.mem_init.uniform_(*MEM_INIT_RANGE)
 
     def __setattr__(self, name: str, value: Any) -> None:
-        if name != "decoder":
+        made = "decoded" in self.__dict__ or "decoded" in self.__dict__.get("_modules", {})
+        if not made:
             value = require_kl_form(value) if name == "kl_form" else value
             super().__setattr__(name, value)
-            return
+        elif name in ("decoder", "likelihood"):
+            self._set_part(name, value)
+        else:
+            super().__setattr__(name, self._checked(name, value))
+
+    def _checked(self, name: str, value: Any) -> Any:
+        """The value that attribute ``name`` takes; raises unless it may be set to ``value``."""
+        if name == "kl_form":
+            return require_kl_form(value)
+        if name in _OF_NEURONS or name in _OF_LATERAL:
+            owner = "neuron" if name in _OF_NEURONS else "neuron.lateral"
+            raise TypeError(f"{name} of an IPVAE is that of its neurons: set model.{owner}.{name}")
+        if name == "weight":
+            raise TypeError("Φ is the weight of the decoder: set model.decoder.weight")
+        if name in _FIXED and value != getattr(self, name, None):
+            raise TypeError(f"{name} is fixed when a model is made: make another IPVAE")
+        if name == "neuron":
+            self._check_neuron(value)
+        if name == "decoded" and type(value) is not type(self.decoded):
+            raise TypeError(
+                f"decoded is a {type(self.decoded).__name__}, got {type(value).__name__}: make "
+                "another IPVAE with decoder=... or likelihood=..."
+            )
+        return value
+
+    def _set_part(self, name: str, value: Any) -> None:
+        """Set the decoder or the likelihood where the model keeps it."""
         for weight in value.parameters() if isinstance(value, nn.Module) else ():
             if weight.dtype != self.like.dtype or weight.device != self.like.device:
                 raise TypeError(
-                    f"the decoder must be {self.like.dtype} on {self.like.device}, as the neurons "
+                    f"the {name} must be {self.like.dtype} on {self.like.device}, as the neurons "
                     f"are, it has weights of {weight.dtype} on {weight.device}"
                 )
-        if self.decoded is None:
+        if self.decoded is not None:
+            if name == "decoder":
+                self._check_decoder(value)
+            setattr(self.decoded, name, value)
+        elif name == "decoder":
             self._lateral.decoder = value
         else:
-            self._check_decoder(value)
-            self.decoded.decoder = value
+            raise TypeError(
+                "the likelihood of this model is the Gaussian of its linear decoder: make another "
+                "one, IPVAE(in_features, latents, likelihood=...)"
+            )
+
+    def _check_neuron(self, neuron: Any) -> None:
+        """Raise unless the model can infer with other neurons."""
+        require_instance(neuron, "neuron", IPVAENeuron)
+        kind, shape = type(self.neuron.lateral), (self.latents, self.in_features)
+        found = neuron.features, getattr(neuron.lateral, "out_features", self.in_features)
+        if not isinstance(neuron.lateral, kind) or found != shape:
+            raise ValueError(
+                f"neuron must have lateral weights of the kind {kind.__name__} for {self.latents} "
+                f"neurons and {self.in_features} pixels, got {type(neuron.lateral).__name__} for "
+                f"{found[0]} and {found[1]}"
+            )
+        if neuron.mem_init.dtype != self.like.dtype or neuron.mem_init.device != self.like.device:
+            raise TypeError(
+                f"neuron must be {self.like.dtype} on {self.like.device}, got "
+                f"{neuron.mem_init.dtype} on {neuron.mem_init.device}"
+            )
 
     def _check_decoder(self, decoder: Any) -> None:
         """Raise unless ``decoder`` maps counts (B, K) to (B, M)."""
@@ -230,7 +290,12 @@ class IPVAE(BaseModel):
     @property
     def _lateral(self) -> SharedDecoder:
         lateral = self.neuron.lateral
-        assert isinstance(lateral, SharedDecoder)
+        if not isinstance(lateral, SharedDecoder) or lateral.out_features != self.in_features:
+            raise TypeError(
+                "the neurons of this model must have the lateral weights of its decoder, "
+                f"SharedDecoder(nn.Linear({self.latents}, {self.in_features}, bias=False)), got "
+                f"{lateral}"
+            )
         return lateral
 
     @property
@@ -239,7 +304,7 @@ class IPVAE(BaseModel):
 
     # -- traits (see BaseModel) -------------------------------------------------------------
 
-    takes_sample_seeds = emits_counts = has_matrix = True
+    takes_sample_seeds = takes_graph = emits_counts = has_matrix = True
 
     @property
     def draws_by_row(self) -> bool:  # type: ignore[override]
@@ -274,12 +339,13 @@ class IPVAE(BaseModel):
     # -- inference --------------------------------------------------------------------------
 
     def decode(self, spk: Tensor) -> Tensor:
-        """Reconstruction Φ z of counts (or rates) z of shape (..., K); shape (..., M)."""
-        require_float(spk, "spk")
-        if spk.shape[-1:] != (self.latents,):
-            raise ValueError(f"spk must have shape (..., {self.latents}), got {tuple(spk.shape)}")
-        require_fitting(spk, "spk", like=self.like)
-        x_hat = self.generative.mean(spk.to(self.like.dtype))
+        """Reconstruction Φ z of counts (or rates) z of shape (..., K); shape (..., M).
+
+        It carries a graph as the result of :meth:`run` does.
+        """
+        require_code(spk, self.latents, like=self.like)
+        with torch.set_grad_enabled(self.keeps_graph(None, spk)):
+            x_hat = self.generative.mean(spk.to(self.like.dtype))
         require_finite(x_hat, "the reconstruction of spk")
         return x_hat
 
@@ -297,6 +363,7 @@ class IPVAE(BaseModel):
         state: State | None = None,
         seed: int | None = None,
         sample_seeds: Tensor | None = None,
+        graph: bool | None = None,
     ) -> Any:
         """Infer x for a number of timesteps.
 
@@ -313,10 +380,13 @@ class IPVAE(BaseModel):
             sample_seeds: a number per sample, int64 of shape (B,). The spikes of a sample then
                 depend on ``seed``, its number and itself, to the last bit, and not on the other
                 samples. Without compiled kernels samples then run one after the other.
+            graph: whether gradients flow from the result. Default: in ``train()`` mode; in
+                ``eval()`` mode, as after :meth:`load` and ``fit``, only if x or the state requires
+                a gradient. :meth:`loss` always has one. Under ``torch.no_grad()`` there is none.
 
         Returns:
             A named tuple with the fields of ``record`` in that order, time first, and ``state``,
-            the last ``(spk, mem)``. Gradients flow unless the caller turns them off.
+            the last ``(spk, mem)``.
 
         Raises:
             TypeError: x is no floating tensor, or of another dtype than the weights.
@@ -328,11 +398,12 @@ class IPVAE(BaseModel):
         shape = (x.shape[-2], self.latents)
         if sample_seeds is not None:
             sample_seeds = run_output.require_sample_seeds(sample_seeds, shape[0])
-        if state is None:
-            state = self.neuron.initial_state(shape)
-        else:
+        if state is not None:
             state = run_output.require_state(state, shape, like=self.like)
-        with self.seeded(seed):
+        with_graph = self.keeps_graph(graph, x, *(state or ()))
+        with torch.set_grad_enabled(with_graph), self.seeded(seed):
+            remake_weights(self.neuron)
+            state = self.neuron.initial_state(shape) if state is None else state
             if self.decoded is None:
                 values, last = self._unroll(x, num_steps, fields, every, state, sample_seeds)
             else:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ipvae_snn import functional as F
+from ipvae_snn._utils.checks import require_flag, require_integer
 from ipvae_snn._utils.registry import Recorded, Registry
 
 
@@ -62,7 +63,9 @@ class Gaussian(Likelihood):
 
     def __init__(self, in_features: int, learn_scale: bool = True) -> None:
         super().__init__()
-        scale = nn.Parameter(torch.zeros(in_features)) if learn_scale else None
+        in_features = require_integer(in_features, "in_features")
+        learned = require_flag(learn_scale, "learn_scale")
+        scale = nn.Parameter(torch.zeros(in_features)) if learned else None
         self.register_parameter("raw_log_scale", scale)
 
     @property

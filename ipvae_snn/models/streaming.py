@@ -20,7 +20,7 @@ from ipvae_snn.kernels.stepper import make_stepper
 from ipvae_snn.models.ipvae import IPVAE
 from ipvae_snn.neurons.base import State
 from ipvae_snn.neurons.inference import spec_of
-from ipvae_snn.neurons.lateral import SharedDecoder
+from ipvae_snn.neurons.lateral import SharedDecoder, remake_weights
 from ipvae_snn.neurons.poisson import IPVAENeuron
 from ipvae_snn.surrogate import Assumptions, Estimator
 
@@ -62,6 +62,8 @@ class Stream:
                 "call model.run(frame, 1, state=...) for other decoders and likelihoods"
             )
         self.neuron = model.neuron if isinstance(model, IPVAE) else model
+        require_fitting(self.neuron.mem_init, "mem_init", like=self.neuron.mem_init)
+        remake_weights(self.neuron)
         self.timestep = 0
         """Timesteps so far."""
         estimator = copy(self.neuron.spike_grad)

@@ -9,6 +9,10 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.parametrize import is_parametrized
+from torch.nn.utils.prune import BasePruningMethod
+from torch.nn.utils.spectral_norm import SpectralNorm
+from torch.nn.utils.weight_norm import WeightNorm
 
 from ipvae_snn import functional as F
 from ipvae_snn._utils.checks import (
@@ -21,6 +25,71 @@ from ipvae_snn._utils.checks import (
 
 MAX_NEURONS = 2**20
 """Lateral weights of so many neurons take four terabytes."""
+
+
+_REPARAMETRIZATIONS = BasePruningMethod, SpectralNorm, WeightNorm
+
+
+def remake_weights(module: nn.Module) -> None:
+    """Compute anew the weights that ``prune`` and the old norms of ``torch.nn.utils`` derive.
+
+    They do so in a hook before ``forward``: this is for modules whose weights are read instead.
+    ``torch.nn.utils.parametrize`` needs no such help.
+    """
+    for hook in _derivations(module):
+        hook(module, ())
+
+
+def derives_weights(module: nn.Module) -> bool:
+    """Whether a weight of ``module`` is computed from others, as ``torch.nn.utils`` arranges."""
+    return bool(_derivations(module)) or is_parametrized(module)
+
+
+def _derivations(module: nn.Module) -> list[Any]:
+    return [h for h in module._forward_pre_hooks.values() if isinstance(h, _REPARAMETRIZATIONS)]
+
+
+def weight_of(decoder: nn.Linear) -> Tensor:
+    """Φ of a linear decoder that is read instead of called, (M, K), as it is now.
+
+    Raises:
+        TypeError, ValueError: see :func:`require_linear`.
+    """
+    require_linear(decoder)
+    remake_weights(decoder)
+    return decoder.weight
+
+
+def require_linear(decoder: Any) -> None:
+    """Raise unless ``decoder`` is an ``nn.Linear`` whose weights say all that it computes."""
+    if not isinstance(decoder, nn.Linear) or type(decoder).forward is not nn.Linear.forward:
+        kind = type(decoder)
+        own = " with a forward of its own" if isinstance(decoder, nn.Linear) else ""
+        raise TypeError(
+            f"decoder must be an nn.Linear, got {kind.__module__}.{kind.__qualname__}{own}: only "
+            "its weights are read. Change them by torch.nn.utils.parametrize, give other modules "
+            "as IPVAE(M, K, decoder=...), and get integers from ipvae_snn.export"
+        )
+    if decoder.bias is not None:
+        raise ValueError(
+            "the decoder must have no bias: make it with nn.Linear(K, M, bias=False) and "
+            "centre the data instead"
+        )
+    shape = decoder.out_features, decoder.in_features
+    if decoder.weight.shape != shape:
+        raise ValueError(
+            f"the decoder must have weights of shape {shape}, got {tuple(decoder.weight.shape)}"
+        )
+
+
+def require_like(decoder: nn.Linear, present: Any) -> None:
+    """Raise unless ``decoder`` is linear, with weights of the shape that ``present`` has."""
+    require_linear(decoder)
+    if not isinstance(present, nn.Module):  # the first
+        return
+    found, shape = ((layer.out_features, layer.in_features) for layer in (decoder, present))
+    if found != shape:
+        raise ValueError(f"the decoder must have weights of shape {shape}, got {found}")
 
 
 class GaussianTerms(NamedTuple):
@@ -76,10 +145,13 @@ class Lateral(nn.Module):
         Raises:
             ValueError: NaN or infinity in G.
         """
-        sources = self.gram_weights()
+        return self._gram_by(self.gram_weights())
+
+    def _gram_by(self, sources: tuple[Tensor, Tensor | None] | None) -> Tensor:
+        """:meth:`cached_gram`, by what :meth:`gram_weights` gave."""
         weights = () if sources is None else tuple(w for w in sources if w is not None)
         if sources is None or not all(map(_is_plain_leaf, weights)):
-            gram = self.gram()
+            gram = self.gram() if sources is None else _gram_by_autograd(*sources)
             require_finite(gram, "the lateral weights")
             return gram
         with_graph = torch.is_grad_enabled()
@@ -131,6 +203,10 @@ def _gram_of(weight: Tensor, raw: Tensor | None) -> tuple[Tensor, Tensor, Tensor
     log_scale = None if raw is None else F.bound_log_scale(raw)
     whitened = weight if log_scale is None else weight * torch.exp(-log_scale).unsqueeze(-1)
     return F.gram(whitened), whitened, log_scale
+
+
+def _gram_by_autograd(weight: Tensor, raw: Tensor | None) -> Tensor:
+    return F.gram(weight, None if raw is None else F.bound_log_scale(raw))
 
 
 def _versions(*tensors: Tensor | None) -> list[int]:
@@ -196,24 +272,10 @@ class SharedDecoder(Lateral):
 
     def __setattr__(self, name: str, value: Any) -> None:
         if name == "decoder":
-            self._check_decoder(value)
+            require_like(value, self._modules.get("decoder"))
+        elif name == "log_scale" and value is not None and "decoder" in self._modules:
+            self._check_scale(value, self.decoder)
         super().__setattr__(name, value)
-
-    def _check_decoder(self, decoder: Any) -> None:
-        """Raise unless ``decoder`` is linear without bias, and its weights keep their shape."""
-        if not isinstance(decoder, nn.Linear):
-            raise TypeError(f"decoder must be an nn.Linear, got {type(decoder).__name__}")
-        if decoder.bias is not None:
-            raise ValueError(
-                "the decoder must have no bias: make it with nn.Linear(K, M, bias=False) and "
-                "centre the data instead"
-            )
-        present = self._modules.get("decoder")
-        if present is not None and decoder.weight.shape != present.weight.shape:
-            raise ValueError(
-                f"the decoder must have weights of shape {tuple(present.weight.shape)}, got "
-                f"{tuple(decoder.weight.shape)}"
-            )
 
     @staticmethod
     def _check_scale(log_scale: Tensor, decoder: nn.Linear) -> None:
@@ -233,31 +295,38 @@ class SharedDecoder(Lateral):
     @property
     def weight(self) -> Tensor:
         """Φ, the decoder's weights, shape (M, K)."""
-        return self.decoder.weight
+        return weight_of(self.decoder)
 
     @property
     def features(self) -> int:
         return self.decoder.in_features
+
+    @property
+    def out_features(self) -> int:
+        """M."""
+        return self.decoder.out_features
 
     def bounded_log_scale(self) -> Tensor | None:
         """log σ as the model uses it, shape (M,), or ``None``."""
         return None if self.log_scale is None else F.bound_log_scale(self.log_scale)
 
     def gram(self) -> Tensor:
-        return F.gram(self.decoder.weight, self.bounded_log_scale())
+        return _gram_by_autograd(*self.gram_weights())
 
     def gram_weights(self) -> tuple[Tensor, Tensor | None]:
-        return self.decoder.weight, self.log_scale
+        remake_weights(self)
+        return self.weight, self.log_scale
 
     def terms(self) -> GaussianTerms:
         """Terms of the NLL that no input changes; cached like G where they have no graph."""
         # Two graphs for log σ, before G and after it: the order in which autograd adds up its
         # gradient stays that of earlier releases, to the last bit.
+        sources = self.gram_weights()
         log_scale = self.bounded_log_scale() if torch.is_grad_enabled() else None
-        gram, cache = self.cached_gram(), self._cache
+        gram, cache = self._gram_by(sources), self._cache
         if cache is not None and cache.gram is gram and cache.terms is not None:
             return cache.terms
-        weight = self.decoder.weight
+        weight = sources[0]
         log_scale = self.bounded_log_scale() if log_scale is None else log_scale
         drive_weight = F.drive_weight(weight, self.bounded_log_scale())
         constant = F.nll_constant(len(weight), log_scale)
@@ -268,7 +337,7 @@ class SharedDecoder(Lateral):
 
     def drive(self, x: Tensor) -> Tensor:
         """Feed-forward current of inputs x of shape (..., M): Φᵀ Λ x, shape (..., K)."""
-        weight = self.decoder.weight
+        weight, _ = self.gram_weights()
         require_float(x, "x")
         require_fitting(x, "x", like=weight)
         if x.shape[-1:] != weight.shape[:1]:
@@ -293,7 +362,13 @@ class FixedGram(Lateral):
 
     def __init__(self, gram: Tensor) -> None:
         super().__init__()
+        require_gram(gram)
         self.register_buffer("weight", gram.detach().clone())
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name == "weight":
+            require_gram(value, self.features)
+        super().__setattr__(name, value)
 
     @property
     def features(self) -> int:
@@ -313,6 +388,15 @@ class LearnedGram(Lateral):
     def __init__(self, factor: Tensor) -> None:
         super().__init__()
         self.factor = nn.Parameter(factor.detach().clone())
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        present = self._parameters.get("factor") if name == "factor" else None
+        shapes = isinstance(value, Tensor) and isinstance(present, Tensor)
+        if shapes and (value.ndim != 2 or value.shape[1] != self.features):
+            raise ValueError(
+                f"factor must have shape (R, {self.features}), got {tuple(value.shape)}"
+            )
+        super().__setattr__(name, value)
 
     @classmethod
     def near_identity(cls, features: int, spread: float = 0.1) -> "LearnedGram":
@@ -341,9 +425,10 @@ class LearnedGram(Lateral):
         return self.factor.shape[1]
 
     def gram(self) -> Tensor:
-        return F.gram(self.factor)
+        return _gram_by_autograd(*self.gram_weights())
 
     def gram_weights(self) -> tuple[Tensor, None]:
+        remake_weights(self)
         return self.factor, None
 
 
@@ -387,6 +472,18 @@ def features_of(source: nn.Linear | Lateral | int) -> int:
     return features
 
 
+def require_gram(gram: Any, features: int | None = None) -> None:
+    """Raise unless ``gram`` is a symmetric matrix of finite numbers, (K, K)."""
+    require_float(gram, "gram")
+    features = gram.shape[-1] if features is None and gram.ndim else features
+    if gram.shape != (features, features):
+        raise ValueError(f"gram must have shape ({features}, {features}), got {tuple(gram.shape)}")
+    require_finite(gram, "gram")
+    values = gram.detach().double()
+    if not torch.allclose(values, values.mT, rtol=1e-4, atol=1e-6):
+        raise ValueError("gram must be symmetric: inhibition is mutual; pass (gram + gram.mT) / 2")
+
+
 def make_lateral(
     source: nn.Linear | Lateral | int,
     *,
@@ -418,11 +515,7 @@ def make_lateral(
         return source
     if gram is None:
         return LearnedGram.near_identity(features)
-    require_float(gram, "gram")
-    if gram.shape != (features, features):
-        raise ValueError(f"gram must have shape ({features}, {features}), got {tuple(gram.shape)}")
+    require_gram(gram, features)
     gram = gram.detach().to(torch.get_default_dtype())
     require_finite(gram, "gram")
-    if not torch.allclose(gram, gram.mT, rtol=1e-4, atol=1e-6):
-        raise ValueError("gram must be symmetric: inhibition is mutual; pass (gram + gram.mT) / 2")
     return LearnedGram.from_gram(gram) if learn_gram else FixedGram(gram)

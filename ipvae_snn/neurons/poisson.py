@@ -14,13 +14,21 @@ from ipvae_snn._utils.checks import (
     require_fitting,
     require_flag,
     require_float,
+    require_instance,
     require_number,
 )
+from ipvae_snn._utils.settings import number
 from ipvae_snn.kernels import equations, one_step
-from ipvae_snn.neurons.base import State, StatefulNeuron, refuse_foreign
+from ipvae_snn.neurons.base import FOREIGN, State, StatefulNeuron, refuse_foreign
 from ipvae_snn.neurons.inference import assumptions_of, infer, spec_of
-from ipvae_snn.neurons.lateral import Lateral, SharedDecoder, features_of, make_lateral
-from ipvae_snn.surrogate import midpoint
+from ipvae_snn.neurons.lateral import (
+    Lateral,
+    SharedDecoder,
+    features_of,
+    make_lateral,
+    remake_weights,
+)
+from ipvae_snn.surrogate import midpoint, require_estimator
 from ipvae_snn.surrogate.relaxed import Relaxed
 
 BIAS = math.exp(-3)
@@ -42,20 +50,29 @@ MEM_INIT_MAX = 60.0
 """Largest |mem_init|, in nats: beyond, a KL overflows in float32."""
 
 
-class Bounded:
-    """An attribute that must be a number between bounds; checked whenever it is set."""
+_FLAGS = "surrogate_disable", "init_hidden", "output"
+_LEARNED = {"step": "log_step", "bias": "log_bias"}
+"""Arguments that become the exponential of a parameter."""
+_FIXED = "learn_step", "learn_bias", "learn_mem_init", "learn_gram"
+MAX_DIMENSIONS = 3
+"""Of a timestep's input. Four are feature maps, (B, C, H, W), whose last holds no neurons."""
 
-    def __init__(self, least: float, most: float = math.inf) -> None:
-        self.least, self.most = least, most
+NOT_SCRIPTED = (
+    "TorchScript cannot hold a network that draws spikes, torch.jit.trace would keep one draw for "
+    "ever: use torch.compile or torch.export, or ipvae_snn.export"
+)
 
-    def __set_name__(self, owner: type, name: str) -> None:
-        self.name = name
 
-    def __get__(self, neuron: Any, owner: type | None = None) -> Any:
-        return self if neuron is None else neuron.__dict__[self.name]
+def require_quantizer(state_quant: Any) -> None:
+    """Raise ``TypeError`` unless ``state_quant`` is False or a callable."""
+    if not (callable(state_quant) or state_quant is False):
+        raise TypeError(f"state_quant must be a callable on tensors, got {state_quant!r}")
 
-    def __set__(self, neuron: Any, value: Any) -> None:
-        neuron.__dict__[self.name] = require_number(value, self.name, self.least, self.most)
+
+def require_observers(observers: Any) -> None:
+    """Raise ``TypeError`` unless ``observers`` is a list of callables."""
+    if not (isinstance(observers, list) and all(map(callable, observers))):
+        raise TypeError(f"observers must be a list of callables, got {observers!r}")
 
 
 class IPVAENeuron(StatefulNeuron):
@@ -69,9 +86,10 @@ class IPVAENeuron(StatefulNeuron):
         z_t &∼ Poisson(e^{u_t})
 
     ``input_`` is the current d_t, of shape (..., K), in nats per timestep: Φᵀ Λ x for exact
-    inference (:meth:`drive`), or the output of any layer with K features. It acts on the spikes of
-    the same call; inhibition comes from the spikes of the previous call. ``spk`` are integer counts
-    in the dtype of ``mem``; ``mem`` is u, the log of the expected spikes per timestep, in nats.
+    inference (:meth:`drive`), or the output of any layer with K features. It has at most three
+    dimensions, as four are feature maps. It acts on the spikes of the same call; inhibition comes
+    from the spikes of the previous call. ``spk`` are integer counts in the dtype of ``mem``;
+    ``mem`` is u, the log of the expected spikes per timestep, in nats.
 
     Args:
         decoder: the source of the lateral weights G. A bias-free ``nn.Linear(K, M)`` is shared,
@@ -91,8 +109,9 @@ class IPVAENeuron(StatefulNeuron):
         bias: b > 0, tonic inhibition in nats per timestep, number or (K,); stored as ``log_bias``.
         mem_init: u_0 ≥ −60 nats, number or (K,); default uniform in (−6, −4) per neuron.
         learn_step, learn_bias, learn_mem_init: learn this parameter instead of keeping it constant.
-        spike_grad: an estimator of :mod:`ipvae_snn.surrogate` or any callable from membrane to
-            spikes. Default ``midpoint()``. Relaxed estimators draw integer counts in ``eval()``.
+        spike_grad: an estimator of :mod:`ipvae_snn.surrogate`, or a callable from membranes to
+            counts of about the rates e^mem, which is tried when it is set. Default
+            ``midpoint()``. Relaxed estimators draw integer counts in ``eval()``.
         surrogate_disable: emit the same spikes without a gradient.
         init_hidden: keep the state inside: ``spk = neuron(input_)``.
         output: return ``(spk, mem)`` even with ``init_hidden``.
@@ -136,9 +155,9 @@ class IPVAENeuron(StatefulNeuron):
     mem_init: Tensor
     log_bias: Tensor
     log_step: Tensor
-    lateral_scale = Bounded(0.0)
-    leak = Bounded(0.0, 1.0)
-    clamp = Bounded(equations.MEM_FLOOR + 1, CLAMP_MAX)
+    lateral_scale: float = number(0.0)
+    leak: float = number(0.0, 1.0)
+    clamp: float = number(equations.MEM_FLOOR + 1, CLAMP_MAX)
 
     def __init__(  # noqa: PLR0913
         self,
@@ -167,7 +186,7 @@ class IPVAENeuron(StatefulNeuron):
         # may be set before the constructor of nn.Module is called.
         refuse_foreign(foreign)
         spike_grad = midpoint() if spike_grad is None else spike_grad
-        self._check_callables(spike_grad, state_quant)
+        require_quantizer(state_quant)
         flags = {
             "surrogate_disable": surrogate_disable,
             "learn_step": learn_step,
@@ -177,6 +196,7 @@ class IPVAENeuron(StatefulNeuron):
         for name, flag in flags.items():
             require_flag(flag, name)
         features, like = features_of(decoder), getattr(decoder, "weight", torch.empty(0))
+        require_estimator(spike_grad, like.new_empty(features))
         tonic = per_neuron(bias, "bias", features, like, least=1e-6)
         rest = None
         if mem_init is not None:
@@ -195,17 +215,43 @@ class IPVAENeuron(StatefulNeuron):
         self._declare("log_step", like.new_tensor(log_step), learn_step)
 
     def __setattr__(self, name: str, value: Any) -> None:
-        if name == "spike_grad":
-            self._check_callables(value, self.__dict__.get("state_quant", False))
-            if not isinstance(value, nn.Module):
-                self._modules.pop(name, None)  # else PyTorch takes modules only after a module
+        modules = self.__dict__.get("_modules", {})
+        if "lateral" in modules:  # the constructor has checked what came before
+            self._check_attribute(name, value)
+        if name == "spike_grad" and not isinstance(value, nn.Module):
+            modules.pop(name, None)  # else PyTorch takes modules only after a module
         super().__setattr__(name, value)
 
+    def _check_attribute(self, name: str, value: Any) -> None:
+        """Raise unless attribute ``name`` may be set to ``value``."""
+        if name == "spike_grad":
+            require_estimator(value, self.mem_init.new_empty(self.features))
+        elif name == "state_quant":
+            require_quantizer(value)
+        elif name in _FLAGS:
+            require_flag(value, name)
+        elif name == "observers":
+            require_observers(value)
+        elif name == "lateral":
+            require_instance(value, name, Lateral)
+            self._check_shape(name, (value.features,), ((self.features,),))
+        elif name in ("mem_init", "log_bias", "log_step") and isinstance(value, Tensor):
+            shapes: tuple[tuple[int, ...], ...] = ((), (self.features,))
+            self._check_shape(name, tuple(value.shape), shapes[: 1 if name == "log_step" else 2])
+        elif name in FOREIGN and name != "reset_mechanism":  # which snnTorch gives to its check
+            refuse_foreign({name: value})
+        elif name in _FIXED or (name in _LEARNED and not callable(value)):
+            kept = _LEARNED.get(name)
+            raise TypeError(
+                f"{name} is an argument of IPVAENeuron, which nothing reads later: "
+                + (f"set its logarithm, {kept}" if kept else "set requires_grad of the parameter")
+            )
+
     @staticmethod
-    def _check_callables(spike_grad: Any, state_quant: Any) -> None:
-        for name, function in (("spike_grad", spike_grad), ("state_quant", state_quant)):
-            if not (callable(function) or (name == "state_quant" and function is False)):
-                raise TypeError(f"{name} must be a callable on tensors, got {function!r}")
+    def _check_shape(name: str, shape: tuple[int, ...], allowed: tuple[Any, ...]) -> None:
+        if shape not in allowed:
+            expected = " or ".join(map(str, reversed(allowed)))
+            raise ValueError(f"{name} must be for neurons of shape {expected}, got {shape}")
 
     # -- lateral weights and currents ---------------------------------------------------------
 
@@ -306,6 +352,8 @@ class IPVAENeuron(StatefulNeuron):
 
     def _check_input(self, input_: Tensor) -> None:
         require_float(input_, "input_")
+        if not torch.compiler.is_compiling() and torch._C._is_tracing():
+            raise TypeError(NOT_SCRIPTED)
         if input_.shape[-1:] != (self.features,):
             decoder = getattr(self.lateral, "decoder", None)
             pixels = decoder is not None and input_.shape[-1:] == (decoder.out_features,)
@@ -315,6 +363,7 @@ class IPVAENeuron(StatefulNeuron):
                 + (": this is the shape of model inputs x, use neuron.drive(x)" if pixels else "")
             )
         require_fitting(input_, "input_", like=self.mem_init)
+        remake_weights(self)
         require_all_finite(
             input_=input_, log_step=self.log_step, log_bias=self.log_bias, mem_init=self.mem_init
         )
@@ -331,8 +380,19 @@ class IPVAENeuron(StatefulNeuron):
 
     def initial_state(self, shape: torch.Size | tuple[int, ...]) -> State:
         """No spikes and ``mem_init``, for currents of ``shape`` (..., K); stores no state."""
+        if len(shape) > MAX_DIMENSIONS:
+            raise ValueError(
+                f"input_ of a timestep must have shape (B, {self.features}), a current per neuron, "
+                f"with at most one more dimension, got {tuple(shape)}. Of maps (B, C, H, W) "
+                "take all as neurons by flatten(1), or the channels at each place by "
+                "movedim(1, -1).flatten(0, 2); flatten other leading dimensions to one"
+            )
+        remake_weights(self)
         mem = self.mem_init.expand(shape).clone()
         return State(torch.zeros_like(mem), mem)
+
+    def __prepare_scriptable__(self) -> Any:
+        raise TypeError(NOT_SCRIPTED)
 
     def extra_repr(self) -> str:
         return (

@@ -47,7 +47,12 @@ halfway(share=0.3)
 
 from typing import Any
 
-from ipvae_snn.surrogate.estimator import ESTIMATORS, Assumptions, Estimator
+from ipvae_snn.surrogate.estimator import (
+    ESTIMATORS,
+    Assumptions,
+    Estimator,
+    require_estimator,
+)
 from ipvae_snn.surrogate.exact import Exact, bernoulli, midpoint, rate, rounded
 from ipvae_snn.surrogate.relaxed import eat, gumbel
 
@@ -62,6 +67,7 @@ __all__ = [
     "gumbel",
     "midpoint",
     "rate",
+    "require_estimator",
     "rounded",
     "to_config",
 ]

@@ -111,11 +111,13 @@ class bernoulli(Exact):
 
     substeps: int = 8
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self.substeps = require_integer(self.substeps, "substeps")
-        if self.substeps > MAX_SUBSTEPS:
-            raise ValueError(f"substeps must be at most {MAX_SUBSTEPS}, got {self.substeps}")
+    def checked(self, name: str, value: Any) -> Any:
+        if name != "substeps":
+            return super().checked(name, value)
+        substeps = require_integer(value, "substeps")
+        if substeps > MAX_SUBSTEPS:
+            raise ValueError(f"substeps must be at most {MAX_SUBSTEPS}, got {substeps}")
+        return substeps
 
     def draw(self, mem: Tensor) -> Tensor:
         with torch.no_grad():

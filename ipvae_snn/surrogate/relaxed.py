@@ -3,6 +3,7 @@
 from abc import abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -26,9 +27,10 @@ class Relaxed(Estimator):
 
     temp: float
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self.temp = require_number(self.temp, "temp", least=1e-6, most=1)
+    def checked(self, name: str, value: Any) -> Any:
+        if name == "temp":
+            return require_number(value, "temp", least=1e-6, most=1)
+        return super().checked(name, value)
 
     @abstractmethod
     def soften(self, log_rate: Tensor) -> Tensor:
@@ -92,10 +94,10 @@ class eat(Relaxed):
     temp: float = 0.1
     indicator: str = "cubic"
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not isinstance(self.indicator, str) or self.indicator not in _INDICATORS:
-            raise ValueError(f"indicator must be 'cubic' or 'sigmoid', got {self.indicator!r}")
+    def checked(self, name: str, value: Any) -> Any:
+        if name == "indicator" and not (isinstance(value, str) and value in _INDICATORS):
+            raise ValueError(f"indicator must be 'cubic' or 'sigmoid', got {value!r}")
+        return super().checked(name, value)
 
     def soften(self, log_rate: Tensor) -> Tensor:
         reach, indicator = _INDICATORS[self.indicator]

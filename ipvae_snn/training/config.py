@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 from ipvae_snn import functional as F
 from ipvae_snn._utils.checks import require_integer, require_number, require_seed
@@ -87,15 +88,19 @@ class TrainConfig:
     checkpoint_every: int = 500
     progress: bool = True
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name in MIN_INTEGERS:
+            require_integer(value, name, MIN_INTEGERS[name])
+        if name in RANGES:
+            require_number(value, name, *RANGES[name])
+        if name == "seed":
+            require_seed(value)
+        if name == "batch" and value > MAX_BATCH:
+            raise ValueError(f"batch must be at most {MAX_BATCH:,}, got {value}")
+        if name == "precision" and value not in PRECISIONS:
+            raise ValueError(f"precision must be one of {PRECISIONS}, got {value!r}")
+        super().__setattr__(name, value)
+
     def __post_init__(self) -> None:
-        for name, least in MIN_INTEGERS.items():
-            require_integer(getattr(self, name), name, least)
-        for name, (low, high) in RANGES.items():
-            require_number(getattr(self, name), name, low, high)
-        require_seed(self.seed)
-        if self.batch > MAX_BATCH:
-            raise ValueError(f"batch must be at most {MAX_BATCH:,}, got {self.batch}")
         if self.burn_in >= self.steps:
             raise ValueError(f"burn_in must be below steps = {self.steps}, got {self.burn_in}")
-        if self.precision not in PRECISIONS:
-            raise ValueError(f"precision must be one of {PRECISIONS}, got {self.precision!r}")

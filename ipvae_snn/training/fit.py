@@ -2,12 +2,13 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from ipvae_snn._utils.checks import require_device, require_integer
+from ipvae_snn._utils.checks import require_device, require_fitting, require_integer
 from ipvae_snn._utils.files import exclusive_lock
 from ipvae_snn.data.sources import Samples, as_samples
 from ipvae_snn.models.base import BaseModel, require_model
@@ -73,7 +74,13 @@ def fit(
     config = TrainConfig() if config is None else config
     if not isinstance(config, TrainConfig):
         raise TypeError(f"config must be a TrainConfig, got {type(config).__name__}")
+    config = replace(config)  # checks again how its fields, which may have been set, fit together
     require_model(model)
+    require_fitting(model.like, "model", like=model.like)
+    if not any(weight.requires_grad for weight in model.parameters()):
+        raise ValueError(
+            "no parameter of the model requires a gradient: call model.requires_grad_() first"
+        )
     samples = as_samples(data)
     if samples.features != model.in_features:
         raise ValueError(
