@@ -105,8 +105,8 @@ class AllocationLimit(TorchDispatchMode):
     before memory is taken for them.
     """
 
-    SMALL = 2**20
-    """Values that any model may take."""
+    SMALL = 2**24
+    """Values of a tensor that any model may make."""
 
     def __init__(self, weights: Mapping[str, Any]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -115,12 +115,13 @@ class AllocationLimit(TorchDispatchMode):
     def __torch_dispatch__(
         self, func: Any, types: Any, args: Any = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
-        for size in args:
-            if isinstance(size, list | tuple) and all(type(n) is int for n in size):
-                asked = math.prod(size)
-                if asked > max(self.held, self.SMALL):
-                    raise ValueError(
-                        f"its configuration asks for a tensor of {asked:,} values where its "
-                        f"weights have {self.held:,}"
-                    )
+        made_by_size = not any(isinstance(value, Tensor) for value in args)
+        sizes = (size for size in args if isinstance(size, list | tuple))
+        for size in sizes if made_by_size else ():
+            asked = math.prod(n for n in size if type(n) is int)
+            if asked > max(self.held, self.SMALL):
+                raise ValueError(
+                    f"its configuration asks for a tensor of {asked:,} values where its weights "
+                    f"have {self.held:,}"
+                )
         return func(*args, **(kwargs or {}))

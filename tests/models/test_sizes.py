@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from ipvae_snn import IPVAE, load_model
-from ipvae_snn.models import MODELS, LinearDecoder
+from ipvae_snn.models import DECODERS, MODELS, Decoder, LinearDecoder
 from ipvae_snn.models.likelihoods import Gaussian
 
 OWN = [name for name in MODELS if not name.startswith("own-")]
@@ -20,6 +20,19 @@ HUGE = [
     {"decoder": {"name": "linear", "latents": 6, "in_features": 200_000_000}},
     {"likelihood": {"name": "gaussian", "in_features": 900_000_000}},
 ]
+
+
+@DECODERS.register("own-picture")
+class Picture(Decoder):
+    """Few weights, large pictures."""
+
+    def __init__(self, latents: int) -> None:
+        super().__init__()
+        self.grow = torch.nn.ConvTranspose2d(latents, 16, 8, stride=8)
+        self.blend = torch.nn.Conv2d(16, 1, 3, padding=1)
+
+    def forward(self, spk):
+        return self.blend(self.grow(spk[..., None, None].expand(-1, -1, 96, 96))).flatten(1)
 
 
 @pytest.fixture
@@ -72,3 +85,8 @@ def test_models_of_any_size_load(name, tmp_path):
         model.save(tmp_path / "model.pt")
         same = load_model(tmp_path / "model.pt").state_dict()
         assert all(torch.equal(value, same[n]) for n, value in model.state_dict().items())
+
+
+def test_a_decoder_may_make_more_than_it_holds(tmp_path):
+    IPVAE(768**2, 3, decoder=Picture(3), init_std=0.1).save(tmp_path / "model.pt")
+    assert load_model(tmp_path / "model.pt").in_features == 768**2
