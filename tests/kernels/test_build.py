@@ -145,10 +145,8 @@ def test_a_cached_file_that_is_not_what_was_built_is_built_again(
     tamper, foreign, monkeypatch, tmp_path
 ):
     use_empty_cache(monkeypatch, tmp_path)
-    build.load()
+    assert loads_in_a_process() == "loaded"  # not here: what is loaded stays so
     path = built(tmp_path)
-    replaced(path, path.read_bytes())  # this process goes on with the one that it has loaded
-    path.chmod(0o600)
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
     tamper(path, foreign)
     assert loads_in_a_process() == "loaded"
@@ -162,7 +160,7 @@ def test_a_cached_file_that_is_not_what_was_built_is_built_again(
 @NATIVE
 def test_a_file_planted_while_the_folder_was_writable_is_not_loaded(foreign, monkeypatch, tmp_path):
     use_empty_cache(monkeypatch, tmp_path)
-    build.load()
+    assert loads_in_a_process() == "loaded"  # not here: what is loaded stays so
     path = built(tmp_path)
     path.parent.chmod(0o777)
     replaced(path, foreign.read_bytes())
@@ -179,7 +177,7 @@ def test_a_file_planted_while_the_folder_was_writable_is_not_loaded(foreign, mon
 @pytest.mark.parametrize("what", ["file", "folder"])
 def test_what_belongs_to_another_user_is_not_loaded(what, monkeypatch, tmp_path):
     use_empty_cache(monkeypatch, tmp_path)
-    build.load()
+    assert loads_in_a_process() == "loaded"  # not here: what is loaded stays so
     path = built(tmp_path)
     os.chown(path if what == "file" else path.parent, 65534, 65534)
     said = loads_in_a_process()
