@@ -19,7 +19,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from ipvae_snn import IPVAE, TrainConfig, data, export, fit, metrics
-from ipvae_snn.runs import open_run, pick
+from ipvae_snn.runs import open_run, pick, recorded_data
 
 BLUE, ORANGE, GREEN, GREY = "#0072B2", "#D55E00", "#009E73", "#808080"
 BITS = (16, 8, 6, 4)
@@ -38,7 +38,7 @@ def model_and_data(run: Path | None, source: str | None, iterations: int) -> tup
         return model, digits.train, digits.test
     model, config = open_run(run)
     seed = config["training"]["seed"]
-    samples = data.load(source or config["data"]["source"], patches=(100, 500), seed=seed)
+    samples = data.load(recorded_data(run, config, source)["source"], patches=(100, 500), seed=seed)
     return model, samples.train, samples.test
 
 

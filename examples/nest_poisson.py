@@ -29,7 +29,7 @@ from torch import Tensor
 from ipvae_snn import IPVAE, TrainConfig, data, fit, metrics, plotting
 from ipvae_snn.neurons.base import State
 from ipvae_snn.neurons.poisson import CLAMP_MAX
-from ipvae_snn.runs import read_config
+from ipvae_snn.runs import read_config, recorded_data
 
 COLOURS = {"as trained": "#808080", "without clamps": "#0072B2", "NEST": "#D55E00"}
 
@@ -52,7 +52,7 @@ def trained(arguments: argparse.Namespace) -> tuple[IPVAE, data.Dataset]:
     if arguments.run is not None:
         run = read_config(arguments.run)
         sizes, seed = (0, arguments.images), run["training"]["seed"]
-        images = data.load(**run["data"], patches=sizes, seed=seed)
+        images = data.load(**recorded_data(arguments.run, run), patches=sizes, seed=seed)
         return IPVAE.load(arguments.run / "model.pt"), images
     images, iterations = data.load("digits"), 10 if arguments.quick else 400
     torch.manual_seed(0)

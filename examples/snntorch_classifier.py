@@ -111,7 +111,7 @@ def main() -> None:
         for name in HIDDEN
         for seed in range(arguments.seeds)
     ]
-    for layers, name, seed in tqdm(cases, desc="networks"):
+    for layers, name, seed in tqdm(cases, desc="networks", disable=None):
         torch.manual_seed(seed)
         net = network(x.shape[1], arguments.hidden, layers, HIDDEN[name])
         train(net, x, labels, arguments)

@@ -91,7 +91,9 @@ def exclusive_lock(path: str | Path | None) -> Iterator[None]:
         return
     path = Path(path)
     _require_parent(path)
-    lock = FileLock(path / LOCK if path.is_dir() else path.with_name(f".{path.name}.lock"))
+    file = path / LOCK if path.is_dir() else path.with_name(f".{path.name}.lock")
+    require_no_link(file)
+    lock = FileLock(file)
     try:
         lock.acquire(timeout=0)
     except Timeout:
@@ -104,6 +106,22 @@ def exclusive_lock(path: str | Path | None) -> Iterator[None]:
         with suppress(OSError):  # the disk may have become read-only
             Path(lock.lock_file).unlink(missing_ok=True)
         lock.release()
+
+
+def require_no_link(path: Path) -> None:
+    """Raise ``ValueError`` if ``path``, which is to be written to, is a link to another file."""
+    if path.is_symlink():
+        raise ValueError(f"{path} is a link to {os.readlink(path)!r}: remove it first")
+
+
+def require_inside(folder: Path, path: Path) -> None:
+    """Raise ``ValueError`` if a link leads from ``path``, which is in ``folder``, out of it."""
+    target = os.path.realpath(path)
+    if not Path(target).is_relative_to(os.path.realpath(folder)):
+        raise ValueError(
+            f"{path} is a link out of {folder}, to {target!r}: if that file belongs to it, put a "
+            "copy in place of the link"
+        )
 
 
 def fsync(path: Path) -> None:

@@ -1,6 +1,7 @@
 """Files of plain data and tensors; reading one never runs code from it."""
 
 import io
+import math
 import os
 import zipfile
 from collections.abc import Mapping
@@ -9,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from ipvae_snn._utils.files import atomic_write, require_file
 
@@ -94,3 +96,32 @@ def _require_dense(content: Any) -> None:
     elif isinstance(content, dict | list | tuple):
         for value in content.values() if isinstance(content, dict) else content:
             _require_dense(value)
+
+
+class AllocationLimit(TorchDispatchMode):
+    """A block in which no tensor is made that is much larger than the weights of a file together.
+
+    Around the construction of a model whose sizes a file gives: they are refused by ``ValueError``
+    before memory is taken for them.
+    """
+
+    SMALL = 2**24
+    """Values of a tensor that any model may make."""
+
+    def __init__(self, weights: Mapping[str, Any]) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.held = sum(w.numel() for w in weights.values() if isinstance(w, Tensor))
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: Any = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        made_by_size = not any(isinstance(value, Tensor) for value in args)
+        sizes = (size for size in args if isinstance(size, list | tuple))
+        for size in sizes if made_by_size else ():
+            asked = math.prod(n for n in size if type(n) is int)
+            if asked > max(self.held, self.SMALL):
+                raise ValueError(
+                    f"its configuration asks for a tensor of {asked:,} values where its weights "
+                    f"have {self.held:,}"
+                )
+        return func(*args, **(kwargs or {}))

@@ -12,10 +12,9 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from tqdm.auto import tqdm
-
 from ipvae_snn._utils.checks import require_device
 from ipvae_snn._utils.files import atomic_folder, require_free_folder
+from ipvae_snn._utils.progress import progress_bar
 from ipvae_snn.bench import cases
 from ipvae_snn.bench.cases import MNIST, PATCHES, Shape
 from ipvae_snn.bench.report import picture, table
@@ -53,7 +52,7 @@ def measure(
     sweeps = [(name, shape) for name, shapes in cases.sweeps(quick) for shape in shapes]
     result: dict[str, Any] = {"machine": machine(where), "precision": precision}
     total = len(heads) + len(runs) + len(events) + 2 * len(sweeps)
-    with tqdm(total=total, disable=not progress, desc="measuring", unit="case") as bar:
+    with progress_bar(total, "measuring", shown=progress, unit="case") as bar:
 
         def row(
             case: Callable[..., dict[str, Any]], shape: Shape, *options: Any, **labels: str

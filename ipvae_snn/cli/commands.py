@@ -22,6 +22,7 @@ from ipvae_snn.runs import (
     pick,
     read,
     read_config,
+    recorded_data,
     require_same_kind,
 )
 from ipvae_snn.runs.report import write_report
@@ -71,6 +72,7 @@ def _load_data(arguments: argparse.Namespace, config: dict[str, Any]) -> data.Da
     source, treat, data_dir = arguments.data, arguments.treat, arguments.data_dir
     axis = arguments.axis
     if source is None:
+        saved = recorded_data(arguments.run, config)
         source, axis = saved["source"], saved.get("axis")
         treat, data_dir = saved.get("treat", treat), saved.get("data_dir", data_dir)
     dataset = data.load(

@@ -13,7 +13,7 @@ from ipvae_snn import data, export
 from ipvae_snn._utils.checks import require_integer, require_seed
 from ipvae_snn._utils.files import fsync, require_free_file
 from ipvae_snn._utils.options import Family
-from ipvae_snn.runs import open_run, pick, read
+from ipvae_snn.runs import open_run, pick, read, recorded_data
 
 CALIBRATION_SAMPLES = 100
 
@@ -27,11 +27,11 @@ def export_run(arguments: argparse.Namespace) -> None:
     require_integer(arguments.steps, "steps")
     seed, progress = require_seed(arguments.seed), not arguments.quiet
     model, config = open_run(arguments.run)
-    trained = config["data"]
+    trained = recorded_data(arguments.run, config, arguments.data, arguments.data_dir)
     dataset = data.load(
-        arguments.data or trained["source"],
+        trained["source"],
         treat=arguments.treat or trained.get("treat", "auto"),
-        data_dir=arguments.data_dir or trained.get("data_dir", "."),
+        data_dir=trained.get("data_dir", "."),
         axis=trained.get("axis") if arguments.data is None else arguments.axis,
         patches=(CALIBRATION_SAMPLES, arguments.samples),
         seed=config["training"]["seed"],

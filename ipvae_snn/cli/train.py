@@ -12,7 +12,14 @@ from ipvae_snn._utils.options import given
 from ipvae_snn._utils.seeding import seeded
 from ipvae_snn.cli.options import KIND_DEFAULTS, RESUMABLE, models, recipe_options
 from ipvae_snn.models.base import MODELS, make_model
-from ipvae_snn.runs import TRAIN_PATCHES, RunConfig, is_complete, resume_run, train_run
+from ipvae_snn.runs import (
+    TRAIN_PATCHES,
+    RunConfig,
+    is_complete,
+    recorded_data,
+    resume_run,
+    train_run,
+)
 from ipvae_snn.runs.folder import read_recipe, remove_leftovers
 from ipvae_snn.training import Stopped, TrainConfig
 from ipvae_snn.training.distributed import is_silent_rank, join_process_group
@@ -68,11 +75,8 @@ def _resume(arguments: argparse.Namespace) -> None:
                 remove_leftovers(run)
         _say(f"{run} is complete: there is nothing to resume")
         return
-    _, config = read_recipe(run)
-    source = dict(config.data)
-    for name, value in (("source", arguments.data), ("data_dir", arguments.data_dir)):
-        if value is not None:
-            source[name] = value
+    content, config = read_recipe(run)
+    source = recorded_data(run, content, arguments.data, arguments.data_dir)
     with join_process_group(arguments.device or config.training.device) as device:
         dataset = _load(source, config.eval_samples, config.training.seed)
         resume_run(

@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from ipvae_snn import metrics
 from ipvae_snn._utils.checks import require_finite, require_float, require_integer, require_seed
+from ipvae_snn._utils.progress import progress_bar
 from ipvae_snn.export.graphs.network import RUNAWAY
 from ipvae_snn.export.sources import Source, as_source
 
@@ -142,7 +142,7 @@ def report(
     runs += [(source, seed, source.label) for source in sources]
     reference: Tensor | None = None
     rows = []
-    with tqdm(total=len(runs) * num_steps, disable=not progress, desc="comparing") as bar:
+    with progress_bar(len(runs) * num_steps, "comparing", shown=progress) as bar:
         for source, run_seed, label in runs:
             counts = _run(source, data, num_steps, run_seed, bar)
             reference = counts if reference is None else reference

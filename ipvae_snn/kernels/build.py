@@ -1,20 +1,24 @@
 """Compile the native kernels for this processor, and cache the library between runs.
 
-The cache is one shared library of about 50 kB in a folder of the user. Its name is a hash of the
-source, the compiler, its flags and the instruction set, so that a change of any of them builds a
-new one. Without a C compiler nothing is built, and the package runs on PyTorch alone.
+The cache is one shared library of about 50 kB in a folder of the user. Its name holds two hashes:
+one of the source, the compiler, its flags and the instruction set, so that a change of any of them
+builds a new one, and one of its content, so that a file that is damaged, or that others put there,
+is not loaded: it would run as code. Without a C compiler nothing is built, and the package runs on
+PyTorch alone.
 """
 
 import ctypes
 import hashlib
 import os
+import shlex
 import shutil
-import stat
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
-from ipvae_snn._utils.files import atomic_write
+from ipvae_snn._utils.files import fsync
+from ipvae_snn._utils.private import private_folder, read_private
 
 SOURCE = Path(__file__).parent
 FLAGS = ("-std=c11", "-O3", "-march=native", "-shared", "-fPIC")
@@ -37,61 +41,87 @@ def load() -> ctypes.CDLL:
         BuildError: missing or broken compiler, or no folder to write to.
     """
     compiler = _compiler()
-    folder = _folder()
+    try:
+        folder = private_folder("XDG_CACHE_HOME", ".cache")
+    except OSError as error:
+        raise BuildError(f"no folder for compiled kernels: {error}") from error
     problems = []
     for extra in OPTIONAL:
-        flags = (*FLAGS, *FLOAT_FLAGS, *extra)
+        command = [*compiler, *FLAGS, *FLOAT_FLAGS, *extra]
         try:
-            target = _target(compiler)
-            path = folder / f"kernels-{_fingerprint(compiler, flags, target)}.so"
-            if not path.exists():
-                with atomic_write(path) as temporary:
-                    _run([compiler, *flags, str(SOURCE / "native.c"), "-o", str(temporary), "-lm"])
-            return ctypes.CDLL(str(path))
+            name = f"kernels-{_fingerprint(command, _target(compiler))}"
+            return ctypes.CDLL(str(_cached(folder, name) or _build(folder, name, command)))
         except (BuildError, OSError, ValueError) as error:
             problems.append(str(error))
     raise BuildError(problems[-1])
 
 
-def _compiler() -> str:
+def _compiler() -> list[str]:
+    """The command of the compiler, and the options that ``CC`` gives it, as a shell reads them."""
     if sys.platform == "win32":
         raise BuildError("the native kernels are not built on Windows")
-    chosen = os.environ.get("CC")
-    for name in [chosen] if chosen else ["cc", "gcc", "clang"]:
-        path = shutil.which(name)
-        if path:
-            return path
+    chosen = os.environ.get("CC", "").strip()
+    for candidate in [chosen] if chosen else ["cc", "gcc", "clang"]:
+        if shutil.which(candidate):  # a path with spaces, too
+            return [candidate]
+        try:
+            words = shlex.split(candidate)
+        except ValueError as error:
+            raise BuildError(f"CC={chosen} cannot be read as a command: {error}") from error
+        if words and shutil.which(words[0]):
+            return words
     raise BuildError(f"no C compiler found ({chosen or 'cc, gcc, clang'})")
 
 
-def _folder() -> Path:
-    """The cache folder; only this user may write to it, as its files are loaded as code."""
-    root = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    folder = Path(root) / "ipvae_snn"
-    try:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        status = folder.stat()
-    except (OSError, RuntimeError) as error:
-        raise BuildError(f"no folder for compiled kernels: {error}") from error
-    if status.st_uid != os.getuid() or status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
-        raise BuildError(f"others can write to {folder}: make it private (chmod 700)")
-    return folder
+def _cached(folder: Path, name: str) -> Path | None:
+    """The library of this name whose content is what was built."""
+    for path in folder.glob(f"{name}-*.so"):
+        content = read_private(path)
+        if content is not None and path.name == _file_name(name, content):
+            return path
+    return None
 
 
-def _target(compiler: str) -> str:
+def _build(folder: Path, name: str, command: list[str]) -> Path:
+    with tempfile.TemporaryDirectory(prefix=".", suffix=".part", dir=folder) as scratch:
+        made = Path(scratch) / "kernels.so"
+        _run([*command, str(SOURCE / "native.c"), "-o", str(made), "-lm"])
+        if not made.is_file():
+            raise BuildError(f"{shlex.join(command)} wrote no library")
+        made.chmod(0o600)
+        fsync(made)
+        path = folder / _file_name(name, made.read_bytes())
+        os.replace(made, path)
+        return path
+
+
+def _file_name(name: str, content: bytes) -> str:
+    return f"{name}-{hashlib.sha256(content).hexdigest()}.so"
+
+
+def _target(compiler: list[str]) -> str:
     """The compiler's version and the instruction set, as the predefined macros."""
-    return _run([compiler, "-march=native", "-dM", "-E", "-x", "c", os.devnull])
+    return _run([*compiler, "-march=native", "-dM", "-E", "-x", "c", os.devnull])
 
 
-def _fingerprint(compiler: str, flags: tuple[str, ...], target: str) -> str:
-    parts = [compiler, *flags, target]
-    parts += [p.read_text() for p in sorted(SOURCE.glob("*.[ch]"))]
-    return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
+def _fingerprint(command: list[str], target: str) -> str:
+    path = shutil.which(command[0]) or command[0]
+    parts = [part.encode(errors="surrogateescape") for part in (path, *command[1:], target)]
+    parts += [p.read_bytes() for p in sorted(SOURCE.glob("*.[ch]"))]
+    return hashlib.sha256(b"\0".join(parts)).hexdigest()[:16]
 
 
 def _run(command: list[str]) -> str:
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT, check=True)
+        done = subprocess.run(
+            command,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=TIMEOUT,
+            check=True,
+        )
     except subprocess.CalledProcessError as error:
         raise BuildError(f"{command[0]} failed: {error.stderr.strip()[-400:]}") from error
     except (OSError, subprocess.TimeoutExpired) as error:

@@ -37,12 +37,14 @@ def _load() -> ctypes.CDLL | build.BuildError:
     try:
         lib = build.load()
         _check_structure_sizes(lib)
+        lib.ipvae_poisson.argtypes = [c_int64, c_int64, P, c_uint64, P, c_int32]
+        lib.ipvae_inhibition.argtypes = [*[c_int64] * 3, *[P] * 4]
+        lib.ipvae_gram_gradient.argtypes = [*[c_int64] * 4, P, c_int64, c_int32, *[P] * 3, c_int32]
+        lib.ipvae_backward.restype = c_int64
     except build.BuildError as error:
         return error
-    lib.ipvae_poisson.argtypes = [c_int64, c_int64, P, c_uint64, P, c_int32]
-    lib.ipvae_inhibition.argtypes = [*[c_int64] * 3, *[P] * 4]
-    lib.ipvae_gram_gradient.argtypes = [*[c_int64] * 4, P, c_int64, c_int32, *[P] * 3, c_int32]
-    lib.ipvae_backward.restype = c_int64
+    except AttributeError as error:
+        return build.BuildError(f"the compiled library lacks a function: {error}")
     return lib
 
 

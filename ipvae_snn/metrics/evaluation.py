@@ -6,9 +6,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from ipvae_snn._utils.checks import require_integer
+from ipvae_snn._utils.progress import progress_bar
 from ipvae_snn.data.sources import Samples, as_samples, stream
 from ipvae_snn.metrics.quality import (
     convergence_step,
@@ -127,9 +127,8 @@ def evaluate(
         batches = (values.to(like) for values in batches)
     training = model.training
     sums = _Sums(num_steps, model.latents, like.device)
-    bar = tqdm(
-        total=num_steps * -(-count // batch), disable=not progress, desc="evaluating", unit="step"
-    )
+    total = num_steps * -(-count // batch)
+    bar = progress_bar(total, "evaluating", shown=progress, unit="step")
     model.eval()
     try:
         with torch.no_grad(), model.seeded(seed), bar, closing(batches):

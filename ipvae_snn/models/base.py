@@ -21,7 +21,7 @@ from ipvae_snn._utils.checks import (
 )
 from ipvae_snn._utils.registry import Recorded, Registry, plain
 from ipvae_snn._utils.seeding import seeded, seeded_draws
-from ipvae_snn._utils.storage import read_content, write_content
+from ipvae_snn._utils.storage import AllocationLimit, read_content, write_content
 from ipvae_snn.kernels.loop import State
 from ipvae_snn.models.generative import DECODERS
 from ipvae_snn.models.likelihoods import LIKELIHOODS
@@ -399,7 +399,8 @@ def load_model(path: str | Path, device: torch.device | str = "cpu") -> Any:
     try:
         cls = MODELS.find(content.get("model", "ipvae"))
         cls.check_sizes(config, weights)
-        with seeded(0):  # the weights drawn here are replaced: leave the random state alone
+        # The weights drawn here are replaced: leave the random state alone.
+        with seeded(0), AllocationLimit(weights):
             model = make_model(cls, config)
         like = next(w for w in weights.values() if w.is_floating_point())
         model.to(like.dtype).load_state_dict(weights)

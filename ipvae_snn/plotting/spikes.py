@@ -100,10 +100,10 @@ def _draw_dots(z: NDArray[Any], dots: str, ax: Axes, first_step: int) -> Axes:
 
 def _cell_size(ax: Axes, shape: tuple[int, ...]) -> float:
     """The shorter side of the rectangle of one dot, in points, clipped to [2.5, 7]."""
-    figure = ax.get_figure(root=True)
+    figure = ax.get_figure()
     assert figure is not None
-    box = ax.get_position()
-    width, height = 72 * figure.get_size_inches() * (box.width, box.height)
+    box = ax.get_window_extent()
+    width, height = 72 * box.width / figure.dpi, 72 * box.height / figure.dpi
     return float(np.clip(min(width / (shape[0] + 1), height / (shape[1] + 1)), 2.5, 7.0))
 
 

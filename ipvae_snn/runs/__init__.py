@@ -10,6 +10,7 @@ from ipvae_snn.runs.folder import (
     require_same_kind,
 )
 from ipvae_snn.runs.measure import evaluate_run, pick, read, table
+from ipvae_snn.runs.origin import recorded_data
 from ipvae_snn.runs.train import resume_run, train_run
 
 __all__ = [
@@ -22,6 +23,7 @@ __all__ = [
     "pick",
     "read",
     "read_config",
+    "recorded_data",
     "require_same_kind",
     "resume_run",
     "table",

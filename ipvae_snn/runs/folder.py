@@ -18,15 +18,21 @@ import torch
 
 from ipvae_snn import data
 from ipvae_snn._utils.checks import require_image_shape, require_integer
-from ipvae_snn._utils.files import atomic_write, fsync
+from ipvae_snn._utils.files import atomic_write, fsync, require_inside
 from ipvae_snn.models.base import load_model
+from ipvae_snn.runs.origin import WITHOUT_FILES, seal
 from ipvae_snn.training import TrainConfig
 from ipvae_snn.version import __version__
 
 TRAIN_PATCHES = 40_000
 CONFIG, MODEL, CHECKPOINT = "config.json", "model.pt", "checkpoint.pt"
+METRICS, FIGURES, EVALUATIONS = "metrics.json", "figures", "evaluations"
 STAGING = ".results.part"
 """Subfolder where results are written before they are moved into the run folder."""
+MAX_JSON = 2**24
+"""Bytes of a JSON file that is read."""
+MAX_EVALUATION = 2**20
+"""Timesteps, and samples, of an evaluation that a run may ask for."""
 
 
 @dataclass
@@ -50,6 +56,11 @@ class RunConfig:
     def __post_init__(self) -> None:
         require_integer(self.eval_steps, "evaluation steps")
         require_integer(self.eval_samples, "samples", least=2)
+        if max(self.eval_steps, self.eval_samples) > MAX_EVALUATION:
+            raise ValueError(
+                f"evaluation steps and samples must be at most {MAX_EVALUATION:,}, got "
+                f"{self.eval_steps:,} and {self.eval_samples:,}"
+            )
 
 
 def describe(config: RunConfig, dataset: data.Dataset) -> dict[str, Any]:
@@ -61,6 +72,7 @@ def describe(config: RunConfig, dataset: data.Dataset) -> dict[str, Any]:
         "sample_kind": dataset.kind,
         "description": dataset.description,
         **asdict(config),
+        **({} if config.data.get("source") in WITHOUT_FILES else {"seal": seal(config.data)}),
     }
 
 
@@ -79,10 +91,12 @@ def read_config(run: str | Path, complete: bool = True) -> dict[str, Any]:
 
     Raises:
         FileNotFoundError: not a run folder, or the run is not complete.
-        ValueError: the file is damaged.
+        ValueError: the file is damaged, or a file of the run is a link out of its folder.
     """
     run = Path(run)
     path = run / CONFIG
+    for name in (CONFIG, MODEL, CHECKPOINT, METRICS, FIGURES, EVALUATIONS):
+        require_inside(run, run / name)
     if not path.is_file():
         raise FileNotFoundError(
             f"{run} is not a run folder: expected one of train or demo, with a {CONFIG}"
@@ -93,7 +107,7 @@ def read_config(run: str | Path, complete: bool = True) -> dict[str, Any]:
             f"ipvae-snn train --resume {run}"
         )
     try:
-        config = json.loads(path.read_text())
+        config = read_json(path)
         _check_config(config)
     except KeyError as error:
         raise ValueError(f"{path} is damaged: it lacks {error}") from error
@@ -188,6 +202,14 @@ def remove_leftovers(run: Path) -> None:
     shutil.rmtree(run / STAGING, ignore_errors=True)
     if is_complete(run):
         (run / CHECKPOINT).unlink(missing_ok=True)
+
+
+def read_json(path: Path) -> Any:
+    """The content of a JSON file; raises ``ValueError`` if it is none, or too large."""
+    size = path.stat().st_size
+    if size > MAX_JSON:
+        raise ValueError(f"it has {size:,} bytes, expected at most {MAX_JSON:,}")
+    return json.loads(path.read_text())
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from ipvae_snn._utils.files import (
     require_free_folder,
 )
 from ipvae_snn._utils.seeding import seeded
+from ipvae_snn._utils.storage import AllocationLimit
 from ipvae_snn.metrics.evaluation import Evaluation
 from ipvae_snn.models.base import MODELS, BaseModel, make_model
 from ipvae_snn.runs.figures import save_figures
@@ -36,6 +37,7 @@ from ipvae_snn.runs.folder import (
 from ipvae_snn.runs.measure import evaluate_held_out, print_summary
 from ipvae_snn.training import fit
 from ipvae_snn.training.batches import share
+from ipvae_snn.training.checkpoint import read_checkpoint
 from ipvae_snn.training.distributed import ProcessGroup
 
 
@@ -161,7 +163,7 @@ def _train_and_evaluate(
     workers: int,
 ) -> Evaluation | None:
     started, recipe = time.monotonic(), config.training
-    model = _initial_model(dataset, config)
+    model = _initial_model(run, dataset, config)
     history = fit(model, dataset.train, recipe, checkpoint=run / CHECKPOINT, workers=workers)
     if not group.is_main:
         return None
@@ -194,12 +196,14 @@ def _train_and_evaluate(
     return result
 
 
-def _initial_model(dataset: data.Dataset, config: RunConfig) -> BaseModel:
+def _initial_model(run: Path, dataset: data.Dataset, config: RunConfig) -> BaseModel:
     options, pixels = dict(config.model), dataset.shape[0] * dataset.shape[1]
+    saved = run / CHECKPOINT
+    limit = AllocationLimit(read_checkpoint(saved)["weights"]) if saved.exists() else nullcontext()
     try:
         cls = MODELS.find(options.pop("name", "ipvae"))
-        with seeded(config.training.seed):
+        with seeded(config.training.seed), limit:
             model: BaseModel = make_model(cls, {"in_features": pixels, **options})
-    except (KeyError, TypeError, OverflowError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise ValueError(f"no model can be made from {config.model}: {error}") from error
     return model

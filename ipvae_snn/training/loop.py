@@ -1,12 +1,13 @@
 """The training loop: reads batches, updates weights, logs, and writes checkpoints."""
 
 from collections.abc import Iterator, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from ipvae_snn._utils.checks import require_finite
+from ipvae_snn._utils.progress import progress_bar
 from ipvae_snn.data.sources import InMemory, Samples, stream
 from ipvae_snn.models.base import BaseModel
 from ipvae_snn.training.batches import batches, share
@@ -55,8 +56,8 @@ class Loop:
         row_ids = None
         if self.group.initialized and self.model.draws_by_row:
             row_ids = torch.arange(self.rows.start, self.rows.stop)
-        hidden = not (config.progress and self.group.is_main)
-        bar = tqdm(total=config.iterations, initial=start, desc="training", disable=hidden)
+        shown = config.progress and self.group.is_main
+        bar = progress_bar(config.iterations, "training", shown=shown, initial=start)
         try:
             with bar, self.group.detecting_lost_ranks():
                 objective = self.group.data_parallel(Objective(self.model, config, row_ids))
@@ -99,14 +100,15 @@ class Loop:
         return step, schedule
 
     def _log(
-        self, iteration: int, x: Tensor, step: Step, schedule: dict[str, float], bar: tqdm
+        self, iteration: int, x: Tensor, step: Step, schedule: dict[str, float], bar: Any
     ) -> None:
         bar.update()
         if iteration < self.config.iterations and iteration % self.config.log_every:
             return
         row = history_row(self.model, x, step, self.group, self.config.batch)
         self.checkpointer.history.append({"iteration": iteration, **row, **schedule})
-        bar.set_postfix({name: f"{row[name]:.3g}" for name in ("loss", "r2", "zeros")})
+        shown = {name: f"{row[name]:.3g}" for name in ("loss", "r2", "zeros")}
+        bar.set_postfix(shown, refresh=False)
 
     def _write_checkpoint(self, iteration: int, pending: PendingSignal) -> None:
         """Write one if it is due, and stop if any rank received a signal."""

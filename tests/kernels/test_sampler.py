@@ -138,8 +138,7 @@ int main(void) {
 def test_the_generator_is_philox(tmp_path):
     """The known-answer test of Random123 for a counter and a key of zeros."""
     (tmp_path / "main.c").write_text(PHILOX)
-    compiler = build._compiler()
-    command = [compiler, "-O1", f"-I{build.SOURCE}", "main.c", "-o", "main", "-lm"]
+    command = [*build._compiler(), "-O1", f"-I{build.SOURCE}", "main.c", "-o", "main", "-lm"]
     subprocess.run(command, cwd=tmp_path, check=True)
     out = subprocess.run([tmp_path / "main"], capture_output=True, text=True, check=True).stdout
     assert out.split() == ["6627e8d5", "e169c58d", "bc57ac4c", "9b00dbd8"]

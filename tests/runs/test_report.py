@@ -3,6 +3,7 @@
 import base64
 import json
 import re
+import shutil
 from html.parser import HTMLParser
 
 import numpy as np
@@ -89,6 +90,48 @@ def test_text_from_the_config_is_escaped(run, tmp_path):
     text = write_report(run, model, torch.rand(5, 64), config, num_steps=3).read_text("utf-8")
     assert "alert(1)</script>" not in text
     assert "&lt;script&gt;alert(1)" in text
+
+
+NAMES = [
+    "{{TRIALS}}", "{{DESCRIPTION}}{{TITLE}}", "{{NOTHING}} {TITLE} {0}",
+    "$x ${TITLE} $1 \\1 \\g<0>", "%s %(name)s %", "</script><script>alert(1)</script>",
+    "<!--<script>", "\"'>&amp;", "ångström τ→∞", "\u202egnp.exe", "lone \ud800 half",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_names_stand_in_the_page_as_they_are(name, run, tmp_path):
+    # A name of the file system may be any bytes but / and NUL.
+    again = tmp_path / name.replace("/", "∕").replace("\ud800", "\udc80")
+    shutil.copytree(run, again)
+    config = {**read_config(run), "description": name, "torch": name}
+    model = IPVAE.load(run / "model.pt")
+    path = write_report(again, model, torch.rand(5, 64), config, num_steps=3, samples=1)
+    text = path.read_text(encoding="utf-8")
+
+    class Page(HTMLParser):
+        def __init__(self):
+            super().__init__()
+            self.tags, self.texts, self.open = [], {}, ""
+
+        def handle_starttag(self, tag, attributes):
+            self.tags.append(tag)
+            self.open = dict(attributes).get("class", tag)
+
+        def handle_data(self, data):
+            self.texts.setdefault(self.open, data)
+
+    page, plain = Page(), Page()
+    page.feed(text)
+    config = {**config, "description": "a", "torch": "a"}
+    write_report(again, model, torch.rand(5, 64), config, num_steps=3, samples=1)
+    plain.feed(path.read_text(encoding="utf-8"))
+    assert page.tags == plain.tags
+    assert page.texts["soft"] == name.replace("\ud800", "?")
+    assert page.texts["h1"] == again.name.replace("\udc80", "?")
+    assert text.count('id="trials"') == 1
+    trials = re.search(r'<script id="trials"[^>]*>(.*?)</script>', text, re.S)[1]
+    assert len(json.loads(trials)) == 1
 
 
 def test_the_command_replaces_an_old_page_and_nothing_else(run, capsys):

@@ -7,10 +7,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from ipvae_snn import metrics
 from ipvae_snn._utils.checks import require_integer
+from ipvae_snn._utils.progress import progress_bar
 from ipvae_snn.export.constants import Floats, linear_gaussian, samples
 from ipvae_snn.export.graphs.encode import to_nir
 from ipvae_snn.export.graphs.network import RUNAWAY, GraphNetwork
@@ -70,7 +70,7 @@ def calibrate(
     data = torch.from_numpy(samples(data, len(constants.weight), "data")).float()
     num_steps = require_integer(num_steps, "num_steps", least=8)
     tried: dict[Portable, _Score] = {}
-    with tqdm(disable=not progress, desc="calibrating", unit="setting") as bar:
+    with progress_bar(None, "calibrating", shown=progress, unit="setting") as bar:
         for best in _starts(constants.gram, reset):
             for _ in range(MAX_ROUNDS):
                 candidates = [best, *_neighbours(best)]

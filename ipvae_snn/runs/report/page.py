@@ -3,6 +3,7 @@
 import base64
 import html
 import json
+import re
 from collections.abc import Mapping
 from importlib.resources import files
 from pathlib import Path
@@ -12,8 +13,9 @@ from torch import Tensor
 
 from ipvae_snn import diagnostics
 from ipvae_snn._utils.checks import require_integer
-from ipvae_snn._utils.files import atomic_write
+from ipvae_snn._utils.files import atomic_write, require_inside
 from ipvae_snn.models.base import BaseModel
+from ipvae_snn.runs import folder
 from ipvae_snn.runs.report.trial import trials
 from ipvae_snn.version import __version__
 
@@ -26,6 +28,8 @@ FIGURES = {
     "raster": "Spikes for one sample",
     "membranes": "Membranes of some active neurons",
 }
+PNG, MAX_FIGURE = b"\x89PNG\r\n\x1a\n", 2**24
+"""How a PNG file begins, and the bytes of one that goes into the page."""
 SUMMARY = (
     ("R²", "r2", ".3f"),
     ("R², rates", "r2_map", ".3f"),
@@ -58,12 +62,13 @@ def write_report(
         seed: seed of the spikes.
 
     Raises:
-        FileNotFoundError, ValueError: the folder lacks ``metrics.json``, or it is damaged.
+        FileNotFoundError, ValueError: the folder lacks ``metrics.json``, or it is damaged; a figure
+            is no PNG file of the folder.
     """
     require_integer(num_steps, "num_steps")
     require_integer(samples, "samples")
     run, shape = Path(run), tuple(config["sample_shape"])
-    metrics = _read_metrics(run)
+    metrics, figures = _read_metrics(run), _figures(run)
     report = diagnostics.check(model, x, shape=shape, samples=len(x), seed=seed)
     stepped = trials(model, x[:samples], shape, num_steps, seed)
     page = files("ipvae_snn.runs.report").joinpath("template.html").read_text(encoding="utf-8")
@@ -74,24 +79,25 @@ def write_report(
         "RECIPE": _recipe(model, config),
         "VERDICT": _verdict(report),
         "FINDINGS": "\n".join(map(_finding, report.findings)),
-        "FIGURES": _figures(run),
+        "FIGURES": figures,
         "VERSION": html.escape(__version__),
         # Even inside a string, </ would end the script element.
-        "TRIALS": json.dumps(stepped, separators=(",", ":")).replace("</", "<\\/"),
+        "TRIALS": json.dumps(stepped, separators=(",", ":")).replace("<", "\\u003c"),
     }
-    for name, text in fields.items():
-        page = page.replace(f"{{{{{name}}}}}", text)
+    # In one pass: what is filled in is not looked at again, whatever it holds.
+    page = re.sub(r"\{\{(\w+)\}\}", lambda found: fields[found[1]], page)
     with atomic_write(run / NAME) as temporary:
-        temporary.write_text(page, encoding="utf-8")
+        temporary.write_text(page, encoding="utf-8", errors="replace")  # names may be any bytes
     return run / NAME
 
 
 def _read_metrics(run: Path) -> dict[str, Any]:
-    path = run / "metrics.json"
+    path = run / folder.METRICS
+    require_inside(run, path)
     if not path.is_file():
         raise FileNotFoundError(f"{path} is missing: {run} is not a complete run of train or demo")
     try:
-        metrics = json.loads(path.read_text())
+        metrics = folder.read_json(path)
         _summary(metrics)  # fails unless all values that it shows are numbers
         return dict(metrics)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
@@ -145,11 +151,23 @@ def _finding(finding: diagnostics.Finding) -> str:
 def _figures(run: Path) -> str:
     elements = []
     for name, caption in FIGURES.items():
-        path = run / "figures" / f"{name}.png"
+        path = run / folder.FIGURES / f"{name}.png"
+        require_inside(run, path)
         if path.is_file():
-            image = base64.b64encode(path.read_bytes()).decode()
+            image = base64.b64encode(_read_png(path)).decode()
             elements.append(
                 f"<figure><img alt='{caption}' src='data:image/png;base64,{image}'>"
                 f"<figcaption>{caption}</figcaption></figure>"
             )
     return "\n".join(elements)
+
+
+def _read_png(path: Path) -> bytes:
+    with path.open("rb") as file:
+        content = file.read(MAX_FIGURE + 1)
+    if not content.startswith(PNG) or len(content) > MAX_FIGURE:
+        raise ValueError(
+            f"{path} is no PNG file of at most {MAX_FIGURE // 2**20} MiB, and goes into no report: "
+            "remove it"
+        )
+    return content
