@@ -23,6 +23,7 @@ def run(path, monkeypatch, *options):
     runpy.run_path(str(path), run_name="__main__")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", SCRIPTS, ids=lambda p: p.stem)
 def test_an_experiment_runs_and_resumes(path, tmp_path, cache, monkeypatch, capsys):
     run(path, monkeypatch, "--quick", "--out", tmp_path, "--cache", cache)

@@ -34,6 +34,7 @@ def with_exact_encoder(cls):
     return model, weight, precision
 
 
+@pytest.mark.slow
 def test_with_the_exact_posterior_the_free_energy_is_the_evidence():
     torch.manual_seed(0)
     model, weight, _ = with_exact_encoder(GaussianVAE)
@@ -46,6 +47,7 @@ def test_with_the_exact_posterior_the_free_energy_is_the_evidence():
     assert ((nll + out.kl[0] + evidence).abs() < 5 * error).all()
 
 
+@pytest.mark.slow
 def test_free_energy_of_counts_equals_the_exhaustive_sum():
     torch.manual_seed(0)
     model = PoissonVAE(M, 2, encoder="linear", init_std=0.5).double()

@@ -75,7 +75,7 @@ def test_a_process_without_a_console_trains(monkeypatch):
     train()
 
 
-@pytest.mark.parametrize("quiet", [False, True])
+@pytest.mark.parametrize("quiet", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_a_command_whose_output_goes_to_a_file_writes_few_lines(quiet, tmp_path):
     command = [
         sys.executable, "-m", "ipvae_snn.cli", "train", "--data", "digits", "--out",

@@ -267,6 +267,7 @@ print(native.unavailable_reason())
 @pytest.mark.parametrize(
     ("environment", "says"), [({"IPVAE_SNN_NATIVE": "0"}, "=0"), ({"CC": "no-cc"}, "no-cc")]
 )
+@pytest.mark.slow
 def test_models_run_without_compiled_kernels(environment, says, tmp_path):
     environment = {**os.environ, "XDG_CACHE_HOME": str(tmp_path), **environment}
     done = subprocess.run(

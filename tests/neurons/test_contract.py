@@ -349,6 +349,7 @@ def test_autocast_keeps_the_membrane_in_float32(make):
     assert torch.isfinite(layer.weight.grad).all()
 
 
+@pytest.mark.parametrize("form", ["explicit", "hidden"], indirect=True)
 def test_compiles_without_graph_breaks_and_agrees_with_eager(make, form):
     if isinstance(make().spike_grad, surrogate.eat):
         make = _with_exact_estimator(make)  # the shape of the noise of soft counts depends on data
