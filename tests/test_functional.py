@@ -131,3 +131,8 @@ def test_membrane_step_gradients(clamp):
         )
 
     assert torch.autograd.gradcheck(stepped, (mem, drive, inhibition, step, bias, rest))
+
+
+def test_batched_weights_that_do_not_broadcast_are_refused():
+    with pytest.raises(ValueError, match="do not broadcast over their leading axes"):
+        F.drive(torch.ones(2, 1, 1), torch.ones(3, 1, 4))

@@ -230,6 +230,14 @@ def require_inputs_of(weight: Tensor, x: Any) -> None:
             f"x must be {weight.dtype} of shape (..., {weight.shape[-2]}), as the weights are, got "
             f"{x.dtype} of shape {tuple(x.shape)}"
         )
+    if weight.ndim > 2:
+        try:
+            torch.broadcast_shapes(x.shape[:-2], weight.shape[:-2])
+        except RuntimeError:
+            raise ValueError(
+                f"x of shape {tuple(x.shape)} and weights of shape {tuple(weight.shape)} do not "
+                "broadcast over their leading axes"
+            ) from None
 
 
 def per_neuron(

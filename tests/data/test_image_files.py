@@ -5,6 +5,7 @@ import struct
 import zlib
 
 import numpy as np
+import PIL
 import pytest
 import torch
 from PIL import Image
@@ -177,6 +178,8 @@ def test_floats_whose_zero_is_white_are_refused(tmp_path):
 
 @pytest.mark.parametrize("mode", ["CMYK", "YCbCr", "RGBX", "LA", "1", "I;16", "I", "F"])
 def test_modes_show_the_same_image(tmp_path, mode):
+    if mode == "YCbCr" and int(PIL.__version__.split(".")[0]) < 13:
+        pytest.skip("Pillow reads the YCbCr TIFFs that it writes from 13.0 on")
     image = Image.fromarray(GLYPH)
     if mode in ("I;16", "I"):
         image = Image.fromarray(GLYPH.astype(np.uint16 if mode == "I;16" else np.int32) * 257)
