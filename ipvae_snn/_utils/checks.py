@@ -87,13 +87,18 @@ def _holds(condition: Callable[[Tensor], Any], tensor: Tensor) -> bool:
         return True
 
 
-def require_fitting(tensor: Tensor, name: str, like: Tensor) -> None:
-    """Raise unless ``tensor`` is on the device of ``like``, and its dtype casts to that safely."""
-    if like.is_meta:
+def require_values(weight: Tensor) -> None:
+    """Raise unless ``weight`` holds values: on the meta device there are none."""
+    if weight.is_meta:
         raise ValueError(
             "the weights are on the meta device, which holds no values: move the model with "
             '.to_empty(device="cpu") and load weights into it'
         )
+
+
+def require_fitting(tensor: Tensor, name: str, like: Tensor) -> None:
+    """Raise unless ``tensor`` is on the device of ``like``, and its dtype casts to that safely."""
+    require_values(like)
     if tensor.device != like.device:
         raise ValueError(
             f"{name} is on {tensor.device}, the weights are on {like.device}: "

@@ -11,9 +11,7 @@ from ipvae_snn import functional as F
 from ipvae_snn._utils.checks import (
     require_code,
     require_finite,
-    require_fitting,
     require_flag,
-    require_float,
     require_input,
     require_integer,
     require_number,
@@ -22,7 +20,7 @@ from ipvae_snn._utils.checks import (
 from ipvae_snn.kernels import loop
 from ipvae_snn.kernels.loop import Moment, State
 from ipvae_snn.models.base import BaseModel
-from ipvae_snn.models.run_output import RECORDABLE, check_fields, make_run
+from ipvae_snn.models.run_output import RECORDABLE, check_fields, make_run, require_pair
 from ipvae_snn.neurons.lateral import remake_weights, require_like, weight_of
 
 
@@ -151,12 +149,7 @@ class Baseline(BaseModel):
 
     def _check_state(self, state: Any, batch: int) -> None:
         """Raise unless ``state`` is what a run with so many samples returned."""
-        if not isinstance(state, tuple) or len(state) != 2:
-            raise TypeError(f"state must be a pair (spk, mem), got {type(state).__name__}")
-        for name, part in zip(("state.spk", "state.mem"), state, strict=True):
-            require_float(part, name)
-            require_fitting(part, name, like=self.like)
-            require_finite(part, name)
+        require_pair(state, self.like)
         require_shape(state[0], "state.spk", (batch, self.latents))
         if state[1].shape[:1] != (batch,):
             raise ValueError(f"state.mem must have {batch} rows, got {tuple(state[1].shape)}")

@@ -15,9 +15,9 @@ from ipvae_snn import functional as F
 from ipvae_snn._utils.checks import (
     require_device,
     require_finite,
-    require_fitting,
     require_flag,
     require_number,
+    require_values,
 )
 from ipvae_snn._utils.registry import Recorded, Registry, plain
 from ipvae_snn._utils.seeding import seeded, seeded_draws
@@ -322,7 +322,7 @@ class BaseModel(Recorded, nn.Module):
         """Raise ``ValueError`` unless a model made from ``config`` holds the same ``weights``."""
         for name, weight in weights.items():
             if isinstance(weight, Tensor):
-                require_fitting(weight, name, like=weight)
+                require_values(weight)
                 require_finite(weight, name)
         self.check_loaded()
         with seeded(0):

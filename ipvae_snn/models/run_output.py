@@ -47,15 +47,21 @@ def require_state(state: Any, shape: tuple[int, ...], like: Tensor) -> State:
     Raises:
         TypeError, ValueError: no pair, or another shape, dtype or device; NaN or infinity in it.
     """
+    require_pair(state, like)
+    for name, part in zip(("state.spk", "state.mem"), state, strict=True):
+        if part.shape != shape:
+            raise ValueError(f"{name} must have shape {shape}, got {tuple(part.shape)}")
+    return State(*(part.to(like.dtype) for part in state))
+
+
+def require_pair(state: Any, like: Tensor) -> None:
+    """Raise unless ``state`` is a pair (spk, mem) of finite tensors that fit ``like``."""
     if not isinstance(state, tuple) or len(state) != 2:
         raise TypeError(f"state must be a pair (spk, mem), got {type(state).__name__}")
     for name, part in zip(("state.spk", "state.mem"), state, strict=True):
         require_float(part, name)
         require_fitting(part, name, like=like)
-        if part.shape != shape:
-            raise ValueError(f"{name} must have shape {shape}, got {tuple(part.shape)}")
         require_finite(part, name)
-    return State(*(part.to(like.dtype) for part in state))
 
 
 def require_sample_seeds(sample_seeds: Any, batch: int) -> Tensor:

@@ -13,6 +13,7 @@ from ipvae_snn._utils.checks import (
     require_fitting,
     require_float,
     require_integer,
+    require_values,
 )
 from ipvae_snn._utils.seeding import make_generator
 from ipvae_snn.kernels.spec import INPUTS
@@ -62,7 +63,7 @@ class Stream:
                 "call model.run(frame, 1, state=...) for other decoders and likelihoods"
             )
         self.neuron = model.neuron if isinstance(model, IPVAE) else model
-        require_fitting(self.neuron.mem_init, "mem_init", like=self.neuron.mem_init)
+        require_values(self.neuron.mem_init)
         remake_weights(self.neuron)
         self.timestep = 0
         """Timesteps so far."""

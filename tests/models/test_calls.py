@@ -5,15 +5,9 @@ import torch
 from torch import nn
 
 from ipvae_snn import IPVAE, TrainConfig, evaluate, fit
-from ipvae_snn.baselines import (
-    IGVAE,
-    LCA,
-    GaussianVAE,
-    IterativeAmortisedVAE,
-    PoissonVAE,
-    SemiAmortisedVAE,
-)
+from ipvae_snn.baselines import IGVAE, LCA
 from ipvae_snn.models import Bernoulli, Gaussian, LinearDecoder
+from tests.every_model import make_baselines
 
 M, K = 10, 6
 X = torch.rand(8, M, generator=torch.Generator().manual_seed(0))
@@ -21,10 +15,7 @@ CONFIG = TrainConfig(iterations=2, batch=4, steps=2, progress=False)
 MODELS = {
     "ipvae": lambda: IPVAE(M, K),
     "likelihood": lambda: IPVAE(M, K, likelihood=Bernoulli()),
-    **{
-        cls.__name__: (lambda cls=cls: cls(M, K))
-        for cls in (IGVAE, LCA, GaussianVAE, PoissonVAE, IterativeAmortisedVAE, SemiAmortisedVAE)
-    },
+    **make_baselines(M, K),
 }
 
 

@@ -5,15 +5,8 @@ import torch
 from torch import nn
 
 from ipvae_snn import IPVAE, TrainConfig, fit, load_model, surrogate
-from ipvae_snn.baselines import (
-    IGVAE,
-    LCA,
-    GaussianVAE,
-    IterativeAmortisedVAE,
-    PoissonVAE,
-    SemiAmortisedVAE,
-)
 from ipvae_snn.models import Bernoulli
+from tests.every_model import make_baselines
 
 M, K = 10, 6
 X = torch.rand(8, M, generator=torch.Generator().manual_seed(0))
@@ -22,10 +15,7 @@ MODELS = {
     "ipvae": lambda: IPVAE(M, K, init_std=0.3),
     "relaxed": lambda: IPVAE(M, K, init_std=0.3, spike_grad=surrogate.eat(0.5)),
     "likelihood": lambda: IPVAE(M, K, likelihood=Bernoulli()),
-    **{
-        cls.__name__: (lambda cls=cls: cls(M, K))
-        for cls in (IGVAE, LCA, GaussianVAE, PoissonVAE, IterativeAmortisedVAE, SemiAmortisedVAE)
-    },
+    **make_baselines(M, K),
 }
 
 

@@ -18,11 +18,11 @@ from ipvae_snn.baselines import (
 )
 from ipvae_snn.models import DECODERS, Bernoulli, Decoder, Gaussian, LinearDecoder
 from ipvae_snn.neurons.lateral import SharedDecoder
+from tests.every_model import BASELINES
 
 M, K = 10, 6
 CONFIG = TrainConfig(iterations=2, batch=8, steps=3, progress=False)
 X = torch.rand(16, M, generator=torch.Generator().manual_seed(0))
-BASELINES = (IGVAE, LCA, GaussianVAE, PoissonVAE, IterativeAmortisedVAE, SemiAmortisedVAE)
 
 
 class Wrapped(nn.Module):

@@ -1,13 +1,12 @@
 """Sizes that a model file states are compared with its weights before memory is taken for them."""
 
-import resource
-
 import pytest
 import torch
 
 from ipvae_snn import IPVAE, load_model
 from ipvae_snn.models import DECODERS, MODELS, Decoder, LinearDecoder
 from ipvae_snn.models.likelihoods import Gaussian
+from tests.properties.common import little_memory
 
 OWN = [name for name in MODELS if not name.startswith("own-")]
 HUGE = [
@@ -36,14 +35,9 @@ class Picture(Decoder):
 
 
 @pytest.fixture
-def little_memory():
-    """Half a gigabyte more than the process has now."""
-    before = resource.getrlimit(resource.RLIMIT_AS)
-    with open("/proc/self/statm") as file:
-        taken = int(file.read().split()[0]) * resource.getpagesize()
-    resource.setrlimit(resource.RLIMIT_AS, (taken + 2**29, before[1]))
-    yield
-    resource.setrlimit(resource.RLIMIT_AS, before)
+def _little_memory():
+    with little_memory(2**29):
+        yield
 
 
 def change(path, config, drop=()):
@@ -52,7 +46,7 @@ def change(path, config, drop=()):
     torch.save({**content, "config": {**content["config"], **config}, "weights": weights}, path)
 
 
-@pytest.mark.usefixtures("little_memory")
+@pytest.mark.usefixtures("_little_memory")
 @pytest.mark.parametrize("config", HUGE, ids=str)
 @pytest.mark.parametrize("name", OWN)
 def test_a_size_beyond_the_weights_is_refused(name, config, tmp_path):
@@ -64,7 +58,7 @@ def test_a_size_beyond_the_weights_is_refused(name, config, tmp_path):
     assert "memory" not in str(raised.value)
 
 
-@pytest.mark.usefixtures("little_memory")
+@pytest.mark.usefixtures("_little_memory")
 @pytest.mark.parametrize("drop", [(), ("decoded.decoder.weight",)])
 @pytest.mark.parametrize(
     "config", [{"latents": 20_000_000}, {"in_features": 900_000_000}, *HUGE[5:]]

@@ -8,14 +8,7 @@ from torch import nn
 from torch.nn.utils import parametrizations, parametrize, prune
 
 from ipvae_snn import IPVAE, IPVAENeuron, TrainConfig, fit
-from ipvae_snn.baselines import (
-    IGVAE,
-    LCA,
-    GaussianVAE,
-    IterativeAmortisedVAE,
-    PoissonVAE,
-    SemiAmortisedVAE,
-)
+from tests.every_model import make_baselines
 
 M, K = 10, 6
 CONFIG = TrainConfig(iterations=3, batch=8, steps=3, progress=False)
@@ -63,10 +56,7 @@ DERIVED = {
 MODELS = {
     "ipvae": lambda: IPVAE(M, K, init_std=0.5),
     "ipvae, σ = 1": lambda: IPVAE(M, K, init_std=0.5, learn_scale=False),
-    **{
-        cls.__name__: (lambda cls=cls: cls(M, K))
-        for cls in (IGVAE, LCA, GaussianVAE, PoissonVAE, IterativeAmortisedVAE, SemiAmortisedVAE)
-    },
+    **make_baselines(M, K),
 }
 
 

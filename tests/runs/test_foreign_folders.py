@@ -2,7 +2,6 @@
 
 import json
 import os
-import resource
 import shutil
 
 import numpy as np
@@ -11,6 +10,7 @@ import pytest
 from ipvae_snn.cli import main
 from ipvae_snn.runs import folder, origin
 from ipvae_snn.training import loop
+from tests.properties.common import little_memory
 from tests.runs.test_resume import QUICK, listing, raise_signal_at
 
 SHORT = ["--steps", "80", "--samples", "10", "--quiet"]
@@ -240,12 +240,8 @@ def test_one_key_is_made_and_only_its_user_can_read_it(tmp_path, monkeypatch):
 
 @pytest.fixture
 def _little_memory():
-    before = resource.getrlimit(resource.RLIMIT_AS)
-    with open("/proc/self/statm") as file:
-        taken = int(file.read().split()[0]) * resource.getpagesize()
-    resource.setrlimit(resource.RLIMIT_AS, (taken + 2**29, before[1]))
-    yield
-    resource.setrlimit(resource.RLIMIT_AS, before)
+    with little_memory(2**29):
+        yield
 
 
 @pytest.mark.usefixtures("_little_memory")
