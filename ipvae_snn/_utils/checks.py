@@ -181,6 +181,13 @@ def require_flag(value: Any, name: str) -> bool:
     return bool(value)
 
 
+def require_choice(value: Any, name: str, allowed: tuple[str, ...]) -> str:
+    """Raise ``ValueError`` unless ``value`` is one of the words ``allowed``."""
+    if not (isinstance(value, str) and value in allowed):
+        raise ValueError(f"{name} must be one of {allowed}, got {value!r}")
+    return value
+
+
 def require_shape(tensor: Any, name: str, shape: tuple[int, ...]) -> None:
     """Raise ``ValueError`` unless ``tensor`` is a tensor of that shape."""
     found = tuple(tensor.shape) if isinstance(tensor, Tensor) else type(tensor).__name__

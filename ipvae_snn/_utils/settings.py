@@ -5,7 +5,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from ipvae_snn._utils.checks import require_flag, require_number
+from ipvae_snn._utils.checks import require_choice, require_flag, require_number
 
 
 class Setting:
@@ -42,6 +42,11 @@ class Setting:
 def number(least: float = -math.inf, most: float = math.inf) -> Any:
     """A setting that is a number in [least, most]."""
     return Setting(partial(require_number, least=least, most=most))
+
+
+def choice(*allowed: str) -> Any:
+    """A setting that is one of the words ``allowed``."""
+    return Setting(partial(require_choice, allowed=allowed))
 
 
 def flag() -> Any:

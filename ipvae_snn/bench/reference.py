@@ -65,6 +65,9 @@ def _log_scale(model: IPVAE) -> Tensor:
 
 def _integrate(model: IPVAE, current: Tensor, mem: Tensor) -> Tensor:
     neuron = model.neuron
+    if neuron.form == "exact":
+        weight, precision = model.decoder.weight, torch.exp(-2 * _log_scale(model))
+        current = current - 0.5 * precision @ weight.square()
     leak = neuron.leak * (mem - neuron.mem_init)
     step = neuron.log_step.exp() * (current - neuron.log_bias.exp() - leak)
     return soft_clamp(mem + soft_clamp(step, neuron.clamp), neuron.clamp)

@@ -160,5 +160,6 @@ def _model_config(arguments: argparse.Namespace, training: TrainConfig) -> dict[
         options["beta"] = training.beta
     latents = require_integer(arguments.latents, "latents")
     with seeded(0):  # a model with one neuron, which validates the options before data is read
-        make_model(cls, {"in_features": 1, "latents": 1, **options})
-    return {"name": arguments.model, "latents": latents, **options}
+        made = make_model(cls, {"in_features": 1, "latents": 1, **options}).config()
+    # What is recorded is what the model made of the defaults, which later releases may change.
+    return {"name": arguments.model, "latents": latents, **{name: made[name] for name in options}}

@@ -22,7 +22,7 @@ class NeuronConstants:
 
     Attributes:
         step: the step size α.
-        bias: tonic inhibition b, (K,), in nats per timestep.
+        bias: tonic inhibition, (K,), in nats per timestep: b, with ½ diag G in the exact form.
         mem_init: initial membrane u_0, (K,), in nats.
         leak: fraction of u − u_0 that is lost per timestep, α included.
         clamp: upper bound of the membrane and of its increment, in nats.
@@ -59,14 +59,15 @@ class ModelConstants(NeuronConstants):
 def neuron_constants(neuron: IPVAENeuron) -> NeuronConstants:
     """The constants of Poisson neurons, whatever their lateral weights are made of."""
     step = float(neuron.log_step.detach().double().exp())
+    gram = neuron.gram().detach().double()
     return NeuronConstants(
         step=step,
-        bias=_floats(neuron.log_bias.detach().double().exp()),
+        bias=_floats(neuron.tonic(gram, neuron.log_bias.detach().double())),
         mem_init=_floats(neuron.mem_init),
         leak=step * neuron.leak,
         clamp=neuron.clamp,
         lateral_scale=neuron.lateral_scale,
-        gram=_floats(neuron.lateral_scale * neuron.gram().detach().double()),
+        gram=_floats(neuron.lateral_scale * gram),
         state_quant=bool(neuron.state_quant),
     )
 

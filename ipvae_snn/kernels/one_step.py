@@ -72,10 +72,10 @@ def _forward(
 
 
 def _spec(settings: Settings, *tensors: Tensor, save: bool = False) -> UnrollSpec:
-    drive, gram, spk, mem, log_step, log_bias, mem_rest = tensors
-    step_size, bias = log_step.detach().exp(), log_bias.detach().exp()
+    drive, gram, spk, mem, log_step, bias, mem_rest = tensors
+    step_size = log_step.detach().exp()
     return UnrollSpec(
-        drive, gram, spk, mem, step_size, bias, mem_rest.detach(), *settings, save=save
+        drive, gram, spk, mem, step_size, bias.detach(), mem_rest.detach(), *settings, save=save
     )
 
 
@@ -163,7 +163,7 @@ def _backward(
         inhibition_grad @ gram if needed[2] else None,
         mem_grad if needed[3] else None,
         step_sums.sum().to(mem.dtype).reshape(tensors[4].shape) if needed[4] else None,
-        -spec.step_size * spec.bias * bias_sum if needed[5] else None,
+        -spec.step_size * bias_sum if needed[5] else None,
         spec.step_size * settings.leak * bias_sum if needed[6] else None,
     )
 
@@ -175,13 +175,13 @@ def _by_autograd(
     spk_grad, mem_grad = grads
     # Views, so that autograd stops here: one tensor may have been computed from another.
     tensors = [t.view_as(t) for t in tensors]
-    drive, gram, spk, mem_before, log_step, log_bias, mem_rest = tensors
+    drive, gram, spk, mem_before, log_step, bias, mem_rest = tensors
     mem = equations.membrane_step(
         mem_before,
         drive,
         settings.lateral_scale * (spk @ gram),
         step=log_step.exp(),
-        bias=log_bias.exp(),
+        bias=bias,
         leak=settings.leak,
         mem_rest=mem_rest,
         clamp=settings.clamp,

@@ -103,6 +103,8 @@ class BaseModel(Recorded, nn.Module):
     latents: int
     recipe: ClassVar[Mapping[str, Any]] = {}
     """Values of :class:`~ipvae_snn.TrainConfig` that suit these models, for the command line."""
+    earlier: ClassVar[Mapping[str, Any]] = {}
+    """Values of arguments that files of earlier releases, which lacked them, stand for."""
     takes_sample_seeds = False
     """Whether ``run`` has an argument ``sample_seeds``."""
     draws_by_row = False
@@ -401,7 +403,7 @@ def load_model(path: str | Path, device: torch.device | str = "cpu") -> Any:
         cls.check_sizes(config, weights)
         # The weights drawn here are replaced: leave the random state alone.
         with seeded(0), AllocationLimit(weights):
-            model = make_model(cls, config)
+            model = make_model(cls, {**cls.earlier, **config})
         like = next(w for w in weights.values() if w.is_floating_point())
         model.to(like.dtype).load_state_dict(weights)
         model.check_loaded()

@@ -5,6 +5,9 @@ A generative model x ~ p(x | f(z)) answers it, for an input x and spike counts z
     current(z) = Jᵀ ∂ log p(x | η) / ∂η,  η = f(z)        (B, K), nats per timestep
     nll(z)     = −log p(x | η)                            (B,), nats
 
+In the exact form the current lacks, besides, ½ v: what the variance of the counts costs to second
+order, v_k = Σ_m c_m J_mk², with the curvature c = −∂² log p / ∂η² of each pixel.
+
 Where f is linear and p Gaussian, −log p is quadratic in z, the current splits into drive − zG, and
 compiled kernels take both (:class:`Quadratic`). Everything else answers by one vector–Jacobian
 product per timestep, and runs in the time loop of :mod:`ipvae_snn.kernels.loop`.
@@ -74,8 +77,8 @@ class Explained(Protocol):
 class Generative(Protocol):
     """A decoder and a likelihood."""
 
-    def given(self, x: Tensor) -> Explained:
-        """This model, shown inputs (B, M)."""
+    def given(self, x: Tensor, form: str = "published") -> Explained:
+        """This model, shown inputs (B, M); its currents have the variance term in ``"exact"``."""
         ...
 
     def quadratic(self, x: Tensor, by_row: bool = False) -> Quadratic | None:
@@ -99,6 +102,13 @@ class Decoder(Recorded, nn.Module):
     @abstractmethod
     def forward(self, spk: Tensor) -> Tensor:
         """η of counts."""
+
+    def squares(self, curvature: Tensor, spk: Tensor) -> Tensor:
+        """Σ_m c_m J_mk², (B, K), for c of shape (B, M) and the Jacobian J at counts (B, K).
+
+        A decoder that has it takes the exact form; others keep the published one.
+        """
+        raise NotImplementedError
 
 
 DECODERS: Registry[Decoder] = Registry("decoder", Decoder)
@@ -124,6 +134,15 @@ class LinearDecoder(Decoder):
     def forward(self, spk: Tensor) -> Tensor:
         return spk @ self.weight.mT
 
+    def squares(self, curvature: Tensor, spk: Tensor) -> Tensor:
+        return curvature @ self.weight.square()
+
+
+def has_squares(decoder: nn.Module | None) -> bool:
+    """Whether currents through ``decoder`` can have the variance term; None is the linear one."""
+    own = getattr(type(decoder), "squares", Decoder.squares)
+    return decoder is None or own is not Decoder.squares
+
 
 class LinearGaussian:
     """x ~ N(Φ z, σ²), with the weights that the neurons share: answers by its quadratic form."""
@@ -131,12 +150,14 @@ class LinearGaussian:
     def __init__(self, lateral: SharedDecoder) -> None:
         self.lateral = lateral
 
-    def given(self, x: Tensor) -> "_Explained":
-        log_scale = self.lateral.bounded_log_scale()
+    def given(self, x: Tensor, form: str = "published") -> "_Explained":
+        log_scale, weight = self.lateral.bounded_log_scale(), self.lateral.weight
+        lengths = F.drive_weight(weight, log_scale).mul(weight).sum(0)
 
         def feedback(spk: Tensor) -> Feedback:
-            residual = x - spk @ self.lateral.weight.mT
-            current = F.drive(residual, self.lateral.weight, log_scale)
+            residual = x - spk @ weight.mT
+            current = F.drive(residual, weight, log_scale)
+            current = current - 0.5 * lengths if form == "exact" else current
             return Feedback(current, F.gaussian_nll(residual, log_scale))
 
         return _Explained(feedback)
@@ -169,7 +190,7 @@ class DecodedLikelihood(nn.Module):
             require_instance(value, name, kind)
         super().__setattr__(name, value)
 
-    def given(self, x: Tensor) -> "_Explained":
+    def given(self, x: Tensor, form: str = "published") -> "_Explained":
         def feedback(spk: Tensor) -> Feedback:
             learning = torch.is_grad_enabled()
             with torch.inference_mode(False), torch.enable_grad():
@@ -186,8 +207,12 @@ class DecodedLikelihood(nn.Module):
                     create_graph=learning,
                     allow_unused=True,
                 )
-            if current is None:
-                raise ValueError(NO_GRADIENT)
+                if current is None:
+                    raise ValueError(NO_GRADIENT)
+                if form == "exact":
+                    curvature = self.likelihood.curvature(shown, eta)
+                    current = current - 0.5 * self.decoder.squares(curvature, z)
+            current = current if learning else current.detach()
             nll = self.likelihood.nll(x, eta)
             require_shape(nll, f"nll of {type(self.likelihood).__name__}", tuple(x.shape[:-1]))
             return Feedback(current, nll if learning else nll.detach())
@@ -217,7 +242,8 @@ class GenerativeTimestep(Timestep):
     def __init__(self, neuron: IPVAENeuron, generative: Any, x: Tensor, kl_form: str) -> None:
         self.neuron, self.kl_form = neuron, kl_form
         self.changing = x.ndim == 3
-        self.explained = [generative.given(frame) for frame in (x if self.changing else [x])]
+        frames = x if self.changing else [x]
+        self.explained = [generative.given(frame, neuron.form) for frame in frames]
 
     def _at(self, t: int) -> Explained:
         explained: Explained = self.explained[t if self.changing else 0]

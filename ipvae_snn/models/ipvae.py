@@ -28,6 +28,7 @@ from ipvae_snn.models.generative import (
     GenerativeTimestep,
     LinearDecoder,
     LinearGaussian,
+    has_squares,
 )
 from ipvae_snn.models.likelihoods import Gaussian, Likelihood
 from ipvae_snn.neurons import BIAS, CLAMP, MEM_INIT_MAX, MEM_INIT_RANGE, STEP, IPVAENeuron
@@ -36,7 +37,7 @@ from ipvae_snn.neurons.lateral import NoLateral, SharedDecoder, remake_weights
 from ipvae_snn.surrogate.relaxed import Relaxed
 
 _OF_NEURONS = (
-    "spike_grad", "clamp", "leak", "lateral_scale", "step", "bias", "mem_init", "log_bias",
+    "spike_grad", "form", "clamp", "leak", "lateral_scale", "step", "bias", "mem_init", "log_bias",
     "log_step", "lateral",
 )  # fmt: skip
 _OF_LATERAL = ("log_scale",)
@@ -62,6 +63,10 @@ class IPVAE(BaseModel):
         in_features: M, length of an input, such as the pixels of a patch.
         latents: K, number of neurons.
         spike_grad: estimator, default ``surrogate.midpoint()``.
+        form: ``"exact"``, or ``"published"`` without the variance term (see
+            :class:`~ipvae_snn.neurons.poisson.IPVAENeuron`). Default: exact, but published with a
+            decoder of one's own that has no method ``squares``
+            (:class:`~ipvae_snn.models.Decoder`).
         clamp, step, bias, leak, lateral_scale, learn_step, learn_bias, learn_mem_init: see
             :class:`~ipvae_snn.neurons.poisson.IPVAENeuron`.
         kl_form: ``"exact"``, or ``"published"`` to reproduce published numbers
@@ -96,6 +101,7 @@ class IPVAE(BaseModel):
         latents: int,
         *,
         spike_grad: Callable[[Tensor], Tensor] | None = None,
+        form: Literal["exact", "published"] | None = None,
         clamp: float = CLAMP,
         step: float = STEP,
         bias: float = BIAS,
@@ -126,6 +132,12 @@ class IPVAE(BaseModel):
                 f"lateral_scale must be 1 with a decoder or likelihood of one's own, got "
                 f"{lateral_scale}: there are no lateral weights to scale"
             )
+        if form == "exact" and not has_squares(decoder):
+            raise ValueError(
+                f"the exact form needs a decoder with a method squares, as LinearDecoder has, got "
+                f"{type(decoder).__name__}: write one, or pass form='published'"
+            )
+        form = form or ("exact" if has_squares(decoder) else "published")
         # A linear layer without weights yet, and given membranes: refused options draw nothing.
         phi = nn.utils.skip_init(
             nn.Linear, latents, in_features, bias=False, device=torch.get_default_device()
@@ -134,6 +146,7 @@ class IPVAE(BaseModel):
         self.neuron = IPVAENeuron(
             phi if linear else NoLateral(latents),
             log_scale=scale,
+            form=form,
             spike_grad=spike_grad,
             clamp=clamp,
             step=step,
@@ -301,6 +314,8 @@ class IPVAE(BaseModel):
     @property
     def like(self) -> Tensor:
         return self.neuron.mem_init
+
+    earlier = {"form": "published"}
 
     # -- traits (see BaseModel) -------------------------------------------------------------
 
@@ -486,7 +501,7 @@ class IPVAE(BaseModel):
     # -- files ------------------------------------------------------------------------------
 
     def _current(self) -> dict[str, Any]:
-        own = {name: getattr(self.neuron, name) for name in ("clamp", "leak", "lateral_scale")}
+        own = {name: getattr(self.neuron, name) for name in ("form", "clamp", "leak", "lateral_scale")}
         parts: dict[str, Any] = {}
         if self.decoded is not None:
             parts = {"decoder": self.decoded.decoder, "likelihood": self.decoded.likelihood}

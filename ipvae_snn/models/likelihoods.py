@@ -1,8 +1,8 @@
 """Likelihoods: what a reconstruction explains of an input, and what it leaves.
 
 Each is the law of an input x, (B, M), given the decoder's output η, (B, M): its ``nll`` in nats,
-its ``score`` ∂ log p / ∂η, which becomes a current by the decoder's transposed Jacobian, and its
-``mean`` E[x | η]. The linear Gaussian model does not come here: it has a quadratic form.
+its ``score`` ∂ log p / ∂η, which becomes a current by the decoder's transposed Jacobian, its
+``curvature`` −∂² log p / ∂η², which the variance of counts costs, and its ``mean`` E[x | η]. The linear Gaussian model does not come here: it has a quadratic form.
 """
 
 from abc import abstractmethod
@@ -33,6 +33,15 @@ class Likelihood(Recorded, nn.Module):
             eta = eta if eta.requires_grad else eta.detach().requires_grad_()
             nll = self.nll(x, eta).sum()
             (slope,) = torch.autograd.grad(nll, eta, create_graph=learning)
+        return -slope
+
+    def curvature(self, x: Tensor, eta: Tensor) -> Tensor:
+        """−∂² log p / ∂η² of each pixel, (B, M); default by autograd of ``score``."""
+        learning = torch.is_grad_enabled()
+        with torch.enable_grad():
+            eta = eta if eta.requires_grad else eta.detach().requires_grad_()
+            score = self.score(x, eta).sum()
+            (slope,) = torch.autograd.grad(score, eta, create_graph=learning)
         return -slope
 
 
@@ -80,6 +89,10 @@ class Gaussian(Likelihood):
         log_scale = self.log_scale
         return x - eta if log_scale is None else (x - eta) * torch.exp(-2 * log_scale)
 
+    def curvature(self, x: Tensor, eta: Tensor) -> Tensor:
+        log_scale = self.log_scale
+        return torch.ones_like(eta) if log_scale is None else torch.exp(-2 * log_scale).expand_as(eta)
+
     def mean(self, eta: Tensor) -> Tensor:
         return eta
 
@@ -103,6 +116,10 @@ class Bernoulli(Likelihood):
 
     def score(self, x: Tensor, eta: Tensor) -> Tensor:
         return x - torch.sigmoid(eta)
+
+    def curvature(self, x: Tensor, eta: Tensor) -> Tensor:
+        p = torch.sigmoid(eta)
+        return p * (1 - p)
 
     def mean(self, eta: Tensor) -> Tensor:
         return torch.sigmoid(eta)

@@ -13,7 +13,7 @@ class Parts(NamedTuple):
     """Contributions to the change of the membrane, in nats per timestep, (T, ..., K) each.
 
     ``drive`` is α d; ``lateral`` and ``self`` are −α z G off and on the diagonal of G; ``tonic``
-    is −α b; ``leak`` is the pull to ``mem_init``; ``clamp`` is what the clamps subtract.
+    is −α b, with −α ½ G_kk where ``form`` is ``"exact"``; ``leak`` is the pull to ``mem_init``; ``clamp`` is what the clamps subtract.
     """
 
     drive: Tensor
@@ -89,13 +89,14 @@ def parts(
             )
     spk_before = torch.cat([start[0][None].to(spk), spk[:-1]])
     mem_before = torch.cat([start[1][None].to(mem), mem[:-1]])
-    step_size, gram = neuron.log_step.exp(), neuron.lateral_scale * neuron.gram()
+    step_size, gram = neuron.log_step.exp(), neuron.gram()
+    tonic, gram = neuron.tonic(gram), neuron.lateral_scale * gram
     diagonal = gram.diagonal()
     contributions = {
         "drive": step_size * drive.expand_as(mem),
         "lateral": -step_size * (spk_before @ (gram - diagonal.diag())),
         "self": -step_size * spk_before * diagonal,
-        "tonic": (-step_size * neuron.log_bias.exp()).expand_as(mem),
+        "tonic": (-step_size * tonic).expand_as(mem),
         "leak": -step_size * neuron.leak * (mem_before - neuron.mem_init),
     }
     contributions["clamp"] = mem - mem_before - sum(contributions.values())

@@ -45,7 +45,7 @@ def spec_of(
         spk=state.spk,
         mem=state.mem,
         step_size=neuron.log_step.exp(),
-        bias=neuron.log_bias.exp(),
+        bias=neuron.tonic(gram),
         mem_rest=neuron.mem_init,
         lateral_scale=neuron.lateral_scale,
         leak=neuron.leak,
@@ -146,7 +146,7 @@ class _NeuronTimestep(Timestep):
         return spk @ self.spec.gram
 
     def integrate(self, now: Moment, t: int) -> Tensor:
-        return self.neuron.integrate(self.spec.drive_at(t), now.sent, now.mem)
+        return self.neuron.integrate(self.spec.drive_at(t), now.sent, now.mem, self.spec.bias)
 
     def emit(self, mem: Tensor) -> Tensor:
         return self.neuron.emit(mem)

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -17,7 +17,7 @@ from ipvae_snn._utils.checks import (
     require_instance,
     require_number,
 )
-from ipvae_snn._utils.settings import number
+from ipvae_snn._utils.settings import choice, number
 from ipvae_snn.kernels import equations, one_step
 from ipvae_snn.neurons.base import FOREIGN, State, StatefulNeuron, refuse_foreign
 from ipvae_snn.neurons.inference import assumptions_of, infer, spec_of
@@ -50,6 +50,9 @@ MEM_INIT_MAX = 60.0
 """Largest |mem_init|, in nats: beyond, a KL overflows in float32."""
 
 
+FORMS = "exact", "published"
+"""Of the membrane's equation: with the variance term, or without."""
+
 _FLAGS = "surrogate_disable", "init_hidden", "output"
 _LEARNED = {"step": "log_step", "bias": "log_bias"}
 """Arguments that become the exponential of a parameter."""
@@ -81,14 +84,15 @@ class IPVAENeuron(StatefulNeuron):
     One call is one timestep of natural-gradient inference in the iterative Poisson VAE:
 
     .. math::
-        h_t &= α (d_t − z_{t−1} G − b − leak · (u_{t−1} − u_0)) \\
+        h_t &= α (d_t − z_{t−1} G − ½ diag G − b − leak · (u_{t−1} − u_0)) \\
         u_t &= clamp(u_{t−1} + clamp(h_t)) \\
         z_t &∼ Poisson(e^{u_t})
 
     ``input_`` is the current d_t, of shape (..., K), in nats per timestep: Φᵀ Λ x for exact
     inference (:meth:`drive`), or the output of any layer with K features. It has at most three
     dimensions, as four are feature maps. It acts on the spikes of the same call; inhibition comes
-    from the spikes of the previous call. ``spk`` are integer counts in the dtype of ``mem``;
+    from the spikes of the previous call. The variance term ½ diag G is what the noise of a neuron's
+    own count costs; ``form="published"`` leaves it out. ``spk`` are integer counts in the dtype of ``mem``;
     ``mem`` is u, the log of the expected spikes per timestep, in nats.
 
     Args:
@@ -101,6 +105,9 @@ class IPVAENeuron(StatefulNeuron):
         gram: with a number K, symmetric (K, K) lateral weights in nats per spike.
         learn_gram: learn ``gram``, kept positive semidefinite, instead of keeping it constant.
         lateral_scale: factor on the lateral inhibition; 1 is exact inference, 0 no competition.
+        form: ``"exact"``, the natural gradient of the expected error, or ``"published"``, without
+            its variance term ½ ``lateral_scale`` diag G. Default: exact with a decoder, published
+            with lateral weights of the neurons' own, which belong to no error.
         leak: pull of the membrane to ``mem_init`` per timestep, in [0, 1]; like 1 − ``beta``.
         clamp: upper bound of the membrane and of its change per timestep, in nats
             (:func:`~ipvae_snn.functional.soft_clamp`). The lower bound is always −8; hardly any
@@ -155,6 +162,7 @@ class IPVAENeuron(StatefulNeuron):
     mem_init: Tensor
     log_bias: Tensor
     log_step: Tensor
+    form: str = choice(*FORMS)
     lateral_scale: float = number(0.0)
     leak: float = number(0.0, 1.0)
     clamp: float = number(equations.MEM_FLOOR + 1, CLAMP_MAX)
@@ -166,6 +174,7 @@ class IPVAENeuron(StatefulNeuron):
         log_scale: Tensor | None = None,
         gram: Tensor | None = None,
         learn_gram: bool = False,
+        form: Literal["exact", "published"] | None = None,
         lateral_scale: float = 1.0,
         leak: float = 0.0,
         clamp: float = CLAMP,
@@ -202,6 +211,8 @@ class IPVAENeuron(StatefulNeuron):
         if mem_init is not None:
             rest = per_neuron(mem_init, "mem_init", features, like, least=-MEM_INIT_MAX)
         self.lateral_scale, self.leak, self.clamp = lateral_scale, leak, clamp
+        decoded = isinstance(decoder, nn.Linear | SharedDecoder)
+        self.form = ("exact" if decoded else "published") if form is None else form
         log_step = math.log(require_number(step, "step", least=1e-6))
         super().__init__(
             spike_grad=spike_grad, init_hidden=init_hidden, state_quant=state_quant, output=output
@@ -264,6 +275,18 @@ class IPVAENeuron(StatefulNeuron):
         """The current lateral weights G, shape (K, K), differentiable."""
         return self.lateral.gram()
 
+    def tonic(self, gram: Tensor, log_bias: Tensor | None = None) -> Tensor:
+        """Tonic inhibition in nats per timestep, shape (K,): b, in the exact form with ½ diag G.
+
+        Args:
+            gram: the current lateral weights.
+            log_bias: the logarithm of b, if it is not to be this neuron's own.
+        """
+        bias = (self.log_bias if log_bias is None else log_bias).exp()
+        if self.form == "published":
+            return bias
+        return bias + (0.5 * self.lateral_scale) * gram.diagonal()
+
     def drive(self, x: Tensor) -> Tensor:
         """The feed-forward current Φᵀ Λ x of this neuron's decoder, (..., M) to (..., K)."""
         if not isinstance(self.lateral, SharedDecoder):
@@ -272,14 +295,19 @@ class IPVAENeuron(StatefulNeuron):
 
     # -- one timestep -------------------------------------------------------------------------
 
-    def integrate(self, drive: Tensor, inhibition: Tensor, mem: Tensor) -> Tensor:
-        """The next membrane, from the drive and zG of the previous spikes; stores no state."""
+    def integrate(
+        self, drive: Tensor, inhibition: Tensor, mem: Tensor, tonic: Tensor | None = None
+    ) -> Tensor:
+        """The next membrane, from the drive and zG of the previous spikes; stores no state.
+
+        ``tonic``: of :meth:`tonic`; default b.
+        """
         mem = equations.membrane_step(
             mem,
             drive,
             inhibition if self.lateral_scale == 1 else self.lateral_scale * inhibition,
             step=self.log_step.exp(),
-            bias=self.log_bias.exp(),
+            bias=self.log_bias.exp() if tonic is None else tonic,
             leak=self.leak,
             mem_rest=self.mem_init,
             clamp=self.clamp,
@@ -327,16 +355,16 @@ class IPVAENeuron(StatefulNeuron):
     ) -> State:
         """One timestep from a state to the next: stores no state, and checks no input."""
         gram = self.lateral.cached_gram() if gram is None else gram
-        known = assumptions_of(self)
+        known, tonic = assumptions_of(self), self.tonic(gram)
         if known is not None:
             settings = one_step.Settings(
                 self.lateral_scale, self.leak, self.clamp, self.spike_grad, *known
             )
-            parameters = self.log_step, self.log_bias, self.mem_init
+            parameters = self.log_step, tonic, self.mem_init
             tensors = input_.to(mem.dtype), gram, spk, mem, *parameters
             if one_step.supports(settings, *tensors):
                 return State(*one_step.one_step(settings, *tensors))
-        mem = self.integrate(input_, spk @ gram, mem)
+        mem = self.integrate(input_, spk @ gram, mem, tonic)
         return State(self.emit(mem), mem)
 
     def run_from(self, input_: Tensor, state: State) -> tuple[State, State]:
@@ -396,6 +424,7 @@ class IPVAENeuron(StatefulNeuron):
 
     def extra_repr(self) -> str:
         return (
-            f"{self.features}, spike_grad={self.spike_grad!r}, clamp={self.clamp:g}, "
+            f"{self.features}, form={self.form!r}, spike_grad={self.spike_grad!r}, "
+            f"clamp={self.clamp:g}, "
             f"leak={self.leak:g}, lateral_scale={self.lateral_scale:g}"
         )

@@ -19,7 +19,7 @@ import torch
 from ipvae_snn import data
 from ipvae_snn._utils.checks import require_image_shape, require_integer
 from ipvae_snn._utils.files import atomic_write, fsync, require_inside
-from ipvae_snn.models.base import load_model
+from ipvae_snn.models.base import MODELS, load_model
 from ipvae_snn.runs.origin import WITHOUT_FILES, seal
 from ipvae_snn.training import TrainConfig
 from ipvae_snn.version import __version__
@@ -127,7 +127,7 @@ def read_recipe(run: str | Path) -> tuple[dict[str, Any], RunConfig]:
     try:
         config = RunConfig(
             data=dict(content["data"]),
-            model=dict(content["model"]),
+            model={**MODELS.find(content["model"].get("name", "ipvae")).earlier, **content["model"]},
             training=TrainConfig(**content["training"]),
             eval_steps=content["eval_steps"],
             eval_samples=content["eval_samples"],

@@ -53,6 +53,7 @@ class Checkpointer:
         content = self.group.broadcast(self._read)
         if content is not None:
             assert self.path is not None
+            content["model"] = {**getattr(self.model, "earlier", {}), **content["model"]}
             require_same_training(
                 self.path, content, self.config, self.description, self.fingerprint
             )
