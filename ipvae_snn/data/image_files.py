@@ -443,13 +443,18 @@ def _divide(paths: Sequence[Path], folder: Path) -> tuple[list[Path], list[Path]
         found = {part_of(key) for key in key_of.values()}
         # A photograph of a train is no training image, unless others are test images.
         if "test" in found and len(found) > 1:
-            key_of = {p: key if part_of(key) else inside[p].name for p, key in key_of.items()}
+            key_of = {p: key if part_of(key) else _unnamed(p) for p, key in key_of.items()}
             names = divide(dict.fromkeys(key_of.values()), str(folder))
         else:
             return list(paths), [], []
     sets = [set(part) for part in names]
     train, test, others = ([p for p in paths if key_of[p] in part] for part in sets)
     return train, test, others
+
+
+def _unnamed(path: Path) -> str:
+    """What a refusal calls a file that does not begin with what it is for."""
+    return "others" if part_of(path.name) else path.name
 
 
 def _are_all_named(paths: Sequence[Path]) -> bool:

@@ -146,6 +146,9 @@ def test_names_of_files_split_a_folder_without_others(tmp_path):
     write_images(tmp_path / "b", BYTES[12:], "test")
     with pytest.raises(ValueError, match=r"is split by half: 'test' .* 'photo00.png'"):
         data.load(tmp_path / "b")
+    write_images(tmp_path / "b", BYTES[:1], "a photo of a train")
+    with pytest.raises(ValueError, match=r"is split by half: 'test' .* 'others', 'photo00.png'"):
+        data.load(tmp_path / "b")
     write_images(tmp_path / "c", BYTES, "test")  # nothing is named otherwise
     write_images(tmp_path / "d", BYTES[:12], "bus")
     write_images(tmp_path / "d", BYTES[12:], "train")
