@@ -9,6 +9,7 @@ import torch
 from snntorch import SpikingNeuron
 from torch import Tensor, nn
 
+from ipvae_snn._utils.modes import eval_mode
 from ipvae_snn._utils.seeding import seeded
 from ipvae_snn.export.constants import require_linear_gaussian
 from ipvae_snn.export.graphs.files import read
@@ -55,19 +56,15 @@ class ModelSource:
         self.notes: tuple[str, ...] = ()
 
     def unroll(self, x: Tensor, num_steps: int, seed: int = 0) -> Iterator[Tensor]:
-        model, state, training = self.model, None, self.model.training
+        model, state = self.model, None
         x = x.to(next(model.parameters()))
         spikes: list[Tensor] = []
-        try:
-            model.eval()
-            with torch.no_grad(), model.seeded(seed):
-                for start in range(0, num_steps, self.chunk):
-                    steps = min(self.chunk, num_steps - start)
-                    out = model.run(x, steps, record=("spk",), state=state)
-                    state = out.state
-                    spikes += out.spk.cpu().float()
-        finally:
-            model.train(training)
+        with eval_mode(model), torch.no_grad(), model.seeded(seed):
+            for start in range(0, num_steps, self.chunk):
+                steps = min(self.chunk, num_steps - start)
+                out = model.run(x, steps, record=("spk",), state=state)
+                state = out.state
+                spikes += out.spk.cpu().float()
         yield from spikes  # only now: a suspended generator must not hold the seeded block
 
     def decode(self, spk: Tensor) -> Tensor:
