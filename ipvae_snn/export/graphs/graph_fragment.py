@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -77,6 +78,11 @@ def require_graph(graph: Any, name: str = "graph") -> None:
             require_graph(node, f"node {key!r}")
 
 
+def said(graph: Any, key: str) -> str:
+    """What the metadata of a graph say under a key, as text; those of others hold anything."""
+    return str(graph.metadata.get(key, ""))
+
+
 def array(values: Tensor | NDArray[Any] | float, shape: Shape | None = None) -> Array:
     """A float32 copy in numpy, broadcast to ``shape``: one value per neuron, no batch."""
     if isinstance(values, Tensor):
@@ -87,4 +93,7 @@ def array(values: Tensor | NDArray[Any] | float, shape: Shape | None = None) -> 
 
 def state_arrays(module: Any) -> dict[str, NDArray[Any]]:
     """A state dictionary as arrays of at least one dimension: nir cannot write 0-d ones."""
-    return {k: np.atleast_1d(v.detach().cpu().numpy()) for k, v in module.state_dict().items()}
+    state = module.state_dict()
+    if any(value.dtype == torch.bfloat16 for value in state.values()):
+        raise ValueError("weights in bfloat16 have no arrays in NumPy: export a copy, .float()")
+    return {k: np.atleast_1d(v.detach().cpu().numpy()) for k, v in state.items()}
