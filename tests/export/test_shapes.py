@@ -64,6 +64,27 @@ def test_arrays_that_fit_axis_by_axis_are_taken(shape):
     assert torch.equal(found, (x > torch.from_numpy(threshold)).float())
 
 
+@pytest.mark.parametrize("number", [float, np.float64, np.int8])
+def test_sizes_of_kernels_are_whole_numbers_of_any_type(number):
+    x, node = torch.rand(2, 1, 8, 8), convolution((3, 3))
+    expected = export.from_nir(series([1, 8, 8], [4, 6, 6], n=node))(x)
+    node.stride, node.dilation = np.array([1, 1], number), number(1)
+    assert torch.equal(export.from_nir(series([1, 8, 8], [4, 6, 6], n=node))(x), expected)
+    node.stride = np.array([1.5, 1])
+    with pytest.raises(ValueError, match="node 'n' cannot take its input"):
+        export.from_nir(series([1, 8, 8], [4, 6, 6], n=node))(x)
+
+
+def test_a_network_and_its_graph_share_no_numbers():
+    scale, x = np.arange(6, dtype=np.float32)[::-1], torch.ones(1, 6)
+    graph = series([6], [6], n=nir.Scale(scale))
+    one, other = export.from_nir(graph), export.from_nir(graph)
+    one.load_state_dict({name: 0 * value for name, value in one.state_dict().items()})
+    assert torch.equal(other(x), torch.arange(6.0).flip(0)[None])
+    scale[:] = 7
+    assert torch.equal(one(x), 0 * x)
+
+
 @pytest.mark.parametrize("batch", [1, 2, 5])
 def test_weights_of_several_channels_multiply_each_its_own(batch):
     rng = np.random.default_rng(0)

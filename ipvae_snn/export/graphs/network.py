@@ -152,9 +152,10 @@ class GraphNetwork(nn.Module):
             return out, state
         except NotFinite:
             raise
-        except (ValueError, RuntimeError, IndexError) as error:  # torch: shapes that do not fit
+        except (ValueError, TypeError, RuntimeError, IndexError) as error:  # shapes, or its sizes
+            reason = str(error).splitlines()[0]
             raise ValueError(
-                f"node {name!r} cannot take its input, of shape {tuple(total.shape)}: {error}"
+                f"node {name!r} cannot take its input, of shape {tuple(total.shape)}: {reason}"
             ) from error
 
     def unroll(

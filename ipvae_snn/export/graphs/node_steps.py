@@ -85,7 +85,7 @@ def _finite_array(node: Any, name: str, dt: float) -> Tensor | None:
             values = values.astype(np.float64) / dt
         elif name == "r" and kind in ("I", "IF"):
             values = values.astype(np.float64) * dt
-        values = np.asarray(values, np.float32)  # a product of a 0-d array is a number
+        values = np.array(values, np.float32)  # a copy: the network and the graph share nothing
     if not np.isfinite(values).all():
         without_leak = name in ("r", *TIME_CONSTANTS) and np.isinf(values).any()
         raise ValueError(
@@ -223,6 +223,7 @@ def _sizes(value: Any) -> Any:
     if isinstance(value, (str, bytes)):
         return value.decode() if isinstance(value, bytes) else value
     values = np.asarray(value).reshape(-1).tolist()
+    values = [int(n) if isinstance(n, float) and n.is_integer() else n for n in values]
     return values[0] if len(values) == 1 else tuple(values)
 
 
