@@ -114,6 +114,11 @@ def test_extra_map_translates_a_module_of_the_user():
     for translate in (inner, lambda module: nir.Scale(np.full(8, 2, np.float32))):
         graph = export.to_nir(network, extra_map={Twice: translate})
         torch.testing.assert_close(export.from_nir(graph)(x), network(x).detach())
+    for edges in ([("i", "o")], [("i", "s"), ("s", "o"), ("o", "s")], [("s", "i"), ("s", "o")]):
+        graph = inner(None)
+        graph.edges = edges
+        with pytest.raises(ValueError, match=r"an edge of the graph of extra_map\[Twice\]"):
+            export.to_nir(network, extra_map={Twice: lambda module, graph=graph: graph})
     with pytest.raises(TypeError, match=r"extra_map\[Twice\] must return a nir node, got Linear"):
         export.to_nir(network, input_shape=(8,), extra_map={Twice: lambda module: nn.Linear(8, 8)})
 

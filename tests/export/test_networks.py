@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torch.nn.utils import prune
 
-from ipvae_snn import IPVAENeuron, export
+from ipvae_snn import IPVAE, IPVAENeuron, export
 from ipvae_snn.neurons.lateral import NoLateral
 from tests.export.networks import STEPS, convolutional, leaky, outputs, poisson
 
@@ -132,6 +132,25 @@ def test_weights_that_are_computed_from_others_are_exported_as_they_are_now(name
             parameter.mul_(3)
     graph = export.to_nir(network)
     torch.testing.assert_close(export.from_nir(graph)(x), network(x).detach())
+
+
+@pytest.mark.filterwarnings("ignore:.*weight_norm. is deprecated")
+@pytest.mark.parametrize("form", ["exact", "portable"])
+@pytest.mark.parametrize("name", DERIVED)
+def test_models_with_such_weights_are_restored_with_plain_ones(name, form):
+    torch.manual_seed(0)
+    model, x = IPVAE(6, 8, init_std=0.5).eval(), torch.rand(4, 6)
+    DERIVED[name](model.decoder)
+    neuron = IPVAENeuron(DERIVED[name](nn.Linear(8, 6, bias=False)), init_hidden=True)
+    back = export.from_nir(export.to_nir(model, form), stochastic=True)
+    assert torch.equal(back.run(x, 20, seed=0).spk, model.run(x, 20, seed=0).spk)
+    network = nn.Sequential(nn.Linear(6, 8), neuron).eval()
+    restored = export.from_nir(export.to_nir(network, form), stochastic=True)
+    torch.manual_seed(5)
+    with torch.no_grad():
+        expected = torch.stack([network(x) for _ in range(STEPS)])
+    torch.manual_seed(5)
+    assert torch.equal(outputs(restored, x), expected)
 
 
 def test_layers_that_are_in_the_network_twice_are_exported_twice():

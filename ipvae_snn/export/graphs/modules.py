@@ -158,6 +158,11 @@ def _own(node: Any, module: nn.Module, shape: Shape) -> Fragment:
             raise ValueError(f"the graph of extra_map[{name}] must have one Input and one Output")
         require_resolved(flattened(node)[0], 1, _IN_TIMESTEPS)
         ((source, _),), ((sink, last),) = node.inputs.items(), node.outputs.items()
+        if any(a == sink or b == source or (a, b) == (source, sink) for a, b in node.edges):
+            raise ValueError(
+                f"an edge of the graph of extra_map[{name}] leads to its Input, from its Output, "
+                "or straight from one to the other: put a Scale there"
+            )
         return Fragment(
             {k: v for k, v in node.nodes.items() if k not in (source, sink)},
             entries=tuple(b for a, b in node.edges if a == source),
