@@ -43,9 +43,10 @@ class GraphNetwork(nn.Module):
             equation is dv/dt = r x, is per unit of time, too.
 
     Raises:
-        ValueError: not exactly one Input and one Output, an edge to no node, a node that cannot be
-            run, see :func:`~ipvae_snn.export.graphs.node_steps.node_step`, or a time constant that
-            is shorter than ``dt``.
+        ValueError: not exactly one Input and one Output, an edge to no node or one that is there
+            twice, a node that leads on but that no input reaches, or one that cannot be run, see
+            :func:`~ipvae_snn.export.graphs.node_steps.node_step`, or a time constant that is
+            shorter than ``dt``. Shapes are checked in the first timestep.
 
     >>> from ipvae_snn import IPVAE, export
     >>> network = export.GraphNetwork(export.to_nir(IPVAE(in_features=16, latents=8)))
