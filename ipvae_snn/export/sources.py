@@ -13,7 +13,7 @@ from ipvae_snn._utils.modes import eval_mode
 from ipvae_snn._utils.seeding import seeded
 from ipvae_snn.export.constants import require_linear_gaussian
 from ipvae_snn.export.graphs.files import read
-from ipvae_snn.export.graphs.graph_fragment import nir_module, require_graph
+from ipvae_snn.export.graphs.graph_fragment import nir_module, require_graph, said
 from ipvae_snn.export.graphs.network import GraphNetwork, flattened, reset_of
 from ipvae_snn.export.graphs.timestep import timestep_of
 from ipvae_snn.models.base import Model
@@ -138,7 +138,7 @@ class GraphSource:
     ) -> None:
         require_graph(graph)
         self.dt = timestep_of(graph, flattened(graph)[0], dt)
-        form = graph.metadata.get("form", "foreign")
+        form = said(graph, "form") or "foreign"
         self.reset = reset or reset_of(graph)
         default = f"{form} graph" + ("" if form == "exact" else f", {self.reset} reset")
         self.graph, self.label = graph, label or default
