@@ -1,5 +1,8 @@
 """Seeds: all their bits count, and seeded calls leave torch's generators and threads alone."""
 
+import multiprocessing
+import os
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -177,6 +180,45 @@ def test_trainings_in_threads_equal_sequential_ones():
     for name, sequential, threaded in zip(names, *results, strict=True):
         for a, b in zip(sequential, threaded, strict=True):
             assert torch.equal(a, b), name
+
+
+def test_evaluations_of_one_model_in_threads_equal_sequential_ones():
+    model = MODELS["eat"]()  # whose counts are soft in train() mode
+
+    def curve(_=None):
+        return evaluate(model, inputs(model), 12, chunk=1, seed=1).curves["mse"]
+
+    expected = curve()
+    with pool(4) as threads:
+        assert all(found == expected for found in threads.map(curve, range(8)))
+    assert model.training
+
+
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork on this system")
+def test_a_fork_waits_for_no_thread_that_seeds():
+    entered, done = threading.Event(), threading.Event()
+
+    def hold():
+        with seeded(1):
+            entered.set()
+            done.wait()
+
+    holder = threading.Thread(target=hold)
+    holder.start()
+    entered.wait()
+    worker = multiprocessing.get_context("fork").Process(target=draw_seeded)
+    worker.start()
+    worker.join(20)
+    worker.kill()
+    done.set()
+    holder.join()
+    assert worker.exitcode == 0
+
+
+def draw_seeded():
+    with seeded(2):
+        torch.rand(1)
 
 
 class Runs(Dataset):

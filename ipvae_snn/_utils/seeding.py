@@ -11,11 +11,27 @@ from typing import Any
 import torch
 
 from ipvae_snn._utils.checks import require_seed
+from ipvae_snn._utils.recomputed import current, enclosing, is_backward
 
 WORDS = slice(24, 24 + 624 * 8)
 """Where the state of torch's CPU generator holds the 624 words of its Mersenne twister."""
 _TORCH = threading.RLock()
 """Held while torch's own generators are seeded for a block."""
+
+
+def _free_in_child() -> None:
+    """Another thread may hold the lock when workers are forked: none would release it there."""
+    global _TORCH
+    _TORCH = threading.RLock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_free_in_child)
+RECOMPUTED = "this call, made again by activation checkpointing,"
+_INSIDE = (
+    "open the seeded block inside the checkpointed function, or pass seed= to the run in it: "
+    "activation checkpointing repeats no draws of a block around it"
+)
 
 
 def make_generator(seed: int, device: torch.device | str = "cpu") -> torch.Generator:
@@ -65,6 +81,8 @@ class Draws:
     def __init__(self, seed: int, replaces: torch.Generator | None = None) -> None:
         self.seed, self.replaces = require_seed(seed), replaces
         self.process = os.getpid()
+        self.entered_in = 0
+        """The checkpointed function that the block was entered in."""
         self._generators: dict[torch.device, torch.Generator] = {}
         self._tokens: list[Token[Draws | None]] = []
 
@@ -72,10 +90,12 @@ class Draws:
         """The generator of a device."""
         device = torch.device(device)
         if device not in self._generators:
-            self._generators[device] = make_generator(self.seed, device)
+            # Threads may share a block: the first of them sets it.
+            self._generators.setdefault(device, make_generator(self.seed, device))
         return self._generators[device]
 
     def __enter__(self) -> "Draws":
+        self.entered_in = enclosing()
         self._tokens.append(_block.set(self))
         return self
 
@@ -95,12 +115,41 @@ def source(generator: torch.Generator | None, device: torch.device | str) -> tor
     """
     if torch.compiler.is_compiling():
         return generator
+    if is_backward() and (reason := other_draws(generator)):
+        raise RuntimeError(f"{RECOMPUTED} {reason}")
+    block = _block_of(generator)
+    return generator if block is None else block.on(device)
+
+
+def _block_of(generator: torch.Generator | None) -> Draws | None:
+    """The present block, if it replaces ``generator``."""
     block = _block.get()
     if block is None or block.process != os.getpid():
-        return generator
-    if generator is not None and generator is not block.replaces:
-        return generator
-    return block.on(device)
+        return None
+    return block if generator is None or generator is block.replaces else None
+
+
+def other_draws(generator: torch.Generator | None) -> str:
+    """Why a call that a backward pass makes again would draw other numbers; empty if it does not.
+
+    Args:
+        generator: as in :func:`source`.
+    """
+    block, recomputed = _block_of(generator), current()
+    if block is not None:
+        cure = "" if block.entered_in == enclosing() else _INSIDE
+    elif generator is not None and recomputed.frame is not None:
+        cure = "leave spike_grad.generator at None, or seed the run inside the function"
+    else:
+        cure = "" if recomputed.repeats_draws else "pass preserve_rng_state=True"
+    return cure and f"would draw other spikes than the first call: {cure}"
+
+
+def require_same_draws() -> None:
+    """Raise if a call is to be made again after the seeded block that it draws in is left."""
+    block = _block_of(None)
+    if block is not None and torch.is_grad_enabled() and block.entered_in != enclosing():
+        raise RuntimeError(f"gradients would be those of other spikes: {_INSIDE}")
 
 
 def is_ours(item: Any) -> bool:

@@ -64,7 +64,8 @@ def check_npy_header(file: IO[bytes], limit_bytes: int, name: str = "the array")
     if start not in (MAGIC + b"\1\0", MAGIC + b"\2\0") or len(text) != size:
         raise ValueError(f"{name} is no array of an .npy file, or its header is damaged")
     try:
-        fields = ast.literal_eval(text.decode("latin1").strip())
+        # Python 2 wrote long integers as 28L.
+        fields = ast.literal_eval(re.sub(r"(?<=\d)L(?=[,)])", "", text.decode("latin1").strip()))
         shape, descr, fortran = fields["shape"], fields["descr"], fields["fortran_order"]
     except (ValueError, SyntaxError, TypeError, KeyError, MemoryError, RecursionError) as error:
         raise ValueError(f"{name} has a damaged .npy header") from error

@@ -17,6 +17,7 @@ from ipvae_snn._utils.checks import (
     require_number,
     require_shape,
 )
+from ipvae_snn._utils.seeding import require_same_draws
 from ipvae_snn.kernels import loop
 from ipvae_snn.kernels.loop import Moment, State
 from ipvae_snn.models.base import BaseModel
@@ -138,6 +139,7 @@ class Baseline(BaseModel):
             self._check_state(state, x.shape[-2])
         with_graph = self.keeps_graph(graph, x, *(state or ()))
         with torch.set_grad_enabled(with_graph), self.seeded(seed):
+            require_same_draws()
             remake_weights(self)
             timestep = _BaselineTimestep(self, x)
             start = self._start(timestep.sensed) if state is None else State(*state)

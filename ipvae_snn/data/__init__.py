@@ -95,6 +95,11 @@ def load(
         ValueError: no images, unreadable or unfitting ones, too few to split, or a split by half.
         ImportError: the extra ``data`` is needed and not installed.
     """
+    if not isinstance(source, str | Path):
+        raise TypeError(
+            f"source must be the name of a data set or a path, got {type(source).__name__}: save "
+            "arrays as .npy, or hand them to fit as a tensor (N, M)"
+        )
     if treat not in TREATMENTS:
         raise ValueError(f"treat must be one of {', '.join(TREATMENTS)}, got {treat!r}")
     counts = tuple(require_integer(count, "patches", least=0) for count in patches)

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ipvae_snn._utils.files import printable
 from ipvae_snn._utils.untrusted import NpyHeader, check_npy_header, is_foreign, read_npz_arrays
 from ipvae_snn.data.images import (
     FileArray,
@@ -65,7 +66,7 @@ def read_arrays(path: Path, limit_bytes: int = sys.maxsize, axis: int | None = N
     train, test, others = divide(names, str(path))
     stacks = {}
     for name in train + test:
-        label = f"{path.name}:{name}" if name else path.name
+        label = printable(f"{path.name}:{name}" if name else path.name)
         along = image_axis(arrays[name], label, axis)
         if along:
             arrays[name] = move_axis_first(arrays[name], along)
@@ -73,7 +74,7 @@ def read_arrays(path: Path, limit_bytes: int = sys.maxsize, axis: int | None = N
         stacks[name] = (label, arrays[name])
     encoding = find_encoding(dict(stacks.values()))
     images = {name: ImageArray(array, label, encoding) for name, (label, array) in stacks.items()}
-    if path.suffix.lower() == ".npz":
+    if list(arrays) != [""]:  # the name of the array of an .npy
         notes = [*counts_of(*({n: len(images[n]) for n in part} for part in (train, test))), *notes]
     if others:
         notes.append(f"not read: {listed(others)}")

@@ -1,5 +1,7 @@
 """Image files: headers are read when a folder is opened, pixels when they are needed."""
 
+import re
+import threading
 import warnings
 import zlib
 from collections import Counter
@@ -12,6 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ipvae_snn._utils.extras import require_extra
+from ipvae_snn._utils.files import printable
+from ipvae_snn.data.folders import files_below
 from ipvae_snn.data.images import Images, Rows, Split
 from ipvae_snn.data.pixels import (
     WHITE,
@@ -38,13 +42,16 @@ MAX_PIXELS_PER_BYTE = 2_000
 MAX_UNCHECKED_PIXELS = 2**23
 """Images of no more pixels may be blank: they are read whatever their compression."""
 PROBES = 16
-"""How many files tell the scale of floats, and the ground for transparent pixels."""
+"""How many files tell the range of values, and the ground for transparent pixels."""
 PNG_TAIL = 2**16
 """Bytes at the end of a PNG in which EXIF data are looked for."""
 PNG_METADATA = {"exif", "Raw profile type exif", "XML:com.adobe.xmp"}
 """What Pillow calls those before the pixels."""
 WIDTH, HEIGHT, PHOTOMETRIC, ORIENTATION, SUBFILE_TYPE = 256, 257, 262, 274, 254
+DESCRIPTION, DEPTH = 270, 32997
 """Tags of TIFF and EXIF."""
+_WARNINGS = threading.RLock()
+"""Filters of warnings belong to the process: threads that overlap would leave those of images."""
 BYTES = "8-bit"
 KINDS = {"1": "1-bit", "F": "float"}
 """Kinds of pixel by Pillow's mode: all others are of 8 bits, or integers."""
@@ -191,9 +198,9 @@ def _kind_of(dtype: np.dtype[Any]) -> str:
 @contextmanager
 def _opened(path: Path) -> Iterator[Any]:
     """Open an image with Pillow; any error in the block becomes a ``ValueError`` about the file."""
-    pillow = require_extra("PIL.Image", extra="data")
+    pillow, name = require_extra("PIL.Image", extra="data"), printable(str(path))
     try:
-        with warnings.catch_warnings():
+        with _WARNINGS, warnings.catch_warnings():
             warnings.simplefilter("ignore")  # remarks on metadata
             warnings.simplefilter("error", pillow.DecompressionBombWarning)
             # Not by its name: Pillow would map the file, and then mangles some turned TIFFs.
@@ -203,15 +210,18 @@ def _opened(path: Path) -> Iterator[Any]:
                 yield image
     except (pillow.DecompressionBombWarning, pillow.DecompressionBombError) as error:
         raise ValueError(
-            f"{path} cannot be read as an image: its header promises more than "
+            f"{name} cannot be read as an image: its header promises more than "
             f"{pillow.MAX_IMAGE_PIXELS:,} pixels; cut it up or scale it down if it has so many"
         ) from error
     except pillow.UnidentifiedImageError as error:
         known = ", ".join(FORMATS)
-        raise ValueError(f"{path} cannot be read as an image: it is none of {known}") from error
+        raise ValueError(
+            f"{name} cannot be read as an image: it is none of {known}, or of a kind that Pillow "
+            "does not read, such as a TIFF of 64 bits or five channels; save it as an .npy"
+        ) from error
     except Exception as error:  # decoders fail in many ways on damaged files
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ValueError(f"{path} cannot be read as an image: {reason}") from error
+        raise ValueError(f"{name} cannot be read as an image: {reason}") from error
 
 
 def _check_size(size: tuple[int, int], file_bytes: int) -> None:
@@ -225,9 +235,12 @@ def _check_size(size: tuple[int, int], file_bytes: int) -> None:
 
 def _check_pages(image: Any) -> None:
     """Refuse stacks and films; previews and smaller copies of a single image are no pages."""
-    if not getattr(image, "is_animated", False) or image.format == "MPO":
+    if image.format == "MPO":
         return
-    if image.format == "TIFF":
+    hidden = image.format == "TIFF" and _has_hidden_planes(image.tag_v2)
+    if not (hidden or getattr(image, "is_animated", False)):
+        return
+    if image.format == "TIFF" and not hidden:
         page, frames = 1, image.n_frames
         while page < frames:
             image.seek(page)
@@ -241,6 +254,12 @@ def _check_pages(image: Any) -> None:
         "it holds several pages or frames: save each as a file of its own, or all as one .npy of "
         "shape (N, H, W)"
     )
+
+
+def _has_hidden_planes(tags: Any) -> bool:
+    """Whether the page of a TIFF is a volume, or has others behind it, as large ImageJ stacks."""
+    planes = re.match(r"ImageJ=.*?\nimages=(\d+)", str(tags.get(DESCRIPTION, "")), re.DOTALL)
+    return int(tags.get(DEPTH, 1)) > 1 or (planes is not None and int(planes[1][:9]) > 1)
 
 
 class FilesEncoding(NamedTuple):
@@ -257,7 +276,7 @@ class FilesEncoding(NamedTuple):
 def find_encoding(paths: Sequence[Path], headers: Sequence[Header]) -> FilesEncoding:
     """One scale for all files of a kind of pixel, and one ground for transparent pixels.
 
-    Reads a file or a few where they leave no doubt, all where they do.
+    Reads a few files where they leave no doubt, all where they do.
 
     Raises:
         ValueError: integers of no scale.
@@ -265,17 +284,17 @@ def find_encoding(paths: Sequence[Path], headers: Sequence[Header]) -> FilesEnco
     few = np.linspace(0, len(paths) - 1, min(len(paths), PROBES)).astype(int).tolist()
     ranges: dict[str, tuple[float, float]] = {}
     looked, ground = Counter[str](), Ground()
+    largest: dict[tuple[str, Path], list[float]] = {}
     for row in dict.fromkeys([*few, *range(len(paths))]):
         kind, opacity = headers[row].kind, headers[row].opacity and looked["opacity"] < PROBES
         dtype = DTYPES[kind]
         doubt = kind not in ranges or not is_settled(dtype, *ranges[kind])
-        if kind == "float":
-            doubt = looked[kind] < PROBES
-        if not (doubt or opacity):
+        if not (doubt or opacity or looked[kind] < PROBES):
             continue
         with suppress(ValueError):  # whoever reads it later names it
             pixels = read_pixels(paths[row])
             low, high = extremes(pixels)
+            largest.setdefault((kind, paths[row].parent), []).append(high)
             ranges[kind] = (
                 min(low, ranges.get(kind, (low, high))[0]),
                 max(high, ranges.get(kind, (low, high))[1]),
@@ -296,6 +315,12 @@ def find_encoding(paths: Sequence[Path], headers: Sequence[Header]) -> FilesEnco
                 f"{paths[rows[0]]} {unfitting(low, high)}{also(len(rows) - 1, len(paths))}"
             )
         scales[kind] = Scale() if scale is None else scale
+        for (of_kind, folder), highs in largest.items():
+            if of_kind == kind != "float" and len(highs) > 1 == max(highs) < scales[kind].high:
+                raise ValueError(
+                    f"{folder} holds values in 0…1, others there {scales[kind]}: bring them to one "
+                    "scale, or load one of them alone"
+                )
         if kind != "1-bit":
             notes.append(f"{kind} values from {low:g} to {high:g}, taken as {scales[kind]}")
     usual = all(scale == USUAL[kind] for kind, scale in scales.items())
@@ -340,7 +365,7 @@ class ImageFiles(Images):
         self.encoding = find_encoding(paths, self.headers) if encoding is None else encoding
 
     def name_of(self, row: int) -> str:
-        return self.paths[row]
+        return printable(self.paths[row])
 
     def shape_of(self, row: int) -> tuple[int, ...]:
         return self.headers[row].shape
@@ -367,7 +392,8 @@ class ImageFiles(Images):
         """Number of the files, and a CRC-32 of all names and sizes and of up to 16 contents."""
         crc = 0
         for path in map(Path, self.paths):
-            crc = zlib.crc32(f"{path.name} {path.stat().st_size}\n".encode(), crc)
+            line = f"{path.name} {path.stat().st_size}\n"
+            crc = zlib.crc32(line.encode(errors="surrogateescape"), crc)
         for row in np.linspace(0, len(self) - 1, min(len(self), 16)).astype(int):
             crc = zlib.crc32(Path(self.paths[row]).read_bytes(), crc)
         read_as = "" if self.encoding.usual else f", {'; '.join(self.encoding.notes)}"
@@ -385,7 +411,11 @@ def read_folder(folder: Path, paths: Sequence[Path]) -> Split:
         ValueError: there is no image, one cannot be read, or the folder is split by half.
     """
     if not paths:
-        raise ValueError(f"{folder} holds no images: no files ending in {', '.join(SUFFIXES)}")
+        endings = Counter(path.suffix or path.name for path in files_below(folder)).most_common()
+        found = listed([ending for ending, _ in endings]) if endings else "no file"
+        raise ValueError(
+            f"{folder} holds no images: no files ending in {', '.join(SUFFIXES)}, but {found}"
+        )
     train, test, others = _divide(paths, folder)
     headers = read_headers([*train, *test])
     encoding = find_encoding([*train, *test], headers)
@@ -404,12 +434,16 @@ def _divide(paths: Sequence[Path], folder: Path) -> tuple[list[Path], list[Path]
     inside = {path: path.relative_to(folder) for path in paths}
     key_of = {path: _split_folder(inside[path]) for path in paths}
     names = divide(dict.fromkeys(key_of.values()), str(folder))
+    if not names[0]:  # a folder "train" of held-out images is a class, if others are trained on
+        for parent in {path.parent for path in inside.values()}:
+            part_of(parent.as_posix())
     if not any(map(part_of, key_of.values())):
-        key_of = {path: " ".join(words(path.stem)[:1]) for path in paths}
+        whole = _are_all_named(paths)  # such as img_train_1.png, img_test_1.png
+        key_of = {p: p.stem if whole else " ".join(words(p.stem)[:1]) for p in paths}
         found = {part_of(key) for key in key_of.values()}
         # A photograph of a train is no training image, unless others are test images.
         if "test" in found and len(found) > 1:
-            key_of = {p: key if part_of(key) else inside[p].name for p, key in key_of.items()}
+            key_of = {p: key if part_of(key) else _unnamed(p) for p, key in key_of.items()}
             names = divide(dict.fromkeys(key_of.values()), str(folder))
         else:
             return list(paths), [], []
@@ -418,12 +452,26 @@ def _divide(paths: Sequence[Path], folder: Path) -> tuple[list[Path], list[Path]
     return train, test, others
 
 
+def _unnamed(path: Path) -> str:
+    """What a refusal calls a file that does not begin with what it is for."""
+    return "others" if part_of(path.name) else path.name
+
+
+def _are_all_named(paths: Sequence[Path]) -> bool:
+    """Whether each file says what it is for, and some are held out."""
+    try:
+        return {part_of(path.stem) for path in paths} == {"train", "test"}
+    except ValueError:
+        return False
+
+
 def _split_folder(inside: Path) -> str:
     """The folders of a file down to that which says what it is for; the first, if none does."""
     folders = inside.parent.parts
-    part_of("/".join(folders))  # folders that contradict one another
     for depth, name in enumerate(folders, 1):
         if part_of(name):
+            if part_of(name) == "train":
+                part_of("/".join(folders))  # held-out images among those to train on
             return "/".join(folders[:depth])
     return folders[0] if folders else "images beside them"
 
@@ -431,17 +479,20 @@ def _split_folder(inside: Path) -> str:
 def _folders(paths: Sequence[Path], folder: Path) -> Counter[str]:
     """How many files are in each folder."""
     parents = (path.parent.relative_to(folder).as_posix() for path in paths)
-    return Counter(folder.name if parent == "." else parent for parent in parents)
+    return Counter(folder.absolute().name if parent == "." else parent for parent in parents)
 
 
 def image_paths(folder: Path) -> list[Path]:
     """The image files of a folder and its subfolders, but for hidden ones and figures of runs."""
-    paths = (p for p in folder.rglob("*") if p.suffix.lower() in SUFFIXES and p.is_file())
-    return sorted(p for p in paths if not _is_foreign(p, folder))
+    return sorted(
+        path
+        for path in files_below(folder, without=_is_of_run)
+        if path.suffix.lower() in SUFFIXES
+        # A link to nothing is an image that is missing: whoever reads it says so.
+        and (path.is_file() or not path.exists())
+    )
 
 
-def _is_foreign(path: Path, folder: Path) -> bool:
-    """True for hidden files, and for figures of a run that was written into the data folder."""
-    inside = path.relative_to(folder)
-    hidden = any(part.startswith(".") for part in inside.parts)
-    return hidden or any((folder / p / "metrics.json").is_file() for p in inside.parents)
+def _is_of_run(folder: Path) -> bool:
+    """Whether a folder holds the figures of a run that was written into the data folder."""
+    return folder.name == "figures" and (folder.parent / "metrics.json").is_file()

@@ -37,8 +37,8 @@ def image_axis(array: StoredArray, name: str, axis: int | None = None) -> int:
         if not -len(shape) <= axis < len(shape):
             raise ValueError(f"{name} has shape {shape}: it has no axis {axis}")
         return axis % len(shape)
-    if len(shape) == 4 and shape[2] in CHANNELS and not {shape[1], shape[3]} & set(CHANNELS):
-        return 3
+    if len(shape) == 4:
+        return _axis_of_colours(shape, name)
     if len(shape) == 3:
         return _axis_of_stack(array, name)
     if len(shape) == 2 and _is_turned(*shape):
@@ -74,6 +74,19 @@ def _is_turned(rows: int, columns: int) -> bool:
     """Whether flat samples may be columns: of square images, and far more than there are rows."""
     square = math.isqrt(rows) ** 2 == rows and math.isqrt(columns) ** 2 != columns
     return square and columns > ELONGATED * rows
+
+
+def _axis_of_colours(shape: tuple[int, ...], name: str) -> int:
+    """Of an array of four axes."""
+    first, height, width, last = shape
+    if width in CHANNELS and not {height, last} & set(CHANNELS):
+        return 3
+    stacked = _is_elongated(height, width) and not _is_elongated(first, height)
+    if last in CHANNELS and height not in CHANNELS and (stacked or first == height != width):
+        axis, colours = (-1, width) if width in CHANNELS else (-2, last)
+        other = f"{shape[axis]} images of {first}×{height} in {colours} colour(s)"
+        raise _doubt(name, shape, other, axis)
+    return 0
 
 
 def _axis_of_stack(array: StoredArray, name: str) -> int:
@@ -113,9 +126,9 @@ def _is_elongated(height: int, width: int) -> bool:
     return max(height, width) > ELONGATED * max(min(height, width), 1)
 
 
-def _doubt(name: str, shape: tuple[int, ...], other: str) -> ValueError:
+def _doubt(name: str, shape: tuple[int, ...], other: str, axis: int = -1) -> ValueError:
     sizes = "×".join(map(str, shape[1:])) + (" values" if len(shape) == 2 else "")
     return ValueError(
         f"{name} has shape {shape}, which could be {shape[0]} images of {sizes}, or {other}: say "
-        "which axis counts the images, axis=0 or axis=-1 (--axis 0, --axis -1)"
+        f"which axis counts the images, axis=0 or axis={axis} (--axis 0, --axis {axis})"
     )

@@ -11,6 +11,8 @@ CHANNELS = (1, 3, 4)
 """Numbers of colour channels: grey, RGB, RGB and opacity."""
 DEPTHS = (255, 1023, 4095, 16383, 65535)
 """Largest values of 8, 10, 12, 14 and 16 bits."""
+ROUNDING = 1e-6
+"""How far beyond the ends of a scale, as a part of it, rounding brings values."""
 NEAR = 0.99
 """How near to −1 and 1 signed pixels must come, to be taken as all from −1 to 1."""
 WHITE, BLACK = 1.0, 0.0
@@ -40,14 +42,16 @@ def find_scale(dtype: DTypeLike, low: float, high: float) -> Scale | None:
     [Scale(low=0.0, high=1.0), None, Scale(low=0.0, high=255)]
     """
     dtype = np.dtype(dtype)
-    if low >= 0 and high <= 1:
-        return Scale()
-    if low < 0:
-        return Scale(-1.0, 1.0) if -1 <= low <= -NEAR and NEAR <= high <= 1 else None
     integers = dtype.kind in "iu"
+    slack = 0.0 if integers else ROUNDING
+    if low >= -slack and high <= 1 + slack:
+        return Scale()
+    if low < -slack * high:
+        within = -1 - slack <= low <= -NEAR and NEAR <= high <= 1 + slack
+        return Scale(-1.0, 1.0) if within else None
     largest = np.iinfo(dtype).max if integers else np.inf
     depths = DEPTHS if integers else (DEPTHS[0], DEPTHS[-1])
-    top = next((depth for depth in depths if high <= depth <= largest), None)
+    top = next((d for d in depths if high <= d * (1 + slack) and d <= largest), None)
     return None if top is None or high < top * (0.25 if integers else 0.5) else Scale(0.0, top)
 
 
@@ -107,9 +111,10 @@ def to_unit(
         values = stack.astype(np.float32)
     if not (_holds_all(scale, dtype) or _holds(scale, values)):
         problems = {i: p for i, image in enumerate(values) if (p := _problem(image, scale))}
-        first = min(problems)
-        more = also(len(problems) - 1, len(values))
-        raise ValueError(f"{name_of(first)} {problems[first]}{more}")
+        if problems:
+            more = also(len(problems) - 1, len(values))
+            raise ValueError(f"{name_of(min(problems))} {problems[min(problems)]}{more}")
+        values = values.clip(scale.low, scale.high)  # they are beyond by no more than rounding
     if scale == Scale():
         return values
     return (values if scale.low == 0 else values - scale.low) / (scale.high - scale.low)
@@ -128,7 +133,8 @@ def _holds(scale: Scale, values: NDArray[Any]) -> bool:
 def _problem(image: NDArray[Any], scale: Scale) -> str:
     if not np.isfinite(image).all():
         return "holds NaN or infinite values: remove them first"
-    if _holds(scale, image):
+    slack = ROUNDING * (scale.high - scale.low)
+    if _holds(Scale(scale.low - slack, scale.high + slack), image):
         return ""
     others = "" if scale == Scale() else f"; other images here are {scale}"
     return unfitting(float(image.min()), float(image.max())) + others

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from ipvae_snn._utils.extras import require_extra
 from ipvae_snn._utils.untrusted import MAX_DEFLATED
+from ipvae_snn.data.folders import files_below
 from ipvae_snn.data.images import (
     FileArray,
     ImageArray,
@@ -30,7 +31,11 @@ OF_SCIKIT_LEARN = ("china", "flower")
 OF_SCIKIT_IMAGE = ("astronaut", "chelsea", "rocket", "stereo_motorcycle", "coins")
 HELD_OUT = ("camera", "coffee")
 MNIST_FILE = "train-images-idx3-ubyte"
-IDX_NAME = re.compile(r"[-_.]idx[1-4]?[-_.]u?byte(\.gz)?$|\.idx[1-4]?(\.gz)?$", re.IGNORECASE)
+IDX_NAME = re.compile(
+    r"[-_.]idx[1-4]?[-_.]u?byte(\.gz)?$|\.idx[1-4](\.gz)?$|(image|label)s?\.idx(\.gz)?$",
+    re.IGNORECASE,
+)
+"""Other programs have files that end in ``.idx`` alone."""
 IDX_WORDS = ("image", "images", "label", "labels")
 
 
@@ -83,9 +88,9 @@ def find_idx(path: Path, *, nested: bool = False) -> list[Path]:
     if not path.is_dir():
         beside = find_idx(path.parent) if IDX_NAME.search(path.name) else []
         return [file for file in beside if _set_of(file) == _set_of(path)]
-    files = [f for f in path.iterdir() if IDX_NAME.search(f.name) and f.is_file()]
+    files = [f for f in path.iterdir() if _is_idx(f)]
     if nested and not files:
-        files = [f for f in path.rglob("*") if IDX_NAME.search(f.name) and f.is_file()]
+        files = [f for f in files_below(path) if _is_idx(f)]
     folders = {f.parent for f in files}
     if len(folders) > 1:
         raise ValueError(
@@ -93,6 +98,10 @@ def find_idx(path: Path, *, nested: bool = False) -> list[Path]:
             f"{listed(sorted(map(str, folders)))}"
         )
     return _unpacked(files)
+
+
+def _is_idx(path: Path) -> bool:
+    return bool(path.name[0] != "." and IDX_NAME.search(path.name) and path.is_file())
 
 
 def is_mnist(path: Path) -> bool:

@@ -6,6 +6,8 @@ from functools import lru_cache
 from itertools import pairwise
 from typing import Literal
 
+from ipvae_snn._utils.files import printable
+
 Part = Literal["train", "test"]
 
 NAMES: dict[Part, tuple[str, ...]] = {
@@ -96,7 +98,7 @@ def counts_of(train: Mapping[str, int], test: Mapping[str, int]) -> list[str]:
     """
     parts = {"to train on" if test else "read": train, "held out": test}
     return [
-        f"{part}: {_up_to_four([f'{name} ({count:,})' for name, count in counts.items()])}"
+        f"{part}: {_up_to_four([f'{printable(n)} ({count:,})' for n, count in counts.items()])}"
         for part, counts in parts.items()
         if counts
     ]

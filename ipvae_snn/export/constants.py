@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ipvae_snn._utils.checks import require_finite, require_float
+from ipvae_snn._utils.checks import require_finite, require_float, require_values
 from ipvae_snn.functional import drive_weight
 from ipvae_snn.models.base import Model
 from ipvae_snn.neurons.lateral import SharedDecoder
@@ -101,6 +101,7 @@ def require_linear_gaussian(model: Any) -> None:
             "model must be an IPVAE with a linear decoder and a Gaussian likelihood, got "
             f"{type(model).__name__}"
         )
+    require_values(model.like)
 
 
 def samples(x: Tensor, pixels: int, name: str) -> Floats:

@@ -9,10 +9,11 @@ import torch
 from snntorch import SpikingNeuron
 from torch import Tensor, nn
 
+from ipvae_snn._utils.modes import eval_mode
 from ipvae_snn._utils.seeding import seeded
 from ipvae_snn.export.constants import require_linear_gaussian
 from ipvae_snn.export.graphs.files import read
-from ipvae_snn.export.graphs.graph_fragment import nir_module, require_graph
+from ipvae_snn.export.graphs.graph_fragment import nir_module, require_graph, said
 from ipvae_snn.export.graphs.network import GraphNetwork, flattened, reset_of
 from ipvae_snn.export.graphs.timestep import timestep_of
 from ipvae_snn.models.base import Model
@@ -55,19 +56,15 @@ class ModelSource:
         self.notes: tuple[str, ...] = ()
 
     def unroll(self, x: Tensor, num_steps: int, seed: int = 0) -> Iterator[Tensor]:
-        model, state, training = self.model, None, self.model.training
+        model, state = self.model, None
         x = x.to(next(model.parameters()))
         spikes: list[Tensor] = []
-        try:
-            model.eval()
-            with torch.no_grad(), model.seeded(seed):
-                for start in range(0, num_steps, self.chunk):
-                    steps = min(self.chunk, num_steps - start)
-                    out = model.run(x, steps, record=("spk",), state=state)
-                    state = out.state
-                    spikes += out.spk.cpu().float()
-        finally:
-            model.train(training)
+        with eval_mode(model), torch.no_grad(), model.seeded(seed):
+            for start in range(0, num_steps, self.chunk):
+                steps = min(self.chunk, num_steps - start)
+                out = model.run(x, steps, record=("spk",), state=state)
+                state = out.state
+                spikes += out.spk.cpu().float()
         yield from spikes  # only now: a suspended generator must not hold the seeded block
 
     def decode(self, spk: Tensor) -> Tensor:
@@ -141,7 +138,7 @@ class GraphSource:
     ) -> None:
         require_graph(graph)
         self.dt = timestep_of(graph, flattened(graph)[0], dt)
-        form = graph.metadata.get("form", "foreign")
+        form = said(graph, "form") or "foreign"
         self.reset = reset or reset_of(graph)
         default = f"{form} graph" + ("" if form == "exact" else f", {self.reset} reset")
         self.graph, self.label = graph, label or default

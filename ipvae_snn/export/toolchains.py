@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ipvae_snn._utils.extras import require_extra
 from ipvae_snn._utils.seeding import seeded
-from ipvae_snn.export.graphs.graph_fragment import require_graph
+from ipvae_snn.export.graphs.graph_fragment import require_graph, said
 from ipvae_snn.export.graphs.names import with_plain_names
 from ipvae_snn.export.graphs.network import flattened
 from ipvae_snn.export.graphs.node_steps import SPIKING
@@ -45,11 +45,11 @@ class InNorse(GraphSource):
         with _no_warnings():
             self._module = self._import()
         self._require_importable(graph)
-        form = graph.metadata.get("form", "foreign")
+        form = said(graph, "form") or "foreign"
         super().__init__(graph, self.tool_reset, f"{form}, in {self.tool}", dt=dt)
         self._in_tool = with_plain_names(graph)
-        made_for = graph.metadata.get("reset")
-        if made_for not in (None, self.tool_reset):
+        made_for = said(graph, "reset")
+        if made_for not in ("", self.tool_reset):
             note = f"{self.tool} resets by {self.tool_reset}, the graph was made for {made_for}"
             self.notes = (*self.notes, note)
 

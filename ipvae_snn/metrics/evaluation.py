@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from ipvae_snn._utils.checks import require_integer
+from ipvae_snn._utils.modes import eval_mode
 from ipvae_snn._utils.progress import progress_bar
 from ipvae_snn.data.sources import Samples, as_samples, stream
 from ipvae_snn.metrics.quality import (
@@ -125,31 +126,26 @@ def evaluate(
     batches = stream(samples, rows, workers)
     if not isinstance(x, Tensor):
         batches = (values.to(like) for values in batches)
-    training = model.training
     sums = _Sums(num_steps, model.latents, like.device)
     total = num_steps * -(-count // batch)
     bar = progress_bar(total, "evaluating", shown=progress, unit="step")
-    model.eval()
-    try:
-        with torch.no_grad(), model.seeded(seed), bar, closing(batches):
-            for first, values in zip(range(0, count, batch), batches, strict=True):
-                state, done = None, 0
-                options: Any = {}
-                batch_seed = None  # goes on with the draws of the last batch
-                if sample_seeds is not None:
-                    # All batches start from one seed, so that spikes depend on sample_seeds only.
-                    batch_seed = seed
-                    options = {"sample_seeds": sample_seeds[first : first + batch]}
-                with model.seeded(batch_seed):
-                    while done < num_steps:
-                        steps = min(chunk, num_steps - done)
-                        record = ("spk", "mem")
-                        out = model.run(values, steps, record=record, state=state, **options)
-                        sums.add(model, values, done, out.spk, out.mem)
-                        state, done = out.state, done + steps
-                        bar.update(steps)
-    finally:
-        model.train(training)
+    with eval_mode(model), torch.no_grad(), model.seeded(seed), bar, closing(batches):
+        for first, values in zip(range(0, count, batch), batches, strict=True):
+            state, done = None, 0
+            options: Any = {}
+            batch_seed = None  # goes on with the draws of the last batch
+            if sample_seeds is not None:
+                # All batches start from one seed, so that spikes depend on sample_seeds only.
+                batch_seed = seed
+                options = {"sample_seeds": sample_seeds[first : first + batch]}
+            with model.seeded(batch_seed):
+                while done < num_steps:
+                    steps = min(chunk, num_steps - done)
+                    record = ("spk", "mem")
+                    out = model.run(values, steps, record=record, state=state, **options)
+                    sums.add(model, values, done, out.spk, out.mem)
+                    state, done = out.state, done + steps
+                    bar.update(steps)
     parameters = sum(p.numel() for p in model.parameters())
     return Evaluation(sums.means(count), model.in_features, parameters)
 

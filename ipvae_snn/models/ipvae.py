@@ -14,7 +14,7 @@ from ipvae_snn._utils.checks import (
     require_integer,
     require_number,
 )
-from ipvae_snn._utils.seeding import seeded
+from ipvae_snn._utils.seeding import require_same_draws, seeded
 from ipvae_snn.functional import require_kl_form
 from ipvae_snn.kernels import loop
 from ipvae_snn.kernels.loop import State
@@ -417,6 +417,7 @@ class IPVAE(BaseModel):
             state = run_output.require_state(state, shape, like=self.like)
         with_graph = self.keeps_graph(graph, x, *(state or ()))
         with torch.set_grad_enabled(with_graph), self.seeded(seed):
+            require_same_draws()
             remake_weights(self.neuron)
             state = self.neuron.initial_state(shape) if state is None else state
             if self.decoded is None:

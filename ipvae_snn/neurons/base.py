@@ -2,7 +2,7 @@
 
 import warnings
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, ClassVar
 
 import torch
@@ -16,10 +16,11 @@ from ipvae_snn._utils.checks import (
     require_float,
     require_not_negative,
 )
+from ipvae_snn._utils.recomputed import is_backward
 from ipvae_snn.kernels.loop import State as State
 from ipvae_snn.kernels.sampler import is_exporting
 from ipvae_snn.neurons.hidden import Buffers
-from ipvae_snn.neurons.recomputation import Recomputable, is_backward
+from ipvae_snn.neurons.recomputation import Recomputable
 from ipvae_snn.neurons.snntorch_loops import Representative, refuse_backprop
 
 
@@ -43,7 +44,11 @@ class StatefulNeuron(Recomputable, RLeaky):  # type: ignore[misc]  # snnTorch is
     mem: Tensor
     init_hidden: bool
     output: bool
-    _live: ClassVar["weakref.WeakSet[StatefulNeuron]"] = weakref.WeakSet()
+    _live: ClassVar["weakref.WeakValueDictionary[int, StatefulNeuron]"] = (
+        weakref.WeakValueDictionary()
+    )
+    _state_lost = False
+    """Whether the last call was one of a torch.func transform, which stores nothing."""
     _buffers: dict[str, Tensor | None]
 
     def __init__(
@@ -63,13 +68,13 @@ class StatefulNeuron(Recomputable, RLeaky):  # type: ignore[misc]  # snnTorch is
             state_quant=state_quant,
             output=output,
         )
-        self._register()
         self._buffers = Buffers(self._buffers)
         for name in State._fields:
             self.register_buffer(name, torch.zeros(0), persistent=False)
         self._fresh = True
         self.observers: list[Callable[[State], None]] = []
         """Called after every call of the neuron with its timesteps, (T, ..., K) each."""
+        self._register()
 
     def initial_state(self, shape: torch.Size | tuple[int, ...]) -> State:
         """The initial state, for input of ``shape`` (..., K)."""
@@ -166,10 +171,12 @@ class StatefulNeuron(Recomputable, RLeaky):  # type: ignore[misc]  # snnTorch is
         """Store the state, and return it in the form of ``init_hidden`` and ``output``."""
         if is_exporting():
             self._store_in_place(state)
-        elif not is_transformed(state.mem):
+        elif is_transformed(state.mem):
+            self._state_lost = True
+        else:
             self._check_graph(state.mem)
             self.spk, self.mem = state
-            self._fresh = False
+            self._fresh = self._state_lost = False
             self._mark_state()
         return state.spk if self.init_hidden and not self.output else state
 
@@ -190,6 +197,13 @@ class StatefulNeuron(Recomputable, RLeaky):  # type: ignore[misc]  # snnTorch is
                 "first call, when its state has the size of a batch: call it once before"
             )
         self._check_start(spk, mem)
+        if self._state_lost and (spk is None or mem is None):
+            raise RuntimeError(
+                "the last call was inside a torch.func transform, which leaves no state to go on "
+                "from: pass the states, as in spk, mem = neuron(input_, spk, mem) with "
+                "init_hidden=False, or take all timesteps in one call, neuron.run(input_); "
+                "reset_mem() begins anew"
+            )
         initial = self.initial_state(shape)
         passed = [
             self._check_state(name, value, like)
@@ -239,7 +253,7 @@ class StatefulNeuron(Recomputable, RLeaky):  # type: ignore[misc]  # snnTorch is
         self._keep_state()
         if self.mem.numel():
             self.spk, self.mem = self.initial_state(self.mem.shape)
-        self._fresh = True
+        self._fresh, self._state_lost = True, False
         self._mark_state()
         return State(self.spk, self.mem)
 
@@ -254,16 +268,21 @@ class StatefulNeuron(Recomputable, RLeaky):  # type: ignore[misc]  # snnTorch is
     @classmethod
     def detach_hidden(cls) -> None:
         """:meth:`detach_mem` on every neuron of this class that exists, as in snnTorch."""
-        for neuron in list(cls._live):
+        for neuron in cls._all():
             if isinstance(neuron, cls):
                 neuron.detach_mem()
 
     @classmethod
     def reset_hidden(cls) -> None:
         """:meth:`reset_mem` on every neuron of this class that exists, as in snnTorch."""
-        for neuron in list(cls._live):
+        for neuron in cls._all():
             if isinstance(neuron, cls):
                 neuron.reset_mem()
+
+    @classmethod
+    def _all(cls) -> "Iterator[StatefulNeuron | None]":
+        # The list of references is made at once: other threads may make neurons meanwhile.
+        return (reference() for reference in StatefulNeuron._live.valuerefs())
 
     def __getstate__(self) -> dict[str, Any]:
         # Copies and pickles hold the values of the state, not its graph.
@@ -282,8 +301,8 @@ class StatefulNeuron(Recomputable, RLeaky):  # type: ignore[misc]  # snnTorch is
         self._register()
 
     def _register(self) -> None:
-        # snnTorch's class-wide list would keep this neuron alive forever; ours is a WeakSet.
-        StatefulNeuron._live.add(self)
+        # snnTorch's class-wide list would keep this neuron alive forever; ours has weak references.
+        StatefulNeuron._live[id(self)] = self
         _REPRESENTATIVE.replace(self)
 
     def train(self, mode: bool = True) -> "StatefulNeuron":
@@ -298,6 +317,7 @@ class StatefulNeuron(Recomputable, RLeaky):  # type: ignore[misc]  # snnTorch is
         self._without_graph = None
         for name in State._fields:
             self._buffers[name] = fn(getattr(self, name))
+        self._fresh |= self.mem.is_meta  # no values are left to go on from
         return self
 
     def _reset_cases(self, reset_mechanism: str) -> None:

@@ -20,8 +20,10 @@ class Buffers(dict[str, Tensor | None]):
         hidden = () if _is_export_under_way() else State._fields
         return {name: value for name, value in super().items() if name not in hidden}.items()
 
-    def __copy__(self) -> "Buffers":
+    def copy(self) -> "Buffers":
         return Buffers(self)
+
+    __copy__ = copy
 
 
 def _is_export_under_way() -> bool:

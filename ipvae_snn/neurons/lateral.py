@@ -286,7 +286,8 @@ class SharedDecoder(Lateral):
                 f"decoder, got {tuple(log_scale.shape)}"
             )
         require_finite(log_scale, "log_scale")
-        if log_scale.dtype != decoder.weight.dtype or log_scale.device != decoder.weight.device:
+        elsewhere = log_scale.device != decoder.weight.device and not decoder.weight.is_meta
+        if log_scale.dtype != decoder.weight.dtype or elsewhere:
             raise TypeError(
                 f"log_scale is {log_scale.dtype} on {log_scale.device}, the decoder's weights are "
                 f"{decoder.weight.dtype} on {decoder.weight.device}: make them agree"

@@ -250,6 +250,8 @@ class IPVAENeuron(StatefulNeuron):
             shapes: tuple[tuple[int, ...], ...] = ((), (self.features,))
             self._check_shape(name, tuple(value.shape), shapes[: 1 if name == "log_step" else 2])
         elif name in FOREIGN and name != "reset_mechanism":  # which snnTorch gives to its check
+            if isinstance(value, Tensor) and value.numel() == 1 and not value.is_meta:
+                value = value.item()  # a buffer that load_state_dict(assign=True) sets
             refuse_foreign({name: value})
         elif name in _FIXED or (name in _LEARNED and not callable(value)):
             kept = _LEARNED.get(name)

@@ -5,17 +5,16 @@ that a neuron stores is then a later one than in the first call, and a generator
 draw other spikes.
 """
 
-import sys
 import weakref
 from dataclasses import dataclass
 from types import FrameType
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor
-from torch.autograd import function
-from torch.utils import checkpoint
 
+from ipvae_snn._utils.recomputed import current, is_backward
+from ipvae_snn._utils.seeding import RECOMPUTED, other_draws, require_same_draws
 from ipvae_snn.kernels.loop import State
 
 PASS_STATES = (
@@ -23,37 +22,6 @@ PASS_STATES = (
     "checkpoint(neuron, input_, spk, mem, use_reentrant=False) with init_hidden=False, or let the "
     "function begin with reset(net) and run all timesteps"
 )
-
-
-class Recomputation(NamedTuple):
-    """A function that a backward pass calls again."""
-
-    frame: FrameType | None
-    """Identifies it; ``None`` if it is unknown where it begins."""
-    repeats_draws: bool = True
-    """Whether torch's generators are back in the state of the first call."""
-    reentrant: bool = False
-    """Whether the first call recorded no graph, as with ``use_reentrant=True``."""
-
-
-def is_backward() -> bool:
-    """Whether a backward pass is calling."""
-    return not torch.compiler.is_compiling() and torch._C._current_graph_task_id() != -1
-
-
-def current() -> Recomputation:
-    """The innermost function that the present backward pass calls again."""
-    frame: FrameType | None = sys._getframe()
-    while frame is not None:
-        place, values = (frame.f_code.co_filename, frame.f_code.co_name), frame.f_locals
-        if place == (checkpoint.__file__, "recompute_fn"):  # use_reentrant=False
-            return Recomputation(frame, values.get("preserve_rng_state", True))
-        if place == (function.__file__, "apply") and "self" in values:
-            # A backward method: that of use_reentrant=True, or of any function that recomputes.
-            preserves = getattr(values["self"], "preserve_rng_state", True)
-            return Recomputation(frame, preserves, reentrant=True)
-        frame = frame.f_back
-    return Recomputation(None)
 
 
 @dataclass
@@ -82,12 +50,12 @@ class Recomputable:
     def _begin_call(self) -> None:
         """Before a call that stores a state."""
         self._keep_state()
-        if self._kept is None or getattr(self.spike_grad, "law", None) == "rounded":
+        if torch.compiler.is_compiling() or getattr(self.spike_grad, "law", None) == "rounded":
             return
-        own = getattr(self.spike_grad, "generator", None) is not None
-        if own or not current().repeats_draws:
-            cure = "leave spike_grad.generator at None" if own else "pass preserve_rng_state=True"
-            _refuse(f"would draw other spikes than the first call: {cure}")
+        if self._kept is None:
+            require_same_draws()
+        elif reason := other_draws(getattr(self.spike_grad, "generator", None)):
+            _refuse(reason)
 
     def _keep_state(self) -> None:
         """Before anything that changes the state."""
@@ -143,4 +111,4 @@ _KEPT: "weakref.WeakSet[Recomputable]" = weakref.WeakSet()
 def _refuse(reason: str) -> NoReturn:
     for neuron in list(_KEPT):
         neuron._put_back()
-    raise RuntimeError(f"this call, made again by activation checkpointing, {reason}")
+    raise RuntimeError(f"{RECOMPUTED} {reason}")

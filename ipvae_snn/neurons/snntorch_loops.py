@@ -15,6 +15,7 @@ from torch import nn
 
 DETACHED_TOO = {"lapicque": Lapicque, "leaky": Leaky, "synaptic": Synaptic, "alpha": Alpha}
 DETACHED_ALONE = ("sconv2dlstm", "slstm")
+RESET_BY_CLASS = (*DETACHED_TOO, "rleaky", "rsynaptic", *DETACHED_ALONE)
 
 
 def _holds(name: str) -> bool:
@@ -85,6 +86,8 @@ def _obstacle(options: dict[str, Any]) -> str | None:
         return "it finds only neurons that are direct children of it"
     if options["num_return"] == 1 or (isinstance(net, nn.Sequential) and not last.output):
         return "its last child must be a neuron with output=True"
+    if not all(map(_holds, _classes_of_snntorch(net))):
+        return "it resets no class of neurons that has none among the direct children of it"
     if _holds("rsynaptic"):
         return "snnTorch resets no spikes of RSynaptic"
     if length and num_steps and length < num_steps and any(map(_holds, DETACHED_ALONE)):
@@ -92,3 +95,10 @@ def _obstacle(options: dict[str, Any]) -> str | None:
     if options["time_var"] and length and "K_flag" not in options:
         return "with time_var=True it takes whole sequences only, by BPTT"
     return None
+
+
+def _classes_of_snntorch(net: nn.Module) -> set[str]:
+    """The classes of snnTorch's own neurons at any depth, as its functions name them."""
+    kinds = {type(module) for module in net.modules() if isinstance(module, SpikingNeuron)}
+    names = {kind.__name__.lower() for kind in kinds if kind.__module__.startswith("snntorch.")}
+    return names.intersection(RESET_BY_CLASS)

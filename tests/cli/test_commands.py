@@ -102,6 +102,11 @@ def test_train_on_a_path_prints_how_the_data_was_read(tmp_path, capsys):
     assert IPVAE.load(out / "model.pt").in_features == 256
 
 
+def test_errors_print_no_control_characters(tmp_path, capsys):
+    assert main(["train", "--data", "a\x1b[31m.npy", "--out", str(tmp_path / "run")]) == 1
+    assert "a\\x1b[31m.npy does not exist" in capsys.readouterr().err
+
+
 def test_the_axis_that_counts_the_images_is_kept_with_the_run(tmp_path, capsys):
     np.save(tmp_path / "a.npy", np.random.default_rng(0).random((8, 8, 20)))
     out = str(tmp_path / "run")

@@ -61,6 +61,16 @@ def test_a_refusal_names_what_was_left_out(tmp_path, foreign):
         data.load(tmp_path / "a.npz")
 
 
+def test_an_archive_says_what_was_read_whatever_its_suffix(tmp_path):
+    np.savez(tmp_path / "a.npz", x_train=BYTES, x_test=BYTES[:4])
+    np.save(tmp_path / "b.npy", BYTES)
+    (tmp_path / "a.npz").rename(tmp_path / "a.npy")
+    (tmp_path / "b.npy").rename(tmp_path / "b.npz")
+    read = "to train on: x_train (20); held out: x_test (4)"
+    assert read in data.load(tmp_path / "a.npy").description
+    assert "read:" not in data.load(tmp_path / "b.npz").description
+
+
 def test_texts_and_complex_numbers_beside_images_are_no_images(tmp_path):
     np.savez(tmp_path / "a.npz", x=BYTES, names=np.full((2, 2, 2), "x"), waves=BYTES[:2] * 1j)
     assert "read: x (20)" in data.load(tmp_path / "a.npz").description

@@ -2,6 +2,8 @@
 
 import io
 import struct
+import threading
+import warnings
 import zlib
 
 import numpy as np
@@ -9,9 +11,10 @@ import PIL
 import pytest
 import torch
 from PIL import Image
+from PIL.TiffImagePlugin import ImageFileDirectory_v2
 
 from ipvae_snn import data
-from ipvae_snn.data.image_files import image_shape, read_image
+from ipvae_snn.data.image_files import _opened, image_shape, read_image
 
 UPRIGHT = np.zeros((16, 24), np.uint8)
 UPRIGHT[:6, :8], UPRIGHT[10:, :3], UPRIGHT[2:4, 15:20] = 220, 120, 60
@@ -221,6 +224,21 @@ def test_previews_in_a_file_are_no_pages(tmp_path):
         assert read_image(tmp_path / name).shape == (16, 16)
 
 
+@pytest.mark.parametrize(
+    "tags", [{270: "ImageJ=1.53t\nimages=30\nslices=30\n"}, {32997: 16}], ids=["ImageJ", "volume"]
+)
+def test_planes_behind_a_single_page_are_not_lost(tmp_path, tags):
+    tagged = ImageFileDirectory_v2()
+    for tag, value in tags.items():
+        tagged[tag] = value
+    Image.fromarray(GLYPH).save(tmp_path / "a.tif", tiffinfo=tagged)
+    with pytest.raises(ValueError, match=r"a\.tif cannot be .* several pages or frames: save each"):
+        read_image(tmp_path / "a.tif")
+    tagged[270], tagged[32997] = "ImageJ=1.53t\nimages=1\n", 1
+    Image.fromarray(GLYPH).save(tmp_path / "b.tif", tiffinfo=tagged)
+    assert read_image(tmp_path / "b.tif").shape == (16, 16)
+
+
 # -- refusals among many files --------------------------------------------------------------------
 
 
@@ -264,6 +282,25 @@ def test_files_with_damaged_pixels_are_counted(tmp_path):
         path.write_bytes(path.read_bytes()[:-40])
     with pytest.raises(ValueError, match=r"2\.png cannot be .* \(and 1 more like it, of 6 read\)"):
         data.load(tmp_path, hold_out=False)
+
+
+def test_threads_that_read_images_leave_the_filters_of_warnings(tmp_path):
+    Image.fromarray(GLYPH).save(tmp_path / "a.png")
+    before = list(warnings.filters)
+    entered, left = threading.Event(), threading.Event()
+
+    def overlap():
+        with _opened(tmp_path / "a.png"):
+            entered.set()
+            left.wait(1)
+
+    thread = threading.Thread(target=overlap)
+    with _opened(tmp_path / "a.png"):
+        thread.start()
+        entered.wait(0.02)  # in vain: it has to wait
+    left.set()
+    thread.join()
+    assert warnings.filters == before
 
 
 @pytest.mark.parametrize("suffix", ["pbm", "pnm", "jfif", "JPG", "Tiff"])

@@ -92,6 +92,19 @@ def test_corrupt_compressed_data_raises_value_error(tmp_path):
         read_idx(tmp_path / "b.gz")
 
 
+def test_a_header_written_by_python_2(tmp_path):
+    np.save(tmp_path / "a.npy", BYTES)
+    content = (tmp_path / "a.npy").read_bytes().replace(b"(20, 9, 7), }  ", b"(20L, 9L, 7), }")
+    (tmp_path / "a.npy").write_bytes(content)
+    assert len(data.load(tmp_path / "a.npy", hold_out=False).test) == 20
+
+
+@pytest.mark.parametrize("source", [BYTES, torch.zeros(4, 4), None, b"a", 3], ids=type)
+def test_a_source_that_is_no_name_is_refused(source):
+    with pytest.raises(TypeError, match="name of a data set or a path, got"):
+        data.load(source)
+
+
 @pytest.mark.parametrize(
     "options",
     [{"patches": (-1, 5)}, {"patches": (10,)}, {"patch_size": 1}, {"seed": -1}],

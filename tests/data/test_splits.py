@@ -113,11 +113,29 @@ def test_training_images_alone_are_split(tmp_path):
         assert [len(part) for part in data.load(source)[:2]] == [16, 4]
 
 
+def test_a_class_named_train_beside_others(tmp_path):
+    for name in ("train/train", "train/bus", "test/train", "test/bus"):
+        write_images(tmp_path / name, BYTES[:5])
+    dataset = data.load(tmp_path)
+    assert "train/train (5); held out: test/bus (5), test/train (5)" in dataset.description
+
+
 @pytest.mark.parametrize("name", ["train/test", "test/train", "train_test"])
 def test_names_that_say_both_are_refused(tmp_path, name):
     write_images(tmp_path / name, BYTES)
     with pytest.raises(ValueError, match="names images to train on and held-out ones"):
         data.load(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["img_{}_{:02}", "{1}_{0}", "COCO_{}2014_{:012}", "a-{}-{}"])
+def test_any_word_splits_if_all_files_are_named(tmp_path, name):
+    for index, pixels in enumerate(BYTES):
+        part = "train" if index < 12 else "val"
+        Image.fromarray(pixels).save(tmp_path / (name.format(part, index) + ".png"))
+    assert [len(part) for part in data.load(tmp_path)[:2]] == [12, 8]
+    Image.fromarray(BYTES[0]).save(tmp_path / "photo of a test.png")
+    Image.fromarray(BYTES[0]).save(tmp_path / "photo.png")
+    assert [len(part) for part in data.load(tmp_path)[:2]] == [17, 5]  # by number
 
 
 def test_names_of_files_split_a_folder_without_others(tmp_path):
@@ -127,6 +145,9 @@ def test_names_of_files_split_a_folder_without_others(tmp_path):
     write_images(tmp_path / "b", BYTES[:12], "photo")
     write_images(tmp_path / "b", BYTES[12:], "test")
     with pytest.raises(ValueError, match=r"is split by half: 'test' .* 'photo00.png'"):
+        data.load(tmp_path / "b")
+    write_images(tmp_path / "b", BYTES[:1], "a photo of a train")
+    with pytest.raises(ValueError, match=r"is split by half: 'test' .* 'others', 'photo00.png'"):
         data.load(tmp_path / "b")
     write_images(tmp_path / "c", BYTES, "test")  # nothing is named otherwise
     write_images(tmp_path / "d", BYTES[:12], "bus")

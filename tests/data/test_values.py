@@ -96,6 +96,24 @@ def test_floats_that_fill_no_range_are_refused_when_they_are_opened(tmp_path, st
             data.load(tmp_path / "a.npy", stream=stream)
 
 
+@pytest.mark.parametrize(
+    ("stored", "taken_as"),
+    [
+        (BYTES / np.float32(255) * np.float32(1.0000001), "0…1"),
+        (BYTES / np.float32(255) - np.float32(1e-8), "0…1"),
+        (BYTES * np.float32(1.0000001), "0…255"),
+        ((BYTES / np.float32(127.5) - 1) * np.float32(1.0000001), "-1…1"),
+    ],
+    ids=["above", "below", "bytes", "signed"],
+)
+def test_rounding_brings_no_value_beyond_the_range(tmp_path, stored, taken_as):
+    np.save(tmp_path / "a.npy", stored)
+    for stream in (False, True):
+        dataset = data.load(tmp_path / "a.npy", stream=stream)
+        assert (all_samples(dataset).min(), all_samples(dataset).max()) == (0, 1)
+        assert f"taken as {taken_as}" in dataset.description
+
+
 def test_a_few_wrong_images_are_named_and_counted(tmp_path):
     images = BYTES / 255
     images[[3, 8, 9]] *= 16
@@ -141,6 +159,21 @@ def test_files_of_a_folder_have_one_scale(tmp_path, stored):
     samples = all_samples(data.load(tmp_path, hold_out=False))
     assert samples[0].max() == 0
     assert samples.amax(1)[1:].min() > 0.99
+
+
+def test_a_folder_of_masks_beside_images_is_refused(tmp_path):
+    for name, images in (("images", BYTES), ("masks", BINARY)):
+        (tmp_path / name).mkdir()
+        for index, pixels in enumerate(images):
+            Image.fromarray(pixels).save(tmp_path / name / f"{index:02}.png")
+    with pytest.raises(ValueError, match=r"masks holds values in 0…1, others there 0…255"):
+        data.load(tmp_path)
+
+
+def test_the_range_is_that_of_several_files(tmp_path):
+    for index, level in enumerate((100, 30, 200, 70)):
+        Image.fromarray(np.full((4, 4), level, np.uint8)).save(tmp_path / f"{index}.png")
+    assert "8-bit values from 30 to 200, taken as 0…255" in data.load(tmp_path).description
 
 
 def test_maps_of_labels_in_files_are_refused_with_their_number(tmp_path):

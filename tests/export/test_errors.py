@@ -24,6 +24,27 @@ class Mine(nn.Module):
     """A module without a translation."""
 
 
+class Doubled(nn.Linear):
+    """A layer whose weights do not say what it computes."""
+
+    def forward(self, x):
+        return 2 * super().forward(x)
+
+
+class Packed(nn.Module):
+    """A module whose state is no tensor, as those of quantize_dynamic."""
+
+    def get_extra_state(self):
+        return torch.qint8, (1, 2)
+
+
+class Residual(nn.Sequential):
+    """Layers that are not run one after another alone."""
+
+    def forward(self, x):
+        return x + super().forward(x)
+
+
 def leaky(**options):
     return snn.Leaky(0.9, init_hidden=True, **options)
 
@@ -48,6 +69,11 @@ UNSUPPORTED = {
     "Conv2d on vectors": (lambda: nn.Conv2d(1, 1, 3), r"shape \(1, H, W\), got \(8,\)"),
     "AvgPool2d on vectors": (lambda: nn.AvgPool2d(2), r"\(C, H, W\)"),
     "Flatten of the batch": (lambda: nn.Flatten(0), "start_dim=0"),
+    "Flatten of the batch, from the end": (lambda: nn.Flatten(-2), "start_dim=-2"),
+    "a forward of its own": (lambda: Doubled(8, 8), r"Doubled has no translation.*forward of"),
+    "Sequential": (lambda: Residual(nn.Linear(8, 8)), r"Residual has no translation.*forward of"),
+    "DataParallel": (lambda: nn.DataParallel(nn.Linear(8, 8)), r"what it wraps, its \.module"),
+    "packed weights": (Packed, "Packed has no translation"),
 }
 
 
@@ -65,6 +91,8 @@ def test_a_module_without_translation_is_named(name):
     [
         (nn.Conv2d(1, 1, 3, padding_mode="circular"), "padding_mode 'circular'"),
         (nn.AvgPool2d(2, ceil_mode=True), "ceil_mode"),
+        (nn.Conv2d(1, 1, (3, 5)), r"the shape is \(1, 6, 4\), but nir takes it for \(1, 6, 6\)"),
+        (nn.Conv2d(1, 1, 9), r"cannot take inputs of shape \(1, 8, 8\)"),
     ],
 )
 def test_settings_of_image_layers_without_translation_are_named(layer, message):
@@ -86,6 +114,11 @@ def test_extra_map_translates_a_module_of_the_user():
     for translate in (inner, lambda module: nir.Scale(np.full(8, 2, np.float32))):
         graph = export.to_nir(network, extra_map={Twice: translate})
         torch.testing.assert_close(export.from_nir(graph)(x), network(x).detach())
+    for edges in ([("i", "o")], [("i", "s"), ("s", "o"), ("o", "s")], [("s", "i"), ("s", "o")]):
+        graph = inner(None)
+        graph.edges = edges
+        with pytest.raises(ValueError, match=r"an edge of the graph of extra_map\[Twice\]"):
+            export.to_nir(network, extra_map={Twice: lambda module, graph=graph: graph})
     with pytest.raises(TypeError, match=r"extra_map\[Twice\] must return a nir node, got Linear"):
         export.to_nir(network, input_shape=(8,), extra_map={Twice: lambda module: nn.Linear(8, 8)})
 
@@ -108,6 +141,14 @@ def test_a_network_needs_modules_with_a_known_input_and_finite_weights(model):
         export.to_nir([model])
     with pytest.raises(ValueError, match="input_shape must be given"):
         export.to_nir(nn.Sequential(nn.Conv2d(1, 1, 3)))
+    with pytest.raises(TypeError, match=r"input_shape must be a tuple such as .*got 4"):
+        export.to_nir(nn.Sequential(nn.Linear(4, 3)), input_shape=4)
+    with pytest.raises(ValueError, match=r"module at the top: .*Mine has no translation"):
+        export.to_nir(Mine())
+    with pytest.raises(ValueError, match=r"0\.weight has no shape yet"):
+        export.to_nir(nn.Sequential(nn.LazyLinear(3)), input_shape=(4,))
+    with pytest.raises(ValueError, match=r"bfloat16 .* export a copy, \.float\(\)"):
+        export.to_nir(IPVAE(16, 8).bfloat16())
     with pytest.raises(ValueError, match="no module that does anything"):
         export.to_nir(nn.Sequential(), input_shape=(3,))
     with torch.no_grad():
@@ -139,21 +180,32 @@ ANOTHER_MODEL = {
 }
 
 
+CONVERT = {
+    "to_nir": export.to_nir,
+    "to_fixed_point": export.to_fixed_point,
+    "rounded_source": export.rounded_source,
+    "to_xylo": lambda model: export.to_xylo(model, torch.rand(5, 16)),
+    "calibrate": lambda model: export.calibrate(model, torch.rand(5, 16)),
+}
+
+
 @pytest.mark.parametrize("name", ANOTHER_MODEL)
-@pytest.mark.parametrize(
-    "convert",
-    [
-        export.to_nir,
-        export.to_fixed_point,
-        export.rounded_source,
-        lambda model: export.to_xylo(model, torch.rand(5, 16)),
-        lambda model: export.calibrate(model, torch.rand(5, 16)),
-    ],
-    ids=["to_nir", "to_fixed_point", "rounded_source", "to_xylo", "calibrate"],
-)
+@pytest.mark.parametrize("convert", CONVERT)
 def test_a_model_without_linear_decoder_and_gaussian_likelihood_is_refused(convert, name):
     with pytest.raises(TypeError, match="an IPVAE with a linear decoder and a Gaussian likelihood"):
-        convert(ANOTHER_MODEL[name]())
+        CONVERT[convert](ANOTHER_MODEL[name]())
+
+
+@pytest.mark.parametrize("convert", CONVERT)
+def test_a_model_without_values_is_refused(convert):
+    with pytest.raises(ValueError, match="the weights are on the meta device"):
+        CONVERT[convert](IPVAE(16, 8).to("meta"))
+
+
+def test_a_neuron_that_is_in_the_network_twice_is_refused():
+    for neuron in (leaky(), IPVAENeuron(8, init_hidden=True)):
+        with pytest.raises(ValueError, match="module 2: it is there twice, with one state"):
+            export.to_nir(nn.Sequential(neuron, nn.Linear(8, 8), neuron), input_shape=(8,))
 
 
 def test_a_model_that_has_learned_nothing_has_no_thresholds():
@@ -187,6 +239,47 @@ def test_files_without_a_graph_are_refused(tmp_path, model):
         export.read(tmp_path / "nothing.nir")
     with pytest.raises(TypeError, match=r"path or a nir\.NIRGraph, got int"):
         export.from_nir(3)
+
+
+CONTENT = {
+    "a type that nir lacks": ("node/nodes/a/type", "Izhikevich", "'a' is of type 'Izhikevich'"),
+    "a type that is none": ("node/nodes/a/type", "NIRNode", "'a' is of type 'NIRNode'"),
+    "a type in a list": ("node/nodes/a/type", ["LIF", "LI"], "'a' is of type array"),
+    "a number for a node": ("node/nodes/a", 3, "'a' is of type None"),
+    "a node for a graph": ("node/type", "LIF", "no group 'node' of type NIRGraph"),
+    "nothing": ("node", None, "no group 'node' of type NIRGraph"),
+}
+
+
+@pytest.mark.parametrize("name", CONTENT)
+def test_a_file_with_other_content_says_where(tmp_path, name):
+    place, content, message = CONTENT[name]
+    scale = nir.Scale(np.ones(2, np.float32))
+    nir.write(tmp_path / "a.nir", nir.NIRGraph({"a": scale, "b": scale}, [("a", "b")]))
+    with h5py.File(tmp_path / "a.nir", "r+") as file:
+        del file[place]
+        if content is not None:
+            file[place] = content
+    with pytest.raises(ValueError, match=rf"cannot be read as a NIR graph: .*{message}"):
+        export.read(tmp_path / "a.nir")
+
+
+@pytest.mark.parametrize("key", ["format", "reset", "kind", "form", "notes"])
+def test_metadata_of_other_programs_hold_anything(key):
+    graph = nir.NIRGraph.from_list(nir.Scale(np.ones(3, np.float32)))
+    graph.metadata = {key: np.array([1, 2])}
+    x = torch.rand(2, 3)
+    assert torch.equal(export.from_nir(graph)(x), x)
+    assert torch.equal(next(export.GraphSource(graph).unroll(x, 1)), torch.zeros(2, 0))
+
+
+def test_the_error_of_a_node_names_it():
+    zero, endless = np.zeros(3, np.float32), np.full(3, np.inf, np.float32)
+    for field in ("tau", "r"):
+        node = nir.LIF(zero + 1, zero + 1, zero, zero + 1)
+        setattr(node, field, endless)
+        with pytest.raises(ValueError, match=rf"node 'lif': {field} of .* without leak is an I"):
+            export.from_nir(nir.NIRGraph.from_list(node))
 
 
 def test_the_error_for_a_text_file_names_npz_and_not_pickles(tmp_path):

@@ -5,8 +5,9 @@ import pytest
 import snntorch as snn
 import torch
 from torch import nn
+from torch.nn.utils import prune
 
-from ipvae_snn import IPVAENeuron, export
+from ipvae_snn import IPVAE, IPVAENeuron, export
 from ipvae_snn.neurons.lateral import NoLateral
 from tests.export.networks import STEPS, convolutional, leaky, outputs, poisson
 
@@ -112,3 +113,60 @@ def test_metadata_name_the_reset_and_notes_a_changed_one():
     assert export.to_nir(zero).metadata["reset"] == "zero"
     assert export.to_nir(nn.Sequential(nn.Linear(6, 8), leaky())).metadata["reset"] == "none"
     assert "noise" not in graph.metadata
+
+
+DERIVED = {
+    "weight_norm": nn.utils.parametrizations.weight_norm,
+    "old weight_norm": nn.utils.weight_norm,
+    "old spectral_norm": nn.utils.spectral_norm,
+    "prune": lambda layer: prune.l1_unstructured(layer, "weight", 0.5),
+}
+
+
+@pytest.mark.filterwarnings("ignore:.*weight_norm. is deprecated")
+@pytest.mark.parametrize("name", DERIVED)
+def test_weights_that_are_computed_from_others_are_exported_as_they_are_now(name):
+    network, x = nn.Sequential(DERIVED[name](nn.Linear(6, 3))).eval(), torch.rand(4, 6)
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.mul_(3)
+    graph = export.to_nir(network)
+    torch.testing.assert_close(export.from_nir(graph)(x), network(x).detach())
+
+
+@pytest.mark.filterwarnings("ignore:.*weight_norm. is deprecated")
+@pytest.mark.parametrize("form", ["exact", "portable"])
+@pytest.mark.parametrize("name", DERIVED)
+def test_models_with_such_weights_are_restored_with_plain_ones(name, form):
+    torch.manual_seed(0)
+    model, x = IPVAE(6, 8, init_std=0.5).eval(), torch.rand(4, 6)
+    DERIVED[name](model.decoder)
+    neuron = IPVAENeuron(DERIVED[name](nn.Linear(8, 6, bias=False)), init_hidden=True)
+    back = export.from_nir(export.to_nir(model, form), stochastic=True)
+    assert torch.equal(back.run(x, 20, seed=0).spk, model.run(x, 20, seed=0).spk)
+    network = nn.Sequential(nn.Linear(6, 8), neuron).eval()
+    restored = export.from_nir(export.to_nir(network, form), stochastic=True)
+    torch.manual_seed(5)
+    with torch.no_grad():
+        expected = torch.stack([network(x) for _ in range(STEPS)])
+    torch.manual_seed(5)
+    assert torch.equal(outputs(restored, x), expected)
+
+
+def test_layers_that_are_in_the_network_twice_are_exported_twice():
+    torch.manual_seed(0)
+    layer, pool = nn.Conv2d(2, 2, 3, padding=1), nn.AvgPool2d(2)
+    pair = nn.Sequential(layer, pool)
+    network, x = nn.Sequential(pair, pair, layer), torch.rand(3, 2, 8, 8)
+    graph = export.to_nir(network, input_shape=(2, 8, 8))
+    torch.testing.assert_close(export.from_nir(graph)(x), network(x).detach())
+
+
+def test_oblong_pools_stay_pools(tmp_path):
+    network, x = (
+        nn.Sequential(nn.AvgPool2d((2, 4)), nn.Flatten(), nn.Linear(8, 3)),
+        torch.rand(3, 1, 8, 8),
+    )
+    graph = export.to_nir(network, "portable", input_shape=(1, 8, 8))
+    export.write(tmp_path / "a.nir", graph)
+    torch.testing.assert_close(export.from_nir(tmp_path / "a.nir")(x), network(x).detach())

@@ -444,7 +444,7 @@ def test_pickle_and_deepcopy_after_a_forward_pass(make, form):
         twin = duplicate(neuron)
         assert torch.equal(twin.mem, neuron.mem)
         assert not twin.mem.requires_grad
-        assert twin in StatefulNeuron._live
+        assert twin in StatefulNeuron._live.values()
         assert repr(twin) == repr(neuron)
         torch.manual_seed(8)
         ours = split(neuron(CURRENT), form)[0]

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.optim import swa_utils
 
-from ipvae_snn import IPVAENeuron, reset
+from ipvae_snn import IPVAE, IPVAENeuron, reset, surrogate
 
 K = 4
 STATES = ("spk", "mem")
@@ -126,3 +126,84 @@ def test_update_bn_runs_a_network_with_states():
     average = swa_utils.AveragedModel(net)
     swa_utils.update_bn([torch.rand(6, 3) for _ in range(3)], average)
     assert average.module[1].num_batches_tracked == 3
+
+
+# -- transforms, the meta device, threads ---------------------------------------------------------
+
+
+def in_steps(net, x):
+    return torch.stack([net(frame) for frame in x])
+
+
+def carried(net, x):
+    return torch.cat([net[1].run(net[0](x[:2])).spk, net[1].run(net[0](x[2:]), carry=True).spk])
+
+
+def mapped(net, x, call):
+    return torch.func.vmap(lambda sample: call(net, sample), 1, 1, randomness="different")(x)
+
+
+def differentiated(net, x, call):
+    module = Called(net, call)
+
+    def loss(parameters):
+        return torch.func.functional_call(module, parameters, (x,)).sum()
+
+    return torch.func.grad(loss)(dict(module.named_parameters()))
+
+
+class Called(nn.Module):
+    def __init__(self, net, call):
+        super().__init__()
+        self.net, self.call = net, call
+
+    def forward(self, x):
+        return self.call(self.net, x)
+
+
+@pytest.mark.parametrize("transform", [mapped, differentiated])
+@pytest.mark.parametrize("call", [in_steps, carried])
+def test_a_transform_that_would_lose_the_state_is_refused(transform, call):
+    net, x = network(), torch.rand(4, 2, 3)
+    with pytest.raises(RuntimeError, match=r"torch\.func transform.*reset_mem\(\)"):
+        transform(net, x, call)
+    reset(net)
+    transform(net, x, lambda net, x: net[1].run(net[0](x)).spk)
+    reset(net)
+    assert in_steps(net, x).shape == (4, 2, K)
+
+
+def test_nothing_goes_on_from_the_meta_device():
+    net = advanced(spike_grad=surrogate.rounded())
+    weights, x = copy.deepcopy(net.state_dict()), torch.rand(2, 3)
+    net.to("meta").to_empty(device="cpu").load_state_dict(weights)
+    assert torch.equal(net(x), network(spike_grad=surrogate.rounded())(x))
+
+
+@pytest.mark.parametrize("make", [network, lambda: IPVAE(3, K)], ids=["network", "model"])
+def test_weights_may_be_assigned(make):
+    weights = make().state_dict()
+    with torch.device("meta"):
+        net = make()
+    net.load_state_dict(weights, assign=True)
+    for name, value in net.state_dict().items():
+        assert torch.equal(value, weights[name])
+    threshold = next(name for name in weights if name.endswith("threshold"))
+    with pytest.raises(RuntimeError, match="no meaning for a Poisson neuron"):
+        net.load_state_dict({**weights, threshold: torch.tensor(2.0)}, assign=True)
+
+
+def test_a_replica_lists_no_states():
+    assert not listed(advanced()[1]._replicate_for_data_parallel()) & set(STATES)
+
+
+class Reset(IPVAENeuron):
+    """Another thread resets all neurons whenever a buffer of this one is registered."""
+
+    def register_buffer(self, *arguments, **options):
+        IPVAENeuron.reset_hidden()
+        super().register_buffer(*arguments, **options)
+
+
+def test_a_neuron_may_be_made_while_all_are_reset():
+    assert Reset(K).mem.shape == (0,)

@@ -5,7 +5,9 @@ import torch
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
-from ipvae_snn import IPVAENeuron, Recorder, reset, surrogate
+from ipvae_snn import IPVAE, IPVAENeuron, Recorder, reset, surrogate
+from ipvae_snn._utils.seeding import Draws
+from ipvae_snn.baselines import LCA, PoissonVAE
 
 K, STEPS = 5, 6
 X = torch.rand(STEPS, 3, K, generator=torch.Generator().manual_seed(0))
@@ -248,3 +250,90 @@ def test_going_on_without_the_graph_is_refused():
     with pytest.raises(RuntimeError, match="use_reentrant=False"):
         halves(x, use_reentrant=True).sum().backward()
     halves(x, use_reentrant=False).sum().backward()
+
+
+# -- whole models ---------------------------------------------------------------------------------
+
+MODELS = {
+    "kernels": lambda **options: IPVAE(K, 6, init_std=0.5, **options),
+    "loop": lambda **options: IPVAE(K, 6, init_std=0.5, **options).double(),
+    "baseline": lambda **options: PoissonVAE(K, 6, **options),
+}
+whole_models = pytest.mark.parametrize("make", MODELS.values(), ids=MODELS)
+
+
+def model_gradients(make, call, **options):
+    torch.manual_seed(1)
+    model = make(**options)
+    x = X[0].to(model.like.dtype).requires_grad_()
+    torch.manual_seed(3)
+    call(model, x).backward()
+    return [x.grad, *(p.grad for p in model.parameters() if p.grad is not None)]
+
+
+@MODES
+@whole_models
+def test_models_under_checkpoints(make, reentrant):
+    options = {"use_reentrant": reentrant}
+    expected = model_gradients(make, lambda m, x: m.loss(x, 4))
+    found = model_gradients(make, lambda m, x: checkpoint(m.loss, x, 4, **options))
+    assert_same(found, expected)
+
+    def seeded(model, x):
+        with model.seeded(5):
+            return model.loss(x, 4)
+
+    options["preserve_rng_state"] = False
+    expected = model_gradients(make, seeded)
+    found = model_gradients(make, lambda m, x: checkpoint(seeded, m, x, **options))
+    assert_same(found, expected)
+
+
+@MODES
+@whole_models
+def test_other_draws_of_models_are_refused(make, reentrant):
+    def refused(match, call, **options):
+        with pytest.raises(RuntimeError, match=match):
+            model_gradients(make, call, **options)
+
+    options = {"use_reentrant": reentrant}
+    own = surrogate.midpoint(generator=torch.Generator())
+    refused("generator at None", lambda m, x: checkpoint(m.loss, x, 4, **options), spike_grad=own)
+
+    def around(model, x):
+        with model.seeded(5):
+            loss = checkpoint(model.loss, x, 4, **options)
+            if reentrant:
+                loss.backward()
+            return loss
+
+    refused("block inside the checkpointed function", around)
+    options["preserve_rng_state"] = False
+    refused("preserve_rng_state=True", lambda m, x: checkpoint(m.loss, x, 4, **options))
+
+
+def test_other_draws_of_estimators_and_neurons_are_refused():
+    mem = torch.zeros(3, requires_grad=True)
+    own = surrogate.midpoint(generator=torch.Generator())
+    with pytest.raises(RuntimeError, match="generator at None"):
+        checkpoint(own, mem, use_reentrant=False).sum().backward()
+    neuron = layer()
+    with Draws(1), pytest.raises(RuntimeError, match="block inside"):
+        checkpoint(lambda x: neuron.run(x).spk, X, use_reentrant=False)
+    with Draws(1), torch.no_grad():  # no gradient, so that nothing is called again
+        checkpoint(lambda x: neuron.run(x).spk, X, use_reentrant=False)
+
+
+def test_models_without_draws_need_no_random_state():
+    options = {"use_reentrant": False, "preserve_rng_state": False}
+    checkpoint(LCA(K, 6).loss, X[0], 4, **options).backward()
+    checkpoint(IPVAE(K, 6, spike_grad=surrogate.rounded()).loss, X[0], 4, **options).backward()
+
+
+def test_a_hook_of_a_backward_pass_may_draw():
+    model, other = MODELS["kernels"](), MODELS["kernels"](spike_grad=surrogate.midpoint())
+    other.neuron.spike_grad.generator = torch.Generator()
+    x = X[0].clone().requires_grad_()
+    x.register_hook(lambda grad: grad + other.run(X[0], 2).spk.sum())
+    with model.seeded(1):
+        model.loss(x, 3).backward()

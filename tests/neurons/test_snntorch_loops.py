@@ -57,6 +57,9 @@ NETWORKS = {
         their_last(),
     ),
     "nested": lambda: network(lambda: nn.Sequential(ours(6)), our_last),
+    "Leaky, also nested": lambda: nn.Sequential(
+        *network(lambda: nn.Sequential(leaky()), leaky), nn.Linear(3, 3), our_last()
+    ),
 }
 LOOPS = {
     "BPTT": lambda *a: backprop.BPTT(a[0], VARYING, *a[1:]),
@@ -109,6 +112,7 @@ REFUSED = {
     ),
     "no output": (lambda: network(lambda: ours(6), lambda: ours(3)), "BPTT", "output=True"),
     "all nested": (lambda: nn.Sequential(NETWORKS["ours alone"]()), "RTRL", "direct children"),
+    "Leaky nested": (lambda: network(lambda: nn.Sequential(leaky()), our_last), "BPTT", "no class"),
     "RSynaptic": (
         lambda: network(
             lambda: snn.RSynaptic(0.9, 0.8, linear_features=6, init_hidden=True), our_last

@@ -20,6 +20,7 @@ from ipvae_snn.export.graphs.graph_fragment import (
     array,
     nir_module,
     require_graph,
+    said,
 )
 from ipvae_snn.export.graphs.network import GraphNetwork, flattened, layer_of, reset_of
 from ipvae_snn.export.graphs.poisson import Portable
@@ -80,7 +81,7 @@ def from_nir(
     if stochastic not in (None, True, False):
         raise TypeError(f"stochastic must be None, True or False, got {stochastic!r}")
     metadata = graph.metadata
-    own_format = metadata.get("format") == FORMAT
+    own_format = said(graph, "format") == FORMAT
     if (
         own_format
         and stochastic is not False
@@ -95,7 +96,7 @@ def from_nir(
     neurons: dict[str, IPVAENeuron] = {}
     if own_format and stochastic is not False:
         try:
-            if metadata.get("kind") == "IPVAE":
+            if said(graph, "kind") == "IPVAE":
                 return _model(graph)
             graph, neurons = _with_neurons(graph)
         except _DAMAGE as error:
@@ -115,7 +116,7 @@ def _model(graph: Any) -> IPVAE:
     # Validate the sizes before anything is allocated by them.
     if shape != (config["in_features"], config["latents"]):
         raise KeyError(f"the sizes in config are not those of the weights, {shape}")
-    if metadata["form"] == "exact" and options["levels"] > len(flattened(graph)[0]):
+    if said(graph, "form") == "exact" and options["levels"] > len(flattened(graph)[0]):
         raise KeyError(f"{options['levels']} levels, for which the graph has too few nodes")
     config["spike_grad"] = surrogate.from_config(config["spike_grad"])
     with seeded(0):  # initial weights, replaced below: leave the global generator alone

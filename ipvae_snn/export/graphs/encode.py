@@ -5,9 +5,10 @@ from dataclasses import asdict
 from typing import Any
 
 import numpy as np
-from torch import nn
+from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
-from ipvae_snn._utils.checks import require_integer
+from ipvae_snn._utils.checks import require_integer, require_values
 from ipvae_snn.export.constants import ModelConstants, linear_gaussian
 from ipvae_snn.export.graphs.folding import folded
 from ipvae_snn.export.graphs.graph_fragment import (
@@ -134,6 +135,8 @@ def _input_shape(
             "input_shape must be given, without batch, such as (1, 28, 28): the first module "
             "does not define it"
         )
+    if not isinstance(shape, tuple | list):
+        raise TypeError(f"input_shape must be a tuple such as (1, 28, 28), got {shape!r}")
     return tuple(require_integer(n, "input_shape") for n in shape)
 
 
@@ -210,6 +213,11 @@ def _model_metadata(model: Any, options: GraphOptions, nested: bool) -> dict[str
 
 def _require_finite(network: nn.Module) -> None:
     for name, value in network.state_dict().items():
+        if is_lazy(value):
+            raise ValueError(f"{name} has no shape yet: call the network once before the export")
+        if not isinstance(value, Tensor):  # of a quantized module, which has no translation
+            continue
+        require_values(value)
         if value.is_floating_point() and not bool(value.float().isfinite().all()):
             raise ValueError(
                 f"{name} holds values that are NaN, infinite or beyond float32: it cannot be "

@@ -4,10 +4,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from ipvae_snn._utils.extras import require_extra
+from ipvae_snn.neurons.lateral import derives_weights, remake_weights
 
 Array = NDArray[np.float32]
 Shape = tuple[int, ...]
@@ -77,6 +79,11 @@ def require_graph(graph: Any, name: str = "graph") -> None:
             require_graph(node, f"node {key!r}")
 
 
+def said(graph: Any, key: str) -> str:
+    """What the metadata of a graph say under a key, as text; those of others hold anything."""
+    return str(graph.metadata.get(key, ""))
+
+
 def array(values: Tensor | NDArray[Any] | float, shape: Shape | None = None) -> Array:
     """A float32 copy in numpy, broadcast to ``shape``: one value per neuron, no batch."""
     if isinstance(values, Tensor):
@@ -86,5 +93,17 @@ def array(values: Tensor | NDArray[Any] | float, shape: Shape | None = None) -> 
 
 
 def state_arrays(module: Any) -> dict[str, NDArray[Any]]:
-    """A state dictionary as arrays of at least one dimension: nir cannot write 0-d ones."""
-    return {k: np.atleast_1d(v.detach().cpu().numpy()) for k, v in module.state_dict().items()}
+    """A state dictionary as arrays of at least one dimension: nir cannot write 0-d ones.
+
+    Of layers whose weights are computed from others, it holds the weights as they are now.
+    """
+    state = module.state_dict()
+    for name, part in module.named_modules(remove_duplicate=False):
+        if isinstance(part, nn.Linear) and derives_weights(part):
+            remake_weights(part)
+            state = {k: v for k, v in state.items() if not k.startswith(f"{name}.")}
+            plain = {"weight": part.weight, "bias": part.bias}
+            state |= {f"{name}.{k}": v for k, v in plain.items() if v is not None}
+    if any(value.dtype == torch.bfloat16 for value in state.values()):
+        raise ValueError("weights in bfloat16 have no arrays in NumPy: export a copy, .float()")
+    return {k: np.atleast_1d(v.detach().cpu().numpy()) for k, v in state.items()}

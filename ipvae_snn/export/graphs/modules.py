@@ -5,6 +5,8 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
+import torch
+from snntorch import SpikingNeuron
 from torch import nn
 
 from ipvae_snn import surrogate
@@ -21,6 +23,7 @@ from ipvae_snn.export.graphs.network import flattened
 from ipvae_snn.export.graphs.poisson import GraphOptions, poisson_fragment
 from ipvae_snn.export.graphs.snntorch_neurons import SPIKING, spiking_fragment
 from ipvae_snn.export.graphs.timestep import require_resolved
+from ipvae_snn.neurons.lateral import remake_weights
 from ipvae_snn.neurons.poisson import IPVAENeuron
 
 ExtraMap = Mapping[type, Callable[[Any], Any]]
@@ -36,8 +39,13 @@ def fragments_of(
         ValueError, TypeError: a module without a translation or of the wrong size, named.
     """
     fragments: list[Fragment] = []
+    neurons: set[nn.Module] = set()
     for name, module in _leaves(network, extra_map):
         try:
+            if module in neurons:
+                raise ValueError("it is there twice, with one state for both: use two neurons")
+            if isinstance(module, SpikingNeuron):
+                neurons.add(module)
             fragment = _translate(module, shape, extra_map, options)
         except (ValueError, TypeError) as error:
             raise type(error)(f"module {name or 'at the top'}: {error}") from error
@@ -49,7 +57,7 @@ def fragments_of(
 
 def first_shape(network: nn.Module, extra_map: ExtraMap) -> Shape | None:
     """The shape of the input, without batch, if the first module defines it."""
-    for _, module in _leaves(network, extra_map):
+    for name, module in _leaves(network, extra_map):
         if type(module) in extra_map:
             types = getattr(extra_map[type(module)](module), "input_type", None) or {}
             shapes = [shape for shape in types.values() if shape is not None]
@@ -58,15 +66,18 @@ def first_shape(network: nn.Module, extra_map: ExtraMap) -> Shape | None:
             return (module.in_features,)
         if isinstance(module, IPVAENeuron):
             return (module.features,)
+        if _kind_of(module) is None:
+            raise ValueError(f"module {name or 'at the top'}: {_no_translation(module)}")
         if not isinstance(module, (nn.Dropout, nn.Identity)):
             return None
     return None
 
 
 def _leaves(network: nn.Module, extra_map: ExtraMap, name: str = "") -> list[tuple[str, nn.Module]]:
-    if isinstance(network, nn.Sequential) and type(network) not in extra_map:
+    if type(network) not in extra_map and _keeps_forward(network, nn.Sequential):
         leaves = []
-        for child, module in network.named_children():
+        for child in network._modules:  # also a module that is there twice
+            module = network.get_submodule(child)
             leaves += _leaves(module, extra_map, f"{name}.{child}".lstrip("."))
         return leaves
     return [(name, network)]
@@ -82,15 +93,33 @@ def _translate(
         fragment = poisson_fragment(neuron_constants(module), options)
         fragment.metadata = neuron_metadata(module)
         return fragment
-    for kind, translate in _TRANSLATIONS.items():
-        if isinstance(module, kind) and (type(module) is kind or kind not in SPIKING):
-            return translate(module, shape, options)
-    raise ValueError(
+    kind = _kind_of(module)
+    if kind is None:
+        raise ValueError(_no_translation(module))
+    remake_weights(module)
+    return _TRANSLATIONS[kind](module, shape, options)
+
+
+def _kind_of(module: nn.Module) -> type[nn.Module] | None:
+    """The class whose translation is that of a module: its own, or one whose forward it keeps."""
+    for kind in _TRANSLATIONS:
+        if type(module) is kind or (kind not in SPIKING and _keeps_forward(module, kind)):
+            return kind
+    return None
+
+
+def _keeps_forward(module: nn.Module, kind: type[nn.Module]) -> bool:
+    return isinstance(module, kind) and type(module).forward is kind.forward
+
+
+def _no_translation(module: nn.Module) -> str:
+    inner = next((n for n in ("module", "_orig_mod") if n in module._modules), None)
+    wraps = f"export what it wraps, its .{inner}, or " if inner else ""
+    return (
         f"{type(module).__module__}.{type(module).__name__} has no translation to NIR: supported "
         f"are {', '.join(sorted(k.__name__ for k in _TRANSLATIONS))}, IPVAENeuron and "
-        "nn.Sequential of them; give extra_map={"
-        + type(module).__name__
-        + ": function from module to nir node}"
+        f"nn.Sequential of them, with the forward of these classes; {wraps}give extra_map="
+        f"{{{type(module).__name__}: function from module to nir node}}"
     )
 
 
@@ -129,6 +158,11 @@ def _own(node: Any, module: nn.Module, shape: Shape) -> Fragment:
             raise ValueError(f"the graph of extra_map[{name}] must have one Input and one Output")
         require_resolved(flattened(node)[0], 1, _IN_TIMESTEPS)
         ((source, _),), ((sink, last),) = node.inputs.items(), node.outputs.items()
+        if any(a == sink or b == source or (a, b) == (source, sink) for a, b in node.edges):
+            raise ValueError(
+                f"an edge of the graph of extra_map[{name}] leads to its Input, from its Output, "
+                "or straight from one to the other: put a Scale there"
+            )
         return Fragment(
             {k: v for k, v in node.nodes.items() if k not in (source, sink)},
             entries=tuple(b for a, b in node.edges if a == source),
@@ -168,6 +202,16 @@ def _convolution(
     nir = nir_module()
     node = nir.Conv2d(shape[1:], weight, stride, padding, dilation, 1, bias)
     out = tuple(int(n) for n in node.output_type["output"])
+    x, kernel = (torch.empty(size, device="meta") for size in ((1, *shape), weight.shape))
+    try:
+        right = tuple(torch.conv2d(x, kernel, None, stride, padding, dilation).shape[1:])
+    except RuntimeError as error:
+        raise ValueError(f"it cannot take inputs of shape {shape}: {error}") from error
+    if out != right:
+        raise ValueError(
+            f"after its kernel, {weight.shape[2]}×{weight.shape[3]}, the shape is {right}, but nir "
+            f"takes it for {out}: make the kernel square, by weights of 0"
+        )
     return Fragment.single("1_weight", node, out, linear=True)
 
 
@@ -183,8 +227,10 @@ def _ungrouped(weight: Array, groups: int) -> Array:
 
 def _flatten(module: nn.Flatten, shape: Shape, options: GraphOptions) -> Fragment:
     nir = nir_module()
-    if module.start_dim == 0:
-        raise ValueError("it flattens the batch too (start_dim=0), which NIR does not have")
+    if module.start_dim in (0, -1 - len(shape)):
+        raise ValueError(
+            f"it flattens the batch too (start_dim={module.start_dim}), which NIR does not have"
+        )
     # Negative dimensions are the same with and without a batch; norse would apply positive ones to
     # the batch.
     start, end = (
@@ -206,7 +252,7 @@ def _avg_pool(module: nn.AvgPool2d, shape: Shape, options: GraphOptions) -> Frag
     excludes_padding = any(padding) and not module.count_include_pad
     if module.ceil_mode or module.divisor_override or excludes_padding:
         raise ValueError("ceil_mode, divisor_override and count_include_pad=False are not in NIR")
-    if options.form == "portable":  # few toolchains import AvgPool2d
+    if options.form == "portable" and size[0] == size[1]:  # few toolchains import AvgPool2d
         mean = np.full((shape[0], 1, *size), 1 / np.prod(size), dtype=np.float32)
         return _convolution(_ungrouped(mean, shape[0]), array(0, shape[:1]), shape, stride, padding)
     node = nir.AvgPool2d(np.array(size), np.array(stride), np.array(padding))
@@ -219,7 +265,7 @@ def _nothing(module: nn.Module, shape: Shape, options: GraphOptions) -> None:
     """Dropout and Identity: no nodes in inference."""
 
 
-_TRANSLATIONS: dict[type, Callable[..., Fragment | None]] = {
+_TRANSLATIONS: dict[type[nn.Module], Callable[..., Fragment | None]] = {
     nn.Linear: _linear,
     nn.Conv2d: _conv2d,
     nn.Flatten: _flatten,

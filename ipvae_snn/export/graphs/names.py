@@ -61,7 +61,7 @@ def gather_paths(content: dict[str, Any]) -> None:
             path = [part for part in name.split("/") if part not in ("", ".")]
             if "/" in name and path and not (name[0] == "/" and path[0] == "node"):
                 nodes[name] = _taken(content if name[0] == "/" else nodes, path)
-        graphs += [node for node in nodes.values() if "nodes" in node]
+        graphs += [node for node in nodes.values() if isinstance(node, dict) and "nodes" in node]
 
 
 def _taken(group: dict[str, Any], path: list[str]) -> Any:

@@ -1,5 +1,6 @@
 """Runs a NIR graph in PyTorch, timestep by timestep."""
 
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import nullcontext
 from typing import Any
@@ -8,9 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ipvae_snn._utils.checks import require_finite, require_float, require_integer
+from ipvae_snn._utils.checks import NotFinite, require_finite, require_float, require_integer
 from ipvae_snn._utils.seeding import Draws
-from ipvae_snn.export.graphs.graph_fragment import require_graph
+from ipvae_snn.export.graphs.graph_fragment import require_graph, said
 from ipvae_snn.export.graphs.node_steps import SPIKING, node_step
 from ipvae_snn.export.graphs.poisson import require_reset
 from ipvae_snn.export.graphs.timestep import timestep_of
@@ -42,9 +43,10 @@ class GraphNetwork(nn.Module):
             equation is dv/dt = r x, is per unit of time, too.
 
     Raises:
-        ValueError: not exactly one Input and one Output, an edge to no node, a node that cannot be
-            run, see :func:`~ipvae_snn.export.graphs.node_steps.node_step`, or a time constant that
-            is shorter than ``dt``.
+        ValueError: not exactly one Input and one Output, an edge to no node or one that is there
+            twice, a node that leads on but that no input reaches, or one that cannot be run, see
+            :func:`~ipvae_snn.export.graphs.node_steps.node_step`, or a time constant that is
+            shorter than ``dt``. Shapes are checked in the first timestep.
 
     >>> from ipvae_snn import IPVAE, export
     >>> network = export.GraphNetwork(export.to_nir(IPVAE(in_features=16, latents=8)))
@@ -70,6 +72,7 @@ class GraphNetwork(nn.Module):
         self._order = _execution_order(self._source, nodes, edges)
         if self._sink not in self._order:
             raise ValueError("no path leads from the Input of the graph to its Output")
+        _require_driven(self._order, edges)
         position = {name: n for n, name in enumerate(self._order)}
         self._inputs: dict[str, list[tuple[str, bool]]] = {name: [] for name in self._order}
         for a, b in edges:
@@ -78,7 +81,7 @@ class GraphNetwork(nn.Module):
         self._delayed = {a for pairs in self._inputs.values() for a, delayed in pairs if delayed}
         self.parts = nn.ModuleDict(
             {
-                _key(name): neurons.get(name) or node_step(nodes[name], reset, step)
+                _key(name): neurons.get(name) or _part(name, nodes[name], reset, step)
                 for name in self._order
             }
         )
@@ -107,6 +110,11 @@ class GraphNetwork(nn.Module):
             raise ValueError(f"x must have shape ({expected}), got {tuple(x.shape)}")
         require_finite(x, "x")
         x = x.float()
+        if self.outputs and len(x) != len(self.outputs[self._source]):
+            raise ValueError(
+                f"x has {len(x)} samples, the state is of {len(self.outputs[self._source])}: call "
+                "reset() before another batch"
+            )
         outputs: dict[str, Tensor] = {}
         states = dict(self._states)
         part: Any
@@ -119,16 +127,7 @@ class GraphNetwork(nn.Module):
             if not inputs:
                 continue
             total = _sum(name, inputs)
-            try:
-                if isinstance(part, StatefulNeuron):
-                    spk = part(total.to(part.mem_init))
-                    outputs[name] = (spk if isinstance(spk, Tensor) else spk[0]).to(total)
-                else:
-                    outputs[name], states[name] = part.step(total, states.get(name))
-            except (RuntimeError, IndexError) as error:  # torch: shapes that do not fit
-                raise ValueError(
-                    f"node {name!r} cannot take its input, of shape {tuple(total.shape)}: {error}"
-                ) from error
+            outputs[name], states[name] = self._step(name, part, total, states.get(name))
         for name in (*self.spiking, self._sink):
             if name in outputs:
                 require_finite(outputs[name], f"the output of node {name!r}", _RUNAWAY_ADVICE)
@@ -139,6 +138,26 @@ class GraphNetwork(nn.Module):
         self.outputs = outputs
         self._previous = {name: outputs[name] for name in self._delayed if name in outputs}
         return outputs[self._sink]
+
+    def _step(
+        self, name: str, part: Any, total: Tensor, state: Tensor | None
+    ) -> tuple[Tensor, Tensor | None]:
+        """Output and next state of a node; neurons keep their state themselves."""
+        try:
+            if isinstance(part, StatefulNeuron):
+                spk = part(total.to(part.mem_init))
+                return (spk if isinstance(spk, Tensor) else spk[0]).to(total), None
+            if not self.outputs:  # once: shapes stay
+                part.require_fitting(tuple(total.shape[1:]))
+            out, state = part.step(total, state)
+            return out, state
+        except NotFinite:
+            raise
+        except (ValueError, TypeError, RuntimeError, IndexError) as error:  # shapes, or its sizes
+            reason = str(error).splitlines()[0]
+            raise ValueError(
+                f"node {name!r} cannot take its input, of shape {tuple(total.shape)}: {reason}"
+            ) from error
 
     def unroll(
         self, x: Tensor, num_steps: int | None = None, seed: int | None = None
@@ -171,6 +190,8 @@ class GraphNetwork(nn.Module):
     def spikes(self) -> Tensor:
         """Counts of the last timestep, (B, K), layers concatenated; Threshold nodes of the same
         membranes are one layer, and are summed."""
+        if not self.outputs:
+            raise ValueError("there are no spikes yet: call the network first, for a timestep")
         layers: dict[Any, Tensor] = {}
         for name in self.spiking:
             spk = self.outputs[name]
@@ -195,7 +216,7 @@ def _sum(name: str, inputs: list[Tensor]) -> Tensor:
 
 def reset_of(graph: Any) -> str:
     """The reset that a graph was exported for; ``"zero"``, as NIR specifies, if it does not say."""
-    return "subtract" if graph.metadata.get("reset") == "subtract" else "zero"
+    return "subtract" if said(graph, "reset") == "subtract" else "zero"
 
 
 def layer_of(name: str) -> str:
@@ -228,6 +249,9 @@ def flattened(graph: Any) -> tuple[dict[str, Any], list[Edge]]:
         enters[name] = [full[b] for a, b in inner_edges if a == source]
         leaves[name] = [full[a] for a, b in inner_edges if b == sink]
         edges += [(full[a], full[b]) for a, b in inner_edges if a != source and b != sink]
+    twice = [edge for edge, times in Counter(map(tuple, graph.edges)).items() if times > 1]
+    if twice:
+        raise ValueError(f"an edge is in the graph twice: {twice[0]!r}. Put a Scale of 2 there")
     for a, b in graph.edges:
         if a not in leaves or b not in enters:
             raise ValueError(f"an edge leads from {a!r} to {b!r}, one of which is not a node")
@@ -275,6 +299,24 @@ def _execution_order(source: str, nodes: dict[str, Any], edges: list[Edge]) -> l
             seen.add(child)
             stack.append((child, iter(sorted(after[child]))))
     return order[::-1]
+
+
+def _require_driven(order: list[str], edges: list[Edge]) -> None:
+    """Raise if an edge leads from a node that no input reaches: its activity would be lost."""
+    reached = {*order}
+    for a, b in edges:
+        if a not in reached and b in reached:
+            raise ValueError(
+                f"node {a!r} leads to node {b!r}, but no path leads from the Input to it: join it "
+                "to the Input, by a Linear of zeros"
+            )
+
+
+def _part(name: str, node: Any, reset: str, dt: float) -> nn.Module:
+    try:
+        return node_step(node, reset, dt)
+    except ValueError as error:
+        raise ValueError(f"node {name!r}: {error}") from error
 
 
 def _key(name: str) -> str:

@@ -8,6 +8,7 @@ where v > θ, then v := v_reset), and ``"subtract"``, as in sinabs (⌊v / θ⌋
 of which subtracts θ; the membrane of an IF stays at or above −θ).
 """
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -26,6 +27,7 @@ _ARRAYS |= {"v_leak", "v_reset", "v_threshold"}
 class NodeStep(nn.Module):
     """A node with its arrays as buffers."""
 
+    bias: Tensor
     r: Tensor
     tau: Tensor
     tau_mem: Tensor
@@ -34,6 +36,7 @@ class NodeStep(nn.Module):
     v_reset: Tensor
     v_threshold: Tensor
     w_in: Tensor
+    weight: Tensor
 
     def __init__(self, node: Any, reset: str, dt: float) -> None:
         super().__init__()
@@ -49,6 +52,13 @@ class NodeStep(nn.Module):
     def step(self, x: Tensor, state: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """Output and next state, from input (B, ...) and state; ``None`` is the state at rest."""
         raise NotImplementedError
+
+    def require_fitting(self, shape: tuple[int, ...]) -> None:
+        """Raise ``ValueError`` unless the arrays fit inputs of ``shape``, without batch: one value
+        for all, or one for each along every axis. PyTorch would stretch others along other axes.
+        """
+        for name, values in self.named_buffers():
+            _require_stretched(name, tuple(values.shape), shape)
 
     def _fire(self, v: Tensor, floor: bool = False) -> tuple[Tensor, Tensor]:
         """Spikes, and the membrane after the reset."""
@@ -75,9 +85,13 @@ def _finite_array(node: Any, name: str, dt: float) -> Tensor | None:
             values = values.astype(np.float64) / dt
         elif name == "r" and kind in ("I", "IF"):
             values = values.astype(np.float64) * dt
-        values = np.asarray(values, np.float32)  # a product of a 0-d array is a number
+        values = np.array(values, np.float32)  # a copy: the network and the graph share nothing
     if not np.isfinite(values).all():
-        raise ValueError(f"{name} of a {kind} node holds values that are not finite in float32")
+        without_leak = name in ("r", *TIME_CONSTANTS) and np.isinf(values).any()
+        raise ValueError(
+            f"{name} of a {kind} node holds values that are not finite in float32"
+            + (": a neuron without leak is an I or IF" if without_leak else "")
+        )
     return torch.from_numpy(values)
 
 
@@ -90,6 +104,27 @@ class Stateless(NodeStep):
 
     def step(self, x: Tensor, state: Tensor | None) -> tuple[Tensor, None]:
         return _STATELESS[type(self.node).__name__](self, x), None
+
+    def require_fitting(self, shape: tuple[int, ...]) -> None:
+        kind = type(self.node).__name__
+        weight = tuple(self.weight.shape) if "weight" in self._buffers else ()
+        if kind in ("Affine", "Linear"):
+            expected = (*weight[:-2], *weight[-1:])
+            if shape != expected:
+                raise ValueError(f"its weight, of shape {weight}, takes {expected} for each sample")
+            if kind == "Affine":
+                _require_stretched("bias", tuple(self.bias.shape), weight[:-1])
+        elif kind.startswith("Conv"):
+            if len(shape) != len(weight) - 1:
+                raise ValueError(f"expected samples, channels and {len(weight) - 2} more axes")
+        elif kind == "Flatten" and int(self.node.start_dim) < -len(shape):
+            raise ValueError(f"start_dim {int(self.node.start_dim)} would flatten the batch, too")
+        elif kind == "Output":
+            declared = np.asarray(self.node.input_type["input"])
+            if declared.ndim and shape != tuple(declared.tolist()):
+                raise ValueError(f"it declares {tuple(declared.tolist())} for each sample")
+        elif kind in ("Scale", "Threshold"):
+            super().require_fitting(shape)
 
 
 class I(NodeStep):  # noqa: E742  # the name of the NIR node
@@ -166,19 +201,37 @@ def _flatten(self: Any, x: Tensor) -> Tensor:
     return x.flatten(start + 1 if start >= 0 else start, end + 1 if end >= 0 else end)
 
 
+def _require_stretched(name: str, values: tuple[int, ...], shape: tuple[int, ...]) -> None:
+    """Raise unless values broadcast to ``shape`` axis by axis, but for a batch of one."""
+    if len(values) == len(shape) + 1 and values[0] == 1:
+        values = values[1:]
+    same = len(values) == len(shape)
+    each = same and all(n in (1, m) for n, m in zip(values, shape, strict=True))
+    if not each and (math.prod(values) != 1 or len(values) > len(shape)):
+        raise ValueError(f"{name} has shape {values}: expected one value, or one for each input")
+
+
+def _linear(self: Any, x: Tensor) -> Tensor:
+    weight: Tensor = self.weight
+    if weight.ndim == 2:
+        return x @ weight.mT
+    return (weight @ x.unsqueeze(-1)).squeeze(-1)  # a matrix for each of the leading axes
+
+
 def _sizes(value: Any) -> Any:
     """Strides and paddings as PyTorch takes them; files give arrays, numbers, text or bytes."""
     if isinstance(value, (str, bytes)):
         return value.decode() if isinstance(value, bytes) else value
     values = np.asarray(value).reshape(-1).tolist()
+    values = [int(n) if isinstance(n, float) and n.is_integer() else n for n in values]
     return values[0] if len(values) == 1 else tuple(values)
 
 
 _STATELESS: dict[str, Callable[[Any, Tensor], Tensor]] = {
     "Input": lambda self, x: x,
     "Output": lambda self, x: x,
-    "Affine": lambda self, x: x @ self.weight.mT + self.bias,
-    "Linear": lambda self, x: x @ self.weight.mT,
+    "Affine": lambda self, x: _linear(self, x) + self.bias,
+    "Linear": _linear,
     "Scale": lambda self, x: x * self.scale,
     "Threshold": lambda self, x: (x > self.threshold).to(x),
     "Conv1d": _convolve,

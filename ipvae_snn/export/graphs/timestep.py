@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from ipvae_snn._utils.checks import require_number
-from ipvae_snn.export.graphs.graph_fragment import FORMAT
+from ipvae_snn.export.graphs.graph_fragment import FORMAT, said
 from ipvae_snn.export.graphs.node_steps import TIME_CONSTANTS
 
 _ROUNDING = 1e-5
@@ -31,7 +31,7 @@ def timestep_of(graph: Any, nodes: Mapping[str, Any], dt: float | None) -> float
             or is longer than a time constant.
     """
     step = 1.0 if dt is None else require_number(dt, "dt", least=1e-30)
-    if graph.metadata.get("format") != FORMAT:
+    if said(graph, "format") != FORMAT:
         seconds = "if time constants are in seconds, pass dt in seconds, too, such as dt=1e-4"
         require_resolved(nodes, step, seconds if dt is None else "pass a shorter dt")
     elif step != 1:
