@@ -280,7 +280,8 @@ def per_neuron(
             f"{name} must be a number or have shape ({features},), got {tuple(values.shape)}"
         )
     require_finite(values, name)
-    if not values.is_meta and bool((values < least).any()):
+    rounded = least - 1e-7 * abs(least)  # a bound itself may have gone through float32
+    if not values.is_meta and bool((values < rounded).any()):
         raise ValueError(f"{name} must be at least {least:g}, got {float(values.min()):g}")
     return values.expand(features).clone()
 
