@@ -182,6 +182,38 @@ def test_a_checkpoint_of_another_training_is_refused(make, data, changes, says, 
     assert os.listdir(tmp_path) == ["a.ckpt"]
 
 
+class Scaled(torch.nn.Module):
+    def __init__(self, scale):
+        super().__init__()
+        self.layer, self.scale = torch.nn.Linear(10, 12), scale
+
+    def forward(self, spk):
+        return self.scale[0] * self.layer(spk)
+
+
+def scaled(*scale):
+    return IPVAE(12, 10, decoder=torch.nn.Sequential(Scaled(scale)))
+
+
+def test_a_frozen_part_stays_frozen_on_resume(tmp_path):
+    for make in (midpoint, lambda: scaled(1.0)):
+        path, model = tmp_path / f"{make.__name__}.ckpt", make()
+        model.neuron.mem_init.requires_grad_(False)
+        config = recipe(iterations=2)
+        history = fit(model, X, config, checkpoint=path)
+        assert fit(model, X, config, checkpoint=path) == history
+        with pytest.raises(ValueError, match="frozen"):
+            fit(make(), X, config, checkpoint=path)
+
+
+def test_options_deep_inside_a_part_are_compared(tmp_path):
+    path, config = tmp_path / "a.ckpt", recipe(iterations=1)
+    fit(scaled(1.0), X, config, checkpoint=path)
+    with pytest.raises(ValueError, match="decoder"):
+        fit(scaled(2.0), X, config, checkpoint=path)
+    fit(scaled(1.0), X, config, checkpoint=path)
+
+
 def test_learning_rate_and_intervals_may_change_on_resume(tmp_path):
     path = stopped_at_4(tmp_path / "a.ckpt")
     history = fit(
