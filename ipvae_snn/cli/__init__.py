@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import Sequence
 
+from ipvae_snn._utils.text import printable
 from ipvae_snn.cli.commands import COMMANDS
 from ipvae_snn.cli.options import parser
 from ipvae_snn.runs.folder import CONFIG, is_complete
@@ -45,7 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _print_error(reason: str) -> int:
     """Print one line to stderr; returns the exit status."""
     rank = f"process {os.environ['RANK']}: " if is_silent_rank() else ""
-    print(f"ipvae-snn: {rank}{reason.splitlines()[0]}", file=sys.stderr)
+    print(f"ipvae-snn: {rank}{printable(reason.splitlines()[0])}", file=sys.stderr)
     return 1
 
 
