@@ -428,7 +428,8 @@ def load_model(path: str | Path, device: torch.device | str = "cpu") -> Any:
         with seeded(0), AllocationLimit(weights):
             model = make_model(cls, config)
         like = next(w for w in weights.values() if w.is_floating_point())
-        model.to(like.dtype).load_state_dict(weights)
+        _require_kinds(weights, model.to(like.dtype).state_dict())
+        model.load_state_dict(weights)
         model.check_loaded()
     except (KeyError, TypeError, ValueError, RuntimeError, AttributeError, StopIteration) as error:
         raise ValueError(f"{path} does not hold a valid model: {error}") from error
@@ -445,10 +446,19 @@ def make_model(cls: Any, config: Mapping[str, Any]) -> Any:
 
 
 def _check_weights(path: str | Path, weights: dict[str, Any]) -> None:
-    if not weights or not all(isinstance(w, Tensor) for w in weights.values()):
-        raise ValueError(f"{path} is damaged: not all of its weights are tensors")
+    if not weights or not all(
+        isinstance(name, str) and isinstance(w, Tensor) for name, w in weights.items()
+    ):
+        raise ValueError(f"{path} is damaged: not all of its weights are tensors with names")
     for name, weight in weights.items():
         require_finite(weight, f"{name} in {path}")
+
+
+def _require_kinds(weights: dict[str, Tensor], own: dict[str, Tensor]) -> None:
+    """Raise where loading would make floats of integers or complex numbers, or the reverse."""
+    for name in weights.keys() & own.keys():
+        if weights[name].is_floating_point() != own[name].is_floating_point():
+            raise ValueError(f"{name} is {weights[name].dtype}, not {own[name].dtype}")
 
 
 def _code(code: CodeType) -> str:

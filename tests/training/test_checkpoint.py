@@ -245,6 +245,29 @@ def claim_huge_tensor(path):
     rewrite(path, weights={"a": torch.zeros(1).expand(10**9, 10**6)})
 
 
+def unfold(path):
+    """A list that two hundred bytes hold, and that prints as a gigabyte."""
+    bomb = ["a"]
+    for _ in range(28):
+        bomb = [bomb, bomb]
+    rewrite(path, model={"class": bomb})
+
+
+class MadeWithoutBytes:
+    def __init__(self, make, size):
+        self.made = make, (size,)
+
+    def __reduce__(self):
+        return self.made
+
+
+def prefix(path):
+    content = torch.load(path, weights_only=True)
+    archive = path.read_bytes()
+    torch.save(content, path, _use_new_zipfile_serialization=False)
+    path.write_bytes(path.read_bytes() + archive)
+
+
 DAMAGE = {
     "truncated": (lambda p: p.write_bytes(p.read_bytes()[:-100]), "cannot be read"),
     "half": (lambda p: p.write_bytes(p.read_bytes()[: p.stat().st_size // 2]), "cannot be read"),
@@ -262,6 +285,11 @@ DAMAGE = {
     "no version": (lambda p: rewrite(p, version=None), "version None"),
     "compressed": (compress, "compressed"),
     "claiming": (claim_huge_tensor, "claims more"),
+    "without values": (lambda p: rewrite(p, a=torch.empty(10**12, device="meta")), "claims more"),
+    "without bytes": (lambda p: rewrite(p, a=MadeWithoutBytes(torch.Tensor, 10**7)), "claim 40"),
+    "a bytearray": (lambda p: rewrite(p, a=MadeWithoutBytes(bytearray, 10**7)), "something else"),
+    "older format in front": (prefix, "something else"),
+    "unfolding": (unfold, "unfolds to more"),
     "no weights": (lambda p: rewrite(p, weights=None), "weights is missing"),
     "late": (lambda p: rewrite(p, iteration=99), "iteration is 99 of 9"),
     "other weights": (lambda p: rewrite(p, weights={"a": torch.zeros(2)}), "does not fit"),
