@@ -6,6 +6,8 @@ from functools import lru_cache
 from itertools import pairwise
 from typing import Literal
 
+from ipvae_snn._utils.text import printable
+
 Part = Literal["train", "test"]
 
 NAMES: dict[Part, tuple[str, ...]] = {

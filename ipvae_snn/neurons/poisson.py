@@ -281,12 +281,17 @@ class IPVAENeuron(StatefulNeuron):
 
     def check_parameters(self) -> None:
         """Raise unless all parameters fit together, in whatever way they were set or moved."""
-        require_values(self.mem_init)
-        for name in _PARAMETERS:
-            self._check_parameter(name, getattr(self, name))
-            require_same_kind(name, getattr(self, name), self.mem_init)
-        for name, weight in self.lateral.named_parameters():
-            require_same_kind(f"{name} of the lateral weights", weight, self.mem_init)
+        like, sizes = self.mem_init, ((), (self.features,))
+        require_values(like)
+        parameters = self.log_step, self.log_bias, like
+        if self.log_step.ndim or not all(
+            p.dtype == like.dtype and p.device == like.device and p.shape in sizes
+            for p in parameters
+        ):
+            for name in _PARAMETERS:  # which of them, and why
+                require_same_kind(name, self._check_parameter(name, getattr(self, name)), like)
+        weight = getattr(self.lateral, "weight", like)
+        require_same_kind("the lateral weights", weight, like)
 
     # -- lateral weights and currents ---------------------------------------------------------
 
@@ -367,8 +372,10 @@ class IPVAENeuron(StatefulNeuron):
             settings = one_step.Settings(
                 self.lateral_scale, self.leak, self.clamp, self.spike_grad, *known
             )
-            expanded = (p.expand(self.features) for p in (self.log_bias, self.mem_init))
-            parameters = self.log_step, *expanded
+            each = (
+                p if p.ndim else p.expand(self.features) for p in (self.log_bias, self.mem_init)
+            )
+            parameters = self.log_step, *each
             tensors = input_.to(mem.dtype), gram, spk, mem, *parameters
             if one_step.supports(settings, *tensors):
                 return State(*one_step.one_step(settings, *tensors))
@@ -406,8 +413,6 @@ class IPVAENeuron(StatefulNeuron):
             log_step=self.log_step,
             log_bias=self.log_bias,
             mem_init=self.mem_init,
-            step=self.log_step.exp(),
-            bias=self.log_bias.exp(),
         )
 
     def _check_gram(self, gram: Tensor) -> None:
