@@ -71,6 +71,13 @@ def require_all_finite(**tensors: Tensor) -> None:
             require_finite(tensor, name)
 
 
+def require_all_within(tensor: Tensor, name: str, most: float) -> None:
+    """Raise ``ValueError`` unless all values of ``tensor`` are finite and within ± ``most``."""
+    require_finite(tensor, name)
+    if not tensor.is_meta and not _holds(lambda values: (values.abs() <= most).all(), tensor):
+        raise ValueError(f"{name} must be from {-most:g} to {most:g}")
+
+
 def require_not_negative(tensor: Tensor, message: str) -> None:
     """Raise ``ValueError`` with ``message`` if a value of ``tensor`` is below 0."""
     if not _holds(lambda values: (values >= 0).all(), tensor):
@@ -99,6 +106,11 @@ def require_values(weight: Tensor) -> None:
 def require_fitting(tensor: Tensor, name: str, like: Tensor) -> None:
     """Raise unless ``tensor`` is on the device of ``like``, and its dtype casts to that safely."""
     require_values(like)
+    if not like.is_floating_point():
+        raise TypeError(
+            f"the weights are {like.dtype}, in which nothing is computed: "
+            "move the model with .to(torch.float32)"
+        )
     if tensor.device != like.device:
         raise ValueError(
             f"{name} is on {tensor.device}, the weights are on {like.device}: "
@@ -108,6 +120,15 @@ def require_fitting(tensor: Tensor, name: str, like: Tensor) -> None:
         raise TypeError(
             f"{name} is {tensor.dtype}, the weights are {like.dtype}: "
             f"convert one of them with .to(dtype)"
+        )
+
+
+def require_same_kind(name: str, tensor: Tensor, like: Tensor) -> None:
+    """Raise unless ``tensor``, the parameter ``name``, has dtype and device of ``like``."""
+    if tensor.dtype != like.dtype or tensor.device != like.device:
+        raise TypeError(
+            f"{name} is {tensor.dtype} on {tensor.device}, other weights are {like.dtype} on "
+            f"{like.device}: move all of them, with model.to(...)"
         )
 
 
@@ -274,6 +295,8 @@ def per_neuron(
         tensor = None
     if tensor is None or tensor.dtype == torch.bool or tensor.is_complex():
         raise TypeError(f"{name} must be a number or a tensor of numbers, got {value!r}")
+    if tensor.layout != torch.strided or (tensor.is_meta and not like.is_meta):
+        raise TypeError(f"{name} must be a dense tensor that holds values, got {value!r}")
     values = tensor.detach().to(like)
     if values.shape not in ((), (features,)):
         raise ValueError(

@@ -174,14 +174,3 @@ def require_free_folder(path: str | Path) -> None:
 
 def _is_temporary(path: Path) -> bool:
     return path.name == LOCK or (path.name.startswith(".") and path.suffix == ".part")
-
-
-def printable(text: str) -> str:
-    r"""The text with escapes for what no terminal should act on, and what no encoding holds.
-
-    >>> printable("a\x1b[31m\ncaf\udce9")
-    'a\\x1b[31m\\ncaf\\udce9'
-    """
-    if text.isprintable():
-        return text
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

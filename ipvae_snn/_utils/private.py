@@ -27,7 +27,10 @@ def private_folder(variable: str, default: str) -> Path:
         raise FileNotFoundError(f"the home folder {Path.home()} is a relative path")
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     if not _only_ours(folder.stat()):
-        raise PermissionError(f"others can write to {folder}: make it private (chmod 700)")
+        raise PermissionError(
+            f"others can write to {folder}: make it private (chmod 700), or, if it is somebody "
+            f"else's, name another base folder in {variable}"
+        )
     return folder
 
 

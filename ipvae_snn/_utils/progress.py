@@ -1,6 +1,7 @@
 """Progress bars: redrawn in place on a terminal, a line now and then in a log."""
 
 import sys
+from contextlib import suppress
 from typing import Any
 
 from tqdm.auto import tqdm
@@ -16,10 +17,12 @@ class _Log:
     def write(self, text: str) -> None:
         line = text.strip()  # of the carriage return, and of blanks over the end of the last state
         if line:
-            sys.stderr.write(f"{line}\n")
+            with suppress(OSError):  # a log on a full disk ends no training
+                sys.stderr.write(f"{line}\n")
 
     def flush(self) -> None:
-        sys.stderr.flush()
+        with suppress(OSError):
+            sys.stderr.flush()
 
 
 def progress_bar(total: int | None, desc: str, *, shown: bool, **options: Any) -> Any:

@@ -39,6 +39,17 @@ class Setting:
         instance.__dict__[self.name] = self.check(value, self.name)
 
 
+class Checked:
+    """Base class before ``nn.Module``, which else puts parameters and modules past a setting."""
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        setting = getattr(type(self), name, None)
+        if isinstance(setting, Setting):
+            setting.__set__(self, value)
+        else:
+            super().__setattr__(name, value)
+
+
 def number(least: float = -math.inf, most: float = math.inf) -> Any:
     """A setting that is a number in [least, most]."""
     return Setting(partial(require_number, least=least, most=most))

@@ -52,7 +52,7 @@ def read_content(
     try:
         _require_plain_zip(path)
         content = torch.load(path, map_location=device, weights_only=True)
-        _require_dense(content)
+        _require_real(content, os.path.getsize(path))
     except Exception as error:  # a damaged file can fail anywhere inside the unpickler
         raise ValueError(f"{path} cannot be read: {_reason(error)}") from error
     kinds = (kinds,) if isinstance(kinds, str) else kinds
@@ -78,24 +78,45 @@ def _require_plain_zip(path: Path) -> None:
     """Raise if an entry is compressed or larger than the file: it could fill the memory."""
     with zipfile.ZipFile(path) as archive:
         entries = archive.infolist()
-    stored = all(entry.compress_type == zipfile.ZIP_STORED for entry in entries)
-    claimed, size = sum(entry.file_size for entry in entries), os.path.getsize(path)
-    if not stored or claimed > size:
+        stored = all(entry.compress_type == zipfile.ZIP_STORED for entry in entries)
+        claimed, size = sum(entry.file_size for entry in entries), os.path.getsize(path)
+        if not stored or claimed > size:
+            raise ValueError(
+                f"its entries are compressed or too large, {claimed:,} bytes in a file of {size:,}:"
+                " expected uncompressed ones"
+            )
+        pickles = [archive.read(e) for e in entries if e.filename.endswith("data.pkl")]
+    # torch would read a pickle of its older format in front of the archive, and lets a bytearray
+    # have any length.
+    with path.open("rb") as file:
+        starts_as_zip = file.read(2) == b"PK"
+    if not starts_as_zip or any(b"\nbytearray\n" in pickle for pickle in pickles):
+        raise ValueError("it holds something else than plain data and tensors")
+
+
+def _require_real(content: Any, size: int) -> None:
+    """Raise if content claims to be larger than its file: using it could fill memory or time.
+
+    A tensor may have larger sizes than its storage, a storage may be made without bytes of the
+    file, and lists that contain another one twice may unfold to any length.
+    """
+    left, entries, storages = [content], 0, dict[int, int]()
+    while left:
+        value, entries = left.pop(), entries + 1
+        if entries > size:
+            raise ValueError(f"it unfolds to more entries than it has bytes, {size:,}")
+        if isinstance(value, Tensor):
+            storage = value.untyped_storage()
+            storages[storage._cdata] = stored = storage.nbytes()
+            claimed = value.numel() * value.element_size()
+            if value.layout != torch.strided or claimed > stored or value.is_meta:
+                raise ValueError("a tensor in it claims more values than it holds")
+        elif isinstance(value, dict | list | tuple):
+            left.extend(value.values() if isinstance(value, dict) else value)
+    if sum(storages.values()) > size:
         raise ValueError(
-            f"its entries are compressed or too large, {claimed:,} bytes in a file of {size:,}: "
-            "expected uncompressed ones"
+            f"its tensors claim {sum(storages.values()):,} bytes in a file of {size:,}"
         )
-
-
-def _require_dense(content: Any) -> None:
-    """Raise if a tensor is larger than its storage: using it could fill the memory."""
-    if isinstance(content, Tensor):
-        stored = content.untyped_storage().nbytes()
-        if content.layout != torch.strided or content.numel() * content.element_size() > stored:
-            raise ValueError("a tensor in it claims more values than it holds")
-    elif isinstance(content, dict | list | tuple):
-        for value in content.values() if isinstance(content, dict) else content:
-            _require_dense(value)
 
 
 class AllocationLimit(TorchDispatchMode):
@@ -110,7 +131,10 @@ class AllocationLimit(TorchDispatchMode):
 
     def __init__(self, weights: Mapping[str, Any]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self.held = sum(w.numel() for w in weights.values() if isinstance(w, Tensor))
+        tensors = [w for w in weights.values() if isinstance(w, Tensor)]
+        # Weights that share their values count once.
+        stored = {w.untyped_storage()._cdata: w for w in tensors}
+        self.held = sum(w.untyped_storage().nbytes() // w.element_size() for w in stored.values())
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: Any = (), kwargs: Mapping[str, Any] | None = None

@@ -24,6 +24,8 @@ from ipvae_snn.models.base import BaseModel
 from ipvae_snn.models.run_output import RECORDABLE, check_fields, make_run, require_pair
 from ipvae_snn.neurons.lateral import remake_weights, require_like, weight_of
 
+_WEIGHTS = "weights hold NaN or infinity, or numbers that are too large"
+
 
 class Baseline(BaseModel):
     """A model x ≈ Φ z to compare :class:`~ipvae_snn.IPVAE` with.
@@ -98,7 +100,7 @@ class Baseline(BaseModel):
     @property
     def weight(self) -> Tensor:
         """Φ, shape (M, K)."""
-        return weight_of(self.decoder)
+        return weight_of(self._modules.get("decoder"))
 
     @property
     def log_scale(self) -> Tensor | None:
@@ -111,8 +113,11 @@ class Baseline(BaseModel):
         It carries a graph as the result of :meth:`run` does.
         """
         require_code(spk, self.latents, like=self.like)
+        self.require_together()
         with torch.set_grad_enabled(self.keeps_graph(None, spk)):
-            return spk.to(self.like.dtype) @ self.weight.mT
+            x_hat = spk.to(self.like.dtype) @ self.weight.mT
+        require_finite(x_hat, "the reconstruction of spk", _WEIGHTS)
+        return x_hat
 
     def run(
         self,
@@ -135,18 +140,23 @@ class Baseline(BaseModel):
         steps = require_input(x, num_steps, self.in_features, like=self.like)
         require_integer(every, "every")
         require_finite(x, "x")
+        x = x.to(self.like.dtype)
         if state is not None:
             self._check_state(state, x.shape[-2])
+            state = State(*(part.to(self.like.dtype) for part in state))
         with_graph = self.keeps_graph(graph, x, *(state or ()))
         with torch.set_grad_enabled(with_graph), self.seeded(seed):
             require_same_draws()
             remake_weights(self)
+            self.require_together()
             timestep = _BaselineTimestep(self, x)
-            start = self._start(timestep.sensed) if state is None else State(*state)
+            start = self._start(timestep.sensed) if state is None else state
             values, last = loop.record(timestep, start, steps, fields, every)
         costs: dict[str, Any] = {
             name: values[name][every - 1 :: every] for name in ("nll", "kl") if name in fields
         }
+        for name, result in {"spk": last.spk, "mem": last.mem, **costs}.items():
+            require_finite(result, name, _WEIGHTS)
         return make_run({**values, **costs}, last)
 
     def _check_state(self, state: Any, batch: int) -> None:

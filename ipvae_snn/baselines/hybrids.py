@@ -19,6 +19,7 @@ from ipvae_snn.baselines.gaussian_code import (
 )
 from ipvae_snn.models.base import MODELS
 from ipvae_snn.neurons.base import State
+from ipvae_snn.neurons.poisson import LARGEST
 
 MEAN_LIMIT, LOG_STD_LIMIT = 30.0, 3.0
 MAX_GRADIENT_NORM = 5.0
@@ -150,7 +151,7 @@ class SemiAmortisedVAE(_Refined):
         self.encoder = make_encoder(encoder, in_features, 2 * latents, **encoder_options)
         self.beta = beta
         self.log_step = nn.Parameter(
-            torch.full((2,), require_number(step, "step", least=1e-6)).log()
+            torch.full((2,), require_number(step, "step", least=1e-6, most=LARGEST)).log()
         )
 
     def sense(self, x: Tensor) -> Tensor:

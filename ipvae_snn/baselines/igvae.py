@@ -17,6 +17,7 @@ from ipvae_snn.baselines.gaussian_code import (
 )
 from ipvae_snn.models.base import MODELS
 from ipvae_snn.neurons.base import State
+from ipvae_snn.neurons.poisson import LARGEST
 
 MEAN_BOUND, MEAN_STEP_BOUND = 7.0, 7.0
 LOG_STD_STEP_BOUND = 3.0
@@ -65,7 +66,7 @@ class IGVAE(GaussianBaseline):
         self.mem_init = nn.Parameter(torch.zeros(2 * latents))
         self.log_bias = nn.Parameter(torch.full((latents,), -3.0))
         self.log_step = nn.Parameter(
-            torch.full((2,), require_number(step, "step", least=1e-6)).log()
+            torch.full((2,), require_number(step, "step", least=1e-6, most=LARGEST)).log()
         )
 
     def gradient_probe(self) -> nn.Parameter:

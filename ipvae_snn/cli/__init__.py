@@ -6,7 +6,7 @@ import os
 import sys
 from collections.abc import Sequence
 
-from ipvae_snn._utils.files import printable
+from ipvae_snn._utils.text import printable
 from ipvae_snn.cli.commands import COMMANDS
 from ipvae_snn.cli.options import parser
 from ipvae_snn.runs.folder import CONFIG, is_complete

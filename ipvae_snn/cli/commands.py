@@ -12,6 +12,7 @@ from ipvae_snn import bench, data, diagnostics
 from ipvae_snn._utils.checks import require_integer
 from ipvae_snn._utils.files import require_free_folder
 from ipvae_snn._utils.options import given
+from ipvae_snn._utils.text import printable
 from ipvae_snn.cli.export import export_run
 from ipvae_snn.cli.options import bench_options, parser
 from ipvae_snn.cli.train import absolute_source, train
@@ -84,7 +85,7 @@ def _load_data(arguments: argparse.Namespace, config: dict[str, Any]) -> data.Da
         seed=config["training"]["seed"],
         hold_out=absolute_source(source) == absolute_source(saved["source"]),
     )
-    print(f"data: {dataset.description}")
+    print(f"data: {printable(dataset.description)}")
     return dataset
 
 

@@ -13,6 +13,7 @@ from ipvae_snn import data, export
 from ipvae_snn._utils.checks import require_integer, require_seed
 from ipvae_snn._utils.files import fsync, require_free_file
 from ipvae_snn._utils.options import Family
+from ipvae_snn._utils.text import printable
 from ipvae_snn.runs import open_run, pick, read, recorded_data
 
 CALIBRATION_SAMPLES = 100
@@ -52,7 +53,8 @@ def export_run(arguments: argparse.Namespace) -> None:
         fsync(path)
         os.replace(path, out)
         fsync(out.parent)
-    print(f"wrote {out}, {out.stat().st_size / 1e6:.1f} MB; compared on {dataset.description}")
+    compared = printable(dataset.description)
+    print(f"wrote {out}, {out.stat().st_size / 1e6:.1f} MB; compared on {compared}")
     print(result)
 
 

@@ -10,6 +10,7 @@ from ipvae_snn._utils.checks import require_device, require_integer, require_see
 from ipvae_snn._utils.files import exclusive_lock, require_free_folder
 from ipvae_snn._utils.options import given
 from ipvae_snn._utils.seeding import seeded
+from ipvae_snn._utils.text import printable
 from ipvae_snn.cli.options import KIND_DEFAULTS, RESUMABLE, models, recipe_options
 from ipvae_snn.models.base import MODELS, make_model
 from ipvae_snn.runs import (
@@ -100,7 +101,7 @@ def _load(source: dict[str, Any], samples: int, seed: int) -> data.Dataset:
         stream=source.get("stream"),
         axis=source.get("axis"),
     )
-    _say(f"data: {dataset.description}")
+    _say(f"data: {printable(dataset.description)}")
     return dataset
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ipvae_snn._utils.files import printable
+from ipvae_snn._utils.text import printable
 from ipvae_snn._utils.untrusted import NpyHeader, check_npy_header, is_foreign, read_npz_arrays
 from ipvae_snn.data.images import (
     FileArray,

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ipvae_snn._utils.extras import require_extra
-from ipvae_snn._utils.files import printable
+from ipvae_snn._utils.text import printable
 from ipvae_snn.data.folders import files_below
 from ipvae_snn.data.images import Images, Rows, Split
 from ipvae_snn.data.pixels import (

@@ -69,6 +69,8 @@ class InMemory(Samples):
 
     def __init__(self, data: Tensor, name: str = "data") -> None:
         require_float(data, name)
+        if data.is_meta:
+            raise ValueError(f"{name} is on the meta device, which holds no values")
         if data.ndim != 2 or not data.numel():
             shape = tuple(data.shape)
             raise ValueError(f"{name} must have shape (N, M) and not be empty, got {shape}")
@@ -129,6 +131,12 @@ def as_samples(data: Tensor | Samples, name: str = "data") -> Samples:
     Traceback (most recent call last):
     ValueError: data must have shape (N, M) and not be empty, got (4,)
     """
+    if isinstance(data, DataLoader | Dataset):
+        raise TypeError(
+            f"{name} must be a tensor (N, M) or Samples of ipvae_snn.data, got "
+            f"{type(data).__name__}: put its samples into one tensor, such as "
+            "torch.stack([image.flatten() for image, label in dataset])"
+        )
     return data if isinstance(data, Samples) else InMemory(data, name)
 
 

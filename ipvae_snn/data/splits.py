@@ -6,7 +6,7 @@ from functools import lru_cache
 from itertools import pairwise
 from typing import Literal
 
-from ipvae_snn._utils.files import printable
+from ipvae_snn._utils.text import printable
 
 Part = Literal["train", "test"]
 

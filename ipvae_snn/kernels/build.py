@@ -22,7 +22,9 @@ from ipvae_snn._utils.private import private_folder, read_private
 
 SOURCE = Path(__file__).parent
 FLAGS = ("-std=c11", "-O3", "-march=native", "-shared", "-fPIC")
-FLOAT_FLAGS = ("-fno-math-errno", "-fno-trapping-math", "-ffp-contract=fast")
+# A -ffast-math of CC is undone: with it, GCC links code that makes the whole process flush small
+# numbers to zero once the library is loaded.
+FLOAT_FLAGS = ("-fno-fast-math", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=fast")
 # Tried in turn. The vector width is an option of GCC alone. With OpenMP the kernels use the threads
 # of PyTorch: both load libgomp, once.
 OPTIONAL = (("-fopenmp", "-mprefer-vector-width=512"), ("-fopenmp",), ())
@@ -45,13 +47,15 @@ def load() -> ctypes.CDLL:
         folder = private_folder("XDG_CACHE_HOME", ".cache")
     except OSError as error:
         raise BuildError(f"no folder for compiled kernels: {error}") from error
-    problems = []
+    target, problems = _target(compiler), []
     for extra in OPTIONAL:
         command = [*compiler, *FLAGS, *FLOAT_FLAGS, *extra]
         try:
-            name = f"kernels-{_fingerprint(command, _target(compiler))}"
+            name = f"kernels-{_fingerprint(command, target)}"
             return ctypes.CDLL(str(_cached(folder, name) or _build(folder, name, command)))
         except (BuildError, OSError, ValueError) as error:
+            if isinstance(error.__cause__, subprocess.TimeoutExpired):
+                raise  # it would hang again
             problems.append(str(error))
     raise BuildError(problems[-1])
 
@@ -89,6 +93,11 @@ def _build(folder: Path, name: str, command: list[str]) -> Path:
         if not made.is_file():
             raise BuildError(f"{shlex.join(command)} wrote no library")
         made.chmod(0o600)
+        try:
+            ctypes.CDLL(str(made))
+        except OSError as error:  # in the cache it would be found again and again
+            reason = str(error).removeprefix(f"{made}: ")
+            raise BuildError(f"{shlex.join(command)} wrote no library: {reason}") from error
         fsync(made)
         path = folder / _file_name(name, made.read_bytes())
         os.replace(made, path)
@@ -123,7 +132,8 @@ def _run(command: list[str]) -> str:
             check=True,
         )
     except subprocess.CalledProcessError as error:
-        raise BuildError(f"{command[0]} failed: {error.stderr.strip()[-400:]}") from error
+        reason = error.stderr.strip()[-400:] or f"it ended with status {error.returncode}"
+        raise BuildError(f"{command[0]} failed: {reason}") from error
     except (OSError, subprocess.TimeoutExpired) as error:
         raise BuildError(f"{command[0]} failed: {error}") from error
     return done.stdout

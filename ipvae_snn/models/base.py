@@ -17,10 +17,12 @@ from ipvae_snn._utils.checks import (
     require_finite,
     require_flag,
     require_number,
+    require_same_kind,
     require_values,
 )
 from ipvae_snn._utils.registry import Recorded, Registry, plain
 from ipvae_snn._utils.seeding import seeded, seeded_draws
+from ipvae_snn._utils.settings import Checked
 from ipvae_snn._utils.storage import AllocationLimit, read_content, write_content
 from ipvae_snn.kernels.loop import State
 from ipvae_snn.models.generative import DECODERS
@@ -36,6 +38,8 @@ PARTS: dict[str, Registry[Any]] = {
     "likelihood": LIKELIHOODS,
 }
 """Arguments of models that are objects; files hold what their registry writes of them."""
+OWN_DECODER = "decoded.decoder."
+"""Prefix of the weights of a decoder in place of the linear one."""
 FORMAT, FORMAT_VERSION = "ipvae_snn.model", 2
 FORMAT_OF_VERSION_1 = "ipvae_snn.IPVAE"
 M = TypeVar("M", bound="BaseModel")
@@ -90,7 +94,7 @@ def require_model(model: Any) -> None:
         )
 
 
-class BaseModel(Recorded, nn.Module):
+class BaseModel(Checked, Recorded, nn.Module):
     """Files, seeds and the objective, which all models share.
 
     A subclass gives ``run``, ``decode`` and ``mean_code``, and sets ``in_features`` and
@@ -212,6 +216,13 @@ class BaseModel(Recorded, nn.Module):
             return require_flag(asked, "graph")
         return self.training or any(t is not None and t.requires_grad for t in tensors)
 
+    def require_together(self) -> None:
+        """Raise unless the weights have one dtype and device, as after ``model.to(...)``."""
+        for name, weight in self.named_parameters():
+            require_values(weight)
+            if not name.startswith(OWN_DECODER):  # which may compute in another dtype
+                require_same_kind(name, weight, self.like)
+
     def gradient_probe(self) -> nn.Parameter | None:
         """A parameter (K,) that acts on the NLL through spikes alone, for diagnosis."""
         return None
@@ -292,7 +303,15 @@ class BaseModel(Recorded, nn.Module):
         """What the model is, as plain data to compare; parts that have no name by their options."""
         parts = {name: _described(name, value) for name, value in self._options().items()}
         dtype = str(self.like.dtype).removeprefix("torch.")
-        return {"class": type(self).__name__, **parts, "dtype": dtype}
+        frozen = [name for name, weight in self.named_parameters() if not weight.requires_grad]
+        set_since = {name: _described(name, value) for name, value in self.unsaved().items()}
+        if frozen:
+            set_since["frozen"] = frozen
+        return {"class": type(self).__name__, **parts, **set_since, "dtype": dtype}
+
+    def unsaved(self) -> dict[str, Any]:
+        """Settings that are in use and that no file holds, by name."""
+        return {}
 
     def save(self, path: str | Path) -> None:
         """Write weights and configuration to one file, whole or not at all.
@@ -315,6 +334,11 @@ class BaseModel(Recorded, nn.Module):
                 "are computed from others: make them permanent by prune.remove, "
                 "remove_weight_norm, remove_spectral_norm or parametrize.remove_parametrizations "
                 "of torch.nn.utils"
+            )
+        if self.unsaved():
+            raise ValueError(
+                f"this {type(self).__name__} cannot be saved: no file holds "
+                f"{', '.join(self.unsaved())}; set it to False first, and again after loading"
             )
         config, weights = self.config(), self.state_dict()
         self._require_loadable(config, weights)
@@ -406,7 +430,8 @@ def load_model(path: str | Path, device: torch.device | str = "cpu") -> Any:
         with seeded(0), AllocationLimit(weights):
             model = make_model(cls, {**cls.earlier, **config})
         like = next(w for w in weights.values() if w.is_floating_point())
-        model.to(like.dtype).load_state_dict(weights)
+        _require_kinds(weights, model.to(like.dtype).state_dict())
+        model.load_state_dict(weights)
         model.check_loaded()
     except (KeyError, TypeError, ValueError, RuntimeError, AttributeError, StopIteration) as error:
         raise ValueError(f"{path} does not hold a valid model: {error}") from error
@@ -423,10 +448,19 @@ def make_model(cls: Any, config: Mapping[str, Any]) -> Any:
 
 
 def _check_weights(path: str | Path, weights: dict[str, Any]) -> None:
-    if not weights or not all(isinstance(w, Tensor) for w in weights.values()):
-        raise ValueError(f"{path} is damaged: not all of its weights are tensors")
+    if not weights or not all(
+        isinstance(name, str) and isinstance(w, Tensor) for name, w in weights.items()
+    ):
+        raise ValueError(f"{path} is damaged: not all of its weights are tensors with names")
     for name, weight in weights.items():
         require_finite(weight, f"{name} in {path}")
+
+
+def _require_kinds(weights: dict[str, Tensor], own: dict[str, Tensor]) -> None:
+    """Raise where loading would make floats of integers or complex numbers, or the reverse."""
+    for name in weights.keys() & own.keys():
+        if weights[name].is_floating_point() != own[name].is_floating_point():
+            raise ValueError(f"{name} is {weights[name].dtype}, not {own[name].dtype}")
 
 
 def _code(code: CodeType) -> str:
@@ -435,7 +469,7 @@ def _code(code: CodeType) -> str:
     return f"{code.co_code.hex()} {code.co_names} {constants}"
 
 
-def _described(name: str, item: Any) -> Any:
+def _described(name: str, item: Any, depth: int = 3) -> Any:
     """An argument as plain data to compare: as in files, else by where its class or code lies."""
     try:
         if name in PARTS and item is not None:
@@ -445,6 +479,12 @@ def _described(name: str, item: Any) -> Any:
         kind = item if hasattr(item, "__qualname__") else type(item)
     attributes = {**getattr(item, "_arguments", {}), **getattr(item, "__dict__", {})}
     options = {n: v for n, v in attributes.items() if isinstance(v, int | float | str)}
+    if depth:
+        options |= {
+            name: repr(_described("", value, depth - 1))
+            for name, value in attributes.items()
+            if not (name in options or name.startswith("_") or value is None)
+        }
     if isinstance(item, FunctionType):
         cells = [cell.cell_contents for cell in item.__closure__ or ()]
         given = [*cells, *(item.__defaults__ or ()), *(item.__kwdefaults__ or {}).values()]
@@ -455,6 +495,13 @@ def _described(name: str, item: Any) -> Any:
         options["given"] = repr([_described("", value) for value in given])
     elif isinstance(item, nn.Module):
         options["layers"] = repr(item)
+        options["training"] = True  # whatever mode it is in now
+        own = {
+            name: _described("", layer, 1)
+            for name, layer in item.named_modules()
+            if depth > 1 and name and not type(layer).__module__.startswith("torch.")
+        }
+        options |= {"parts": repr(own)} if own else {}
     if hasattr(item, "tolist"):  # a tensor or an array
         options["values"] = repr(item.tolist())
     return {"name": f"{kind.__module__}.{kind.__qualname__}", **options}

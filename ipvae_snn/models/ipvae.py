@@ -359,6 +359,7 @@ class IPVAE(BaseModel):
         It carries a graph as the result of :meth:`run` does.
         """
         require_code(spk, self.latents, like=self.like)
+        self.require_together()
         with torch.set_grad_enabled(self.keeps_graph(None, spk)):
             x_hat = self.generative.mean(spk.to(self.like.dtype))
         require_finite(x_hat, "the reconstruction of spk")
@@ -419,6 +420,8 @@ class IPVAE(BaseModel):
         with torch.set_grad_enabled(with_graph), self.seeded(seed):
             require_same_draws()
             remake_weights(self.neuron)
+            self.require_together()
+            self.neuron.check_parameters()
             state = self.neuron.initial_state(shape) if state is None else state
             if self.decoded is None:
                 values, last = self._unroll(x, num_steps, fields, every, state, sample_seeds)
@@ -507,6 +510,14 @@ class IPVAE(BaseModel):
         if self.decoded is not None:
             parts = {"decoder": self.decoded.decoder, "likelihood": self.decoded.likelihood}
         return {**own, "kl_form": self.kl_form, "spike_grad": self.neuron.spike_grad, **parts}
+
+    def unsaved(self) -> dict[str, Any]:
+        neuron = self.neuron
+        return {
+            f"neuron.{name}": getattr(neuron, name)
+            for name in ("state_quant", "surrogate_disable")
+            if getattr(neuron, name)
+        }
 
     def check_loaded(self) -> None:
         rest = float(self.neuron.mem_init.detach().abs().max())

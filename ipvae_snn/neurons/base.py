@@ -17,6 +17,7 @@ from ipvae_snn._utils.checks import (
     require_not_negative,
 )
 from ipvae_snn._utils.recomputed import is_backward
+from ipvae_snn._utils.settings import Checked
 from ipvae_snn.kernels.loop import State as State
 from ipvae_snn.kernels.sampler import is_exporting
 from ipvae_snn.neurons.hidden import Buffers
@@ -24,7 +25,7 @@ from ipvae_snn.neurons.recomputation import Recomputable
 from ipvae_snn.neurons.snntorch_loops import Representative, refuse_backprop
 
 
-class StatefulNeuron(Recomputable, RLeaky):  # type: ignore[misc]  # snnTorch is untyped
+class StatefulNeuron(Checked, Recomputable, RLeaky):  # type: ignore[misc]  # snnTorch is untyped
     """A snnTorch neuron with states ``spk`` and ``mem``; subclasses define a timestep.
 
     It is an ``RLeaky``, which has these states, only for snnTorch's own loops, which look for the
@@ -175,10 +176,15 @@ class StatefulNeuron(Recomputable, RLeaky):  # type: ignore[misc]  # snnTorch is
             self._state_lost = True
         else:
             self._check_graph(state.mem)
-            self.spk, self.mem = state
+            self._set_state(state)
             self._fresh = self._state_lost = False
             self._mark_state()
         return state.spk if self.init_hidden and not self.output else state
+
+    def _set_state(self, state: State) -> None:
+        # Without the checks of what is set from outside.
+        super().__setattr__("spk", state.spk)
+        super().__setattr__("mem", state.mem)
 
     def _store_in_place(self, state: State) -> None:
         # torch.export follows a buffer that changes in place, but not one that is replaced.
@@ -252,7 +258,7 @@ class StatefulNeuron(Recomputable, RLeaky):  # type: ignore[misc]  # snnTorch is
         """Back to the initial state; returns ``(spk, mem)``, empty before the first call."""
         self._keep_state()
         if self.mem.numel():
-            self.spk, self.mem = self.initial_state(self.mem.shape)
+            self._set_state(self.initial_state(self.mem.shape))
         self._fresh, self._state_lost = True, False
         self._mark_state()
         return State(self.spk, self.mem)
@@ -262,7 +268,7 @@ class StatefulNeuron(Recomputable, RLeaky):  # type: ignore[misc]  # snnTorch is
     def detach_mem(self) -> State:
         """Detach the state from its graph, for truncated back-propagation; returns it."""
         self._keep_state()
-        self.spk, self.mem = self.spk.detach(), self.mem.detach()
+        self._set_state(State(self.spk.detach(), self.mem.detach()))
         return State(self.spk, self.mem)
 
     @classmethod
@@ -361,7 +367,11 @@ def refuse_foreign(arguments: dict[str, Any]) -> None:
         if name not in FOREIGN:
             raise TypeError(f"IPVAENeuron has no argument {name!r}")
         default, instead = FOREIGN[name]
-        if isinstance(value, Tensor) or value != default:
+        if isinstance(value, Tensor):  # snnTorch keeps some of them in buffers, which are loaded
+            meant = value.is_meta or (value.ndim == 0 and bool(value == default))
+        else:
+            meant = bool(value == default)
+        if not meant:
             raise ValueError(
                 f"{name}={value!r} has no meaning for a Poisson neuron (leave it at {default!r}): "
                 f"{instead}"

@@ -46,7 +46,7 @@ def spec_of(
         mem=state.mem,
         step_size=neuron.log_step.exp(),
         bias=neuron.tonic(gram),
-        mem_rest=neuron.mem_init,
+        mem_rest=neuron.mem_init.expand(neuron.features),
         lateral_scale=neuron.lateral_scale,
         leak=neuron.leak,
         clamp=neuron.clamp,

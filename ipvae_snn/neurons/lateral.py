@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import UninitializedParameter
 from torch.nn.utils.parametrize import is_parametrized
 from torch.nn.utils.prune import BasePruningMethod
 from torch.nn.utils.spectral_norm import SpectralNorm
@@ -21,6 +22,7 @@ from ipvae_snn._utils.checks import (
     require_flag,
     require_float,
     require_integer,
+    require_same_kind,
 )
 
 MAX_NEURONS = 2**20
@@ -49,7 +51,7 @@ def _derivations(module: nn.Module) -> list[Any]:
     return [h for h in module._forward_pre_hooks.values() if isinstance(h, _REPARAMETRIZATIONS)]
 
 
-def weight_of(decoder: nn.Linear) -> Tensor:
+def weight_of(decoder: Any) -> Tensor:
     """Φ of a linear decoder that is read instead of called, (M, K), as it is now.
 
     Raises:
@@ -57,14 +59,21 @@ def weight_of(decoder: nn.Linear) -> Tensor:
     """
     require_linear(decoder)
     remake_weights(decoder)
-    return decoder.weight
+    weight: Tensor = decoder.weight
+    return weight
+
+
+def _is_patched(decoder: nn.Module) -> bool:
+    """Whether ``forward`` was set on this layer alone, as adapters do."""
+    return not torch.compiler.is_compiling() and "forward" in vars(decoder)
 
 
 def require_linear(decoder: Any) -> None:
     """Raise unless ``decoder`` is an ``nn.Linear`` whose weights say all that it computes."""
-    if not isinstance(decoder, nn.Linear) or type(decoder).forward is not nn.Linear.forward:
+    linear = isinstance(decoder, nn.Linear)
+    if not linear or type(decoder).forward is not nn.Linear.forward or _is_patched(decoder):
         kind = type(decoder)
-        own = " with a forward of its own" if isinstance(decoder, nn.Linear) else ""
+        own = " with a forward of its own" if linear else ""
         raise TypeError(
             f"decoder must be an nn.Linear, got {kind.__module__}.{kind.__qualname__}{own}: only "
             "its weights are read. Change them by torch.nn.utils.parametrize, give other modules "
@@ -75,21 +84,26 @@ def require_linear(decoder: Any) -> None:
             "the decoder must have no bias: make it with nn.Linear(K, M, bias=False) and "
             "centre the data instead"
         )
-    shape = decoder.out_features, decoder.in_features
-    if decoder.weight.shape != shape:
+    weight, shape = getattr(decoder, "weight", None), (decoder.out_features, decoder.in_features)
+    if not isinstance(weight, Tensor) or isinstance(weight, UninitializedParameter):
         raise ValueError(
-            f"the decoder must have weights of shape {shape}, got {tuple(decoder.weight.shape)}"
+            "the decoder has no weights: set decoder.weight, and call a lazy layer once before"
+        )
+    if weight.shape != shape:
+        raise ValueError(
+            f"the decoder must have weights of shape {shape}, got {tuple(weight.shape)}"
         )
 
 
 def require_like(decoder: nn.Linear, present: Any) -> None:
-    """Raise unless ``decoder`` is linear, with weights of the shape that ``present`` has."""
+    """Raise unless ``decoder`` is linear, with weights such as ``present`` has."""
     require_linear(decoder)
-    if not isinstance(present, nn.Module):  # the first
+    if present is None:  # the first
         return
     found, shape = ((layer.out_features, layer.in_features) for layer in (decoder, present))
     if found != shape:
         raise ValueError(f"the decoder must have weights of shape {shape}, got {found}")
+    require_same_kind("the decoder's weight", decoder.weight, present.weight)
 
 
 class GaussianTerms(NamedTuple):
@@ -274,11 +288,21 @@ class SharedDecoder(Lateral):
         if name == "decoder":
             require_like(value, self._modules.get("decoder"))
         elif name == "log_scale" and value is not None and "decoder" in self._modules:
-            self._check_scale(value, self.decoder)
+            self._check_scale_values(value, self.decoder)
         super().__setattr__(name, value)
 
+    @classmethod
+    def _check_scale(cls, log_scale: Tensor, decoder: nn.Linear) -> None:
+        cls._check_scale_values(log_scale, decoder)
+        if log_scale.dtype != decoder.weight.dtype or log_scale.device != decoder.weight.device:
+            raise TypeError(
+                f"log_scale is {log_scale.dtype} on {log_scale.device}, the decoder's weights are "
+                f"{decoder.weight.dtype} on {decoder.weight.device}: make them agree"
+            )
+
     @staticmethod
-    def _check_scale(log_scale: Tensor, decoder: nn.Linear) -> None:
+    def _check_scale_values(log_scale: Tensor, decoder: nn.Linear) -> None:
+        # Not its type: load_state_dict(..., assign=True) sets it before the decoder's weights.
         require_float(log_scale, "log_scale")
         if log_scale.shape != (decoder.out_features,):
             raise ValueError(
@@ -286,12 +310,6 @@ class SharedDecoder(Lateral):
                 f"decoder, got {tuple(log_scale.shape)}"
             )
         require_finite(log_scale, "log_scale")
-        elsewhere = log_scale.device != decoder.weight.device and not decoder.weight.is_meta
-        if log_scale.dtype != decoder.weight.dtype or elsewhere:
-            raise TypeError(
-                f"log_scale is {log_scale.dtype} on {log_scale.device}, the decoder's weights are "
-                f"{decoder.weight.dtype} on {decoder.weight.device}: make them agree"
-            )
 
     @property
     def weight(self) -> Tensor:

@@ -10,12 +10,16 @@ from torch import Tensor, nn
 from ipvae_snn._utils.checks import (
     per_neuron,
     require_all_finite,
+    require_all_within,
     require_finite,
     require_fitting,
     require_flag,
     require_float,
     require_instance,
+    require_not_negative,
     require_number,
+    require_same_kind,
+    require_values,
 )
 from ipvae_snn._utils.settings import choice, number
 from ipvae_snn.kernels import equations, one_step
@@ -47,7 +51,9 @@ CLAMP_MAX = 16.0
 MEM_INIT_RANGE = -6.0, -4.0
 """Default range of the initial membrane, uniform, in nats."""
 MEM_INIT_MAX = 60.0
-"""Largest |mem_init|, in nats: beyond, a KL overflows in float32."""
+"""Largest |mem_init|, |log_bias| and |log_step|, in nats: beyond, a KL or step overflows."""
+LARGEST = 1e6
+"""Largest step size and factor on the lateral inhibition."""
 
 
 FORMS = "exact", "published"
@@ -56,6 +62,7 @@ FORMS = "exact", "published"
 _FLAGS = "surrogate_disable", "init_hidden", "output"
 _LEARNED = {"step": "log_step", "bias": "log_bias"}
 """Arguments that become the exponential of a parameter."""
+_PARAMETERS = "mem_init", "log_bias", "log_step"
 _FIXED = "learn_step", "learn_bias", "learn_mem_init", "learn_gram"
 MAX_DIMENSIONS = 3
 """Of a timestep's input. Four are feature maps, (B, C, H, W), whose last holds no neurons."""
@@ -163,7 +170,7 @@ class IPVAENeuron(StatefulNeuron):
     log_bias: Tensor
     log_step: Tensor
     form: str = choice(*FORMS)
-    lateral_scale: float = number(0.0)
+    lateral_scale: float = number(0.0, LARGEST)
     leak: float = number(0.0, 1.0)
     clamp: float = number(equations.MEM_FLOOR + 1, CLAMP_MAX)
 
@@ -213,7 +220,7 @@ class IPVAENeuron(StatefulNeuron):
         self.lateral_scale, self.leak, self.clamp = lateral_scale, leak, clamp
         decoded = isinstance(decoder, nn.Linear | SharedDecoder)
         self.form = ("exact" if decoded else "published") if form is None else form
-        log_step = math.log(require_number(step, "step", least=1e-6))
+        log_step = math.log(require_number(step, "step", least=1e-6, most=LARGEST))
         super().__init__(
             spike_grad=spike_grad, init_hidden=init_hidden, state_quant=state_quant, output=output
         )
@@ -246,9 +253,10 @@ class IPVAENeuron(StatefulNeuron):
         elif name == "lateral":
             require_instance(value, name, Lateral)
             self._check_shape(name, (value.features,), ((self.features,),))
-        elif name in ("mem_init", "log_bias", "log_step") and isinstance(value, Tensor):
-            shapes: tuple[tuple[int, ...], ...] = ((), (self.features,))
-            self._check_shape(name, tuple(value.shape), shapes[: 1 if name == "log_step" else 2])
+        elif name in _PARAMETERS and (isinstance(value, Tensor) or value is None):
+            require_all_within(self._check_parameter(name, value), name, MEM_INIT_MAX)
+        elif name in State._fields:
+            self._check_stored(name, value)
         elif name in FOREIGN and name != "reset_mechanism":  # which snnTorch gives to its check
             if isinstance(value, Tensor) and value.numel() == 1 and not value.is_meta:
                 value = value.item()  # a buffer that load_state_dict(assign=True) sets
@@ -265,6 +273,36 @@ class IPVAENeuron(StatefulNeuron):
         if shape not in allowed:
             expected = " or ".join(map(str, reversed(allowed)))
             raise ValueError(f"{name} must be for neurons of shape {expected}, got {shape}")
+
+    def _check_parameter(self, name: str, value: Any) -> Tensor:
+        """``value``; raises unless it may be the parameter ``name``."""
+        require_float(value, name)
+        shapes: tuple[tuple[int, ...], ...] = ((), (self.features,))
+        self._check_shape(name, tuple(value.shape), shapes[: 1 if name == "log_step" else 2])
+        tensor: Tensor = value
+        return tensor
+
+    @staticmethod
+    def _check_stored(name: str, value: Any) -> None:
+        """Raise unless ``value`` may be stored as the state ``name``."""
+        require_float(value, name)
+        require_finite(value, name)
+        if name == "spk":
+            require_not_negative(value, "spk must not be negative: it holds counts")
+
+    def check_parameters(self) -> None:
+        """Raise unless all parameters fit together, in whatever way they were set or moved."""
+        like, sizes = self.mem_init, ((), (self.features,))
+        require_values(like)
+        parameters = self.log_step, self.log_bias, like
+        if self.log_step.ndim or not all(
+            p.dtype == like.dtype and p.device == like.device and p.shape in sizes
+            for p in parameters
+        ):
+            for name in _PARAMETERS:  # which of them, and why
+                require_same_kind(name, self._check_parameter(name, getattr(self, name)), like)
+        weight = getattr(self.lateral, "weight", like)
+        require_same_kind("the lateral weights", weight, like)
 
     # -- lateral weights and currents ---------------------------------------------------------
 
@@ -286,7 +324,7 @@ class IPVAENeuron(StatefulNeuron):
         """
         bias = (self.log_bias if log_bias is None else log_bias).exp()
         if self.form == "published":
-            return bias
+            return bias if bias.ndim else bias.expand(self.features)
         return bias + (0.5 * self.lateral_scale) * gram.diagonal()
 
     def drive(self, x: Tensor) -> Tensor:
@@ -362,7 +400,8 @@ class IPVAENeuron(StatefulNeuron):
             settings = one_step.Settings(
                 self.lateral_scale, self.leak, self.clamp, self.spike_grad, *known
             )
-            parameters = self.log_step, tonic, self.mem_init
+            rest = self.mem_init if self.mem_init.ndim else self.mem_init.expand(self.features)
+            parameters = self.log_step, tonic, rest
             tensors = input_.to(mem.dtype), gram, spk, mem, *parameters
             if one_step.supports(settings, *tensors):
                 return State(*one_step.one_step(settings, *tensors))
@@ -392,10 +431,14 @@ class IPVAENeuron(StatefulNeuron):
                 f"{tuple(input_.shape)}"
                 + (": this is the shape of model inputs x, use neuron.drive(x)" if pixels else "")
             )
-        require_fitting(input_, "input_", like=self.mem_init)
         remake_weights(self)
+        self.check_parameters()
+        require_fitting(input_, "input_", like=self.mem_init)
         require_all_finite(
-            input_=input_, log_step=self.log_step, log_bias=self.log_bias, mem_init=self.mem_init
+            input_=input_,
+            log_step=self.log_step,
+            log_bias=self.log_bias,
+            mem_init=self.mem_init,
         )
 
     def _check_gram(self, gram: Tensor) -> None:

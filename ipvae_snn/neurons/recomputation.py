@@ -47,6 +47,9 @@ class Recomputable:
     _kept: _Kept | None = None
     _without_graph: Tensor | None = None
 
+    def _set_state(self, state: State) -> None:
+        raise NotImplementedError
+
     def _begin_call(self) -> None:
         """Before a call that stores a state."""
         self._keep_state()
@@ -68,7 +71,8 @@ class Recomputable:
 
     def _put_back(self) -> None:
         if not torch.compiler.is_compiling() and self._kept is not None:
-            (self.spk, self.mem), self._fresh = self._kept.state, self._kept.fresh
+            self._set_state(self._kept.state)
+            self._fresh = self._kept.fresh
             self._kept = None
             _KEPT.discard(self)
 

@@ -1,10 +1,11 @@
 """The figures of a run, as PNG files."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import torch
+from matplotlib import rc_context, rcParams
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
@@ -18,9 +19,12 @@ RASTER_STEPS, RASTER_NEURONS, SHOWN_SAMPLES = 120, 200, 8
 
 @contextmanager
 def _png(path: Path, size: tuple[float, float]) -> Iterator[Axes]:
-    figure = Figure(figsize=size, layout="constrained")
-    yield figure.subplots()
-    figure.savefig(path, dpi=130)
+    # LaTeX, where a user has chosen it, may be missing, or fail on signs such as ²: that would end
+    # a finished training.
+    with rc_context({"text.usetex": False}) if rcParams["text.usetex"] else nullcontext():
+        figure = Figure(figsize=size, layout="constrained")
+        yield figure.subplots()
+        figure.savefig(path, dpi=130)
 
 
 def save_figures(

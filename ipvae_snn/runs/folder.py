@@ -12,12 +12,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 
 from ipvae_snn import data
-from ipvae_snn._utils.checks import require_image_shape, require_integer
+from ipvae_snn._utils.checks import require_image_shape, require_integer, require_seed
 from ipvae_snn._utils.files import atomic_write, fsync, require_inside
 from ipvae_snn.models.base import MODELS, load_model
 from ipvae_snn.runs.origin import WITHOUT_FILES, seal
@@ -111,7 +111,7 @@ def read_config(run: str | Path, complete: bool = True) -> dict[str, Any]:
         _check_config(config)
     except KeyError as error:
         raise ValueError(f"{path} is damaged: it lacks {error}") from error
-    except (ValueError, TypeError, RecursionError) as error:
+    except (ValueError, TypeError) as error:
         raise ValueError(f"{path} is damaged: {error}") from error
     return dict(config)
 
@@ -132,7 +132,9 @@ def read_recipe(run: str | Path) -> tuple[dict[str, Any], RunConfig]:
             eval_steps=content["eval_steps"],
             eval_samples=content["eval_samples"],
         )
-    except (KeyError, TypeError, ValueError) as error:
+    except KeyError as error:
+        raise ValueError(f"{Path(run) / CONFIG} is damaged: it lacks {error}") from error
+    except (TypeError, ValueError) as error:
         raise ValueError(f"{Path(run) / CONFIG} is damaged: {error}") from error
     return content, config
 
@@ -145,9 +147,10 @@ def is_complete(run: str | Path) -> bool:
 def _check_config(config: Any) -> None:
     """Raise unless all values that commands on a run read are valid."""
     require_integer(config["training"]["steps"], "training steps")
-    require_integer(config["training"]["seed"], "training seed", least=0)
+    require_seed(config["training"]["seed"])
     require_image_shape(config["sample_shape"])
-    for text in (config["data"]["source"], config["sample_kind"]):
+    source = config["data"]
+    for text in (source["source"], source.get("data_dir", ""), config["sample_kind"]):
         if not isinstance(text, str):
             raise ValueError(f"expected a string, got {text!r}")
 
@@ -189,8 +192,8 @@ def staged_results(run: Path) -> Iterator[Path]:
             fsync(file)
         for child in sorted(folder.iterdir(), key=lambda path: path.name == MODEL):
             target = run / child.name
-            if target.is_dir():  # moved by a process that was killed before it moved the model
-                shutil.rmtree(target)
+            if child.is_dir() or target.is_dir():
+                _remove(target)  # moved by a process that was killed before it moved the model
             os.replace(child, target)
         fsync(run)
     finally:
@@ -199,17 +202,32 @@ def staged_results(run: Path) -> Iterator[Path]:
 
 def remove_leftovers(run: Path) -> None:
     """Remove incomplete results; remove the checkpoint if the run is complete."""
-    shutil.rmtree(run / STAGING, ignore_errors=True)
+    _remove(run / STAGING)
     if is_complete(run):
         (run / CHECKPOINT).unlink(missing_ok=True)
 
 
+def _remove(path: Path) -> None:
+    """Remove a folder with its content, or a file, or a link but not what it leads to."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
 def read_json(path: Path) -> Any:
-    """The content of a JSON file; raises ``ValueError`` if it is none, or too large."""
+    """The content of a JSON file; raises ``ValueError`` if it is none, too large, or has NaN."""
     size = path.stat().st_size
     if size > MAX_JSON:
         raise ValueError(f"it has {size:,} bytes, expected at most {MAX_JSON:,}")
-    return json.loads(path.read_text())
+    try:
+        return json.loads(path.read_text(encoding="utf-8"), parse_constant=_refuse_constant)
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(f"it holds {name}, expected finite numbers")
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:

@@ -56,9 +56,10 @@ def recorded_data(
     foreign = given[name] is None and used["source"] not in WITHOUT_FILES and name in used
     if foreign and not _is_sealed(config):
         path = str(used[name])
+        told = shlex.quote(path) if path.isprintable() else "and their path"
         raise ValueError(
             f"the data of {run} lie outside it, in {path!r}, and it may be somebody else's: it was "
-            f"not made by this user on this machine; to read them, say {flag} {shlex.quote(path)}"
+            f"not made by this user on this machine; to read them, say {flag} {told}"
         )
     return used
 

@@ -132,6 +132,8 @@ def _check_optimizer(content: Mapping[str, Any], optimizer: torch.optim.Optimize
         raise ValueError("its optimizer has other settings")
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     for number, parameter in enumerate(parameters if content["iteration"] else ()):
+        if not parameter.requires_grad and number not in saved["state"]:
+            continue  # it never learned
         state = saved["state"][number]
         shapes = {"step": (), "exp_avg": parameter.shape, "exp_inf": parameter.shape}
         for name, shape in shapes.items():

@@ -77,6 +77,15 @@ def fit(
     config = replace(config)  # checks again how its fields, which may have been set, fit together
     require_model(model)
     require_fitting(model.like, "model", like=model.like)
+    if not torch.is_grad_enabled():
+        raise ValueError(
+            "gradients are switched off: call fit outside torch.no_grad() and inference_mode()"
+        )
+    if any(weight.is_inference() for weight in model.parameters()):
+        raise ValueError(
+            "the model was made in torch.inference_mode(), in which nothing can learn: make it, or "
+            "a copy.deepcopy of it, outside"
+        )
     if not any(weight.requires_grad for weight in model.parameters()):
         raise ValueError(
             "no parameter of the model requires a gradient: call model.requires_grad_() first"

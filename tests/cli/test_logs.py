@@ -9,6 +9,7 @@ import torch
 
 from ipvae_snn import IPVAE, TrainConfig, evaluate, export, fit
 from ipvae_snn._utils import progress
+from ipvae_snn.cli import main
 
 MODEL, X = IPVAE(16, 8, init_std=0.3), torch.rand(12, 16)
 
@@ -73,6 +74,28 @@ def test_a_terminal_gets_a_bar_that_is_redrawn_in_place(monkeypatch):
 def test_a_process_without_a_console_trains(monkeypatch):
     monkeypatch.setattr(sys, "stderr", None)
     train()
+
+
+class FullDisk(io.StringIO):
+    def write(self, text):
+        raise OSError(28, "No space left on device")
+
+
+def test_a_log_on_a_full_disk_ends_no_training(monkeypatch):
+    monkeypatch.setattr(sys, "stderr", FullDisk())
+    train()
+
+
+@pytest.mark.parametrize("name", ["red\x1b[31m", "back\b", "a\u202egnp", "a\r", "x\x85y"])
+def test_control_characters_in_names_reach_no_terminal(name, capsys):
+    assert main(["report", name]) == 1
+    said = capsys.readouterr().err
+    assert said.removesuffix("\n").isprintable()
+
+
+def test_a_very_long_message_is_shortened(capsys):
+    assert main(["report", "a" * 10_000]) == 1
+    assert len(capsys.readouterr().err) < 2100
 
 
 @pytest.mark.parametrize("quiet", [False, pytest.param(True, marks=pytest.mark.slow)])

@@ -59,6 +59,7 @@ def test_a_cache_folder_that_others_can_write_to_is_refused(monkeypatch, tmp_pat
         "false",
         "no-such-wrapper gcc",
         "gcc --no-such-option",
+        "gcc -E",
         "true",
         "/",
         "gcc '",
@@ -78,19 +79,25 @@ def built(tmp_path):
     return path
 
 
-def loads_in_a_process():
-    """What another process, which a bad library may end, says of its kernels."""
+def in_a_process(say):
+    """What another process, which a bad library may end, says."""
     reads, writes = os.pipe()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # of threads, which it leaves alone
         child = os.fork()
     if not child:
-        os.write(writes, str(native._load.__wrapped__()).encode())
+        os.write(writes, say().encode())
         os._exit(0)
     os.close(writes)
     with open(reads, "rb") as said:
         text = said.read().decode()
     assert os.waitpid(child, 0)[1] == 0
+    return text
+
+
+def loads_in_a_process():
+    """What another process says of its kernels."""
+    text = in_a_process(lambda: str(native._load.__wrapped__()))
     return "loaded" if text.startswith("<CDLL") else text
 
 
@@ -181,7 +188,7 @@ def test_what_belongs_to_another_user_is_not_loaded(what, monkeypatch, tmp_path)
     path = built(tmp_path)
     os.chown(path if what == "file" else path.parent, 65534, 65534)
     said = loads_in_a_process()
-    assert said == "loaded" if what == "file" else "others can write to" in said
+    assert said == "loaded" if what == "file" else "somebody else's, name another" in said
     assert path.stat().st_uid == 0
 
 
@@ -250,6 +257,30 @@ def test_the_compiler_may_have_options_and_wrappers(command, monkeypatch, tmp_pa
     assert isinstance(build.load(), ctypes.CDLL)
     build.load()
     assert built(tmp_path).is_file()
+
+
+@NATIVE
+def test_fast_math_in_cc_does_not_make_the_process_flush_small_numbers(monkeypatch, tmp_path):
+    if shutil.which("gcc") is None:
+        pytest.skip("no gcc on this machine")
+    use_empty_cache(monkeypatch, tmp_path, CC="gcc -ffast-math")
+    smallest = sys.float_info.min
+    said = in_a_process(lambda: f"{native._load.__wrapped__()} {smallest / 2}")
+    assert said.startswith("<CDLL")
+    assert said.endswith(str(smallest / 2))
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no kernels on Windows")
+@pytest.mark.parametrize("quick", ["", "case $* in *-dM*) exit;; esac\n"], ids=["always", "build"])
+def test_a_compiler_that_hangs_is_waited_for_once(quick, monkeypatch, tmp_path):
+    compiler = tmp_path / "hangs"
+    compiler.write_text(f"#!/bin/sh\n{quick}echo >> {tmp_path}/calls\nexec sleep 9\n")
+    compiler.chmod(0o755)
+    use_empty_cache(monkeypatch, tmp_path, CC=str(compiler))
+    monkeypatch.setattr(build, "TIMEOUT", 0.5)
+    with pytest.raises(build.BuildError, match="timed out"):
+        build.load()
+    assert (tmp_path / "calls").read_text() == "\n"
 
 
 SCRIPT = """

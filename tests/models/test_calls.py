@@ -152,6 +152,42 @@ def test_other_kinds_of_input_are_refused(model, kind):
             call(values)
 
 
+def test_weights_without_numbers_are_refused(model):
+    for weight in model.parameters():
+        before = weight.detach().clone()
+        weight.data.fill_(float("nan"))
+        with pytest.raises(ValueError, match="NaN or infinite"):
+            model.run(X, 2)
+        weight.data.copy_(before)
+    model.run(X, 2)
+
+
+def test_models_that_were_moved_in_part_are_refused(model):
+    model.decoder.to("meta")
+    for call in (lambda: model.run(X, 2), lambda: model.decode(torch.ones(2, K))):
+        with pytest.raises(ValueError, match="meta device"):
+            call()
+
+
+def test_float64_models_take_float32(model):
+    out = model.double().run(X, 2)
+    assert model.run(X, 2, state=out.state).nll.dtype == torch.float64
+
+
+def test_fit_needs_gradients(model):
+    for off in (torch.no_grad, torch.inference_mode):
+        with off(), pytest.raises(ValueError, match="gradients are switched off"):
+            fit(model, X, CONFIG)
+
+
+@pytest.mark.parametrize(
+    "data", [torch.utils.data.TensorDataset(X), torch.utils.data.DataLoader(X), X.to("meta")]
+)
+def test_data_of_other_kinds_are_refused(data):
+    with pytest.raises((TypeError, ValueError), match=r"ipvae_snn\.data|meta device"):
+        fit(IPVAE(M, K), data, CONFIG)
+
+
 def test_an_empty_batch_is_refused(model):
     with pytest.raises(ValueError, match="not be empty"):
         model.run(X[:0], 3)

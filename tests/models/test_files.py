@@ -89,3 +89,15 @@ def test_files_keep_later_changes_and_loading_leaves_the_random_state_untouched(
     assert not again.training
     with pytest.raises(ValueError, match="device"):
         IPVAE.load(tmp_path / "model.pt", device="nowhere")
+
+
+@pytest.mark.parametrize("dtype", [torch.int32, torch.bool, torch.complex64])
+def test_weights_of_another_kind_of_numbers_are_refused(dtype, tmp_path):
+    path = tmp_path / "m.pt"
+    IPVAE(6, 5).save(path)
+    content = torch.load(path, weights_only=True)
+    weights = content["weights"]
+    weights["neuron.log_bias"] = weights["neuron.log_bias"].to(dtype)
+    torch.save(content, path)
+    with pytest.raises(ValueError, match=rf"neuron\.log_bias is {dtype}, not torch.float32"):
+        IPVAE.load(path)

@@ -298,6 +298,8 @@ def test_derived_weights_are_refused_by_save_with_the_cure(make, name, tmp_path,
         (lambda m: m.neuron.mem_init.data.fill_(float("nan")), "NaN"),
         (lambda m: m.neuron.mem_init.data.fill_(90), "mem_init"),
         (lambda m: m.to("meta"), "meta"),
+        (lambda m: setattr(m.neuron, "state_quant", torch.round), "no file holds"),
+        (lambda m: setattr(m.neuron, "surrogate_disable", True), "no file holds"),
     ],
 )
 def test_what_load_could_not_make_again_is_refused_by_save(change, says, tmp_path, hidden):

@@ -47,6 +47,19 @@ def change(path, config, drop=()):
 
 
 @pytest.mark.usefixtures("_little_memory")
+def test_weights_that_share_their_values_do_not_count_twice(tmp_path):
+    path = tmp_path / "model.pt"
+    IPVAE(16, 6).save(path)
+    content, many = torch.load(path, weights_only=True), torch.zeros(2**18)
+    shared = {f"a{i}": many[:] for i in range(2000)}
+    decoder = {"name": "linear", "latents": 6, "in_features": 2**26}
+    config = {**content["config"], "decoder": decoder}
+    torch.save({**content, "weights": {**content["weights"], **shared}, "config": config}, path)
+    with pytest.raises(ValueError, match="asks for a tensor of 402,653,184 values"):
+        load_model(path)
+
+
+@pytest.mark.usefixtures("_little_memory")
 @pytest.mark.parametrize("config", HUGE, ids=str)
 @pytest.mark.parametrize("name", OWN)
 def test_a_size_beyond_the_weights_is_refused(name, config, tmp_path):

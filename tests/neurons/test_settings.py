@@ -30,6 +30,12 @@ def of_decoder():
         ("log_bias", nn.Parameter(torch.ones(2, K))), ("log_step", nn.Parameter(torch.ones(K))),
         ("lateral", nn.Linear(K, K)), ("lateral", torch.eye(K)),
         ("lateral", IPVAENeuron(3).lateral),
+        ("clamp", nn.Parameter(torch.tensor(2.0))), ("leak", nn.Identity()),
+        ("lateral_scale", 1e39), ("mem_init", None), ("log_bias", None), ("log_step", None),
+        ("mem_init", nn.Parameter(torch.full((K,), NAN))),
+        ("mem_init", nn.Parameter(torch.tensor(100.0))),
+        ("log_step", nn.Parameter(torch.tensor(100.0))), ("mem", torch.full((2, K), NAN)),
+        ("mem", None), ("spk", -torch.ones(2, K)),
     ],
 )  # fmt: skip
 @pytest.mark.parametrize("make", [lambda: IPVAENeuron(K), of_decoder], ids=["own", "decoder"])
@@ -96,6 +102,53 @@ def test_a_decoder_changed_from_outside_is_refused(change, says):
                  neuron.gram):  # fmt: skip
         with pytest.raises(ValueError, match=says):
             call()
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (lambda n: n.lateral.decoder.double(), "decoder.weight of the lateral weights is"),
+        (lambda n: n.register_parameter("log_bias", nn.Parameter(torch.ones(K).double())),
+         "log_bias is"),
+        (lambda n: n.register_parameter("mem_init", nn.Parameter(torch.ones(K + 1))), "mem_init"),
+        (lambda n: n.log_step.data.fill_(100.0), "step holds"),
+        (lambda n: n.to(torch.complex64), "floating point"),
+        (lambda n: setattr(n.lateral.decoder, "weight", None), "no weights"),
+        (lambda n: setattr(n.lateral.decoder, "forward", torch.zeros_like), "forward of its own"),
+    ],
+)  # fmt: skip
+@pytest.mark.filterwarnings("ignore")  # PyTorch's own: complex modules are new
+def test_parameters_that_do_not_fit_together_are_named(change, says):
+    neuron = of_decoder()
+    change(neuron)
+    for call in (neuron, lambda input_: neuron.run(input_[None])):
+        with pytest.raises((TypeError, ValueError), match=says):
+            call(torch.ones(2, K))
+
+
+@pytest.mark.parametrize("make", [lambda: IPVAENeuron(K), of_decoder], ids=["own", "decoder"])
+def test_weights_may_be_assigned(make):
+    with torch.device("meta"):
+        neuron = make()
+    for dtype in (torch.float32, torch.float64):
+        neuron.load_state_dict(make().to(dtype).state_dict(), assign=True)
+        neuron.reset_mem()
+        assert neuron.run(torch.ones(1, 2, K, dtype=dtype)).mem.dtype == dtype
+
+
+def test_one_bias_for_all_neurons_learns():
+    neuron = IPVAENeuron(K, leak=0.1)
+    neuron.log_bias = nn.Parameter(torch.tensor(-3.0))
+    neuron.mem_init = nn.Parameter(torch.tensor(-1.0))
+    neuron(torch.ones(2, K))[1].sum().backward()
+    neuron.run(torch.ones(3, 2, K)).mem.sum().backward()
+    assert neuron.log_bias.grad.shape == neuron.mem_init.grad.shape == ()
+
+
+@pytest.mark.parametrize("value", [torch.ones(K).to_sparse(), torch.ones(K, device="meta")])
+def test_initial_values_are_dense(value):
+    with pytest.raises(TypeError, match="dense tensor that holds values"):
+        IPVAENeuron(K, bias=value)
 
 
 # -- inputs ---------------------------------------------------------------------------------------

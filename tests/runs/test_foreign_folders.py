@@ -209,6 +209,14 @@ def test_paths_in_the_runs_of_others_are_read_only_when_named(
     assert capsys.readouterr().err == ""
 
 
+@pytest.mark.parametrize("source", ["a\n/b", "\x1b[31m", "\u202egnp", "\ud800"])
+def test_a_path_that_cannot_be_printed_stands_in_the_refusal_as_escapes(source, tmp_path):
+    with pytest.raises(ValueError, match="say --data and their path") as error:
+        origin.recorded_data(tmp_path, {"data": {"source": source}, "seal": ""})
+    assert str(error.value).isprintable()
+    assert repr(source) in str(error.value)
+
+
 def test_the_folder_of_mnist_is_a_path_too(runs, capsys, tmp_path):
     run = runs / "stopped"
     change_config(run, lambda c: c["data"].update(source="mnist", data_dir=str(tmp_path)))

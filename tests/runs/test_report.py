@@ -141,7 +141,14 @@ def test_the_command_replaces_an_old_page_and_nothing_else(run, capsys):
     assert {k: v for k, v in files(run).items() if "report" not in str(k)} == before
 
 
-@pytest.mark.parametrize("damage", ["{", "[]", '{"steps": {"1": {"r2": "x"}}}', None])
+@pytest.mark.parametrize(
+    "damage",
+    [
+        "{", "[]", '{"steps": {"1": {"r2": "x"}}}', None, "[" * 100_000,
+        '{"steps": {}, "mean": NaN}', '{"steps": {"1": {"r2": 1%s}}}' % ("0" * 400),
+    ],
+    ids=lambda damage: str(damage)[:30],
+)  # fmt: skip
 def test_damaged_metrics_are_refused(run, capsys, damage):
     path = run / "metrics.json"
     whole = path.read_text()

@@ -1,6 +1,7 @@
 """Interrupted runs: resuming from the command line, the run folder, and error messages."""
 
 import json
+import math
 import signal
 
 import numpy as np
@@ -10,6 +11,7 @@ import torch
 from ipvae_snn._utils.files import exclusive_lock
 from ipvae_snn.cli import main
 from ipvae_snn.runs import read_config
+from ipvae_snn.runs.folder import staged_results
 from ipvae_snn.training import checkpointer, loop
 
 QUICK = [
@@ -285,9 +287,11 @@ def test_a_failed_write_of_the_results_keeps_the_training(stopped_run, monkeypat
         ("model", {"latents": 12, "odd": 1, "spike_grad": {"name": "midpoint"}}),
         ("sample_shape", []), ("sample_shape", [8]), ("sample_shape", [1, 8, 8]),
         ("eval_samples", -1), ("data", {"source": 3}),
-        ("training", {"steps": 1, "seed": 0, "a": 1}),
+        ("data", {"source": "digits", "data_dir": 3}), ("training", {"steps": 1, "seed": 2**63}),
+        ("training", {"steps": 1, "seed": 0, "a": 1}), ("model", {"clamp": math.nan}),
+        ("training", {"steps": 1, "seed": 10**4000}),
     ],
-    ids=str,
+    ids=lambda value: str(value)[:40],
 )  # fmt: skip
 def test_an_invalid_configuration_is_refused_in_one_line(part, value, stopped_run, capsys):
     config = json.loads((stopped_run / "config.json").read_text())
@@ -304,6 +308,30 @@ def test_a_deeply_nested_configuration_is_refused(stopped_run, capsys):
     (stopped_run / "config.json").write_text("[" * 100_000)
     assert main(["train", "--resume", str(stopped_run), "--quiet"]) == 1
     assert "config.json is damaged" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("what", ["file", "link", "folder"])
+@pytest.mark.parametrize("name", [".results.part", "figures", "history.csv"])
+def test_what_lies_where_results_go_is_replaced_and_no_link_is_followed(name, what, tmp_path):
+    run, kept = tmp_path / "run", tmp_path / "kept"
+    run.mkdir()
+    kept.mkdir()
+    (kept / "mine").write_text("mine")
+    if what == "file":
+        (run / name).write_text("old")
+    elif what == "link":
+        (run / name).symlink_to(kept)
+    else:
+        (run / name / "old").mkdir(parents=True)
+    with staged_results(run) as folder:
+        (folder / "history.csv").write_text("new")
+        (folder / "figures").mkdir()
+        (folder / "figures/a.png").write_text("new")
+    assert listing(run) == ["figures", "history.csv"]
+    assert listing(run / "figures") == ["a.png"]
+    assert (run / "history.csv").read_text() == "new"
+    assert (kept / "mine").read_text() == "mine"
+    assert listing(kept) == ["mine"]
 
 
 @pytest.mark.parametrize("exists", [False, True])

@@ -182,6 +182,38 @@ def test_a_checkpoint_of_another_training_is_refused(make, data, changes, says, 
     assert os.listdir(tmp_path) == ["a.ckpt"]
 
 
+class Scaled(torch.nn.Module):
+    def __init__(self, scale):
+        super().__init__()
+        self.layer, self.scale = torch.nn.Linear(10, 12), scale
+
+    def forward(self, spk):
+        return self.scale[0] * self.layer(spk)
+
+
+def scaled(*scale):
+    return IPVAE(12, 10, decoder=torch.nn.Sequential(Scaled(scale)))
+
+
+def test_a_frozen_part_stays_frozen_on_resume(tmp_path):
+    for make in (midpoint, lambda: scaled(1.0)):
+        path, model = tmp_path / f"{make.__name__}.ckpt", make()
+        model.neuron.mem_init.requires_grad_(False)
+        config = recipe(iterations=2)
+        history = fit(model, X, config, checkpoint=path)
+        assert fit(model, X, config, checkpoint=path) == history
+        with pytest.raises(ValueError, match="frozen"):
+            fit(make(), X, config, checkpoint=path)
+
+
+def test_options_deep_inside_a_part_are_compared(tmp_path):
+    path, config = tmp_path / "a.ckpt", recipe(iterations=1)
+    fit(scaled(1.0), X, config, checkpoint=path)
+    with pytest.raises(ValueError, match="decoder"):
+        fit(scaled(2.0), X, config, checkpoint=path)
+    fit(scaled(1.0), X, config, checkpoint=path)
+
+
 def test_learning_rate_and_intervals_may_change_on_resume(tmp_path):
     path = stopped_at_4(tmp_path / "a.ckpt")
     history = fit(
@@ -213,6 +245,29 @@ def claim_huge_tensor(path):
     rewrite(path, weights={"a": torch.zeros(1).expand(10**9, 10**6)})
 
 
+def unfold(path):
+    """A list that two hundred bytes hold, and that prints as a gigabyte."""
+    bomb = ["a"]
+    for _ in range(28):
+        bomb = [bomb, bomb]
+    rewrite(path, model={"class": bomb})
+
+
+class MadeWithoutBytes:
+    def __init__(self, make, size):
+        self.made = make, (size,)
+
+    def __reduce__(self):
+        return self.made
+
+
+def prefix(path):
+    content = torch.load(path, weights_only=True)
+    archive = path.read_bytes()
+    torch.save(content, path, _use_new_zipfile_serialization=False)
+    path.write_bytes(path.read_bytes() + archive)
+
+
 DAMAGE = {
     "truncated": (lambda p: p.write_bytes(p.read_bytes()[:-100]), "cannot be read"),
     "half": (lambda p: p.write_bytes(p.read_bytes()[: p.stat().st_size // 2]), "cannot be read"),
@@ -230,6 +285,11 @@ DAMAGE = {
     "no version": (lambda p: rewrite(p, version=None), "version None"),
     "compressed": (compress, "compressed"),
     "claiming": (claim_huge_tensor, "claims more"),
+    "without values": (lambda p: rewrite(p, a=torch.empty(10**12, device="meta")), "claims more"),
+    "without bytes": (lambda p: rewrite(p, a=MadeWithoutBytes(torch.Tensor, 10**7)), "claim 40"),
+    "a bytearray": (lambda p: rewrite(p, a=MadeWithoutBytes(bytearray, 10**7)), "something else"),
+    "older format in front": (prefix, "something else"),
+    "unfolding": (unfold, "unfolds to more"),
     "no weights": (lambda p: rewrite(p, weights=None), "weights is missing"),
     "late": (lambda p: rewrite(p, iteration=99), "iteration is 99 of 9"),
     "other weights": (lambda p: rewrite(p, weights={"a": torch.zeros(2)}), "does not fit"),

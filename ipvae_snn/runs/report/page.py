@@ -100,7 +100,7 @@ def _read_metrics(run: Path) -> dict[str, Any]:
         metrics = folder.read_json(path)
         _summary(metrics)  # fails unless all values that it shows are numbers
         return dict(metrics)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise ValueError(f"{path} is damaged: {error}") from error
 
 
