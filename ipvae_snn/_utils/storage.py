@@ -4,7 +4,7 @@ import io
 import math
 import os
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -48,13 +48,7 @@ def read_content(
         FileNotFoundError: no such file.
         ValueError: a file of another kind, damaged, or written by a newer release.
     """
-    path = require_file(path, writer)
-    try:
-        _require_plain_zip(path)
-        content = torch.load(path, map_location=device, weights_only=True)
-        _require_real(content, os.path.getsize(path))
-    except Exception as error:  # a damaged file can fail anywhere inside the unpickler
-        raise ValueError(f"{path} cannot be read: {_reason(error)}") from error
+    content = load_plain(path, writer=writer, device=device)
     kinds = (kinds,) if isinstance(kinds, str) else kinds
     if not isinstance(content, dict) or content.get("format") not in kinds:
         raise ValueError(f"{path} was not written by {writer}")
@@ -64,6 +58,34 @@ def read_content(
             f"{path} has format version {written}, this release reads versions up to {version}: "
             "update ipvae_snn"
         )
+    return content
+
+
+def load_plain(
+    path: str | Path,
+    *,
+    writer: str,
+    device: torch.device | str = "cpu",
+    allowed: Sequence[Any] = (),
+) -> Any:
+    """The plain data and tensors in a file of ``torch.save``; never runs code from it.
+
+    Args:
+        path, writer, device: as for :func:`read_content`.
+        allowed: what else the file may name, as for ``torch.serialization.safe_globals``.
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: it holds anything else, or is damaged.
+    """
+    path = require_file(path, writer)
+    try:
+        _require_plain_zip(path)
+        with torch.serialization.safe_globals(list(allowed)):
+            content = torch.load(path, map_location=device, weights_only=True)
+        _require_real(content, os.path.getsize(path))
+    except Exception as error:  # a damaged file can fail anywhere inside the unpickler
+        raise ValueError(f"{path} cannot be read: {_reason(error)}") from error
     return content
 
 

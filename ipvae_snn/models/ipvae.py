@@ -1,6 +1,7 @@
 """The iterative Poisson VAE: a decoder, and neurons that invert it by spiking."""
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -31,6 +32,8 @@ from ipvae_snn.models.generative import (
     has_squares,
 )
 from ipvae_snn.models.likelihoods import Gaussian, Likelihood
+from ipvae_snn.models.published import CLAMP as PUBLISHED_CLAMP
+from ipvae_snn.models.published import read_published
 from ipvae_snn.neurons import BIAS, CLAMP, MEM_INIT_MAX, MEM_INIT_RANGE, STEP, IPVAENeuron
 from ipvae_snn.neurons.inference import draws_by_row, infer, spec_of
 from ipvae_snn.neurons.lateral import NoLateral, SharedDecoder, remake_weights
@@ -503,6 +506,39 @@ class IPVAE(BaseModel):
         return kept, last
 
     # -- files ------------------------------------------------------------------------------
+
+    @classmethod
+    def from_published(cls, path: str | Path, *, ema: bool = False) -> "IPVAE":
+        """The model in a checkpoint of the authors' program; never runs code from it.
+
+        It has the published recurrence and KL, and the published clamp of 10. Spikes are exact
+        counts, as in their evaluation, and the estimator is this package's own. It is in ``eval()``
+        mode, and can be trained on and saved.
+
+        Args:
+            path: the file, with Φ, log σ, log b, log α and u_0 of a linear decoder.
+            ema: take the moving averages of the weights.
+
+        Raises:
+            FileNotFoundError: no such file.
+            ValueError: damaged, or another model; the message names what it lacks or has besides.
+        """
+        weights = read_published(path, ema)
+        pixels, latents = weights["weight"].shape
+        with seeded(0):
+            model = cls(pixels, latents, form="published", kl_form="published", clamp=PUBLISHED_CLAMP)
+        lateral = model._lateral
+        assert lateral.log_scale is not None
+        with torch.no_grad():
+            lateral.decoder.weight.copy_(weights["weight"])
+            lateral.log_scale.copy_(weights["log_scale"])
+            for name in ("log_bias", "log_step", "mem_init"):
+                getattr(model.neuron, name).copy_(weights[name])
+        try:
+            model.check_loaded()
+        except ValueError as error:
+            raise ValueError(f"{path} does not hold a valid model: {error}") from error
+        return model.eval()
 
     def _current(self) -> dict[str, Any]:
         own = {name: getattr(self.neuron, name) for name in ("form", "clamp", "leak", "lateral_scale")}

@@ -96,7 +96,7 @@ def test_the_exact_form_is_the_recursion_of_the_model_with_rounded_counts(model)
                     drive,
                     inhibition,
                     step=neuron.log_step.exp(),
-                    bias=neuron.log_bias.exp(),
+                    bias=neuron.tonic(gram),
                     leak=neuron.leak,
                     mem_rest=neuron.mem_init,
                 )

@@ -214,8 +214,9 @@ def trained():
 
 def best_code(model, x):
     """argmin ½ (x − Φz)ᵀ Λ (x − Φz) + bᵀz over z ≥ 0, by projected gradient descent."""
-    gram = model.neuron.lateral_scale * model.neuron.gram().detach().double()
-    current = (model.neuron.drive(x) - model.neuron.log_bias.exp()).detach().double()
+    gram = model.neuron.gram().detach()
+    current = (model.neuron.drive(x) - model.neuron.tonic(gram)).detach().double()
+    gram = model.neuron.lateral_scale * gram.double()
     code, step = torch.zeros_like(current), 1 / torch.linalg.eigvalsh(gram)[-1]
     for _ in range(3000):
         code = (code + step * (current - code @ gram)).clamp(min=0)

@@ -124,7 +124,7 @@ def test_the_random_problems_reach_all_clamps_and_floors():
             out = model.run(x, steps, state=state, record=("mem", "spk"), seed=5)
             spk, mem = (torch.cat([s[None], o[:-1]]) for s, o in zip(start, out, strict=False))
             inhibition = neuron.lateral_scale * (spk @ neuron.gram())
-            current = neuron.drive(x) - inhibition - neuron.log_bias.exp()
+            current = neuron.drive(x) - inhibition - neuron.tonic(neuron.gram())
             step = neuron.log_step.exp() * (current - neuron.leak * (mem - neuron.mem_init))
         met["floor"] |= bool((out.mem - c + math.log1p(math.exp(c + 8)) < 1e-9).any())
         met["clamp"] |= bool((out.mem > c - 0.01).any())

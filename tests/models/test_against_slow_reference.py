@@ -10,7 +10,7 @@ from tests.models.slow_reference import infer
 def structured_model(pixels=36, latents=50, seed=3):
     """A model of random features with unequal scales, biases and initial membranes."""
     rng = np.random.default_rng(seed)
-    model = IPVAE(pixels, latents, clamp=4.0)
+    model = IPVAE(pixels, latents, clamp=4.0, form="published")
     with torch.no_grad():
         model.decoder.weight.copy_(torch.from_numpy(rng.normal(0, 0.12, (pixels, latents))))
         model.neuron.lateral.log_scale.copy_(torch.from_numpy(rng.normal(0.0, 0.2, pixels)))

@@ -95,6 +95,31 @@ def test_both_ways_learn_the_same_of_one_model():
             torch.testing.assert_close(one, two, rtol=1e-9, atol=1e-9)
 
 
+@pytest.mark.parametrize("likelihood", [Gaussian(M), Bernoulli()], ids=lambda law: type(law).__name__)
+def test_the_variance_term_is_half_the_curvature_of_the_cost(likelihood):
+    """By second derivatives of the cost in each count, which autograd takes."""
+    torch.manual_seed(0)
+    model = IPVAE(M, K, decoder=LinearDecoder(K, M, 0.5), likelihood=likelihood).double()
+    x, spk = inputs().round(), torch.poisson(torch.ones(B, K, dtype=torch.float64))
+    assert model.neuron.form == "exact"
+
+    def cost(z):
+        return likelihood.nll(x, model.decoder(z)).sum()
+
+    hessian = torch.autograd.functional.hessian(cost, spk).reshape(B * K, B * K)
+    wanted = 0.5 * hessian.diagonal().reshape(B, K)
+    with torch.no_grad():
+        currents = [model.generative.given(x, form).feedback(spk).current for form in ("exact", "published")]
+    torch.testing.assert_close(currents[1] - currents[0], wanted)
+
+
+def test_decoders_without_squares_keep_the_published_form():
+    model = IPVAE(M, K, decoder=network())
+    assert model.neuron.form == "published"
+    with pytest.raises(ValueError, match="needs a decoder with a method squares"):
+        IPVAE(M, K, decoder=network(), form="exact")
+
+
 def test_gradients_equal_a_loop_written_down():
     """Through the current of every timestep, for a network under Bernoulli pixels."""
     torch.manual_seed(0)

@@ -76,9 +76,10 @@ def test_gradient_equals_that_of_the_residual_form(model):
     weight, sigma = model.decoder.weight, (3.45 * torch.tanh(neuron.lateral.log_scale / 3.45)).exp()
     mem = neuron.mem_init.expand(5, 7)
     spk, total = torch.zeros_like(mem), 0.0
+    variance = 0.5 * (weight / sigma[:, None]).square().sum(0)
     for _ in range(steps):
         error = (x - spk @ weight.T) / sigma**2
-        step = neuron.log_step.exp() * (error @ weight - neuron.log_bias.exp())
+        step = neuron.log_step.exp() * (error @ weight - variance - neuron.log_bias.exp())
         before, mem = mem, F.soft_clamp(mem + F.soft_clamp(step, neuron.clamp), neuron.clamp)
         spk = draw(mem)
         nll = -torch.distributions.Normal(spk @ weight.T, sigma).log_prob(x).sum(-1)

@@ -25,7 +25,8 @@ def test_one_timestep_is_the_equation():
     mem = torch.randn(4, 6)
     _, stepped = neuron(CURRENT, spk, mem)
     phi = neuron.lateral.decoder.weight
-    h = 0.5 * (CURRENT - 0.7 * spk @ phi.T @ phi - 0.2 - 0.1 * (mem + 1.0))
+    variance = 0.35 * phi.square().sum(0)
+    h = 0.5 * (CURRENT - 0.7 * spk @ phi.T @ phi - variance - 0.2 - 0.1 * (mem + 1.0))
     expected = F.soft_clamp(mem + F.soft_clamp(h, 3.0), 3.0)
     torch.testing.assert_close(stepped, expected)
 

@@ -16,6 +16,8 @@ KINDS = {
         nn.Linear(k, k + 3, bias=False), log_scale=nn.Parameter(torch.linspace(-1, 1, k + 3)), **o
     ),
     "fixed": lambda k, **o: IPVAENeuron(k, gram=0.2 + torch.eye(k), **o),
+    "published": lambda k, **o: IPVAENeuron(nn.Linear(k, k, bias=False), form="published", **o),
+    "learned, exact": lambda k, **o: IPVAENeuron(k, form="exact", **o),
 }
 OPTIONS = [{"leak": 0.0}, {"leak": 0.3, "lateral_scale": 0.6, "clamp": 2.0}]
 
@@ -42,6 +44,8 @@ def oracle(neuron, x, spks):
     """Spikes and membranes by the equations of the docstring, for spikes that were drawn before."""
     gram = neuron.gram()
     alpha, bias, rest = neuron.log_step.exp(), neuron.log_bias.exp(), neuron.mem_init
+    if neuron.form == "exact":
+        bias = bias + 0.5 * neuron.lateral_scale * gram.diagonal()
     mem = rest.expand(x.shape[1:])
     spk = torch.zeros_like(mem)
     mems, counts = [], []
