@@ -301,8 +301,10 @@ class IPVAENeuron(StatefulNeuron):
         ):
             for name in _PARAMETERS:  # which of them, and why
                 require_same_kind(name, self._check_parameter(name, getattr(self, name)), like)
-        weight = getattr(self.lateral, "weight", like)
-        require_same_kind("the lateral weights", weight, like)
+        for name in ("weight", "log_scale"):
+            value = getattr(self.lateral, name, None)
+            if value is not None:
+                require_same_kind(f"{name} of the lateral weights", value, like)
 
     # -- lateral weights and currents ---------------------------------------------------------
 
@@ -439,6 +441,7 @@ class IPVAENeuron(StatefulNeuron):
             log_step=self.log_step,
             log_bias=self.log_bias,
             mem_init=self.mem_init,
+            step=self.log_step.exp(),
         )
 
     def _check_gram(self, gram: Tensor) -> None:
