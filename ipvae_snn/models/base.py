@@ -40,7 +40,7 @@ PARTS: dict[str, Registry[Any]] = {
 """Arguments of models that are objects; files hold what their registry writes of them."""
 OWN_DECODER = "decoded.decoder."
 """Prefix of the weights of a decoder in place of the linear one."""
-FORMAT, FORMAT_VERSION = "ipvae_snn.model", 2
+FORMAT, FORMAT_VERSION = "ipvae_snn.model", 3
 FORMAT_OF_VERSION_1 = "ipvae_snn.IPVAE"
 M = TypeVar("M", bound="BaseModel")
 _MEMBERS = (

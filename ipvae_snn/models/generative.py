@@ -211,7 +211,8 @@ class DecodedLikelihood(nn.Module):
                     raise ValueError(NO_GRADIENT)
                 if form == "exact":
                     curvature = self.likelihood.curvature(shown, eta)
-                    current = current - 0.5 * self.decoder.squares(curvature, z)
+                    decoder: Any = self.decoder
+                    current = current - 0.5 * decoder.squares(curvature, z)
             current = current if learning else current.detach()
             nll = self.likelihood.nll(x, eta)
             require_shape(nll, f"nll of {type(self.likelihood).__name__}", tuple(x.shape[:-1]))

@@ -1,8 +1,8 @@
 """The iterative Poisson VAE: a decoder, and neurons that invert it by spiking."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -318,7 +318,7 @@ class IPVAE(BaseModel):
     def like(self) -> Tensor:
         return self.neuron.mem_init
 
-    earlier = {"form": "published"}
+    earlier: ClassVar[Mapping[str, Any]] = {"form": "published"}
 
     # -- traits (see BaseModel) -------------------------------------------------------------
 
@@ -526,7 +526,9 @@ class IPVAE(BaseModel):
         weights = read_published(path, ema)
         pixels, latents = weights["weight"].shape
         with seeded(0):
-            model = cls(pixels, latents, form="published", kl_form="published", clamp=PUBLISHED_CLAMP)
+            model = cls(
+                pixels, latents, form="published", kl_form="published", clamp=PUBLISHED_CLAMP
+            )
         lateral = model._lateral
         assert lateral.log_scale is not None
         with torch.no_grad():
@@ -541,7 +543,9 @@ class IPVAE(BaseModel):
         return model.eval()
 
     def _current(self) -> dict[str, Any]:
-        own = {name: getattr(self.neuron, name) for name in ("form", "clamp", "leak", "lateral_scale")}
+        own = {
+            name: getattr(self.neuron, name) for name in ("form", "clamp", "leak", "lateral_scale")
+        }
         parts: dict[str, Any] = {}
         if self.decoded is not None:
             parts = {"decoder": self.decoded.decoder, "likelihood": self.decoded.likelihood}

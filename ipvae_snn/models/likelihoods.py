@@ -2,7 +2,8 @@
 
 Each is the law of an input x, (B, M), given the decoder's output η, (B, M): its ``nll`` in nats,
 its ``score`` ∂ log p / ∂η, which becomes a current by the decoder's transposed Jacobian, its
-``curvature`` −∂² log p / ∂η², which the variance of counts costs, and its ``mean`` E[x | η]. The linear Gaussian model does not come here: it has a quadratic form.
+``curvature`` −∂² log p / ∂η², which the variance of counts costs, and its ``mean`` E[x | η]. The
+linear Gaussian model does not come here: it has a quadratic form.
 """
 
 from abc import abstractmethod
@@ -91,7 +92,9 @@ class Gaussian(Likelihood):
 
     def curvature(self, x: Tensor, eta: Tensor) -> Tensor:
         log_scale = self.log_scale
-        return torch.ones_like(eta) if log_scale is None else torch.exp(-2 * log_scale).expand_as(eta)
+        return (
+            torch.ones_like(eta) if log_scale is None else torch.exp(-2 * log_scale).expand_as(eta)
+        )
 
     def mean(self, eta: Tensor) -> Tensor:
         return eta

@@ -13,7 +13,8 @@ class Parts(NamedTuple):
     """Contributions to the change of the membrane, in nats per timestep, (T, ..., K) each.
 
     ``drive`` is α d; ``lateral`` and ``self`` are −α z G off and on the diagonal of G; ``tonic``
-    is −α b, with −α ½ G_kk where ``form`` is ``"exact"``; ``leak`` is the pull to ``mem_init``; ``clamp`` is what the clamps subtract.
+    is −α b, with −α ½ G_kk where ``form`` is ``"exact"``; ``leak`` is the pull to ``mem_init``;
+    ``clamp`` is what the clamps subtract.
     """
 
     drive: Tensor

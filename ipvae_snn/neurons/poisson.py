@@ -99,8 +99,8 @@ class IPVAENeuron(StatefulNeuron):
     inference (:meth:`drive`), or the output of any layer with K features. It has at most three
     dimensions, as four are feature maps. It acts on the spikes of the same call; inhibition comes
     from the spikes of the previous call. The variance term ½ diag G is what the noise of a neuron's
-    own count costs; ``form="published"`` leaves it out. ``spk`` are integer counts in the dtype of ``mem``;
-    ``mem`` is u, the log of the expected spikes per timestep, in nats.
+    own count costs; ``form="published"`` leaves it out. ``spk`` are integer counts in the dtype of
+    ``mem``; ``mem`` is u, the log of the expected spikes per timestep, in nats.
 
     Args:
         decoder: the source of the lateral weights G. A bias-free ``nn.Linear(K, M)`` is shared,

@@ -127,7 +127,10 @@ def read_recipe(run: str | Path) -> tuple[dict[str, Any], RunConfig]:
     try:
         config = RunConfig(
             data=dict(content["data"]),
-            model={**MODELS.find(content["model"].get("name", "ipvae")).earlier, **content["model"]},
+            model={
+                **MODELS.find(content["model"].get("name", "ipvae")).earlier,
+                **content["model"],
+            },
             training=TrainConfig(**content["training"]),
             eval_steps=content["eval_steps"],
             eval_samples=content["eval_samples"],

@@ -95,7 +95,9 @@ def test_both_ways_learn_the_same_of_one_model():
             torch.testing.assert_close(one, two, rtol=1e-9, atol=1e-9)
 
 
-@pytest.mark.parametrize("likelihood", [Gaussian(M), Bernoulli()], ids=lambda law: type(law).__name__)
+@pytest.mark.parametrize(
+    "likelihood", [Gaussian(M), Bernoulli()], ids=lambda law: type(law).__name__
+)
 def test_the_variance_term_is_half_the_curvature_of_the_cost(likelihood):
     """By second derivatives of the cost in each count, which autograd takes."""
     torch.manual_seed(0)
@@ -109,7 +111,9 @@ def test_the_variance_term_is_half_the_curvature_of_the_cost(likelihood):
     hessian = torch.autograd.functional.hessian(cost, spk).reshape(B * K, B * K)
     wanted = 0.5 * hessian.diagonal().reshape(B, K)
     with torch.no_grad():
-        currents = [model.generative.given(x, form).feedback(spk).current for form in ("exact", "published")]
+        currents = [
+            model.generative.given(x, form).feedback(spk).current for form in ("exact", "published")
+        ]
     torch.testing.assert_close(currents[1] - currents[0], wanted)
 
 

@@ -32,7 +32,7 @@ def content(**changes):
         "metadata": {"global_step": np.int64(7), "loss": np.float64(0.5), "name": np.str_("iP")},
         "model": {name: value for name, value in weights.items() if value is not None},
         "model_ema": {name: 2 * v for name, v in weights.items() if v is not None},
-        "optim": {"state": {0: {"step": torch.tensor(3.0)}}, "param_groups": [{"lr": np.float32(1)}]},
+        "optim": {"state": {0: {"step": torch.tensor(3.0)}}, "groups": [{"lr": np.float32()}]},
         "scheduler": {"T_max": 3, "base_lrs": [0.002]},
     }  # fmt: skip
 
@@ -86,11 +86,11 @@ def test_it_is_saved_as_a_model_of_ours(file, tmp_path):
     [
         ({"layer.log_bias": None}, "it lacks layer.log_bias"),
         ({"layer.log_lr.1": torch.zeros(1)}, "it has layer.log_lr.1 besides"),
-        ({"layer.log_lr.0": None, "enc.0.weight": torch.ones(2)}, "lacks layer.log_lr.0 and it? ?has"),
-        ({"layer.u_init.0": torch.zeros(1, K + 1)}, r"layer.u_init.0 must have shape \(1, 5\), it is"),
+        ({"layer.log_lr.0": None, "enc.w": torch.ones(2)}, "lacks layer.log_lr.0 and has enc.w"),
+        ({"layer.u_init.0": torch.zeros(1, K + 1)}, r"u_init.0 must have shape \(1, 5\), it is"),
         ({"layer.phi.weight": torch.ones(M)}, "layer.phi.weight is no matrix"),
         ({"layer.log_bias": torch.full((1, K), torch.nan)}, "layer.log_bias in .* holds 5 NaN"),
-        ({"layer.log_bias": torch.zeros(1, K, dtype=torch.int64)}, "layer.log_bias must have shape"),
+        ({"layer.log_bias": torch.zeros(1, K).int()}, "layer.log_bias must have shape"),
         ({"layer.u_init.0": torch.full((1, K), -99.0)}, "the largest |mem_init|"),
     ],
 )  # fmt: skip
@@ -99,7 +99,9 @@ def test_other_content_is_refused_by_name(file, changes, message):
         IPVAE.from_published(file(content(**changes)))
 
 
-@pytest.mark.parametrize("stored", [[1, 2], {"state_dict": {}}, {"model": {}}, {"model": None}], ids=str)
+@pytest.mark.parametrize(
+    "stored", [[1, 2], {"state_dict": {}}, {"model": {}}, {"model": None}], ids=str
+)
 def test_other_files_are_refused(file, stored):
     with pytest.raises(ValueError, match="holds no weights under 'model'"):
         IPVAE.from_published(file(stored))
@@ -119,5 +121,5 @@ def test_code_in_a_file_does_not_run(file, capsys):
 
 
 def test_a_missing_file_is_named(tmp_path):
-    with pytest.raises(FileNotFoundError, match="none.pt"):
+    with pytest.raises(FileNotFoundError, match="none"):
         IPVAE.from_published(tmp_path / "none.pt")

@@ -120,7 +120,7 @@ def _model(graph: Any) -> IPVAE:
         raise KeyError(f"{options['levels']} levels, for which the graph has too few nodes")
     config["spike_grad"] = surrogate.from_config(config["spike_grad"])
     with seeded(0):  # initial weights, replaced below: leave the global generator alone
-        model = IPVAE(**config)
+        model = IPVAE(**{**IPVAE.earlier, **config})
     weights = _tensors(metadata["weights"], model)
     model.to(weights["neuron.mem_init"].dtype).load_state_dict(weights)
     if options["portable"] is not None:
@@ -194,6 +194,7 @@ def _neuron(tag: dict[str, Any]) -> IPVAENeuron:
         raise KeyError(f"{features} features, a state of {np.size(state['mem_init'])}")
     settings: dict[str, Any] = {name: float(value) for name, value in tag["settings"].items()}
     estimator = {k: v.item() if hasattr(v, "item") else v for k, v in tag["estimator"].items()}
+    settings["form"] = str(tag.get("form", "published"))
     settings |= {"spike_grad": surrogate.from_config(estimator), "init_hidden": True}
     kind = str(tag["lateral"])
     with seeded(0):

@@ -137,6 +137,7 @@ def neuron_metadata(neuron: IPVAENeuron) -> dict[str, Any]:
         "lateral": type(neuron.lateral).__name__,
         "features": neuron.features,
         "settings": settings,
+        "form": neuron.form,
         "estimator": {k: v for k, v in estimator.items() if v is not None},
         "state": state_arrays(neuron),
     }
