@@ -68,10 +68,14 @@ def in_torch(model: IPVAE, x: Tensor, steps: int, seed: int = 0) -> State:
 
 
 def currents(model: IPVAE, x: Tensor) -> tuple[Tensor, Tensor]:
-    """α (d − b) of every image (B, K), in nats per timestep, and α G (K, K), in nats per spike."""
+    """α (d − b) of every image, (B, K), in nats per timestep, and α G, (K, K), in nats per spike.
+
+    b has the variance term of the exact form.
+    """
     neuron = model.neuron
-    step, drive = neuron.log_step.exp().double(), neuron.drive(x) - neuron.log_bias.exp()
-    return step * drive.double(), step * neuron.lateral_scale * neuron.gram().double()
+    step, gram = neuron.log_step.exp().double(), neuron.gram()
+    drive = neuron.drive(x) - neuron.tonic(gram)
+    return step * drive.double(), step * neuron.lateral_scale * gram.double()
 
 
 def in_nest(nest: ModuleType, model: IPVAE, x: Tensor, steps: int) -> State:

@@ -102,14 +102,13 @@ def follow(model: nn.Module, x: Tensor, last: int, state: State | None = None) -
 def refined(setup: Setup, name: str, x: Tensor, last: int) -> list[Curve]:
     """Curves of a P-VAE's guess and of its refinements by spikes on its decoder, as in REFINED."""
     guesser = trained(setup, "patches", name).requires_grad_(False)
-    half = 0.5 * F.gram(guesser.weight, guesser.log_scale).diagonal()
     guess = guesser.run(x, 1, record=(), seed=0).state
     curves = [follow(guesser, x, 1)]
     for start, leak in ((guess, 1.0), (None, 1.0), (guess, 0.0)):
         model = IPVAE(guesser.in_features, guesser.latents)
         model.neuron = IPVAENeuron(
             guesser.decoder, log_scale=guesser.raw_log_scale, mem_init=guesser.mem_init,
-            bias=half.clamp(min=1e-6), leak=leak, step=STEP,
+            form="exact", bias=1e-6, leak=leak, step=STEP,
         ).eval()  # fmt: skip
         curves.append(follow(model, x, last, start))
     return curves

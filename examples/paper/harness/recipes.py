@@ -75,7 +75,9 @@ _SPEECH = {
 }  # fmt: skip
 RECIPES: dict[str, dict[str, dict[str, Any]]] = {
     "patches": {
-        "iP": {"iterations": 8000, "lr": 1e-2, "batch": 100, "beta": 24.0},
+        "iP": {
+            "form": "published", "iterations": 8000, "lr": 1e-2, "batch": 100, "beta": 24.0,
+        },
         "iG": {"iterations": 1500, "lr": 5e-3, "batch": 100, "beta": 8.0},
         "iG-relu": {"iterations": 1500, "lr": 5e-3, "batch": 100, "beta": 8.0},
         "LCA": {"sparsity": 0.5, "batch": 100},
@@ -85,8 +87,8 @@ RECIPES: dict[str, dict[str, dict[str, Any]]] = {
         # With σ = 1, β is the price of a nat in units of squared error.
         "iP": {
             # b acts as a threshold, like LCA's λ; weaker inhibition makes up for what it subtracts.
-            **_MNIST, "learn_scale": False, "step": 0.5, "beta": 0.01, "beta_start": 0.0,
-            "bias": 0.02, "learn_bias": False, "lateral_scale": 0.75,
+            **_MNIST, "form": "published", "learn_scale": False, "step": 0.5, "beta": 0.01,
+            "beta_start": 0.0, "bias": 0.02, "learn_bias": False, "lateral_scale": 0.75,
             "lr": 5e-3, "iterations": 24_000,
         },
         "iG": {**_MNIST, "iterations": 1000, "lr": 5e-3},
@@ -95,7 +97,10 @@ RECIPES: dict[str, dict[str, dict[str, Any]]] = {
         "": {"batch": 100, "beta": 0.5},  # per timestep, as 16 over 32 timesteps
     },
     "speech": {
-        "iP": {**_SPEECH, "steps": 32, "burn_in": 16, "beta": 32.0, "iterations": 1500},
+        "iP": {
+            **_SPEECH, "form": "published", "steps": 32, "burn_in": 16, "beta": 32.0,
+            "iterations": 1500,
+        },
         "iG": {**_SPEECH, "lr": 2e-3, "iterations": 700},
         "iG-relu": {**_SPEECH, "iterations": 700},
         "LCA": {"sparsity": 0.1, "nonnegative": True, "steps": 20, "iterations": 400},
