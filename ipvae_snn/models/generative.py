@@ -138,10 +138,24 @@ class LinearDecoder(Decoder):
         return curvature @ self.weight.square()
 
 
-def has_squares(decoder: nn.Module | None) -> bool:
-    """Whether currents through ``decoder`` can have the variance term; None is the linear one."""
+def _has_squares(decoder: nn.Module | None) -> bool:
     own = getattr(type(decoder), "squares", Decoder.squares)
     return decoder is None or own is not Decoder.squares
+
+
+def require_squares(decoder: nn.Module | None) -> None:
+    """Raise ``ValueError`` unless currents through ``decoder`` can have the variance term."""
+    if not _has_squares(decoder):
+        raise ValueError(
+            f"form='exact' needs a decoder with a method squares, as LinearDecoder has, got "
+            f"{type(decoder).__name__}: write one, or pass form='published'"
+        )
+
+
+def has_variance(decoder: nn.Module | None, likelihood: Likelihood | None) -> bool:
+    """Whether both say what the variance term needs; None are the linear one and the Gaussian."""
+    curved = likelihood is None or type(likelihood).curvature is not Likelihood.curvature
+    return curved and _has_squares(decoder)
 
 
 class LinearGaussian:

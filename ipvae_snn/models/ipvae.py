@@ -29,7 +29,8 @@ from ipvae_snn.models.generative import (
     GenerativeTimestep,
     LinearDecoder,
     LinearGaussian,
-    has_squares,
+    has_variance,
+    require_squares,
 )
 from ipvae_snn.models.likelihoods import Gaussian, Likelihood
 from ipvae_snn.models.published import CLAMP as PUBLISHED_CLAMP
@@ -67,9 +68,10 @@ class IPVAE(BaseModel):
         latents: K, number of neurons.
         spike_grad: estimator, default ``surrogate.midpoint()``.
         form: ``"exact"``, or ``"published"`` without the variance term (see
-            :class:`~ipvae_snn.neurons.poisson.IPVAENeuron`). Default: exact, but published with a
-            decoder of one's own that has no method ``squares``
-            (:class:`~ipvae_snn.models.Decoder`).
+            :class:`~ipvae_snn.neurons.poisson.IPVAENeuron`). Default: exact; published with a
+            decoder of one's own that has no method ``squares``, which the exact form needs
+            (:class:`~ipvae_snn.models.Decoder`), or a likelihood without a ``curvature`` of its
+            own.
         clamp, step, bias, leak, lateral_scale, learn_step, learn_bias, learn_mem_init: see
             :class:`~ipvae_snn.neurons.poisson.IPVAENeuron`.
         kl_form: ``"exact"``, or ``"published"`` to reproduce published numbers
@@ -135,12 +137,9 @@ class IPVAE(BaseModel):
                 f"lateral_scale must be 1 with a decoder or likelihood of one's own, got "
                 f"{lateral_scale}: there are no lateral weights to scale"
             )
-        if form == "exact" and not has_squares(decoder):
-            raise ValueError(
-                f"the exact form needs a decoder with a method squares, as LinearDecoder has, got "
-                f"{type(decoder).__name__}: write one, or pass form='published'"
-            )
-        form = form or ("exact" if has_squares(decoder) else "published")
+        if form == "exact" and not linear:
+            require_squares(decoder)
+        form = form or ("exact" if has_variance(decoder, likelihood) else "published")
         # A linear layer without weights yet, and given membranes: refused options draw nothing.
         phi = nn.utils.skip_init(
             nn.Linear, latents, in_features, bias=False, device=torch.get_default_device()
@@ -243,8 +242,10 @@ class IPVAE(BaseModel):
             )
 
     def _check_decoder(self, decoder: Any) -> None:
-        """Raise unless ``decoder`` maps counts (B, K) to (B, M)."""
+        """Raise unless ``decoder`` maps counts (B, K) to (B, M), and takes the form in use."""
         require_instance(decoder, "decoder")
+        if self.neuron.form == "exact":
+            require_squares(decoder)
         if not isinstance(decoder, nn.Module):
             raise TypeError(f"decoder must be a torch.nn.Module, got {type(decoder).__name__}")
         training = [module for module in decoder.modules() if module.training]
@@ -479,6 +480,8 @@ class IPVAE(BaseModel):
     ) -> tuple[dict[str, Any], State]:
         """Timesteps of any other generative model, by autograd."""
         require_finite(x, "x")
+        if self.neuron.form == "exact":
+            require_squares(self.decoder)
         watched = bool(self.neuron.observers)
         names = tuple(dict.fromkeys((*fields, "spk", "mem"))) if watched else fields
 

@@ -117,11 +117,20 @@ def test_the_variance_term_is_half_the_curvature_of_the_cost(likelihood):
     torch.testing.assert_close(currents[1] - currents[0], wanted)
 
 
-def test_decoders_without_squares_keep_the_published_form():
-    model = IPVAE(M, K, decoder=network())
+def test_the_form_is_exact_where_decoder_and_likelihood_say_how():
+    assert IPVAE(M, K, likelihood=Bernoulli()).neuron.form == "exact"
+    assert IPVAE(M, K, likelihood=CauchyByAutograd()).neuron.form == "published"
+    assert IPVAE(M, K, likelihood=CauchyByAutograd(), form="exact").run(torch.rand(B, M), 2)
+    model = IPVAE(M, K, decoder=network().float())
     assert model.neuron.form == "published"
     with pytest.raises(ValueError, match="needs a decoder with a method squares"):
-        IPVAE(M, K, decoder=network(), form="exact")
+        IPVAE(M, K, decoder=network().float(), form="exact")
+    model.neuron.form = "exact"
+    with pytest.raises(ValueError, match="needs a decoder with a method squares"):
+        model.run(torch.rand(B, M), 2)
+    exact = IPVAE(M, K, likelihood=Bernoulli())
+    with pytest.raises(ValueError, match="needs a decoder with a method squares"):
+        exact.decoder = network().float()
 
 
 def test_gradients_equal_a_loop_written_down():
