@@ -83,7 +83,7 @@ def linear_gaussian(model: Any) -> ModelConstants:
     (16, 8)
     """
     require_linear_gaussian(model)
-    weight, log_scale = model.decoder.weight.detach().double(), model.log_scale
+    weight, log_scale = model.weight.detach().double(), model.log_scale
     log_scale = None if log_scale is None else log_scale.detach().double()
     return ModelConstants(
         **vars(neuron_constants(model.neuron)),

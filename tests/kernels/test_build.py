@@ -8,7 +8,6 @@ import stat
 import subprocess
 import sys
 import warnings
-from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -79,8 +78,8 @@ def built(tmp_path):
     return path
 
 
-def in_a_process(say):
-    """What another process, which a bad library may end, says."""
+def started(say):
+    """Another process, which a bad library may end: a function that gives what it says."""
     reads, writes = os.pipe()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # of threads, which it leaves alone
@@ -89,16 +88,28 @@ def in_a_process(say):
         os.write(writes, say().encode())
         os._exit(0)
     os.close(writes)
-    with open(reads, "rb") as said:
-        text = said.read().decode()
-    assert os.waitpid(child, 0)[1] == 0
-    return text
+
+    def said():
+        with open(reads, "rb") as pipe:
+            text = pipe.read().decode()
+        assert os.waitpid(child, 0)[1] == 0
+        return text
+
+    return said
+
+
+def in_a_process(say):
+    return started(say)()
+
+
+def kernels():
+    """Whether this process loads its kernels, else why not."""
+    text = str(native._load.__wrapped__())
+    return "loaded" if text.startswith("<CDLL") else text
 
 
 def loads_in_a_process():
-    """What another process says of its kernels."""
-    text = in_a_process(lambda: str(native._load.__wrapped__()))
-    return "loaded" if text.startswith("<CDLL") else text
+    return in_a_process(kernels)
 
 
 @pytest.fixture(scope="module")
@@ -233,8 +244,8 @@ def test_a_relative_cache_folder_is_ignored(relative, monkeypatch, tmp_path):
 @NATIVE
 def test_processes_that_build_at_once_all_load(monkeypatch, tmp_path):
     use_empty_cache(monkeypatch, tmp_path)
-    with ThreadPoolExecutor(4) as pool:
-        assert list(pool.map(lambda _: loads_in_a_process(), range(4))) == ["loaded"] * 4
+    processes = [started(kernels) for _ in range(4)]
+    assert [said() for said in processes] == ["loaded"] * 4
     assert stat.S_IMODE(built(tmp_path).stat().st_mode) == 0o600
 
 
