@@ -6,8 +6,9 @@ from typing import Any
 
 from tqdm.auto import tqdm
 
-LOG_INTERVAL = 60
+LOG_INTERVAL = 5
 """Seconds between two lines in a log."""
+LOG_LINE = "{desc}: {n_fmt}/{total_fmt}{postfix}, {remaining} left, {rate_fmt}"
 IN_NOTEBOOK = any(cls.__module__ == "tqdm.notebook" for cls in tqdm.__mro__)
 
 
@@ -38,6 +39,7 @@ def progress_bar(total: int | None, desc: str, *, shown: bool, **options: Any) -
     if sys.stderr is None:  # a process without a console
         shown = False
     elif not (sys.stderr.isatty() or IN_NOTEBOOK):
-        interval = {"mininterval": LOG_INTERVAL, "maxinterval": LOG_INTERVAL}
-        options = {"file": _Log(), **interval, **options}
+        interval = {"mininterval": LOG_INTERVAL, "maxinterval": LOG_INTERVAL, "miniters": 1}
+        line = {} if total is None else {"bar_format": LOG_LINE}
+        options = {"file": _Log(), **interval, **line, **options}
     return tqdm(total=total, desc=desc, disable=not shown, **options)

@@ -11,6 +11,7 @@ from ipvae_snn.cli.export import target_help, targets
 from ipvae_snn.export import TARGETS
 from ipvae_snn.models import MODELS
 from ipvae_snn.neurons import IPVAENeuron
+from ipvae_snn.runs import VALIDATION
 from ipvae_snn.surrogate import ESTIMATORS
 from ipvae_snn.training import TrainConfig
 from ipvae_snn.version import __version__
@@ -32,8 +33,9 @@ AXIS_HELP = (
 )
 RUN_HELP = """\
 A complete run folder holds model.pt, config.json, history.csv, metrics.json and figures/*.png;
-during training it holds config.json and checkpoint.pt. Files are never overwritten: --out must be
-a new or empty folder, and --resume completes an interrupted run.
+during training it holds config.json, checkpoint.pt and figures/training.png, which is redrawn
+every few seconds. Files are never overwritten: --out must be a new or empty folder, and --resume
+completes an interrupted run.
 """
 BENCH_HELP = """\
 Writes bench.json and bench.png. Each measurement is interleaved with two references, the dense
@@ -174,6 +176,13 @@ def _add_train(commands: Any, with_models: bool) -> None:
         add_flags(recipe, [option._replace(default=tuple(defaults))])
     _add_common_options(train)
     _add_evaluation_options(train, "--eval-steps")
+    train.add_argument(
+        "--validation",
+        type=int,
+        default=VALIDATION,
+        help="training samples that are not trained on, whose R² is shown meanwhile; at most a "
+        f"twentieth of all (default: {VALIDATION})",
+    )
     if with_models:
         models().add_flags(train)
     _move_defaults(train)

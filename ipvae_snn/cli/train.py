@@ -144,6 +144,7 @@ def _run_config(arguments: argparse.Namespace, kind: str, device: str) -> RunCon
         training=training,
         eval_steps=arguments.eval_steps,
         eval_samples=arguments.samples,
+        validation=arguments.validation,
     )
 
 

@@ -494,5 +494,6 @@ def image_paths(folder: Path) -> list[Path]:
 
 
 def _is_of_run(folder: Path) -> bool:
-    """Whether a folder holds the figures of a run that was written into the data folder."""
-    return folder.name == "figures" and (folder.parent / "metrics.json").is_file()
+    """Whether a folder holds the figures of a run, complete or not, among the images."""
+    of_run = any((folder.parent / name).is_file() for name in ("metrics.json", "checkpoint.pt"))
+    return folder.name == "figures" and of_run

@@ -15,6 +15,8 @@
 :func:`rate_distortion`,
 :func:`spectra`,
 :func:`training`,
+:func:`loss`,
+:func:`schedules`,
 :func:`tuning`
 :func:`animate`               an animation of one trial
 ============================  ====================================================================
@@ -27,7 +29,14 @@ Okabe and Ito, and viridis.
 
 from ipvae_snn.plotting.animation import animate
 from ipvae_snn.plotting.competition import competition, gram
-from ipvae_snn.plotting.curves import convergence, rate_distortion, spectra, training
+from ipvae_snn.plotting.curves import (
+    convergence,
+    loss,
+    rate_distortion,
+    schedules,
+    spectra,
+    training,
+)
 from ipvae_snn.plotting.frame import BLUE, GREEN, GREY, ORANGE, PALETTE, canvas, darken
 from ipvae_snn.plotting.images import dictionary, mosaic, reconstructions
 from ipvae_snn.plotting.membranes import currents, membranes
@@ -47,11 +56,13 @@ __all__ = [
     "darken",
     "dictionary",
     "gram",
+    "loss",
     "membranes",
     "mosaic",
     "raster",
     "rate_distortion",
     "reconstructions",
+    "schedules",
     "spectra",
     "spike_triggered",
     "training",

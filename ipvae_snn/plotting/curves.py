@@ -5,7 +5,8 @@ from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
+from numpy.typing import NDArray
 
 from ipvae_snn.plotting.frame import (
     BLUE,
@@ -13,6 +14,8 @@ from ipvae_snn.plotting.frame import (
     GREY,
     ORANGE,
     PALETTE,
+    SKY,
+    array,
     arrays,
     axes,
     legend,
@@ -49,17 +52,83 @@ def convergence(
 def training(history: Sequence[Mapping[str, float]], *, ax: Axes | None = None) -> Axes:
     """R² and portion of zeros at the last timestep of each training batch, against iterations.
 
+    Where validation samples were measured, their R² is the strong line.
+
     Args:
         history: the rows that ``fit`` returns.
         ax: where to draw.
     """
-    if not history or any({"iteration", "r2", "zeros"} - set(row) for row in history):
-        raise ValueError("history must hold at least one row, each with iteration, r2 and zeros")
+    columns = _columns(history, "r2", "zeros")
     ax = axes(ax, (6.5, 4))
-    iterations = [row["iteration"] for row in history]
-    for name, label, colour in (("r2", "R²", BLUE), ("zeros", "portion of zeros", ORANGE)):
-        ax.plot(iterations, [row[name] for row in history], color=colour, lw=1.5, label=label)
+    measured = [row for row in history if "r2_val" in row]
+    batch: Any = {"color": SKY, "lw": 0.8} if measured else {"color": BLUE, "lw": 1.5}
+    ax.plot(columns["iteration"], columns["r2"], label="R², training batches", **batch)
+    zeros: Any = {"color": ORANGE, "lw": 1.5, "label": "portion of zeros"}
+    ax.plot(columns["iteration"], columns["zeros"], **zeros)
+    if measured:
+        x, y = ([row[name] for row in measured] for name in ("iteration", "r2_val"))
+        ax.plot(x, y, color=BLUE, lw=1.8, marker="o", ms=2.5, label="R², validation samples")
     return _bounded(ax, "iteration")
+
+
+def loss(history: Sequence[Mapping[str, float]], *, ax: Axes | None = None) -> Axes:
+    """NLL and NLL + β KL of each training batch, mean over timesteps, against iterations.
+
+    The band between the two lines is β KL. Values above the 98th percentile, such as the first
+    ones, may lie outside the Axes.
+
+    Args:
+        history: the rows that ``fit`` returns.
+        ax: where to draw.
+    """
+    columns = _columns(history, "nll", "kl", "beta")
+    ax = axes(ax, (6.5, 3))
+    iterations, nll = columns["iteration"], columns["nll"]
+    total = nll + columns["beta"] * columns["kl"]
+    ax.fill_between(iterations, nll, total, color=ORANGE, alpha=0.25, lw=0, label="β KL")
+    ax.plot(iterations, total, color=ORANGE, lw=1.2, label="NLL + β KL")
+    ax.plot(iterations, nll, color=BLUE, lw=1.2, label="NLL")
+    low, high = float(nll.min()), float(np.quantile(total, 0.98))
+    margin = max(0.05 * (high - low), 0.5)
+    ax.set_ylim(low - margin, high + margin)
+    ax.ticklabel_format(useOffset=False)
+    ax.set_xlabel("iteration")
+    ax.set_ylabel("nats per timestep")
+    ax.grid(alpha=0.25)
+    legend(ax, loc="upper right")
+    return ax
+
+
+def schedules(history: Sequence[Mapping[str, float]], *, ax: Axes | None = None) -> Axes:
+    """Learning rate (left axis) and β (right axis) against iterations.
+
+    Args:
+        history: the rows that ``fit`` returns.
+        ax: where to draw.
+    """
+    columns = _columns(history, "lr", "beta")
+    ax = axes(ax, (6.5, 2))
+    for side, name, label, colour in (
+        (ax, "lr", "learning rate", GREEN),
+        (ax.twinx(), "beta", "β", ORANGE),
+    ):
+        side.plot(columns["iteration"], columns[name], color=colour, lw=1)
+        side.set_ylim(0, 1.1 * float(columns[name].max()) or 1)
+        side.set_ylabel(label, color=colour)
+        side.tick_params(axis="y", colors=colour)
+        side.yaxis.set_major_locator(MaxNLocator(3))
+        side.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    ax.set_xlabel("iteration")
+    ax.grid(alpha=0.25)
+    return ax
+
+
+def _columns(history: Sequence[Mapping[str, float]], *names: str) -> dict[str, NDArray[Any]]:
+    """``iteration`` and other columns of a history; ``ValueError`` if a row lacks one."""
+    needed = ("iteration", *names)
+    if not history or any(set(needed) - set(row) for row in history):
+        raise ValueError(f"history must hold at least one row, each with {', '.join(needed)}")
+    return {name: array([row[name] for row in history], name, "N") for name in needed}
 
 
 def _bounded(ax: Axes, label: str) -> Axes:

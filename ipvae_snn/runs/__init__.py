@@ -1,7 +1,9 @@
 """Runs: training and evaluation of a model, with all files in one folder."""
 
+from ipvae_snn.runs.figures import LivePicture
 from ipvae_snn.runs.folder import (
     TRAIN_PATCHES,
+    VALIDATION,
     RunConfig,
     free_folder,
     is_complete,
@@ -15,6 +17,8 @@ from ipvae_snn.runs.train import resume_run, train_run
 
 __all__ = [
     "TRAIN_PATCHES",
+    "VALIDATION",
+    "LivePicture",
     "RunConfig",
     "evaluate_run",
     "free_folder",

@@ -1,8 +1,10 @@
-"""The figures of a run, as PNG files."""
+"""The figures of a run, as PNG files; one of them is redrawn while the training runs."""
 
+import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
+from typing import Any, Literal
 
 import torch
 from matplotlib import rc_context, rcParams
@@ -11,20 +13,87 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from ipvae_snn import plotting
+from ipvae_snn._utils.files import atomic_write
 from ipvae_snn.metrics.evaluation import Evaluation
 from ipvae_snn.models.base import BaseModel
 
 RASTER_STEPS, RASTER_NEURONS, SHOWN_SAMPLES = 120, 200, 8
+TRAINING = "training.png"
+LIVE_INTERVAL, LIVE_SHARE = 3.0, 0.02
+"""Least seconds between two drawings of a training, and the most of its time that they take."""
+
+
+@contextmanager
+def _figure(
+    path: Path, size: tuple[float, float], layout: Literal["constrained"] | None = "constrained"
+) -> Iterator[Figure]:
+    # LaTeX, where a user has chosen it, may be missing, or fail on signs such as ²: that would end
+    # a finished training.
+    with rc_context({"text.usetex": False}) if rcParams["text.usetex"] else nullcontext():
+        figure = Figure(figsize=size, layout=layout)
+        yield figure
+        figure.savefig(path, dpi=130, format="png")
 
 
 @contextmanager
 def _png(path: Path, size: tuple[float, float]) -> Iterator[Axes]:
-    # LaTeX, where a user has chosen it, may be missing, or fail on signs such as ²: that would end
-    # a finished training.
-    with rc_context({"text.usetex": False}) if rcParams["text.usetex"] else nullcontext():
-        figure = Figure(figsize=size, layout="constrained")
+    with _figure(path, size) as figure:
         yield figure.subplots()
-        figure.savefig(path, dpi=130)
+
+
+def save_training(
+    path: Path, history: Sequence[Mapping[str, float]], iterations: int | None = None
+) -> None:
+    """Draw R² and zeros, loss, learning rate and β of a training.
+
+    Args:
+        path: PNG file to write.
+        history: history of the training (:func:`~ipvae_snn.training.fit`), so far.
+        iterations: all that there will be: the end of the axis.
+    """
+    # Margins that are found anew would take half of the time of a drawing.
+    margins = {"left": 0.14, "right": 0.87, "bottom": 0.07, "top": 0.95, "hspace": 0.1}
+    heights: Any = {"height_ratios": (4, 3, 2), "gridspec_kw": margins}
+    with _figure(path, (6.5, 7.2), layout=None) as figure:
+        quality, loss, schedules = figure.subplots(3, 1, sharex=True, **heights)
+        plotting.training(history, ax=quality)
+        plotting.loss(history, ax=loss)
+        plotting.schedules(history, ax=schedules)
+        for ax in (quality, loss):
+            ax.set_xlabel("")
+        quality.set_xlim(0, iterations or history[-1]["iteration"])
+        quality.set_title("Single draws, at the last of the trained timesteps")
+
+
+class LivePicture:
+    """Keeps a picture of a training up to date while it runs: a ``watch`` of ``fit``.
+
+    It is written whole, every few seconds and in at most 2% of the time. What cannot be drawn or
+    written is left out: no training ends for it.
+
+    Args:
+        path: PNG file; it is replaced.
+        iterations: of the training: the end of the axis.
+
+    >>> watch = LivePicture("training.png", iterations=1200)
+    >>> fit(model, x, TrainConfig(iterations=1200), watch=watch)  # doctest: +SKIP
+    """
+
+    def __init__(self, path: str | Path, iterations: int | None = None) -> None:
+        self.path, self.iterations = Path(path), iterations
+        self._due = time.monotonic() + LIVE_INTERVAL
+
+    def __call__(self, history: Sequence[Mapping[str, float]]) -> None:
+        """Draw the history, if it is time to."""
+        started = time.monotonic()
+        if started < self._due:
+            return
+        with suppress(Exception):
+            self.path.parent.mkdir(exist_ok=True)
+            with atomic_write(self.path) as temporary:
+                save_training(temporary, history, self.iterations)
+        ended = time.monotonic()
+        self._due = ended + max(LIVE_INTERVAL, (ended - started) / LIVE_SHARE)
 
 
 def save_figures(
@@ -100,7 +169,5 @@ def save_figures(
         scale = "unit" if float(x.min()) >= 0 and float(x.max()) <= 1 else "each"
         plotting.reconstructions(x, x_hat, shape, scale=scale, ax=ax)
     if history:
-        with _png(folder / "training.png", (6.5, 4.2)) as ax:
-            plotting.training(history, ax=ax)
-            ax.set_title("Training batches, last timestep")
+        save_training(folder / TRAINING, history)
     return sorted(folder.glob("*.png"))

@@ -1,7 +1,8 @@
 """Run folders: their files, and how they are read and written.
 
-A run folder holds ``config.json`` from the start, ``checkpoint.pt`` while the training runs, and
-``model.pt``, ``history.csv``, ``metrics.json`` and ``figures/*.png`` once it is complete.
+A run folder holds ``config.json`` from the start, ``checkpoint.pt`` and ``figures/training.png``
+while the training runs, and ``model.pt``, ``history.csv``, ``metrics.json`` and ``figures/*.png``
+once it is complete.
 """
 
 import csv
@@ -25,6 +26,7 @@ from ipvae_snn.training import TrainConfig
 from ipvae_snn.version import __version__
 
 TRAIN_PATCHES = 40_000
+VALIDATION = 100
 CONFIG, MODEL, CHECKPOINT = "config.json", "model.pt", "checkpoint.pt"
 METRICS, FIGURES, EVALUATIONS = "metrics.json", "figures", "evaluations"
 STAGING = ".results.part"
@@ -45,6 +47,8 @@ class RunConfig:
         training: the recipe.
         eval_steps: timesteps of the evaluation.
         eval_samples: held-out samples to evaluate, at most.
+        validation: training samples that are not trained on, and whose R² the history has; at most
+            a twentieth of all, and none of runs of earlier versions.
     """
 
     data: dict[str, Any]
@@ -52,8 +56,10 @@ class RunConfig:
     training: TrainConfig = field(default_factory=TrainConfig)
     eval_steps: int = 1000
     eval_samples: int = 500
+    validation: int = VALIDATION
 
     def __post_init__(self) -> None:
+        require_integer(self.validation, "validation samples", least=0)
         require_integer(self.eval_steps, "evaluation steps")
         require_integer(self.eval_samples, "samples", least=2)
         if max(self.eval_steps, self.eval_samples) > MAX_EVALUATION:
@@ -134,6 +140,7 @@ def read_recipe(run: str | Path) -> tuple[dict[str, Any], RunConfig]:
             training=TrainConfig(**content["training"]),
             eval_steps=content["eval_steps"],
             eval_samples=content["eval_samples"],
+            validation=content.get("validation", 0),
         )
     except KeyError as error:
         raise ValueError(f"{Path(run) / CONFIG} is damaged: it lacks {error}") from error
@@ -241,8 +248,9 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
 
 
 def write_csv(path: Path, rows: Sequence[Mapping[str, float]]) -> None:
-    """Write rows of numbers; the header are the names of the first row."""
+    """Write rows of numbers; the header are all their names, and what a row lacks is empty."""
+    names = dict.fromkeys(name for row in rows for name in row)
     with path.open("w", newline="") as file:
-        writer = csv.DictWriter(file, fieldnames=list(rows[0]))
+        writer = csv.DictWriter(file, fieldnames=list(names))
         writer.writeheader()
         writer.writerows(rows)

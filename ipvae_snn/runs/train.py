@@ -7,6 +7,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import torch
+from torch import Tensor
+
 from ipvae_snn import data
 from ipvae_snn._utils.checks import require_device
 from ipvae_snn._utils.files import (
@@ -16,14 +19,17 @@ from ipvae_snn._utils.files import (
     remove_partial_files,
     require_free_folder,
 )
-from ipvae_snn._utils.seeding import seeded
+from ipvae_snn._utils.seeding import combine, make_generator, seeded
 from ipvae_snn._utils.storage import AllocationLimit
+from ipvae_snn._utils.text import printable
+from ipvae_snn.data.sources import Part, Samples, as_samples
 from ipvae_snn.metrics.evaluation import Evaluation
 from ipvae_snn.models.base import MODELS, BaseModel, make_model
-from ipvae_snn.runs.figures import save_figures
+from ipvae_snn.runs.figures import TRAINING, LivePicture, save_figures
 from ipvae_snn.runs.folder import (
     CHECKPOINT,
     CONFIG,
+    FIGURES,
     MODEL,
     RunConfig,
     describe,
@@ -52,8 +58,9 @@ def train_run(
 ) -> Evaluation | None:
     """Train on ``dataset``, evaluate on its held-out samples, and write the run folder ``out``.
 
-    The folder gets its configuration and a first checkpoint at the start; it is complete once it
-    holds ``model.pt``. :func:`resume_run` completes it after an interruption.
+    The folder gets its configuration and a first checkpoint at the start, and a picture of the
+    training while it runs; it is complete once it holds ``model.pt``. :func:`resume_run` completes
+    it after an interruption.
 
     Args:
         out: folder to make; may exist if it is empty.
@@ -164,7 +171,19 @@ def _train_and_evaluate(
 ) -> Evaluation | None:
     started, recipe = time.monotonic(), config.training
     model = _initial_model(run, dataset, config)
-    history = fit(model, dataset.train, recipe, checkpoint=run / CHECKPOINT, workers=workers)
+    train, validation = _split_validation(dataset.train, config.validation, recipe.seed)
+    picture = run / FIGURES / TRAINING
+    if group.is_main:
+        say(f"the training so far, redrawn every few seconds: {printable(str(picture))}")
+    history = fit(
+        model,
+        train,
+        recipe,
+        checkpoint=run / CHECKPOINT,
+        workers=workers,
+        validation=validation,
+        watch=LivePicture(picture, recipe.iterations),
+    )
     if not group.is_main:
         return None
     x, result = evaluate_held_out(
@@ -194,6 +213,18 @@ def _train_and_evaluate(
         ) from error
     print_summary(result, run, started, say)
     return result
+
+
+def _split_validation(
+    train: Tensor | Samples, count: int, seed: int
+) -> tuple[Tensor | Samples, Tensor | Samples | None]:
+    """Samples to train on, and ``count`` random others, at most a twentieth, to validate on."""
+    count = min(count, len(train) // 20)
+    if not count:
+        return train, None
+    samples, generator = as_samples(train), make_generator(combine(seed, "validation"))
+    order = torch.randperm(len(samples), generator=generator)
+    return Part(samples, order[count:].sort().values), Part(samples, order[:count])
 
 
 def _initial_model(run: Path, dataset: data.Dataset, config: RunConfig) -> BaseModel:

@@ -25,6 +25,8 @@ KEYS = {
     "history": list,
 }
 """Entries of a checkpoint and their types."""
+SOMETIMES = {"r2_val"}
+"""Values that not every row of the history has."""
 CHANGEABLE = ("device", "lr", "log_every", "checkpoint_every", "progress")
 """Fields of the config that may change on resume."""
 
@@ -60,8 +62,9 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
 def _check_values(content: Mapping[str, Any]) -> None:
     rows = content["history"]
     for row in rows:
-        complete = isinstance(row, dict) and {"iteration", "loss"} <= row.keys() == rows[0].keys()
-        if not complete or any(type(value) not in (int, float) for value in row.values()):
+        complete = isinstance(row, dict) and {"iteration", "loss"} <= row.keys()
+        alike = complete and row.keys() ^ rows[0].keys() <= SOMETIMES
+        if not alike or any(type(value) not in (int, float) for value in row.values()):
             raise ValueError("its history is not a list of rows of numbers")
     iteration = require_integer(content["iteration"], "its iteration", least=0)
     if iteration > require_integer(content["config"].get("iterations"), "its iterations"):

@@ -8,7 +8,12 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ipvae_snn._utils.checks import require_device, require_fitting, require_integer
+from ipvae_snn._utils.checks import (
+    require_device,
+    require_finite,
+    require_fitting,
+    require_integer,
+)
 from ipvae_snn._utils.files import exclusive_lock
 from ipvae_snn.data.sources import Samples, as_samples
 from ipvae_snn.models.base import BaseModel, require_model
@@ -17,6 +22,7 @@ from ipvae_snn.training.config import TrainConfig
 from ipvae_snn.training.distributed import ProcessGroup
 from ipvae_snn.training.health import require_finite_weights
 from ipvae_snn.training.loop import Loop
+from ipvae_snn.training.monitor import Monitor, Watch
 from ipvae_snn.training.signals import deferred_signals
 
 
@@ -27,6 +33,8 @@ def fit(
     *,
     checkpoint: str | Path | None = None,
     workers: int = 0,
+    validation: Tensor | Samples | None = None,
+    watch: Watch | None = None,
 ) -> History:
     """Train ``model`` on ``data`` in place.
 
@@ -46,17 +54,25 @@ def fit(
             If it exists, the training resumes from it, and ends on the CPU with the same weights,
             bit for bit, as one without interruption.
         workers: processes that read samples ahead; for Samples that are not in memory.
+        validation: some samples that are not in ``data``, shape (N, M), held in memory. Their R² is
+            measured in the first row of the history, in every fifth from there and in the last,
+            and shown by the progress bar. The training is the same, bit for bit, without them.
+        watch: called on rank 0 with the history so far, which it must not change, whenever a row
+            was added; after a resume the rows from before are in it. What it raises ends the
+            training. :class:`ipvae_snn.runs.LivePicture` draws it.
 
     Returns:
         History: a row for every ``config.log_every`` iterations and for the last, with
         ``iteration``, ``loss``, ``nll`` and ``kl`` (nats per sample and timestep), ``r2`` and
         ``zeros`` of the batch at the last timestep, ``grad_norm``, ``beta``, ``clamp``, ``lr`` and
-        ``grad_clip``. Equal seeds give equal weights on the CPU, whatever the random state before
-        and whatever other threads draw; only models with parts from outside this package, which
-        may draw from torch's generators, are disturbed by other threads that do.
+        ``grad_clip``; where ``validation`` was measured, ``r2_val``, its R² from one draw of the
+        spikes at the last of the trained timesteps. Equal seeds give equal weights on the CPU,
+        whatever the random state before and whatever other threads draw; only models with parts
+        from outside this package, which may draw from torch's generators, are disturbed by other
+        threads that do.
 
     Raises:
-        TypeError: data is not a floating-point tensor.
+        TypeError: data is not a floating-point tensor; watch cannot be called.
         ValueError: wrong shape, no samples, NaN or infinity in data or weights; a checkpoint that
             is damaged, or of another model, recipe or data.
         FloatingPointError: loss, gradient or weights become NaN or infinite; the message names
@@ -90,12 +106,10 @@ def fit(
         raise ValueError(
             "no parameter of the model requires a gradient: call model.requires_grad_() first"
         )
-    samples = as_samples(data)
-    if samples.features != model.in_features:
-        raise ValueError(
-            f"data must have shape (N, {model.in_features}) with N ≥ 1, got "
-            f"({len(samples)}, {samples.features})"
-        )
+    samples = _fitting_samples(model, data, "data")
+    x_val = None if validation is None else _read_all(model, validation)
+    if not (watch is None or callable(watch)):
+        raise TypeError(f"watch must be a function of the history, got {type(watch).__name__}")
     require_integer(workers, "workers", least=0)
     require_finite_weights(model)
     device, group = require_device(config.device), ProcessGroup()
@@ -103,14 +117,33 @@ def fit(
     optimizer = torch.optim.Adamax(
         model.to(device).parameters(), lr=config.lr, weight_decay=config.weight_decay
     )
+    x_val = None if x_val is None else x_val.to(model.like)
+    monitor = Monitor(model, config, group, x_val, watch)
     lock = exclusive_lock(path if group.is_main else None)
     with lock, deferred_signals(path is not None) as pending:
         checkpointer = Checkpointer(path, model, optimizer, config, samples, group)
         with model.seeded(config.seed), _training_mode(model, config) as final:
-            loop = Loop(model, optimizer, samples, config, group, checkpointer, final)
+            loop = Loop(model, optimizer, samples, config, group, checkpointer, final, monitor)
             checkpointer.restore()
             loop.run(pending, workers)
     return checkpointer.history
+
+
+def _fitting_samples(model: BaseModel, data: Tensor | Samples, name: str) -> Samples:
+    samples = as_samples(data, name)
+    if samples.features != model.in_features:
+        raise ValueError(
+            f"{name} must have shape (N, {model.in_features}) with N ≥ 1, got "
+            f"({len(samples)}, {samples.features})"
+        )
+    return samples
+
+
+def _read_all(model: BaseModel, validation: Tensor | Samples) -> Tensor:
+    samples = _fitting_samples(model, validation, "validation")
+    x = samples.read(torch.arange(len(samples)))
+    require_finite(x, "validation")
+    return x
 
 
 @contextmanager

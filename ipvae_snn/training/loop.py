@@ -15,6 +15,7 @@ from ipvae_snn.training.checkpointer import Checkpointer
 from ipvae_snn.training.config import TrainConfig
 from ipvae_snn.training.distributed import ProcessGroup
 from ipvae_snn.training.health import Diverged
+from ipvae_snn.training.monitor import Monitor
 from ipvae_snn.training.schedules import apply_schedules
 from ipvae_snn.training.signals import PendingSignal, Stopped
 from ipvae_snn.training.step import Objective, Step, history_row, train_step
@@ -31,6 +32,7 @@ class Loop:
         group: the ranks.
         checkpointer: knows the first iteration and collects the history.
         final: settings that the model anneals, with their final values.
+        monitor: measures validation samples, and is told of each row.
     """
 
     def __init__(
@@ -42,10 +44,11 @@ class Loop:
         group: ProcessGroup,
         checkpointer: Checkpointer,
         final: Mapping[str, float],
+        monitor: Monitor,
     ) -> None:
         self.model, self.optimizer, self.samples = model, optimizer, samples
         self.config, self.group, self.checkpointer = config, group, checkpointer
-        self.final = final
+        self.final, self.monitor = final, monitor
         self.rows = share(config.batch, group.rank, group.size)
 
     def run(self, pending: PendingSignal, workers: int) -> None:
@@ -75,6 +78,8 @@ class Loop:
         samples = self.samples
         if isinstance(samples, InMemory):
             samples = InMemory(samples.data.to(device=like.device, dtype=like.dtype))
+        elif samples.in_memory and like.device.type != "cpu":
+            samples = InMemory(samples.read(torch.arange(len(samples))).to(like))
         order = batches(len(samples), config.batch, config.seed, start=start)
         rows = (next(order)[self.rows] for _ in range(start, config.iterations))
         for iteration, x in enumerate(stream(samples, rows, workers), start + 1):
@@ -106,9 +111,10 @@ class Loop:
         if iteration < self.config.iterations and iteration % self.config.log_every:
             return
         row = history_row(self.model, x, step, self.group, self.config.batch)
+        row |= self.monitor.measure(iteration)
         self.checkpointer.history.append({"iteration": iteration, **row, **schedule})
-        shown = {name: f"{row[name]:.3g}" for name in ("loss", "r2", "zeros")}
-        bar.set_postfix(shown, refresh=False)
+        bar.set_postfix(self.monitor.shown(row), refresh=False)
+        self.monitor.tell(self.checkpointer.history)
 
     def _write_checkpoint(self, iteration: int, pending: PendingSignal) -> None:
         """Write one if it is due, and stop if any rank received a signal."""

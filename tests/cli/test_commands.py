@@ -46,7 +46,10 @@ def test_a_run_folder_is_complete(run):
     assert config["training"]["iterations"] == 6
     assert config["data"]["source"] == "digits"
     with (run / "history.csv").open() as file:
-        assert [row["iteration"] for row in csv.DictReader(file)] == ["6"]
+        (row,) = csv.DictReader(file)
+    assert row["iteration"] == "6"
+    assert -1 < float(row["r2_val"]) < 1
+    assert config["validation"] == 100
     model = IPVAE.load(run / "model.pt")
     assert (model.in_features, model.latents) == (64, 24)
 

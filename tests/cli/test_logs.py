@@ -46,8 +46,15 @@ def test_a_log_gets_a_line_at_the_start_and_at_the_end(run, capsys):
 def test_the_last_line_of_a_training_has_the_figures_of_its_last_iteration(capsys):
     train()
     last = capsys.readouterr().err.splitlines()[-1]
-    assert "60/60" in last
-    assert "r2=" in last
+    assert last.startswith("training: 60/60, loss=")
+    assert "batch R²=" in last
+    assert "zeros=" in last
+    assert "00:00 left" in last
+
+
+def test_a_log_shows_the_r2_of_validation_samples(capsys):
+    fit(IPVAE(16, 8), X, TrainConfig(iterations=6, batch=4, steps=2, log_every=1), validation=X)
+    assert ", R²=" in capsys.readouterr().err.splitlines()[-1]
 
 
 def test_a_log_gets_lines_between_at_intervals(capsys, monkeypatch):

@@ -67,10 +67,11 @@ def test_a_folder_that_cannot_be_read_is_no_empty_one(tmp_path, monkeypatch):
         list(files_below(tmp_path))
 
 
-def test_only_figures_of_runs_are_left_out(tmp_path):
+@pytest.mark.parametrize("result", ["metrics.json", "checkpoint.pt"])
+def test_only_figures_of_runs_are_left_out(result, tmp_path):
     for name in ("train", "test", "train/figures"):
         write_images(tmp_path / name, 4)
-        (tmp_path / name / "metrics.json").write_text("{}")
+        (tmp_path / name / result).write_text("{}")
     assert [len(part) for part in data.load(tmp_path)[:2]] == [4, 4]
 
 

@@ -103,6 +103,33 @@ def test_training_curve(ax):
     rows = [{"iteration": 10, "r2": 0.1, "zeros": 0.9}, {"iteration": 20, "r2": 0.3, "zeros": 0.8}]
     plotting.training(rows, ax=ax)
     assert ax.lines[0].get_ydata().tolist() == [0.1, 0.3]
+    plotting.training([rows[0], {**rows[1], "r2_val": 0.2}], ax=ax.figure.add_subplot())
+    measured = ax.figure.axes[1].lines[2]
+    assert (measured.get_xdata().tolist(), measured.get_ydata().tolist()) == ([20], [0.2])
+    render(ax)
+
+
+def test_the_band_between_the_two_lines_of_the_loss_is_the_weighted_kl(ax):
+    rows = [
+        {"iteration": 10 * n, "nll": -5.0 + 1e9 * (n == 1), "kl": float(n), "beta": 0.5}
+        for n in range(1, 101)
+    ]
+    plotting.loss(rows, ax=ax)
+    total, nll = (line.get_ydata() for line in ax.lines)
+    np.testing.assert_allclose((total - nll)[1:], [0.5 * n for n in range(2, 101)])
+    low, high = ax.get_ylim()
+    assert low < -5
+    assert 40 < high < 60  # the first values do not hide all others
+    render(ax)
+
+
+def test_schedules_have_an_axis_each(ax):
+    rows = [{"iteration": n, "lr": 0.1 / n, "beta": 4.0 * n} for n in (1, 2)]
+    plotting.schedules(rows, ax=ax)
+    left, right = (axes.lines[0].get_ydata().tolist() for axes in ax.figure.axes)
+    assert (left, right) == ([0.1, 0.05], [4.0, 8.0])
+    plotting.schedules([{"iteration": 1, "lr": 0.0, "beta": 0.0}], ax=ax)
+    render(ax)
 
 
 def test_without_ax_a_pyplot_figure_is_made():
@@ -122,6 +149,8 @@ def test_without_ax_a_pyplot_figure_is_made():
         lambda: plotting.reconstructions(torch.zeros(2, 12), {"a": torch.zeros(3, 12)}, (3, 4)),
         lambda: plotting.convergence({"a": torch.zeros(2, 2)}),
         lambda: plotting.training([]),
+        lambda: plotting.loss([{"iteration": 1, "nll": 1.0}]),
+        lambda: plotting.schedules([{"iteration": 1, "lr": 1.0, "beta": float("nan")}]),
         lambda: plotting.raster(torch.zeros(3, 4), order=[4]),
         lambda: plotting.raster(-torch.ones(3, 4)),
         lambda: plotting.raster(torch.ones(3, 4), dots="round"),

@@ -105,8 +105,8 @@ def test_names_stand_in_the_page_as_they_are(name, run, tmp_path):
     again = tmp_path / name.replace("/", "∕").replace("\ud800", "\udc80")
     shutil.copytree(run, again)
     config = {**read_config(run), "description": name, "torch": name}
-    model = IPVAE.load(run / "model.pt")
-    path = write_report(again, model, torch.rand(5, 64), config, num_steps=3, samples=1)
+    model, x = IPVAE.load(run / "model.pt"), torch.rand(5, 64)
+    path = write_report(again, model, x, config, num_steps=3, samples=1)
     text = path.read_text(encoding="utf-8")
 
     class Page(HTMLParser):
@@ -124,7 +124,7 @@ def test_names_stand_in_the_page_as_they_are(name, run, tmp_path):
     page, plain = Page(), Page()
     page.feed(text)
     config = {**config, "description": "a", "torch": "a"}
-    write_report(again, model, torch.rand(5, 64), config, num_steps=3, samples=1)
+    write_report(again, model, x, config, num_steps=3, samples=1)
     plain.feed(path.read_text(encoding="utf-8"))
     assert page.tags == plain.tags
     assert page.texts["soft"] == name.replace("\ud800", "?")

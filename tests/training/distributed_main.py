@@ -28,7 +28,7 @@ def trained(estimator, iterations):
     model = make(20, 15, init_std=0.3, **options)
     recipe = {"batch": 11, "steps": 5, "log_every": 1, "lr": 1e-3}
     config = TrainConfig(iterations=iterations, progress=False, **recipe)
-    history = fit(model, X, config)
+    history = fit(model, X, config, validation=X[:4])
     grads = {name: p.grad.clone() for name, p in model.named_parameters()}
     return {"weights": model.state_dict(), "history": history, "grads": grads}
 

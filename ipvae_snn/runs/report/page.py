@@ -24,7 +24,7 @@ FIGURES = {
     "dictionary": "Features, the most used first",
     "reconstructions": "Inputs, and reconstructions from the spikes of one timestep and from rates",
     "convergence": "R² and zeros of held-out samples at each timestep",
-    "training": "Training",
+    "training": "Training: R² and zeros, loss, learning rate and β against iterations",
     "raster": "Spikes for one sample",
     "membranes": "Membranes of some active neurons",
 }
