@@ -14,6 +14,7 @@
 :func:`convergence`,          curves
 :func:`rate_distortion`,
 :func:`spectra`,
+:func:`trade_off`,
 :func:`training`,
 :func:`tuning`
 :func:`animate`               an animation of one trial
@@ -27,7 +28,7 @@ Okabe and Ito, and viridis.
 
 from ipvae_snn.plotting.animation import animate
 from ipvae_snn.plotting.competition import competition, gram
-from ipvae_snn.plotting.curves import convergence, rate_distortion, spectra, training
+from ipvae_snn.plotting.curves import convergence, rate_distortion, spectra, trade_off, training
 from ipvae_snn.plotting.frame import BLUE, GREEN, GREY, ORANGE, PALETTE, canvas, darken
 from ipvae_snn.plotting.images import dictionary, mosaic, reconstructions
 from ipvae_snn.plotting.membranes import currents, membranes
@@ -54,6 +55,7 @@ __all__ = [
     "reconstructions",
     "spectra",
     "spike_triggered",
+    "trade_off",
     "training",
     "trials",
     "tuning",

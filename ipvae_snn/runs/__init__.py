@@ -1,4 +1,4 @@
-"""Runs: training and evaluation of a model, with all files in one folder."""
+"""Runs: training, evaluation and tuning of a model, with all files in one folder."""
 
 from ipvae_snn.runs.folder import (
     TRAIN_PATCHES,
@@ -12,6 +12,7 @@ from ipvae_snn.runs.folder import (
 from ipvae_snn.runs.measure import evaluate_run, pick, read, table
 from ipvae_snn.runs.origin import recorded_data
 from ipvae_snn.runs.train import resume_run, train_run
+from ipvae_snn.runs.tune import tune_run
 
 __all__ = [
     "TRAIN_PATCHES",
@@ -28,4 +29,5 @@ __all__ = [
     "resume_run",
     "table",
     "train_run",
+    "tune_run",
 ]
