@@ -16,6 +16,17 @@ TRAIN = ["--latents", "24", "--steps", "8", "--iterations", "60", "--batch", "20
 TUNE = ["--samples", "40", "--steps", "30", "--trials", "4", "--quiet"]
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _only_one_figure():
+    """The figures of every run are slow to draw, and have tests of their own."""
+    with pytest.MonkeyPatch.context() as patch:
+        for module in ("train", "tune", "measure"):
+            patch.setattr(
+                f"ipvae_snn.runs.{module}.save_figures", lambda folder, *_, **__: folder.mkdir()
+            )
+        yield
+
+
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     out = tmp_path_factory.mktemp("runs") / "digits"

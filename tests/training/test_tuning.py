@@ -11,7 +11,7 @@ from ipvae_snn import IPVAE, TrainConfig, baselines, export, fit, metrics, model
 from ipvae_snn.training import Knobs, retuned
 from tests.training.test_fit import sparse_sums
 
-QUICK = {"num_steps": 40, "samples": 60, "trials": 8}
+QUICK = {"num_steps": 30, "samples": 60, "trials": 7}
 
 
 @pytest.fixture(scope="module")
@@ -23,7 +23,7 @@ def x():
 def model(x):
     torch.manual_seed(0)
     model = IPVAE(20, 12, init_std=0.1)
-    config = TrainConfig(iterations=120, batch=40, steps=8, lr=0.02, beta=2.0, progress=False)
+    config = TrainConfig(iterations=80, batch=40, steps=8, lr=0.02, beta=2.0, progress=False)
     fit(model, x, config)
     return model
 
@@ -104,12 +104,12 @@ def test_by_default_tuning_costs_no_spikes(model, x):
 
 @pytest.mark.parametrize("factor", [0.6, 2.0])
 def test_a_budget_is_kept(model, x, factor):
-    present = tune(model, x, num_steps=40, samples=60, trials=1).candidates[0].quality
+    present = tune(model, x, num_steps=30, samples=60, trials=1).candidates[0].quality
     result = tune(model, x, spikes_per_sample=factor * present.spikes, **QUICK)
     assert result.chosen.quality.spikes <= factor * present.spikes
     assert (result.chosen.quality.spikes > present.spikes) == (factor > 1)
     assert any((c.knobs.fineness - 1) * (factor - 1) > 0 for c in result.candidates)
-    out = result.model.run(x, 40, seed=0)
+    out = result.model.run(x, 30, seed=0)
     late = out.spk[-16:].sum(-1).mean()
     assert late == pytest.approx(result.chosen.quality.spikes, rel=0.2)
 
