@@ -320,7 +320,8 @@ def tune(
 
 def _split(model: IPVAE, x: Tensor | Samples, samples: int, seed: int) -> tuple[Tensor, Tensor]:
     """Samples to choose on, and others to validate, with device and dtype of the weights."""
-    source, count = as_samples(x, "x"), len(as_samples(x, "x"))
+    source = as_samples(x, "x")
+    count = len(source)
     if source.features != model.in_features or count < 4:
         raise ValueError(
             f"x must have shape (N, {model.in_features}) with N ≥ 4, got {(count, source.features)}"

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from ipvae_snn import IPVAE, TrainConfig, baselines, export, fit, metrics, models, tune
+from ipvae_snn.data.sources import InMemory
 from ipvae_snn.training import Knobs, retuned
 from tests.training.test_fit import sparse_sums
 
@@ -89,6 +90,11 @@ def test_equal_seeds_choose_alike(model, x):
     other = tune(model, x, **QUICK, seed=4).summary()
     assert other["candidates"][0] != first["candidates"][0]
     assert json.loads(json.dumps(first, allow_nan=False)) == first
+
+
+def test_samples_are_read_as_tensors_are(model, x):
+    few = {"num_steps": 20, "trials": 2}
+    assert tune(model, InMemory(x), **few).summary() == tune(model, x, **few).summary()
 
 
 def test_by_default_tuning_costs_no_spikes(model, x):
