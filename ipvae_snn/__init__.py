@@ -16,7 +16,7 @@ from ipvae_snn.models.streaming import Stream
 from ipvae_snn.neurons import IPVAENeuron
 from ipvae_snn.neurons.recorder import Recorder
 from ipvae_snn.neurons.states import detach, reset, tbptt
-from ipvae_snn.training import TrainConfig, fit
+from ipvae_snn.training import TrainConfig, fit, tune
 from ipvae_snn.version import __version__
 
 __all__ = [
@@ -37,6 +37,7 @@ __all__ = [
     "reset",
     "surrogate",
     "tbptt",
+    "tune",
 ]
 
 moved.install()

@@ -24,7 +24,16 @@ ALLOWED = {
     "data": {"_utils"},
     "metrics": {"_utils", "data", "models", "neurons"},
     "plotting": {"_utils"},
-    "training": {"_utils", "data", "functional", "kernels", "metrics", "models", "version"},
+    "training": {
+        "_utils",
+        "data",
+        "functional",
+        "kernels",
+        "metrics",
+        "models",
+        "neurons",
+        "version",
+    },
     "diagnostics": {"_utils", "metrics", "models"},
     "export": {"_utils", "functional", "metrics", "models", "neurons", "surrogate", "version"},
     "runs": {

@@ -35,7 +35,7 @@ def test_named_files_exist():
 
 
 def test_commands_parse():
-    pattern = r"^ipvae-snn (train|evaluate|demo|export)(.*?)(?:#.*)?$"
+    pattern = r"^ipvae-snn (train|tune|evaluate|demo|export)(.*?)(?:#.*)?$"
     commands = re.findall(pattern, README, flags=re.M)
     assert commands
     for name, rest in commands:

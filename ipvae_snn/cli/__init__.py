@@ -1,4 +1,4 @@
-"""The command ``ipvae-snn``: demo, train, evaluate, check, export, bench."""
+"""The command ``ipvae-snn``: demo, train, evaluate, check, report, tune, export, bench."""
 
 import argparse
 import io

@@ -14,7 +14,7 @@ from ipvae_snn._utils.files import require_free_folder
 from ipvae_snn._utils.options import given
 from ipvae_snn._utils.text import printable
 from ipvae_snn.cli.export import export_run
-from ipvae_snn.cli.options import bench_options, parser
+from ipvae_snn.cli.options import bench_options, parser, tune_options
 from ipvae_snn.cli.train import absolute_source, train
 from ipvae_snn.runs import (
     evaluate_run,
@@ -25,6 +25,7 @@ from ipvae_snn.runs import (
     read_config,
     recorded_data,
     require_same_kind,
+    tune_run,
 )
 from ipvae_snn.runs.report import write_report
 
@@ -120,6 +121,39 @@ def _held_out_samples(arguments: argparse.Namespace, config: dict[str, Any]) -> 
     return read(pick(dataset.test, arguments.samples, arguments.seed)).to(arguments.device)
 
 
+def _tune(arguments: argparse.Namespace) -> None:
+    run = arguments.run
+    if arguments.out is not None:
+        require_free_folder(arguments.out)
+    _require_evaluation_options(arguments)
+    config = read_config(run)
+    source = recorded_data(run, config, arguments.data, arguments.data_dir)
+    dataset = data.load(
+        source["source"],
+        treat=source.get("treat", "auto"),
+        data_dir=source.get("data_dir", "."),
+        axis=source.get("axis"),
+        stream=source.get("stream"),
+        patches=(2 * arguments.samples, config["eval_samples"]),
+        seed=config["training"]["seed"],
+    )
+    print(f"data: {printable(dataset.description)}")
+    name = run if run.name else run.resolve()
+    out = arguments.out or free_folder(name.with_name(f"{name.name}-tuned"))
+    tune_run(
+        run,
+        dataset,
+        out,
+        device=arguments.device,
+        progress=not arguments.quiet,
+        num_steps=arguments.eval_steps,
+        samples=arguments.samples,
+        seed=arguments.seed,
+        **given(arguments, tune_options()),
+    )
+    print(f"run folder: {out}")
+
+
 def _bench(arguments: argparse.Namespace) -> None:
     out = arguments.out or free_folder(Path("runs") / "bench")
     require_free_folder(out)
@@ -137,6 +171,7 @@ COMMANDS: dict[str, Callable[[argparse.Namespace], int | None]] = {
     "evaluate": _evaluate,
     "check": _check,
     "report": _report,
+    "tune": _tune,
     "export": export_run,
     "bench": _bench,
 }

@@ -13,7 +13,7 @@ from ipvae_snn.models import MODELS
 from ipvae_snn.neurons import IPVAENeuron
 from ipvae_snn.runs import VALIDATION
 from ipvae_snn.surrogate import ESTIMATORS
-from ipvae_snn.training import TrainConfig
+from ipvae_snn.training import TrainConfig, tune
 from ipvae_snn.version import __version__
 
 DATA_HELP = """\
@@ -55,6 +55,12 @@ EXPORT_HELP = """\
 Prints a fidelity table: metrics of the model and of its exported form, on the same data and after
 the same number of timesteps. An existing file is never overwritten.
 """
+TUNE_HELP = """\
+Sets the threshold, gain, step size, clamp and fineness of the counts of a trained ipvae, by
+measuring candidates on samples it learned from; held-out samples are evaluated once, at the end.
+Prints the metrics before and after on a validation part. Writes a run folder of its own, with
+tune.json and figures/tuning.png; RUN stays as it is.
+"""
 RESUMABLE = ("checkpoint_every", "data", "data_dir", "device", "lr", "quiet", "workers")
 """Options of ``train`` that may be given with ``--resume``."""
 EXAMPLES = """\
@@ -65,6 +71,7 @@ examples:
   torchrun --nproc-per-node 2 -m ipvae_snn.cli train --data natural --out runs/two
   ipvae-snn train --data path/to/mnist.npz --out runs/mnist
   ipvae-snn export runs/natural --to nir --form portable --reset zero --out natural.nir
+  ipvae-snn tune runs/natural --spikes-per-sample 300
   ipvae-snn check runs/natural
   ipvae-snn report runs/natural
   ipvae-snn evaluate runs/mnist --data path/to/other_digits.npz --steps 1000
@@ -125,6 +132,7 @@ def parser(command: str | None = None) -> argparse.ArgumentParser:
         _add_data_options(added)
         _add_evaluation_options(added, "--steps", steps=steps, samples=200)
         _add_common_options(added)
+    _add_tune(commands)
     _add_export(commands, with_targets=command in (None, "export"))
     _add_bench(commands)
     return root
@@ -210,6 +218,25 @@ def _add_evaluate(commands: Any) -> None:
     _add_data_options(evaluate)
     _add_evaluation_options(evaluate, "--steps")
     _add_common_options(evaluate)
+
+
+def _add_tune(commands: Any) -> None:
+    text = "tune a trained model for the best code within a budget of spikes"
+    command = _add_command(commands, "tune", text, TUNE_HELP)
+    command.add_argument("run", type=Path, help="run folder of train or demo")
+    command.add_argument(
+        "--out", type=Path, help="run folder to make (default: RUN-tuned, RUN-tuned-2, ...)"
+    )
+    command.add_argument("--data", help="where the data of the run lie now, if elsewhere")
+    command.add_argument("--data-dir", type=Path, help="folder of mnist")
+    add_flags(command, tune_options())
+    _add_evaluation_options(command, "--steps", steps=400, samples=200)
+    _add_common_options(command)
+
+
+def tune_options() -> list[Option]:
+    """The arguments of :func:`ipvae_snn.tune` with flags of their own; others are as elsewhere."""
+    return options_of(tune, skip=("num_steps", "samples", "seed", "progress"))
 
 
 def _add_export(commands: Any, with_targets: bool) -> None:

@@ -14,6 +14,7 @@
 :func:`convergence`,          curves
 :func:`rate_distortion`,
 :func:`spectra`,
+:func:`trade_off`,
 :func:`training`,
 :func:`loss`,
 :func:`schedules`,
@@ -35,6 +36,7 @@ from ipvae_snn.plotting.curves import (
     rate_distortion,
     schedules,
     spectra,
+    trade_off,
     training,
 )
 from ipvae_snn.plotting.frame import BLUE, GREEN, GREY, ORANGE, PALETTE, canvas, darken
@@ -65,6 +67,7 @@ __all__ = [
     "schedules",
     "spectra",
     "spike_triggered",
+    "trade_off",
     "training",
     "trials",
     "tuning",

@@ -1,4 +1,4 @@
-"""Curves: convergence, training, rate and distortion, power spectra."""
+"""Curves: convergence, training, rate and distortion, what spikes buy, power spectra."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -14,6 +14,7 @@ from ipvae_snn.plotting.frame import (
     GREY,
     ORANGE,
     PALETTE,
+    PINK,
     SKY,
     array,
     arrays,
@@ -168,6 +169,47 @@ def rate_distortion(
     ax.set_xlabel("portion of zeros")
     ax.set_ylabel("R²")
     legend(ax, loc="lower left")
+    return ax
+
+
+def trade_off(
+    candidates: Any,
+    *,
+    marks: Mapping[str, tuple[float, float]],
+    budget: float | None = None,
+    ax: Axes | None = None,
+) -> Axes:
+    """Distance from a perfect code against spikes, and the Pareto front of what was tried.
+
+    Args:
+        candidates: pairs (spikes per sample and timestep, distance), shape (N, 2).
+        marks: label to a pair to mark, such as the code before and after; the view keeps to them.
+        budget: spikes per sample and timestep, drawn as a line.
+        ax: where to draw.
+    """
+    pairs = array(candidates, "candidates", "N", 2)
+    if not marks:
+        raise ValueError("marks must hold at least one pair (spikes, distance), got none")
+    marked = {label: array(pair, label, 2) for label, pair in marks.items()}
+    ax = axes(ax, (6.5, 4.2))
+    front = pairs[np.lexsort((pairs[:, 1], pairs[:, 0]))]
+    front = front[front[:, 1] < np.minimum.accumulate(np.r_[np.inf, front[:-1, 1]])]
+    ax.plot(*pairs.T, "o", ms=3.5, color=GREY, alpha=0.6, mew=0, label="tried")
+    ax.plot(*front.T, drawstyle="steps-post", color=GREEN, lw=1.5, label="best for the spikes")
+    for index, (label, pair) in enumerate(marked.items()):
+        colour = (ORANGE, BLUE, PINK)[index % 3]
+        ax.plot(pair[:1], pair[1:], "D", ms=8, color=colour, mec="white", zorder=3, label=label)
+    if budget is not None:
+        ax.axvline(budget, color=GREY, lw=1.2, ls="--", label=f"budget, {budget:.4g} spikes")
+    x, y = np.stack(list(marked.values())).T
+    ax.set_xlim(0.6 * x.min(), 1.25 * max(budget or 0, x.max()))
+    seen = front[(front[:, 0] >= 0.6 * x.min()) & (front[:, 1] <= y.max())]
+    low = min(y.min(), *seen[:, 1])
+    ax.set_ylim(0.9 * low, y.max() + 0.6 * (y.max() - low) + 0.02)
+    ax.set_xlabel("spikes per sample and timestep")
+    ax.set_ylabel("distance from a perfect code without spikes")
+    ax.grid(alpha=0.25)
+    legend(ax, loc="best", fontsize="small")
     return ax
 
 

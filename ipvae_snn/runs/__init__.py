@@ -1,4 +1,4 @@
-"""Runs: training and evaluation of a model, with all files in one folder."""
+"""Runs: training, evaluation and tuning of a model, with all files in one folder."""
 
 from ipvae_snn.runs.figures import LivePicture
 from ipvae_snn.runs.folder import (
@@ -14,6 +14,7 @@ from ipvae_snn.runs.folder import (
 from ipvae_snn.runs.measure import evaluate_run, pick, read, table
 from ipvae_snn.runs.origin import recorded_data
 from ipvae_snn.runs.train import resume_run, train_run
+from ipvae_snn.runs.tune import tune_run
 
 __all__ = [
     "TRAIN_PATCHES",
@@ -32,4 +33,5 @@ __all__ = [
     "resume_run",
     "table",
     "train_run",
+    "tune_run",
 ]

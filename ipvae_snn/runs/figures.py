@@ -16,6 +16,7 @@ from ipvae_snn import plotting
 from ipvae_snn._utils.files import atomic_write
 from ipvae_snn.metrics.evaluation import Evaluation
 from ipvae_snn.models.base import BaseModel
+from ipvae_snn.training import Tuning
 
 RASTER_STEPS, RASTER_NEURONS, SHOWN_SAMPLES = 120, 200, 8
 TRAINING = "training.png"
@@ -171,3 +172,13 @@ def save_figures(
     if history:
         save_training(folder / TRAINING, history)
     return sorted(folder.glob("*.png"))
+
+
+def save_tuning_figure(path: Path, result: Tuning) -> None:
+    """Draw what was tried, on the samples to choose on, with the model before and after."""
+    pairs = [(c.quality.spikes, c.quality.distance) for c in result.candidates]
+    chosen = result.chosen.quality
+    marks = {"before": pairs[0], "after": (chosen.spikes, chosen.distance)}
+    with _png(path, (6.5, 4.4)) as ax:
+        plotting.trade_off(pairs, marks=marks, budget=result.goal.budget, ax=ax)
+        ax.set_title(f"Settings tried after training, {result.options['choosing']} samples")

@@ -1,9 +1,22 @@
-"""Training: one loop with the schedules of the paper, checkpoints, and several processes."""
+"""Training: one loop with the schedules of the paper, checkpoints, several processes; tuning."""
 
 from ipvae_snn.training.config import TrainConfig
 from ipvae_snn.training.fit import fit
 from ipvae_snn.training.health import ADVICE, Diverged
 from ipvae_snn.training.schedules import linear_ramp, warmup_cosine
 from ipvae_snn.training.signals import Stopped
+from ipvae_snn.training.tuning import Knobs, Tuning, retuned, tune
 
-__all__ = ["ADVICE", "Diverged", "Stopped", "TrainConfig", "fit", "linear_ramp", "warmup_cosine"]
+__all__ = [
+    "ADVICE",
+    "Diverged",
+    "Knobs",
+    "Stopped",
+    "TrainConfig",
+    "Tuning",
+    "fit",
+    "linear_ramp",
+    "retuned",
+    "tune",
+    "warmup_cosine",
+]

@@ -169,6 +169,8 @@ def test_without_ax_a_pyplot_figure_is_made():
         lambda: plotting.convergence([0.1, 0.2]),
         lambda: plotting.spectra({"a": torch.zeros(3, 3)}),
         lambda: plotting.rate_distortion({"a": torch.zeros(3, 3)}),
+        lambda: plotting.trade_off([[1.0]], marks={"a": (1, 1)}),
+        lambda: plotting.trade_off([[1.0, 0.5]], marks={}),
         lambda: plotting.spike_triggered(torch.zeros(3, 2), first_lag=0, labels=["a"]),
         lambda: plotting.tuning([0.0, 1.0], [1.0]),
     ],
@@ -278,6 +280,21 @@ def test_rate_distortion_points_and_circles(ax):
     assert ax.lines[0].get_ydata().tolist() == [0.9, 0.95]
     circle = np.stack(ax.lines[1].get_data(), 1)
     np.testing.assert_allclose(np.hypot(*(1 - circle.T)), 0.5)
+
+
+def test_trade_off_marks_and_front(ax):
+    tried = [[10, 0.5], [20, 0.3], [15, 0.6], [30, 0.4], [30, 0.2]]
+    plotting.trade_off(tried, marks={"before": (20, 0.3), "after": (30, 0.2)}, budget=31, ax=ax)
+    dots, front, before, after, budget = ax.lines
+    assert np.stack(dots.get_data(), 1).tolist() == tried
+    assert np.stack(front.get_data(), 1).tolist() == [[10, 0.5], [20, 0.3], [30, 0.2]]
+    assert [line.get_xydata().tolist() for line in (before, after)] == [[[20, 0.3]], [[30, 0.2]]]
+    assert list(budget.get_xdata()) == [31, 31]
+    assert ax.get_xlim()[0] < 20
+    assert ax.get_xlim()[1] > 31
+    assert ax.get_ylim()[0] < 0.2
+    assert ax.get_ylim()[1] > 0.3
+    render(ax)
 
 
 def test_spectra_and_tuning(ax):

@@ -25,6 +25,7 @@ FIGURES = {
     "reconstructions": "Inputs, and reconstructions from the spikes of one timestep and from rates",
     "convergence": "R² and zeros of held-out samples at each timestep",
     "training": "Training: R² and zeros, loss, learning rate and β against iterations",
+    "tuning": "Settings tried after training: spikes, and distance from a perfect code without any",
     "raster": "Spikes for one sample",
     "membranes": "Membranes of some active neurons",
 }
