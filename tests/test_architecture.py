@@ -25,6 +25,7 @@ ALLOWED = {
     "metrics": {"_utils", "data", "models", "neurons"},
     "plotting": {"_utils"},
     "training": {"_utils", "data", "functional", "kernels", "metrics", "models", "version"},
+    "recipes": {"_utils", "models", "training"},
     "diagnostics": {"_utils", "metrics", "models"},
     "export": {"_utils", "functional", "metrics", "models", "neurons", "surrogate", "version"},
     "runs": {
@@ -47,6 +48,7 @@ ALLOWED = {
         "kernels",
         "models",
         "neurons",
+        "recipes",
         "runs",
         "surrogate",
         "training",
@@ -59,6 +61,7 @@ ALLOWED = {
         "metrics",
         "models",
         "neurons",
+        "recipes",
         "surrogate",
         "training",
         "version",
