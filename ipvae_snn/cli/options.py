@@ -60,7 +60,7 @@ RESUMABLE = ("checkpoint_every", "data", "data_dir", "device", "lr", "quiet", "w
 EXAMPLES = """\
 examples:
   ipvae-snn demo
-  ipvae-snn train --data natural --out runs/natural --iterations 5000
+  ipvae-snn train --data natural --out runs/natural --budget 5min
   ipvae-snn train --resume runs/natural
   torchrun --nproc-per-node 2 -m ipvae_snn.cli train --data natural --out runs/two
   ipvae-snn train --data path/to/mnist.npz --out runs/mnist
