@@ -112,8 +112,13 @@ def models() -> Family:
 
 
 def estimators() -> Family:
-    """The estimators, and their options; the training anneals their temperature."""
-    return Family("--estimator", ESTIMATORS, skip=("temp", "generator"))
+    """The estimators, and their options but the temperature, which the training anneals.
+
+    An option that is called like one of the training or of a model can be given in Python only.
+    """
+    taken = [*training_options(), *(o for options in models().options.values() for o in options)]
+    skip = ("temp", "generator", *(option.name for option in taken))
+    return Family("--estimator", ESTIMATORS, skip=skip)
 
 
 class _Parser(argparse.ArgumentParser):

@@ -23,7 +23,7 @@ from ipvae_snn.runs import (
     train_run,
 )
 from ipvae_snn.runs.folder import read_recipe, remove_leftovers
-from ipvae_snn.training import Stopped, seconds_of
+from ipvae_snn.training import Stopped
 from ipvae_snn.training.distributed import is_silent_rank, join_process_group
 
 
@@ -179,7 +179,7 @@ def _run_config(arguments: argparse.Namespace, recipe: Recipe, device: str) -> R
         eval_steps=arguments.eval_steps,
         eval_samples=arguments.samples,
         recipe=recipe.name,
-        budget=None if arguments.budget is None else seconds_of(" ".join(arguments.budget)),
+        budget=None if arguments.budget is None else " ".join(arguments.budget),
     )
 
 

@@ -46,8 +46,8 @@ class RunConfig:
         eval_steps: timesteps of the evaluation.
         eval_samples: held-out samples to evaluate, at most.
         recipe: name of the recipe that model and training were taken from.
-        budget: seconds to train for. A new run measures how many iterations fit, and trains for
-            these in place of ``training.iterations``.
+        budget: time to train for, such as ``"5min"``; kept as seconds. A new run measures how
+            many iterations fit, and trains for these in place of ``training.iterations``.
     """
 
     data: dict[str, Any]
@@ -56,7 +56,7 @@ class RunConfig:
     eval_steps: int = 1000
     eval_samples: int = 500
     recipe: str | None = None
-    budget: float | None = None
+    budget: str | float | None = None
 
     def __post_init__(self) -> None:
         require_integer(self.eval_steps, "evaluation steps")
@@ -67,7 +67,7 @@ class RunConfig:
                 f"{self.eval_steps:,} and {self.eval_samples:,}"
             )
         if self.budget is not None:
-            seconds_of(self.budget)
+            self.budget = seconds_of(self.budget)
 
 
 def describe(config: RunConfig, dataset: data.Dataset) -> dict[str, Any]:

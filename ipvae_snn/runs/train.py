@@ -35,7 +35,7 @@ from ipvae_snn.runs.folder import (
     write_json,
 )
 from ipvae_snn.runs.measure import evaluate_held_out, print_summary
-from ipvae_snn.training import fit, iterations_within
+from ipvae_snn.training import fit, iterations_within, seconds_of
 from ipvae_snn.training.batches import share
 from ipvae_snn.training.checkpoint import read_checkpoint
 from ipvae_snn.training.distributed import ProcessGroup
@@ -95,8 +95,8 @@ def _within_budget(
     model = _initial_model(run, dataset, config)
     count = iterations_within(config.budget, model, dataset.train, config.training, workers=workers)
     say(
-        f"budget: {count:,} iterations, as many as fit into {config.budget:g} s of training; "
-        "evaluation and figures come after"
+        f"budget: {count:,} iterations, as many as fit into {seconds_of(config.budget):g} s of "
+        "training; evaluation and figures come after"
     )
     return replace(config, training=replace(config.training, iterations=count))
 
