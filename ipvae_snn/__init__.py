@@ -8,7 +8,7 @@ torch.Size([5, 2, 64])
 
 from types import ModuleType
 
-from ipvae_snn import baselines, functional, models, surrogate
+from ipvae_snn import baselines, functional, models, recipes, surrogate
 from ipvae_snn._utils import moved
 from ipvae_snn.metrics.evaluation import Evaluation, evaluate
 from ipvae_snn.models import IPVAE, load_model
@@ -34,6 +34,7 @@ __all__ = [
     "functional",
     "load_model",
     "models",
+    "recipes",
     "reset",
     "surrogate",
     "tbptt",

@@ -34,6 +34,7 @@ ALLOWED = {
         "neurons",
         "version",
     },
+    "recipes": {"_utils", "models", "training"},
     "diagnostics": {"_utils", "metrics", "models"},
     "export": {"_utils", "functional", "metrics", "models", "neurons", "surrogate", "version"},
     "runs": {
@@ -56,6 +57,7 @@ ALLOWED = {
         "kernels",
         "models",
         "neurons",
+        "recipes",
         "runs",
         "surrogate",
         "training",
@@ -68,6 +70,7 @@ ALLOWED = {
         "metrics",
         "models",
         "neurons",
+        "recipes",
         "surrogate",
         "training",
         "version",

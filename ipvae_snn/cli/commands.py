@@ -33,7 +33,7 @@ from ipvae_snn.runs.report import write_report
 def _demo(arguments: argparse.Namespace) -> None:
     arguments.out = arguments.out or free_folder(Path("runs") / "demo")
     options = parser("train").parse_args(
-        ["train", "--data", "natural", "--out", str(arguments.out)]
+        ["train", "--data", "natural", "--recipe", "fast", "--out", str(arguments.out)]
     )
     for name in ("seed", "device", "quiet"):
         setattr(options, name, getattr(arguments, name))

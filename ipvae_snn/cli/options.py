@@ -2,6 +2,7 @@
 
 import argparse
 import re
+import textwrap
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -11,6 +12,7 @@ from ipvae_snn.cli.export import target_help, targets
 from ipvae_snn.export import TARGETS
 from ipvae_snn.models import MODELS
 from ipvae_snn.neurons import IPVAENeuron
+from ipvae_snn.recipes import LATENTS, RECIPES
 from ipvae_snn.runs import VALIDATION
 from ipvae_snn.surrogate import ESTIMATORS
 from ipvae_snn.training import TrainConfig, tune
@@ -66,7 +68,7 @@ RESUMABLE = ("checkpoint_every", "data", "data_dir", "device", "lr", "quiet", "w
 EXAMPLES = """\
 examples:
   ipvae-snn demo
-  ipvae-snn train --data natural --out runs/natural --iterations 5000
+  ipvae-snn train --data natural --out runs/natural --budget 5min
   ipvae-snn train --resume runs/natural
   torchrun --nproc-per-node 2 -m ipvae_snn.cli train --data natural --out runs/two
   ipvae-snn train --data path/to/mnist.npz --out runs/mnist
@@ -76,22 +78,56 @@ examples:
   ipvae-snn report runs/natural
   ipvae-snn evaluate runs/mnist --data path/to/other_digits.npz --steps 1000
 """
-# Short recipes for a CPU; unwhitened images need other values than patches.
-KIND_DEFAULTS: dict[str, dict[str, Any]] = {
-    "patches": {},
-    "samples": {"steps": 32, "beta": 32.0, "lr": 5e-3, "grad_clip": 3000.0},
-}
+BUDGET_HELP = (
+    "time to train for, such as 90s, 5min or 2h, in place of --iterations: a copy of the model "
+    "tells how many fit. Data are read before, evaluation and figures come after"
+)
 
 
-def recipe_options() -> list[Option]:
-    """The fields of the recipe that have a flag of their own in ``train``."""
+def recipe_help() -> str:
+    """The recipes and what they set, for the end of the help."""
+    lines = ["recipes, and what they set in place of the defaults above:"]
+    for recipe in RECIPES.values():
+        values = {**recipe.training, **recipe.options}.items()
+        stated = ", ".join(_as_flag(name, value) for name, value in values) or "nothing"
+        lines.append(
+            textwrap.fill(
+                f"{recipe.about}: {stated}",
+                width=98,
+                initial_indent=f"  {recipe.name:<19}",
+                subsequent_indent=" " * 21,
+                break_on_hyphens=False,
+            )
+        )
+    return "\n".join(lines)
+
+
+def _as_flag(name: str, value: Any) -> str:
+    flag = name.replace("_", "-")
+    if isinstance(value, bool):
+        return flag if value else f"no-{flag}"
+    return f"{flag} {value}"
+
+
+def training_options() -> list[Option]:
+    """The fields of ``TrainConfig`` that are flags of ``train`` under their own names."""
     return options_of(TrainConfig, skip=("seed", "device", "progress"))
 
 
 def models() -> Family:
-    """The models that can be trained, and their options; β is an option of the recipe."""
-    skip = ("spike_grad", *(option.name for option in recipe_options()))
+    """The models that can be trained, and their options; β is an option of the training."""
+    skip = ("spike_grad", *(option.name for option in training_options()))
     return Family("--model", MODELS, skip=skip, docs=[IPVAENeuron])
+
+
+def estimators() -> Family:
+    """The estimators, and their options but the temperature, which the training anneals.
+
+    An option that is called like one of the training or of a model can be given in Python only.
+    """
+    taken = [*training_options(), *(o for options in models().options.values() for o in options)]
+    skip = ("temp", "generator", *(option.name for option in taken))
+    return Family("--estimator", ESTIMATORS, skip=skip)
 
 
 class _Parser(argparse.ArgumentParser):
@@ -147,7 +183,7 @@ def _add_demo(commands: Any) -> None:
 
 def _add_train(commands: Any, with_models: bool) -> None:
     text = "train on a data set, and evaluate on its held-out samples"
-    train = _add_command(commands, "train", text, f"{DATA_HELP}\n{RUN_HELP}")
+    train = _add_command(commands, "train", text, f"{recipe_help()}\n\n{DATA_HELP}\n{RUN_HELP}")
     train.add_argument("--data", help="natural, digits, mnist or a path; see below")
     folder = train.add_mutually_exclusive_group(required=True)
     folder.add_argument("--out", type=Path, help="run folder to make")
@@ -169,19 +205,22 @@ def _add_train(commands: Any, with_models: bool) -> None:
     train.add_argument(
         "--workers", type=int, default=0, help="processes that read streamed samples (default: 0)"
     )
+    train.add_argument(
+        "--recipe",
+        choices=RECIPES,
+        help="options of the model and the training, which flags override; see below (default: "
+        "natural for patches, mnist for other images; other models have their own)",
+    )
+    train.add_argument("--budget", nargs="+", metavar="TIME", help=BUDGET_HELP)
     model = train.add_argument_group("model")
-    model.add_argument("--model", choices=MODELS, default="ipvae", help="model (default: ipvae)")
-    model.add_argument("--latents", type=int, default=512, help="number of neurons (default: 512)")
+    model.add_argument("--model", choices=MODELS, help="model (default: ipvae)")
+    model.add_argument("--latents", type=int, help=f"number of neurons (default: {LATENTS})")
     model.add_argument(
         "--estimator",
         choices=ESTIMATORS,
-        default="midpoint",
         help="gradient estimator of the spike counts (default: midpoint)",
     )
-    recipe = train.add_argument_group("recipe (defaults of ipvae: patches / samples)")
-    for option in recipe_options():
-        defaults = [kind.get(option.name, option.default) for kind in KIND_DEFAULTS.values()]
-        add_flags(recipe, [option._replace(default=tuple(defaults))])
+    add_flags(train.add_argument_group("training"), training_options())
     _add_common_options(train)
     _add_evaluation_options(train, "--eval-steps")
     train.add_argument(
@@ -193,6 +232,7 @@ def _add_train(commands: Any, with_models: bool) -> None:
     )
     if with_models:
         models().add_flags(train)
+        estimators().add_flags(train)
     _move_defaults(train)
 
 

@@ -11,8 +11,9 @@ from ipvae_snn._utils.files import exclusive_lock, require_free_folder
 from ipvae_snn._utils.options import given
 from ipvae_snn._utils.seeding import seeded
 from ipvae_snn._utils.text import printable
-from ipvae_snn.cli.options import KIND_DEFAULTS, RESUMABLE, models, recipe_options
+from ipvae_snn.cli.options import RESUMABLE, estimators, models, training_options
 from ipvae_snn.models.base import MODELS, make_model
+from ipvae_snn.recipes import Recipe, find, suited
 from ipvae_snn.runs import (
     TRAIN_PATCHES,
     RunConfig,
@@ -22,7 +23,7 @@ from ipvae_snn.runs import (
     train_run,
 )
 from ipvae_snn.runs.folder import read_recipe, remove_leftovers
-from ipvae_snn.training import Stopped, TrainConfig
+from ipvae_snn.training import Stopped
 from ipvae_snn.training.distributed import is_silent_rank, join_process_group
 
 
@@ -45,9 +46,14 @@ def _start(arguments: argparse.Namespace) -> None:
     for name, value in arguments.defaults.items():
         if getattr(arguments, name) is None:
             setattr(arguments, name, value)
+    if arguments.budget is not None and arguments.iterations is not None:
+        raise ValueError(
+            "--budget and --iterations both say how long to train: leave out one of them"
+        )
     if not is_silent_rank():
         require_free_folder(arguments.out)
-    _run_config(arguments, "samples", arguments.device)  # validates options before data is read
+    # Validates options before data is read, of which the kind is not known yet.
+    _run_config(arguments, _recipe(arguments, "samples"), arguments.device)
     source = {
         "source": arguments.data,
         "treat": arguments.treat,
@@ -57,7 +63,9 @@ def _start(arguments: argparse.Namespace) -> None:
     }
     with join_process_group(arguments.device) as device:
         dataset = _load(source, arguments.samples, arguments.seed)
-        config = _run_config(arguments, dataset.kind, device)
+        recipe = _recipe(arguments, dataset.kind)
+        config = _run_config(arguments, recipe, device)
+        _say(f"recipe: {recipe.name}, {_reason(arguments, dataset.kind)}")
         train_run(arguments.out, dataset, config, say=_say, **_process_options(arguments))
 
 
@@ -124,10 +132,36 @@ def absolute_source(source: str | Path) -> str:
     return str(Path(source).resolve())
 
 
-def _run_config(arguments: argparse.Namespace, kind: str, device: str) -> RunConfig:
-    recipe = KIND_DEFAULTS[kind] | dict(MODELS.find(arguments.model).recipe)
-    training = TrainConfig(
-        **{**recipe, **given(arguments, recipe_options())},
+def _recipe(arguments: argparse.Namespace, kind: str) -> Recipe:
+    """The recipe that was asked for, else the one that suits the model and the kind of data."""
+    if arguments.recipe is None:
+        return suited(kind, arguments.model or "ipvae")
+    recipe = find(arguments.recipe)
+    if arguments.model not in (None, recipe.model):
+        raise ValueError(
+            f"--recipe {recipe.name} is for --model {recipe.model}, not for {arguments.model}, "
+            "which has a recipe of its own: leave out --recipe"
+        )
+    return recipe
+
+
+def _reason(arguments: argparse.Namespace, kind: str) -> str:
+    """Why a recipe was taken, in words that follow its name."""
+    if arguments.recipe is not None:
+        return "as asked"
+    if arguments.model not in (None, "ipvae"):
+        return "that of the model"
+    seen = "patches" if kind == "patches" else "small images in [0, 1]"
+    return f"because the data are {seen}; --recipe takes another"
+
+
+def _run_config(arguments: argparse.Namespace, recipe: Recipe, device: str) -> RunConfig:
+    values = given(arguments, training_options()) | models().given(arguments, recipe.model)
+    if arguments.latents is not None:
+        values["latents"] = require_integer(arguments.latents, "latents")
+    changed = recipe.changed(
+        **values,
+        **_estimator(arguments, recipe),
         seed=require_seed(arguments.seed),
         device=str(require_device(device)),
         progress=not arguments.quiet,
@@ -140,28 +174,37 @@ def _run_config(arguments: argparse.Namespace, kind: str, device: str) -> RunCon
             "stream": arguments.stream,
             "axis": arguments.axis,
         },
-        model=_model_config(arguments, training),
-        training=training,
+        training=changed.config(),
+        model=_model_config(changed),
         eval_steps=arguments.eval_steps,
         eval_samples=arguments.samples,
         validation=arguments.validation,
+        recipe=recipe.name,
+        budget=None if arguments.budget is None else " ".join(arguments.budget),
     )
 
 
-def _model_config(arguments: argparse.Namespace, training: TrainConfig) -> dict[str, Any]:
+def _estimator(arguments: argparse.Namespace, recipe: Recipe) -> dict[str, Any]:
+    """The argument ``spike_grad`` of models that have one, as plain data."""
+    stated = recipe.options.get("spike_grad", {"name": "midpoint"})
+    name = arguments.estimator or stated["name"]
+    options = estimators().given(arguments, name)
+    if "spike_grad" in inspect.signature(MODELS.find(recipe.model)).parameters:
+        return {
+            "spike_grad": {**(stated if stated["name"] == name else {}), "name": name, **options}
+        }
+    if arguments.estimator is not None:
+        raise ValueError(f"--estimator is for models with spikes, not for {recipe.model}")
+    return {}
+
+
+def _model_config(recipe: Recipe) -> dict[str, Any]:
     """The model of ``config.json``: its registered name, and its options as plain data."""
-    cls, family = MODELS.find(arguments.model), models()
-    options = {option.name: option.default for option in family.options[arguments.model]}
-    options |= family.given(arguments, arguments.model)
-    parameters = inspect.signature(cls).parameters
-    if "spike_grad" in parameters:
-        options["spike_grad"] = {"name": arguments.estimator}
-    elif arguments.estimator != "midpoint":
-        raise ValueError(f"--estimator is for models with spikes, not for {arguments.model}")
-    if "beta" in parameters:
-        options["beta"] = training.beta
-    latents = require_integer(arguments.latents, "latents")
+    defaults = {option.name: option.default for option in models().options[recipe.model]}
+    options = defaults | recipe.model_options()
+    latents = options.pop("latents")
     with seeded(0):  # a model with one neuron, which validates the options before data is read
-        made = make_model(cls, {"in_features": 1, "latents": 1, **options}).config()
+        one = {"in_features": 1, "latents": 1, **options}
+        made = make_model(MODELS.find(recipe.model), one).config()
     # What is recorded is what the model made of the defaults, which later releases may change.
-    return {"name": arguments.model, "latents": latents, **{name: made[name] for name in options}}
+    return {"name": recipe.model, "latents": latents, **{name: made[name] for name in options}}

@@ -106,7 +106,8 @@ class BaseModel(Checked, Recorded, nn.Module):
     in_features: int
     latents: int
     recipe: ClassVar[Mapping[str, Any]] = {}
-    """Values of :class:`~ipvae_snn.TrainConfig` that suit these models, for the command line."""
+    """Fields of :class:`~ipvae_snn.TrainConfig` that suit these models: what ``train`` takes, by
+    :func:`ipvae_snn.recipes.suited`. The IPVAE has several recipes, all of them there."""
     earlier: ClassVar[Mapping[str, Any]] = {}
     """Values of arguments that files of earlier releases, which lacked them, stand for."""
     takes_sample_seeds = False

@@ -22,7 +22,7 @@ from ipvae_snn._utils.checks import require_image_shape, require_integer, requir
 from ipvae_snn._utils.files import atomic_write, fsync, require_inside
 from ipvae_snn.models.base import MODELS, load_model
 from ipvae_snn.runs.origin import WITHOUT_FILES, seal
-from ipvae_snn.training import TrainConfig
+from ipvae_snn.training import TrainConfig, seconds_of
 from ipvae_snn.version import __version__
 
 TRAIN_PATCHES = 40_000
@@ -44,11 +44,14 @@ class RunConfig:
     Attributes:
         data: arguments of :func:`ipvae_snn.data.load`.
         model: registered name of the model, and its options.
-        training: the recipe.
+        training: how the model is trained.
         eval_steps: timesteps of the evaluation.
         eval_samples: held-out samples to evaluate, at most.
         validation: training samples that are not trained on, and whose R² the history has; at most
             a twentieth of all, and none of runs of earlier versions.
+        recipe: name of the recipe that model and training were taken from.
+        budget: time to train for, such as ``"5min"``; kept as seconds. A new run measures how
+            many iterations fit, and trains for these in place of ``training.iterations``.
     """
 
     data: dict[str, Any]
@@ -57,6 +60,8 @@ class RunConfig:
     eval_steps: int = 1000
     eval_samples: int = 500
     validation: int = VALIDATION
+    recipe: str | None = None
+    budget: str | float | None = None
 
     def __post_init__(self) -> None:
         require_integer(self.validation, "validation samples", least=0)
@@ -67,6 +72,8 @@ class RunConfig:
                 f"evaluation steps and samples must be at most {MAX_EVALUATION:,}, got "
                 f"{self.eval_steps:,} and {self.eval_samples:,}"
             )
+        if self.budget is not None:
+            self.budget = seconds_of(self.budget)
 
 
 def describe(config: RunConfig, dataset: data.Dataset) -> dict[str, Any]:
@@ -141,6 +148,8 @@ def read_recipe(run: str | Path) -> tuple[dict[str, Any], RunConfig]:
             eval_steps=content["eval_steps"],
             eval_samples=content["eval_samples"],
             validation=content.get("validation", 0),
+            recipe=content.get("recipe"),
+            budget=content.get("budget"),
         )
     except KeyError as error:
         raise ValueError(f"{Path(run) / CONFIG} is damaged: it lacks {error}") from error

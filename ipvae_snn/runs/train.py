@@ -41,7 +41,7 @@ from ipvae_snn.runs.folder import (
     write_json,
 )
 from ipvae_snn.runs.measure import evaluate_held_out, print_summary
-from ipvae_snn.training import fit
+from ipvae_snn.training import fit, iterations_within, seconds_of
 from ipvae_snn.training.batches import share
 from ipvae_snn.training.checkpoint import read_checkpoint
 from ipvae_snn.training.distributed import ProcessGroup
@@ -82,8 +82,30 @@ def train_run(
     require_device(config.training.device)
     _require_test_samples(dataset)
     share(config.training.batch, group.rank, group.size)
+    if config.budget is not None:
+        if group.is_main:
+            require_free_folder(out)
+        config = _within_budget(Path(out), dataset, config, say, workers)
     with _new_run_folder(Path(out), dataset, config, group):
         return _train_and_evaluate(Path(out), dataset, config, group, say, progress, workers)
+
+
+def _within_budget(
+    run: Path,
+    dataset: data.Dataset,
+    config: RunConfig,
+    say: Callable[[str], None],
+    workers: int,
+) -> RunConfig:
+    """The options with as many iterations as fit into the budget."""
+    assert config.budget is not None
+    model = _initial_model(run, dataset, config)
+    count = iterations_within(config.budget, model, dataset.train, config.training, workers=workers)
+    say(
+        f"budget: {count:,} iterations, as many as fit into {seconds_of(config.budget):g} s of "
+        "training; evaluation and figures come after"
+    )
+    return replace(config, training=replace(config.training, iterations=count))
 
 
 @contextmanager

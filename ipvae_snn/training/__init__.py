@@ -1,5 +1,6 @@
 """Training: one loop with the schedules of the paper, checkpoints, several processes; tuning."""
 
+from ipvae_snn.training.budget import iterations_within, seconds_of
 from ipvae_snn.training.config import TrainConfig
 from ipvae_snn.training.fit import fit
 from ipvae_snn.training.health import ADVICE, Diverged
@@ -15,8 +16,10 @@ __all__ = [
     "TrainConfig",
     "Tuning",
     "fit",
+    "iterations_within",
     "linear_ramp",
     "retuned",
+    "seconds_of",
     "tune",
     "warmup_cosine",
 ]

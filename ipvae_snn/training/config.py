@@ -1,4 +1,4 @@
-"""The recipe of a training."""
+"""How a model is trained."""
 
 import math
 from dataclasses import dataclass
@@ -27,12 +27,12 @@ RANGES: dict[str, tuple[float, float]] = {
 
 @dataclass
 class TrainConfig:
-    """The recipe; the defaults learn whitened natural patches in a minute or two on a CPU.
+    """How a model is trained; the defaults learn whitened natural patches in about a minute.
 
-    Ramps are fractions of ``iterations``. The paper's recipe for patches has 155,000 iterations,
-    batch 200, lr 5e-3 and beta_ramp 0.1. A short run needs a higher learning rate, and a β that
-    reaches its full value only after the dictionary has been learned. Source: arXiv 2410.19315,
-    appendix.
+    :data:`ipvae_snn.recipes.RECIPES` has better values for longer trainings, and the paper's, with
+    the options of the model that go with them. Ramps are fractions of ``iterations``. A short run
+    needs a higher learning rate than the paper's, and a β that reaches its full value only after
+    the dictionary has been learned. Source: arXiv 2410.19315, appendix.
 
     Attributes:
         iterations: optimizer steps.

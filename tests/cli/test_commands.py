@@ -14,6 +14,7 @@ from ipvae_snn.cli import main
 
 QUICK = ["--latents", "24", "--steps", "4", "--iterations", "6", "--batch", "10", "--quiet",
          "--samples", "20"]  # fmt: skip
+TRAIN = ["train", "--data", "digits", "--out", "{tmp}/o"]
 
 
 def files(folder):
@@ -40,11 +41,12 @@ def test_a_run_folder_is_complete(run):
     assert {"r2", "mse", "zeros", "lifetime_sparsity", "population_sparsity"} <= set(
         metrics["steps"]["20"]
     )
-    assert metrics["parameters"] == 64 * 24 + 64 + 2 * 24 + 1
+    assert metrics["parameters"] == 64 * 24 + 24 + 1
     assert metrics["convergence_step"] is None
     config = json.loads((run / "config.json").read_text())
     assert config["training"]["iterations"] == 6
     assert config["data"]["source"] == "digits"
+    assert (config["recipe"], config["budget"]) == ("mnist", None)
     with (run / "history.csv").open() as file:
         (row,) = csv.DictReader(file)
     assert row["iteration"] == "6"
@@ -101,7 +103,9 @@ def test_train_on_a_path_prints_how_the_data_was_read(tmp_path, capsys):
     np.save(path, np.random.default_rng(0).random((6, 90, 80)))
     out = tmp_path / "run"
     assert main(["train", "--data", str(path), "--out", str(out), "--eval-steps", "3", *QUICK]) == 0
-    assert "whitened 16×16 patches" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "whitened 16×16 patches" in said
+    assert "recipe: natural, because the data are patches; --recipe takes another\n" in said
     assert IPVAE.load(out / "model.pt").in_features == 256
 
 
@@ -173,6 +177,16 @@ def test_new_data_is_evaluated_whole_and_training_data_on_its_held_out_part(tmp_
         ),
         (["train", "--data", "digits", "--out", "{tmp}/o", "--as", "patches"], "too small"),
         (["train", "--data", "mnist", "--out", "{tmp}/o", "--data-dir", "{tmp}"], "no MNIST"),
+        ([*TRAIN, "--budget", "5"], "with its unit"),
+        ([*TRAIN, "--budget", "1", "ms"], "must be a time such as"),
+        ([*TRAIN, "--budget", "0.001", "s"], "too short"),
+        ([*TRAIN, "--budget", "5min", "--iterations", "3"], "leave out one"),
+        ([*TRAIN, "--recipe", "natural", "--model", "lca"], "for --model ipvae, not for lca"),
+        ([*TRAIN, "--substeps", "3"], "belongs to --estimator bernoulli, not to --estimator mid"),
+        (
+            [*TRAIN, "--model", "lca", "--estimator", "eat"],
+            "is for models with spikes, not for lca",
+        ),
         (["evaluate", "{tmp}/full", "--data", "digits"], "not a run folder"),
         (["evaluate", "{tmp}/none", "--data", "digits"], "not a run folder"),
         (["evaluate", "{run}", "--data", "digits", "--steps", "-1"], "steps must be"),

@@ -67,6 +67,15 @@ def test_a_resumed_run_equals_an_uninterrupted_one(stopped_run, complete_run):
     assert listing(stopped_run / "figures") == listing(complete_run / "figures")
 
 
+def test_a_run_from_before_recipes_had_names_resumes(stopped_run, complete_run):
+    config = json.loads((stopped_run / "config.json").read_text())
+    older = {name: value for name, value in config.items() if name not in ("recipe", "budget")}
+    (stopped_run / "config.json").write_text(json.dumps(older))
+    assert main(["train", "--resume", str(stopped_run), "--quiet"]) == 0
+    assert (stopped_run / "history.csv").read_bytes() == (complete_run / "history.csv").read_bytes()
+    assert json.loads((stopped_run / "config.json").read_text()) == older
+
+
 def test_sigterm_has_its_own_exit_status(tmp_path, monkeypatch, capsys):
     raise_signal_at(monkeypatch, 2, signal.SIGTERM)
     assert main(["train", *QUICK, "--out", str(tmp_path / "run")]) == 128 + signal.SIGTERM
@@ -129,6 +138,8 @@ def test_resuming_a_complete_run_does_nothing(complete_run, capsys):
     [
         (["--beta", "3"], "--beta cannot be given with --resume"),
         (["--latents", "512"], "--latents cannot be given with --resume"),
+        (["--budget", "5min"], "--budget cannot be given with --resume"),
+        (["--recipe", "fast"], "--recipe cannot be given with --resume"),
         (["--checkpoint-every", "0"], "checkpoint_every must be at least 1"),
         (["--data", "{tmp}/other.npy"], "was trained on samples of 8×8 values"),
         (["--data", "{tmp}/same.npy"], "of a training on other data"),

@@ -121,6 +121,7 @@ def _recipe(model: BaseModel, config: Mapping[str, Any]) -> str:
         "neurons": f"{model.latents:,}",
         "inputs": f"{model.in_features:,}",
         "parameters": f"{sum(p.numel() for p in model.parameters()):,}",
+        "recipe": config.get("recipe") or "?",
         "iterations": training.get("iterations", "?"),
         "timesteps in training": training.get("steps", "?"),
         "β": training.get("beta", "?"),
