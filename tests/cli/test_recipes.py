@@ -9,8 +9,10 @@ import pytest
 
 from ipvae_snn import IPVAE, TrainConfig
 from ipvae_snn.cli import main, parser
+from ipvae_snn.cli import train as cli_train
 from ipvae_snn.recipes import find
 from ipvae_snn.runs import train
+from ipvae_snn.runs.folder import describe
 from ipvae_snn.surrogate import ESTIMATORS
 from tests.runs.test_resume import raise_signal_at
 
@@ -43,31 +45,52 @@ def test_the_help_tells_what_each_recipe_sets():
     assert f"iterations {find('natural').training['iterations']}," in shown
 
 
-def test_flags_override_the_recipe_and_every_value_is_recorded(tmp_path):
-    flags = ["--recipe", "published-mnist", "--iterations", "2", "--no-learn-step"]
-    more = ["--form", "exact", "--estimator", "eat", "--indicator", "sigmoid"]
-    assert main(["train", *SMALL, *flags, *more, "--out", str(tmp_path / "run")]) == 0
-    config, recipe = config_of(tmp_path / "run"), find("published-mnist")
+@pytest.fixture
+def chosen(monkeypatch, tmp_path):
+    """What config.json would hold, of a command whose training is left out."""
+
+    def configured(*words):
+        runs = []
+        monkeypatch.setattr(
+            cli_train, "train_run", lambda out, *given, **options: runs.append(given)
+        )
+        assert main(["train", *SMALL, *words, "--out", str(tmp_path / "run")]) == 0
+        dataset, config = runs[0]
+        return json.loads(json.dumps(describe(config, dataset)))
+
+    return configured
+
+
+def test_flags_override_the_recipe_and_every_value_is_recorded(chosen):
+    recipe = find("published-mnist")
+    config = chosen(
+        "--recipe", "published-mnist", "--iterations", "2", "--no-learn-step", "--form", "exact",
+        "--estimator", "eat", "--indicator", "sigmoid",
+    )  # fmt: skip
     assert config["recipe"] == "published-mnist"
     given = {"batch": 10, "steps": 4, "iterations": 2, "progress": False}
-    expected = {**vars(TrainConfig()), **recipe.training, **given}
-    assert config["training"] == expected
-    chosen = {"form": "exact", "learn_step": False, "latents": 6, "name": "ipvae"}
-    model = {**recipe.options, **chosen}
-    assert {name: config["model"][name] for name in model} == model
-    assert config["model"]["spike_grad"]["indicator"] == "sigmoid"
-    loaded = IPVAE.load(tmp_path / "run" / "model.pt")
-    assert loaded.neuron.clamp == 10
-    assert loaded.kl_form == "published"
+    assert config["training"] == {**vars(TrainConfig()), **recipe.training, **given}
+    options = config["model"]
+    assert options.pop("spike_grad")["indicator"] == "sigmoid"
+    assert (options.pop("name"), options.pop("latents")) == ("ipvae", 6)
+    made = IPVAE(4, 6, **{**recipe.options, "form": "exact", "learn_step": False}).config()
+    assert options == {name: made[name] for name in options}
+    assert options.keys() >= recipe.options.keys() | {"bias", "step", "lateral_scale"}
 
 
-def test_other_models_keep_their_own(tmp_path, capsys):
-    command = ["train", *SMALL, "--model", "lca", "--iterations", "2"]
-    assert main([*command, "--out", str(tmp_path / "run")]) == 0
+def test_other_models_keep_their_own(chosen, capsys):
+    config = chosen("--model", "lca")
     assert "recipe: lca, that of the model\n" in capsys.readouterr().out
-    config = config_of(tmp_path / "run")
-    assert config["recipe"] == "lca"
+    assert (config["recipe"], config["model"]["name"]) == ("lca", "lca")
     assert (config["training"]["lr"], config["training"]["weight_decay"]) == (3e-3, 0)
+
+
+@pytest.mark.parametrize("given", [["--latents", "7"], ["--burn-in", "1"], ["--budget", "9", "s"]])
+def test_what_was_asked_for_is_said(chosen, capsys, given):
+    config = chosen("--recipe", "mnist", *given)
+    assert "recipe: mnist, as asked\n" in capsys.readouterr().out
+    values = {**config["training"], **config["model"], "budget": config["budget"]}
+    assert values[given[0].strip("-").replace("-", "_")] == int(given[1])
 
 
 def test_a_budget_trains_as_the_same_number_of_iterations_does(tmp_path, monkeypatch, capsys):
