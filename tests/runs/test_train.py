@@ -48,6 +48,8 @@ def test_an_interrupted_run_has_a_picture_and_a_resumed_one_continues_its_curve(
 
     def draw(path, history, iterations=None):
         path.write_bytes(b"picture")
+        files = {file.name for file in path.parent.iterdir()}
+        assert ".training.png.x.part" not in files
         drawn.append(([row["iteration"] for row in history], iterations))
 
     monkeypatch.setattr(figures, "LIVE_INTERVAL", 0)
@@ -61,6 +63,7 @@ def test_an_interrupted_run_has_a_picture_and_a_resumed_one_continues_its_curve(
     )
     assert listing(run) == ["checkpoint.pt", "config.json", "figures"]
     assert listing(run / "figures") == ["training.png"]
+    (run / "figures" / ".training.png.x.part").write_bytes(b"of a killed process")
     assert main(["train", "--resume", str(run), "--quiet"]) == 0
     rows = [1, 2, 3, 4, 5, 6]
     assert drawn == [*((rows[:n], 6) for n in rows), (rows, None)]
