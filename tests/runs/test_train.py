@@ -52,6 +52,11 @@ def test_an_interrupted_run_has_a_picture_and_a_resumed_one_continues_its_curve(
         assert ".training.png.x.part" not in files
         drawn.append(([row["iteration"] for row in history], iterations))
 
+    def at_the_end(folder, *arguments, history, **options):
+        folder.mkdir()
+        draw(folder / "training.png", history)
+
+    monkeypatch.setattr(train, "save_figures", at_the_end)
     monkeypatch.setattr(figures, "LIVE_INTERVAL", 0)
     monkeypatch.setattr(figures, "LIVE_SHARE", 1e9)
     monkeypatch.setattr(figures, "save_training", draw)
