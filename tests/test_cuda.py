@@ -11,6 +11,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 from ipvae_snn import IPVAE, IPVAENeuron, Stream, TrainConfig, baselines, evaluate, fit, surrogate
+from ipvae_snn.data.sources import InMemory, Part
 from ipvae_snn.diagnostics import check
 from ipvae_snn.kernels import cuda_graphs
 from ipvae_snn.models import Bernoulli
@@ -170,8 +171,10 @@ def test_fit_evaluate_and_check(make_model):
     torch.manual_seed(0)
     x = torch.rand(60, 24)
     model = make_model()
-    history = fit(model, x, TrainConfig(**{**vars(CONFIG), "device": "cuda"}))
+    config = TrainConfig(**{**vars(CONFIG), "device": "cuda"})
+    history = fit(model, Part(InMemory(x), torch.arange(50)), config, validation=x[50:])
     assert all(math.isfinite(value) for row in history for value in row.values())
+    assert "r2_val" in history[-1]
     assert model.like.is_cuda
     assert math.isfinite(evaluate(model, x.cuda(), 12).at(12)["r2"])
     assert check(model, x.cuda(), num_steps=80).findings

@@ -52,7 +52,7 @@ def save_training(
         history: history of the training (:func:`~ipvae_snn.training.fit`), so far.
         iterations: all that there will be: the end of the axis.
     """
-    # Margins that are found anew would take half of the time of a drawing.
+    # To find margins for every drawing would take it half as long again.
     margins = {"left": 0.14, "right": 0.87, "bottom": 0.07, "top": 0.95, "hspace": 0.1}
     heights: Any = {"height_ratios": (4, 3, 2), "gridspec_kw": margins}
     with _figure(path, (6.5, 7.2), layout=None) as figure:

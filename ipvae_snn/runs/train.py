@@ -196,6 +196,7 @@ def _train_and_evaluate(
     train, validation = _split_validation(dataset.train, config.validation, recipe.seed)
     picture = run / FIGURES / TRAINING
     if group.is_main:
+        remove_partial_files(picture)
         say(f"the training so far, redrawn every few seconds: {printable(str(picture))}")
     history = fit(
         model,

@@ -48,8 +48,15 @@ def test_an_interrupted_run_has_a_picture_and_a_resumed_one_continues_its_curve(
 
     def draw(path, history, iterations=None):
         path.write_bytes(b"picture")
+        files = {file.name for file in path.parent.iterdir()}
+        assert ".training.png.x.part" not in files
         drawn.append(([row["iteration"] for row in history], iterations))
 
+    def at_the_end(folder, *arguments, history, **options):
+        folder.mkdir()
+        draw(folder / "training.png", history)
+
+    monkeypatch.setattr(train, "save_figures", at_the_end)
     monkeypatch.setattr(figures, "LIVE_INTERVAL", 0)
     monkeypatch.setattr(figures, "LIVE_SHARE", 1e9)
     monkeypatch.setattr(figures, "save_training", draw)
@@ -61,6 +68,7 @@ def test_an_interrupted_run_has_a_picture_and_a_resumed_one_continues_its_curve(
     )
     assert listing(run) == ["checkpoint.pt", "config.json", "figures"]
     assert listing(run / "figures") == ["training.png"]
+    (run / "figures" / ".training.png.x.part").write_bytes(b"of a killed process")
     assert main(["train", "--resume", str(run), "--quiet"]) == 0
     rows = [1, 2, 3, 4, 5, 6]
     assert drawn == [*((rows[:n], 6) for n in rows), (rows, None)]
