@@ -59,9 +59,9 @@ the same number of timesteps. An existing file is never overwritten.
 """
 TUNE_HELP = """\
 Sets the threshold, gain, step size, clamp and fineness of the counts of a trained ipvae, by
-measuring candidates on samples it learned from; held-out samples are evaluated once, at the end.
-Prints the metrics before and after on a validation part. Writes a run folder of its own, with
-tune.json and figures/tuning.png; RUN stays as it is.
+measuring candidates on --samples of the data it learned from, and the result on as many others;
+held-out samples are evaluated once, at the end. Writes a run folder of its own, with tune.json and
+figures/tuning.png; RUN stays as it is.
 """
 RESUMABLE = ("checkpoint_every", "data", "data_dir", "device", "lr", "quiet", "workers")
 """Options of ``train`` that may be given with ``--resume``."""

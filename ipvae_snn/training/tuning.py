@@ -260,9 +260,9 @@ def tune(
     Args:
         model: an IPVAE with a linear decoder and Gaussian pixels; stays as it is.
         x: samples it learned from, (N, M), N ≥ 4, not those it will be tested on.
-        spikes_per_sample: budget of spikes per sample and timestep, summed over neurons. Default:
-            as many as now, and then counts stay as fine as they are. With another budget finer or
-            coarser counts are tried, too.
+        spikes_per_sample: budget of spikes per sample and timestep, summed over neurons; without
+            it, as many as now. Then counts stay as fine as they are; with a budget finer or coarser
+            ones are tried, too.
         min_zeros: portion of zeros to keep at least; then R² alone is maximised. Default: minimise
             the distance √((1 − R²)² + (1 − zeros)²).
         num_steps: T, timesteps of a measurement.
