@@ -88,7 +88,7 @@ def test_all_bits_of_a_seed_count_in_streams_and_evaluations():
     for near, far in FAR:
         a, b = (Stream(model, seed=s).push(inputs(model)[0], 40).mem for s in (near, far))
         assert not torch.equal(a, b)
-        a, b = (evaluate(model, inputs(model), 3, seed=s).curves["mse"] for s in (near, far))
+        a, b = (evaluate(model, inputs(model), 30, seed=s).curves["mse"] for s in (near, far))
         assert a != b
 
 

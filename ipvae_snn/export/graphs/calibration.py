@@ -61,7 +61,8 @@ def calibrate(
         UserWarning: R² stays below 80% of the model's own.
 
     >>> from ipvae_snn import IPVAE, export
-    >>> portable = export.calibrate(IPVAE(16, 8, init_std=0.5), torch.rand(9, 16), num_steps=8)
+    >>> model = IPVAE(16, 8, init_std=0.5, form="published")
+    >>> portable = export.calibrate(model, torch.rand(9, 16), num_steps=8)
     >>> portable.reset, portable.self_return == portable.threshold - 1
     ('subtract', True)
     """
