@@ -271,6 +271,7 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.slow
 def test_workers_end_after_their_program_was_killed(tmp_path):
     (tmp_path / "reading.py").write_text(PROGRAM)
     process = subprocess.Popen(

@@ -1,6 +1,7 @@
 """Inference against an independent reference program: the same R² and zeros at every timestep."""
 
 import numpy as np
+import pytest
 import torch
 
 from ipvae_snn import IPVAE
@@ -52,6 +53,7 @@ def mean_differences(seed, samples=2000, num_steps=40):
     return differences.mean(-1), differences.std(-1) / np.sqrt(samples), rise
 
 
+@pytest.mark.slow
 def test_r2_and_zeros_agree_within_three_standard_errors_at_every_step():
     """Of 80 comparisons, 0.2 exceed three by chance on average: repeat those with another seed."""
     beyond = np.ones((2, 40), dtype=bool)

@@ -127,6 +127,7 @@ def child_pids(process):
     return sorted(pids)
 
 
+@pytest.mark.slow
 def test_after_a_rank_is_killed_the_other_stops_and_one_process_can_resume(tmp_path, monkeypatch):
     pytest.importorskip("sklearn", reason="digits need the extra data")
     if not Path("/proc/self/stat").exists():
@@ -153,6 +154,7 @@ def test_after_a_rank_is_killed_the_other_stops_and_one_process_can_resume(tmp_p
     assert sorted(path.name for path in run.iterdir()) == ["checkpoint.pt", "config.json"]
 
 
+@pytest.mark.slow
 def test_a_signal_stops_all_ranks_after_one_checkpoint(tmp_path):
     pytest.importorskip("sklearn", reason="digits need the extra data")
     run = tmp_path / "run"
