@@ -232,9 +232,9 @@ class BaseModel(Checked, Recorded, nn.Module):
         """A block in which the model's draws depend on ``seed`` alone; None changes nothing.
 
         They come from a generator of the block, not from torch's or :attr:`generator`, so that
-        threads do not disturb one another; one that is started in the block is outside it. Where a
-        class from outside this package may draw,
-        torch's generators are seeded instead, one thread at a time, and restored.
+        threads do not disturb one another; a thread that is started in the block is outside it.
+        Where a class from outside this package may draw, torch's generators are seeded instead, one
+        thread at a time, and restored.
         """
         return seeded_draws(
             seed,

@@ -59,8 +59,8 @@ def iterations_within(
 
     A copy of the model is trained for a few iterations, which are timed one by one; what is spent
     on that counts. The model, and what it will draw, stay as they are. Later iterations may take
-    longer, if the machine gets busy. Under ``torchrun`` the ranks measure
-    together, and agree on the slowest.
+    longer, if the machine gets busy. Under ``torchrun`` the ranks measure together, and agree on
+    the slowest.
 
     Args:
         budget: time to train for, such as ``"5min"``, or seconds.

@@ -24,7 +24,7 @@ class Monitor:
 
     Args:
         model: the model.
-        config: the recipe.
+        config: of the training.
         group: the ranks; rank 0 measures and is watched.
         validation: samples (N, M), with device and dtype of the weights, or None.
         watch: called with all rows so far when one was added, or None.
