@@ -1,48 +1,63 @@
 """Natural patches: convergence, rate and distortion, sparsity, dictionaries.
 
 Whitened 16×16 patches of the Berkeley photographs; training and test patches come from different
-scenes. Three iterative models are trained with 16 timesteps and run for 1,000. Then R² against the
-portion of zeros at the last timestep: over β and T for the iP-VAE, over λ for LCA, over β for the
-others. Two points show other readouts of the iP-VAE: spikes rounded from rates instead of drawn,
-and R² from the rates themselves against the zeros of the spikes.
+scenes. Every model trains for the same time, with options chosen on 2,000 patches that are left out
+of training (``choices.py``). Iterative models are run for 1,000 timesteps. Then R² against the
+portion of zeros at the last timestep; the models of the sweeps, over β and T for the iP-VAE, over λ
+for LCA, train for a quarter of the time. Two points show other readouts of the iP-VAE: spikes
+rounded from rates instead of drawn, and R² from the rates themselves against the zeros of the
+spikes.
 
-Two more points ("tuned") have some numbers set after training, on training patches. iP-VAE: more
-tonic inhibition, b + δ, which acts as a threshold; weaker inhibition by spikes, `lateral_scale`,
-the gain that makes up for what the threshold takes from active neurons; and c small spikes in place
-of one. LCA: its λ and a gain of the decoder.
+*Tuned* is the iP-VAE after ``ipvae_snn.tune`` on the patches left out, with as many spikes as
+before and with up to twice as many, and LCA with a gain of its decoder, which undoes the shrinkage
+by λ, chosen on the same patches. LCA is trained with codes of either sign and with nonnegative
+ones, as spikes are.
 
     python examples/paper/natural_patches.py --data path/to/data
 """
 
-from itertools import product
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from ipvae_snn import metrics, plotting, surrogate
 from ipvae_snn.runs import pick
 
 from harness import LABELS, Setup, evaluated, figure, finish, load, parse, trained
 from harness.figures import style
-from harness.retuned import best_terms, retuned
+from harness.measure import trained_on
+from harness.recipes import ONE_PASS
+from harness.tables import (
+    DISTANCE,
+    ERROR,
+    PARAMETERS,
+    R2,
+    RATES,
+    SPIKES,
+    TRAINED,
+    ZEROS,
+    Column,
+    last,
+    table,
+)  # fmt: skip
+from harness.tuned import tuned
 
 ITERATIVE = ("iP", "iG", "iG-relu")
-# Models of a sweep train for fewer iterations, so that the whole experiment takes about an hour.
-SHORT = {"iterations": 3000}
+SEVERAL_SEEDS = ("iP", "iG-relu", "P-mlp", "P-linear", "G-mlp", "G-linear")
+MODELS = (*ITERATIVE, "P-conv", "P-mlp", "P-linear", "G-conv", "G-mlp", "G-linear")
+SIGNS = {"LCA": False, "LCA, z ≥ 0": True}
+TUNED = {"iP-tuned": 1.0, "iP-finer": 2.0}
+"""At most so many times the spikes."""
+GAINS = (1.0, 1.05, 1.1, 1.15, 1.2, 1.25, 1.3)
+QUARTER = 0.25
 SWEEPS: dict[str, list[tuple[str, dict[str, Any]]]] = {
     "iP": [
-        *((f"β {b:g}", {"beta": b, **SHORT}) for b in (6.0, 12.0, 24.0, 36.0, 48.0)),
-        *((f"T {t}", {"steps": t, "beta": 1.5 * t, **SHORT}) for t in (4, 8, 32)),
+        *((f"β {b:g}", {"beta": b}) for b in (4.0, 8.0, 16.0, 32.0)),
+        *((f"T {t}", {"steps": t, "beta": t / 2}) for t in (8, 32)),
     ],
-    "iG-relu": [(f"β {b:g}", {"beta": b, "iterations": 700}) for b in (2.0, 24.0)],
-    "LCA": [
-        *((f"λ {s:g}", {"sparsity": s}) for s in (0.25, 0.5, 0.7, 0.9, 1.2)),
-        ("λ 0.5, z ≥ 0", {"sparsity": 0.5, "nonnegative": True}),
-    ],
-    "P-conv": [(f"β {b:g}", {"beta": b}) for b in (0.5, 1.0, 2.0)],
-    "G-conv": [(f"β {b:g}", {"beta": b}) for b in (0.5, 1.0)],
+    "iG-relu": [(f"β {b:g}", {"beta": b}) for b in (2.0, 8.0, 24.0)],
+    "LCA": [(f"λ {s:g}", {"sparsity": s}) for s in (0.25, 0.5, 0.7, 0.9, 1.2)],
 }
 
 
@@ -52,77 +67,97 @@ def measure(
     model = trained(setup, "patches", name, seed, **changes)
     if rounded:
         model.neuron.spike_grad = surrogate.rounded()
-    return evaluated(setup, model, load(setup, "patches").test, setup.amount(1000, quick=20))
+    steps = 2 if name in ONE_PASS else setup.amount(1000, quick=20)
+    result = evaluated(setup, model, load(setup, "patches").test, steps)
+    return {**result, "trained_on": trained_on(setup, "patches", name, **changes)}
+
+
+def tuned_iP(setup: Setup, times: float, seed: int) -> dict[str, Any]:
+    found = tuned(setup, "patches", seed, times=times)
+    x = load(setup, "patches").test
+    result = evaluated(setup, found.model, x, setup.amount(1000, quick=20))
+    samples = trained_on(setup, "patches", "iP")
+    return {**result, "knobs": vars(found.knobs), "trained_on": samples}
+
+
+@torch.no_grad()
+def tuned_LCA(setup: Setup, nonnegative: bool, seed: int) -> dict[str, Any]:
+    """LCA with a gain of its decoder, chosen on the validation split."""
+    model = trained(setup, "patches", "LCA", seed, nonnegative=nonnegative)
+    samples, steps, weight = (
+        load(setup, "patches"),
+        setup.amount(1000, quick=5),
+        model.weight.clone(),
+    )
+
+    def with_gain(gain: float, x: torch.Tensor) -> dict[str, Any]:
+        code = model.run(x.to(weight), steps, record=()).state.spk
+        x_hat, zeros = gain * model.decode(code), float(metrics.zeros(code))
+        r2 = float(metrics.r2(x, x_hat))
+        distance = metrics.rate_distortion_distance(r2, zeros)
+        error = float(metrics.mse_per_dim(x, x_hat))
+        return {
+            "r2": r2, "zeros": zeros, "rate_distortion_distance": distance, "mse_per_dim": error,
+        }  # fmt: skip
+
+    chosen, test = (
+        pick(x, setup.amount(500, quick=20), seed=0) for x in (samples.validation, samples.test)
+    )
+    gain = min(GAINS, key=lambda g: with_gain(g, chosen)["rate_distortion_distance"])
+    parameters = sum(p.numel() for p in model.parameters())
+    seen = trained_on(setup, "patches", "LCA", nonnegative=nonnegative)
+    return {
+        "gain": gain, "last": with_gain(gain, test), "parameters": parameters, "trained_on": seen,
+    }  # fmt: skip
 
 
 def main() -> None:
     setup = parse(__file__, __doc__)
     full = {
         name: setup.by_seed(
-            name, lambda seed, n=name: measure(setup, n, seed), several=name == "iP"
+            name, lambda seed, n=name: measure(setup, n, seed), several=name in SEVERAL_SEEDS
         )
-        for name in ITERATIVE
+        for name in MODELS
     }
+    for label, sign in SIGNS.items():
+        full[label] = setup.by_seed(
+            label.replace(" ", ""),
+            lambda seed, s=sign: measure(setup, "LCA", seed, nonnegative=s),
+            several=True,
+        )
+    adjusted = {
+        name: setup.by_seed(name, lambda seed, t=times: tuned_iP(setup, t, seed), several=True)
+        for name, times in TUNED.items()
+    }
+    for label, sign in SIGNS.items():
+        adjusted[f"{label}, tuned"] = setup.by_seed(
+            f"{label.replace(' ', '')}-tuned",
+            lambda seed, s=sign: tuned_LCA(setup, s, seed),
+            several=True,
+        )
     sweeps = {
         name: [
             {
                 "setting": setting,
                 **setup.cell(
                     f"{name}-{setting.replace(' ', '')}",
-                    lambda n=name, c=changes: measure(setup, n, **c),
+                    lambda n=name, c=changes: measure(
+                        setup, n, seconds=QUARTER * setup.seconds, **c
+                    ),
                 ),
             }
             for setting, changes in settings
         ]
         for name, settings in SWEEPS.items()
     }
-    rounded = setup.cell("iP-rounded", lambda: measure(setup, "iP", rounded=True))
-    tuned = {
-        "iP": setup.cell("iP-tuned", lambda: tuned_inhibition(setup)),
-        "LCA": setup.cell("LCA-tuned", lambda: tuned_gain(setup)),
-    }
-    setup.save({"full": full, "sweeps": sweeps, "rounded": rounded, "tuned": tuned})
-    draw_convergence(setup, full)
-    draw_rate_distortion(setup, full, sweeps, rounded, tuned)
-    draw_dictionaries(setup)
-    report(full, sweeps, rounded, tuned)
-
-
-def tuned_inhibition(setup: Setup) -> dict[str, Any]:
-    """The iP-VAE with more tonic inhibition, less inhibition by spikes, and smaller spikes."""
-    grid = product((0.3, 0.4, 0.5), (0.7, 0.8, 0.9), (1.0, 2.0, 4.0))
-    chosen = best_terms(setup, "patches", 0, grid, lambda last: last["rate_distortion_distance"])
-    model = retuned(setup, "patches", 0, chosen)
-    result = evaluated(setup, model, load(setup, "patches").test, setup.amount(1000, quick=20))
-    return dict(zip(("more_bias", "lateral_scale", "fineness"), chosen, strict=True)) | result
-
-
-def tuned_gain(setup: Setup) -> dict[str, Any]:
-    """LCA with the best λ and the best gain of its decoder, which undoes the shrinkage by λ."""
-    samples, steps = load(setup, "patches"), setup.amount(300, quick=5)
-
-    @torch.no_grad()
-    def scores(changes: dict[str, Any], x: Tensor) -> dict[float, dict[str, float]]:
-        """Metrics of one setting of LCA for each gain."""
-        model, x = (
-            trained(setup, "patches", "LCA", **changes),
-            pick(x, setup.amount(500, quick=20), seed=0),
-        )
-        code = model.run(x, steps, record=()).state.spk
-        zeros, x_hat, by_gain = float(metrics.zeros(code)), model.decode(code), {}
-        for gain in (1.0, 1.1, 1.2, 1.3):
-            r2 = float(metrics.r2(x, gain * x_hat))
-            distance = metrics.rate_distortion_distance(r2, zeros)
-            by_gain[gain] = {"r2": r2, "zeros": zeros, "rate_distortion_distance": distance}
-        return by_gain
-
-    _, setting, gain = min(
-        (last["rate_distortion_distance"], setting, gain)
-        for setting, changes in SWEEPS["LCA"]
-        for gain, last in scores(changes, samples.train).items()
+    rounded = setup.by_seed(
+        "iP-rounded", lambda seed: measure(setup, "iP", seed, rounded=True), several=True
     )
-    last = scores(dict(SWEEPS["LCA"])[setting], samples.test)[gain]
-    return {"setting": setting, "gain": gain, "last": last}
+    setup.save({"full": full, "tuned": adjusted, "sweeps": sweeps, "rounded": rounded})
+    draw_convergence(setup, {name: full[name] for name in ITERATIVE})
+    draw_rate_distortion(setup, full, sweeps, rounded[0], adjusted)
+    draw_dictionaries(setup)
+    report(full, adjusted, sweeps, rounded)
 
 
 def draw_convergence(setup: Setup, full: dict[str, Any]) -> None:
@@ -147,12 +182,12 @@ def draw_rate_distortion(
     full: dict[str, Any],
     sweeps: dict[str, Any],
     rounded: dict[str, Any],
-    tuned: dict[str, Any],
+    adjusted: dict[str, Any],
 ) -> None:
     with figure(setup, name="rate_distortion", size=(6.4, 4.4)) as axes:
         ax = axes[0, 0]
-        for name in ("iP", "LCA", "iG-relu", "P-conv", "G-conv"):
-            rows = [row["last"] for row in sweeps[name]] + [r["last"] for r in full.get(name, [])]
+        for name in ("iP", "LCA", "iG-relu", "P-mlp", "G-linear", "G-mlp"):
+            rows = [row["last"] for row in (*sweeps.get(name, []), *full[name])]
             look = style(name)
             ax.plot(
                 [row["zeros"] for row in rows], [row["r2"] for row in rows],
@@ -164,11 +199,10 @@ def draw_rate_distortion(
             (best, "r2_map", "D", "iP-VAE, R² from rates, zeros of spikes"),
         ):
             ax.plot(row["zeros"], row[key], marker, mfc="none", color="#0072B2", label=label)
-        for name, run in tuned.items():
-            point, label = run["last"], f"{LABELS[name]}, tuned"
-            ax.plot(
-                point["zeros"], point["r2"], "*", ms=11, color=style(name)["color"], label=label
-            )
+        for name, (run, *_) in adjusted.items():
+            point, label = run["last"], LABELS.get(name, name)
+            look = {"color": style(name.split(",")[0])["color"], "label": label}
+            ax.plot(point["zeros"], point["r2"], "P" if name == "iP-finer" else "*", ms=9, **look)
         iG = full["iG"][0]["last"]
         ax.plot(iG["zeros"], iG["r2"], "o", ms=4.5, color=style("iG")["color"], label=LABELS["iG"])
         for radius in (0.2, 0.3, 0.4, 0.6):
@@ -201,29 +235,14 @@ def draw_dictionaries(setup: Setup) -> None:
 
 
 def report(
-    full: dict[str, Any], sweeps: dict[str, Any], rounded: dict[str, Any], tuned: dict[str, Any]
+    full: dict[str, Any], adjusted: dict[str, Any], sweeps: dict[str, Any], rounded: list[Any]
 ) -> None:
-    print(
-        f"{'':<24}{'R²':>7}{'rates':>7}{'zeros':>7}{'lifet.':>7}{'popul.':>7}{'dist.':>7}{'conv.':>6}"
-    )
-    rows = [(LABELS[n], run) for n, runs in full.items() for run in runs]
-    rows += [(f"{LABELS[n]}, {r['setting']}", r) for n, sweep in sweeps.items() for r in sweep]
-    for label, run in (*rows, ("iP-VAE, rounded", rounded)):
-        last = run["last"]
-        numbers = "".join(
-            f"{last[key]:7.3f}"
-            for key in (
-                "r2", "r2_map", "zeros", "lifetime_sparsity", "population_sparsity",
-                "rate_distortion_distance",
-            )
-        )  # fmt: skip
-        print(f"{label:<24}{numbers}{run['convergence_step'] or '-':>6}")
-    for name, run in tuned.items():
-        last = run["last"]
-        print(
-            f"{LABELS[name] + ', tuned':<24}{last['r2']:7.3f}{'':7}{last['zeros']:7.3f}{'':14}"
-            f"{last['rate_distortion_distance']:7.3f}"
-        )
+    columns: tuple[Column, ...] = (
+        R2, RATES, ERROR, ZEROS, SPIKES, ("lifet.", last("lifetime_sparsity"), ".3f"),
+        DISTANCE, ("conv.", lambda run: run.get("convergence_step"), ".0f"), PARAMETERS, TRAINED,
+    )  # fmt: skip
+    short = {f"{LABELS[n]}, {r['setting']}": [r] for n, sweep in sweeps.items() for r in sweep}
+    print(table({**full, "iP-VAE, rounded": rounded, **adjusted, **short}, columns))
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
 """Without iteration: one timestep, an encoder, and models in between, on natural patches.
 
-What does each timestep contribute? iP-VAEs trained with T = 1 to 32 timesteps, for the same number
-of iterations and with β proportional to T, are run for 256 timesteps on held-out patches. Measured
-besides R², zeros and spikes: the free energy E[NLL] + KL(q_t ‖ Poisson(e^{u_0})) that an amortised
+What does each timestep contribute? iP-VAEs trained with T = 1 to 32 timesteps, all for the same
+time and with β proportional to T, are run for 256 timesteps on held-out patches. Measured besides
+R², zeros and spikes: the free energy E[NLL] + KL(q_t ‖ Poisson(e^{u_0})) that an amortised
 model would have with that posterior. With T = 1, inference is a linear encoder tied to the decoder.
 
 Between iteration and encoders: iterative- and semi-amortised models; an iP-VAE whose first timestep
@@ -31,11 +31,11 @@ from ipvae_snn.runs import pick
 
 from harness import FAMILIES, Setup, figure, finish, load, parse, trained
 from harness.figures import style
+from harness.recipes import RECIPES
 
 T_TRAINED = (1, 2, 4, 8, 16, 32)
 HYBRIDS = {"ia": 8, "sa": 8}  # timesteps in training
-RECIPE = {"iterations": 1500, "lr": 1e-2}
-BETA = 1.5  # per timestep: 24 for the 16 timesteps of the recipe
+SEVERAL_SEEDS = ("T1", "T16", "guided")
 STEP = 0.05  # α of the neurons that refine a guess
 REFINED = {"guess": "#808080", "refined": "#0072B2", "from prior": "#E69F00", "no leak": "#D55E00"}
 Curve = list[dict[str, float]]
@@ -175,12 +175,12 @@ def main() -> None:
         def make(seed: int) -> Curve:
             return follow(trained(setup, "patches", name, seed, **changes), x, min(length, last))
 
-        seeds = range(setup.seeds if changes else 1)
-        rows[key] = [setup.cell(f"{key}-{s}", lambda s=s: make(s)) for s in seeds]
+        rows[key] = setup.by_seed(key, make, several=key in SEVERAL_SEEDS)
 
+    recipe = RECIPES["patches"]["iP"]
     for t in T_TRAINED:
-        curves(f"T{t}", "iP", last, steps=t, beta=BETA * t, **RECIPE)
-    curves("guided", "guided", last, steps=16, beta=BETA * 16, **RECIPE)
+        curves(f"T{t}", "iP", last, steps=t, beta=recipe["beta"] * t / recipe["steps"])
+    curves("guided", "guided", last, **{k: v for k, v in recipe.items() if k != "batch"})
     for n in (*AMORTISED, *HYBRIDS):
         curves(n, n, HYBRIDS.get(n, 1))
     starts = {

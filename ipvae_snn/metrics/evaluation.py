@@ -25,7 +25,6 @@ from ipvae_snn.models.base import BaseModel, require_model
 from ipvae_snn.models.run_output import require_sample_seeds
 
 REPORTED_STEPS = (1, 16, 64, 256, 1000)
-CURVES = ("r2", "r2_map", "mse", "zeros", "lifetime_sparsity", "population_sparsity")
 
 
 @dataclass
@@ -34,7 +33,8 @@ class Evaluation:
 
     Attributes:
         curves: values by name: ``curves["r2"][t - 1]`` is R² at timestep t. ``r2_map`` is R² of the
-            rates; for the other names see :mod:`ipvae_snn.metrics`.
+            rates, ``spikes`` their number per sample, of models that emit counts; for the other
+            names see :mod:`ipvae_snn.metrics`.
         in_features: M.
         parameters: number of parameters of the model.
     """
@@ -59,7 +59,7 @@ class Evaluation:
         """All metrics at one timestep, counted from 1; ``ValueError`` if it was not run."""
         if not 1 <= step <= self.num_steps:
             raise ValueError(f"step must be from 1 to {self.num_steps}, got {step}")
-        values = {name: self.curves[name][step - 1] for name in CURVES}
+        values = {name: curve[step - 1] for name, curve in self.curves.items()}
         distance = rate_distortion_distance(values["r2"], values["zeros"])
         per_dim = 1000 * values["mse"] / self.in_features
         return {**values, "mse_per_dim": per_dim, "rate_distortion_distance": distance}
@@ -147,7 +147,10 @@ def evaluate(
                     state, done = out.state, done + steps
                     bar.update(steps)
     parameters = sum(p.numel() for p in model.parameters())
-    return Evaluation(sums.means(count), model.in_features, parameters)
+    curves = sums.means(count)
+    if not model.emits_counts:
+        del curves["spikes"]
+    return Evaluation(curves, model.in_features, parameters)
 
 
 class _Sums:
@@ -184,4 +187,5 @@ class _Sums:
         """All curves of an :class:`Evaluation` of ``count`` samples."""
         lifetime = treves_rolls(self.spk_sum, self.spk_square, count).mean(-1)
         means = {name: (total / count).tolist() for name, total in self.sums.items()}
-        return {**means, "lifetime_sparsity": lifetime.tolist()}
+        spikes = (self.spk_sum.sum(-1) / count).tolist()
+        return {**means, "lifetime_sparsity": lifetime.tolist(), "spikes": spikes}

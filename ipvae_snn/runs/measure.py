@@ -118,10 +118,12 @@ def table(result: Evaluation) -> str:
         ("zeros", "zeros", ".1%"),
         ("lifetime sparsity", "lifetime_sparsity", ".3f"),
         ("population sparsity", "population_sparsity", ".3f"),
+        ("spikes per sample", "spikes", ".1f"),
     )
     lines = [f"{'held-out samples':<20}" + "".join(f"{f'step {t}':>11}" for t in steps)]
     for label, name, form in rows:
-        lines.append(f"{label:<20}" + "".join(f"{result.at(t)[name]:>11{form}}" for t in steps))
+        if name in result.curves:
+            lines.append(f"{label:<20}" + "".join(f"{result.at(t)[name]:>11{form}}" for t in steps))
     step = result.convergence_step
     converged = f"converged at step {step}" if step else f"not converged in {steps[-1]} steps"
     lines.append(f"{converged}; {result.parameters:,} parameters")

@@ -74,7 +74,7 @@ def test_the_final_table_lists_all_metrics(run, capsys, tmp_path):
     out = capsys.readouterr().out
     assert "digits of scikit-learn" in out
     words = "step 1,step 16,step 64,step 70,R²,MSE,zeros,lifetime sparsity,population sparsity"
-    for word in (*words.split(","), "parameters", "took", "figures"):
+    for word in (*words.split(","), "spikes per sample", "parameters", "took", "figures"):
         assert word in out
 
 

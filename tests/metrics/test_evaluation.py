@@ -20,6 +20,7 @@ def test_evaluation_equals_metrics_of_a_plain_run():
         assert values["r2_map"] == pytest.approx(by_rates.item(), abs=1e-5)
         assert values["mse"] == pytest.approx(metrics.mse(x, x_hat).item(), rel=1e-5)
         assert values["zeros"] == pytest.approx(metrics.zeros(z).item())
+        assert values["spikes"] == pytest.approx(z.sum(-1).mean().item())
         assert values["lifetime_sparsity"] == pytest.approx(metrics.lifetime_sparsity(z).item())
         assert values["population_sparsity"] == pytest.approx(
             metrics.population_sparsity(z).item(), rel=1e-5

@@ -14,14 +14,19 @@ from ipvae_snn import data
 
 from harness.setup import Setup
 
+VALIDATION = {"patches": 2000, "mnist": 5000}
+"""The last training samples, which no model is trained on: what is chosen is chosen on them."""
+
 
 class Samples(NamedTuple):
-    """Training and held-out samples (N, M), the shape (H, W) of one sample, and labels if any."""
+    """Samples (N, M) of three splits, the shape (H, W) of one sample, and labels if any."""
 
     train: Tensor
+    validation: Tensor
     test: Tensor
     shape: tuple[int, int]
     train_labels: Tensor | None = None
+    validation_labels: Tensor | None = None
     test_labels: Tensor | None = None
 
 
@@ -39,20 +44,26 @@ def _load(name: str, folder: Path | None, quick: bool) -> Samples:
         images = data.load(source, patches=(500, 60) if quick else (100_000, 2_000))
     else:
         images = data.load("digits" if folder is None else folder / "mnist.npz")
-    first = slice(0, 300 if quick else None)
-    labels = (images.train_labels, images.test_labels)
-    return Samples(
-        images.train[first],
-        images.test[first],
-        images.shape,
-        *(None if y is None else y[first] for y in labels),
-    )
+    if quick:
+        images = images._replace(
+            train=images.train[:360],
+            test=images.test[:300],
+            train_labels=None if images.train_labels is None else images.train_labels[:360],
+            test_labels=None if images.test_labels is None else images.test_labels[:300],
+        )
+    held_out = 60 if quick else VALIDATION[name]
+    parts = (images.train[:-held_out], images.train[-held_out:], images.test)
+    labels = images.train_labels
+    if labels is None:
+        return Samples(*parts, images.shape)
+    return Samples(*parts, images.shape, labels[:-held_out], labels[-held_out:], images.test_labels)
 
 
 def spoken_digits(path: Path, size: int = 32) -> Samples:
     """Log spectrograms in [0, 1], ``size`` bands of 125 Hz by ``size`` frames, low bands first.
 
-    Each clip is stretched to the same number of frames. Held out: the official test indices 0–4.
+    Each clip is stretched to the same number of frames. Test: the official indices 0–4 of each
+    speaker and digit; validation: 5–6.
     """
     with np.load(path) as file:
         audio, offset = file["audio"].astype(np.float32) / 2**15, file["offset"]
@@ -64,9 +75,10 @@ def spoken_digits(path: Path, size: int = 32) -> Samples:
         level = 10 * np.log10(bands / bands.max() + 1e-6)  # from −60 dB to 0
         frames = ndimage.zoom(level, (1, size / level.shape[1]), order=1)
         rows.append(np.clip(frames / 60 + 1, 0, 1).reshape(-1))
-    x = torch.from_numpy(np.stack(rows).astype(np.float32))
-    labels, held_out = torch.from_numpy(digit.astype(np.int64)), torch.from_numpy(index < 5)
-    return Samples(x[~held_out], x[held_out], (size, size), labels[~held_out], labels[held_out])
+    x, digit = torch.from_numpy(np.stack(rows).astype(np.float32)), torch.from_numpy(digit).long()
+    index = torch.from_numpy(index)
+    parts = (index >= 7, (index >= 5) & (index < 7), index < 5)
+    return Samples(*(x[part] for part in parts), (size, size), *(digit[part] for part in parts))
 
 
 def rotated(x: Tensor, shape: tuple[int, int], degrees: float) -> Tensor:

@@ -14,15 +14,16 @@ from harness.setup import Setup
 
 # Okabe-Ito palette; the encoders of one family share a colour and differ in line style.
 COLOURS = {
-    "iP": "#0072B2", "iP-tuned": "#0072B2", "iG": "#D55E00", "iG-relu": "#E69F00", "LCA": "#000000",
+    "iP": "#0072B2", "iP-tuned": "#0072B2", "iP-finer": "#0072B2",
+    "iG": "#D55E00", "iG-relu": "#E69F00", "LCA": "#000000",
     "P-linear": "#56B4E9", "P-mlp": "#56B4E9", "P-conv": "#56B4E9",
     "G-linear": "#CC79A7", "G-mlp": "#CC79A7", "G-conv": "#CC79A7", "G-relu-conv": "#CC79A7",
     "ia": "#009E73", "sa": "#808080",
 }  # fmt: skip
 DASHES = {"linear": ":", "mlp": "--", "conv": "-"}
 LABELS = {
-    "iP": "iP-VAE", "iP-tuned": "iP-VAE, tuned", "iG": "iG-VAE", "iG-relu": "iG-relu-VAE",
-    "LCA": "LCA",
+    "iP": "iP-VAE", "iP-tuned": "iP-VAE, tuned", "iP-finer": "iP-VAE, finer",
+    "iG": "iG-VAE", "iG-relu": "iG-relu-VAE", "LCA": "LCA",
     "P-linear": "P-VAE, linear", "P-mlp": "P-VAE, MLP", "P-conv": "P-VAE, conv",
     "G-linear": "VAE, linear", "G-mlp": "VAE, MLP", "G-conv": "VAE, conv",
     "G-relu-conv": "VAE-relu, conv", "ia": "iterative-amortised", "sa": "semi-amortised",

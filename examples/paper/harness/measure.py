@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from ipvae_snn import evaluate, metrics
 from ipvae_snn.runs import pick
 
+from harness.recipes import settings
 from harness.setup import Setup
 
 
@@ -27,6 +28,12 @@ def evaluated(
         "curves": {name: thinned(result.curves[name]) for name in ("r2", "mse", "zeros")},
         "steps": thinned(list(range(1, num_steps + 1))),
     }
+
+
+def trained_on(setup: Setup, data: str, name: str, **changes: Any) -> int:
+    """Samples that a model of :func:`~harness.recipes.trained` saw: iterations times batch."""
+    training = settings(setup, data, name, **changes)["training"]
+    return training.iterations * training.batch
 
 
 def thinned(curve: list[Any], each: float = 1.05) -> list[Any]:

@@ -3,14 +3,17 @@
 import hashlib
 import json
 from collections.abc import Callable
-from dataclasses import asdict, fields
+from dataclasses import asdict, fields, replace
+from functools import cache
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
-from ipvae_snn import IPVAE, TrainConfig, baselines, fit
+from ipvae_snn import IPVAE, TrainConfig, baselines, fit, recipes
 from ipvae_snn._utils.files import atomic_write
+from ipvae_snn.training import iterations_within
 
 from harness.datasets import load
 from harness.setup import Setup
@@ -50,77 +53,69 @@ FAMILIES: dict[str, Make] = {
 ONE_PASS = tuple(name for name in FAMILIES if name[:2] in ("P-", "G-"))
 """Amortised models: their timesteps are draws from one posterior."""
 
-# Defaults, which RECIPES overrides. Encoders need a small learning rate; LCA has no KL, so no β and
-# no ramp, and normalises its features, so no weight decay.
-_ENCODER = {"steps": 1, "beta": 1.0, "lr": 2e-3, "iterations": 8000, "beta_ramp": 0.3}
-_CONV = {**_ENCODER, "iterations": 1500}
-_LCA = {
-    "steps": 40, "beta": 1.0, "beta_start": 1.0, "weight_decay": 0.0, "lr": 3e-3,
-    "iterations": 1500,
-}  # fmt: skip
-_HYBRID = {"steps": 8, "beta": 1.0, "lr": 2e-3, "iterations": 2000, "beta_ramp": 0.3}
+
+def _of_library(name: str) -> dict[str, Any]:
+    """The values of one of the library's recipes; how long it trains is a matter of the budget."""
+    recipe = recipes.find(name)
+    values = {**recipe.options, **recipe.training}
+    del values["iterations"]
+    return values
+
+
+# Defaults, which RECIPES overrides. LCA has no KL, so no β and no ramp, and normalises its
+# features, so no weight decay.
+_LCA = {"steps": 40, "beta": 1.0, "beta_start": 1.0, "weight_decay": 0.0, "lr": 3e-3}
+_ENCODER = {"steps": 1, "beta": 1.0, "lr": 2e-3, "beta_ramp": 0.3}
+_HYBRID = {"steps": 8, "beta": 1.0, "lr": 2e-3, "beta_ramp": 0.3}
 BASIC: dict[str, dict[str, Any]] = {
     "LCA": _LCA,
     **{name: _ENCODER for name in ONE_PASS},
-    **{name: _CONV for name in FAMILIES if name.endswith("conv")},
     "ia": _HYBRID,
     "sa": _HYBRID,
 }
-_MNIST = {
-    "steps": 32, "burn_in": 16, "batch": 50, "beta": 16.0, "beta_ramp": 0.3, "weight_decay": 0.0,
-}  # fmt: skip
-_SPEECH = {
-    "steps": 16, "burn_in": 8, "batch": 50, "beta": 8.0, "beta_ramp": 0.3, "weight_decay": 0.0,
-    "lr": 5e-3,
-}  # fmt: skip
+_ITERATIVE = {"burn_in": 16, "batch": 50, "beta_ramp": 0.3, "weight_decay": 0.0, "lr": 5e-3}
 RECIPES: dict[str, dict[str, dict[str, Any]]] = {
     "patches": {
-        "iP": {
-            "form": "published", "iterations": 8000, "lr": 1e-2, "batch": 100, "beta": 24.0,
-        },
-        "iG": {"iterations": 1500, "lr": 5e-3, "batch": 100, "beta": 8.0},
-        "iG-relu": {"iterations": 1500, "lr": 5e-3, "batch": 100, "beta": 8.0},
-        "LCA": {"sparsity": 0.5, "batch": 100},
+        "iP": _of_library("natural"),
         "": {"batch": 100},
+        "iG": {"beta": 8.0, "lr": 5e-3},
+        "iG-relu": {"beta": 8.0, "lr": 5e-3},
+        "LCA": {"sparsity": 0.7},
     },
     "mnist": {
-        # With σ = 1, β is the price of a nat in units of squared error.
-        "iP": {
-            # b acts as a threshold, like LCA's λ; weaker inhibition makes up for what it subtracts.
-            **_MNIST, "form": "published", "learn_scale": False, "step": 0.5, "beta": 0.01,
-            "beta_start": 0.0, "bias": 0.02, "learn_bias": False, "lateral_scale": 0.75,
-            "lr": 5e-3, "iterations": 24_000,
-        },
-        "iG": {**_MNIST, "iterations": 1000, "lr": 5e-3},
-        "iG-relu": {**_MNIST, "iterations": 1000, "lr": 5e-3},
-        "LCA": {"sparsity": 0.2, "nonnegative": True, "beta": 1.0},
-        "": {"batch": 100, "beta": 0.5},  # per timestep, as 16 over 32 timesteps
+        "iP": _of_library("mnist"),
+        "": {"batch": 100},
+        "iG": {**_ITERATIVE, "steps": 32, "beta": 16.0},
+        "iG-relu": {**_ITERATIVE, "steps": 32, "beta": 16.0},
+        "LCA": {"sparsity": 0.2, "nonnegative": True},
     },
     "speech": {
-        "iP": {
-            **_SPEECH, "form": "published", "steps": 32, "burn_in": 16, "beta": 32.0,
-            "iterations": 1500,
-        },
-        "iG": {**_SPEECH, "lr": 2e-3, "iterations": 700},
-        "iG-relu": {**_SPEECH, "iterations": 700},
-        "LCA": {"sparsity": 0.1, "nonnegative": True, "steps": 20, "iterations": 400},
-        "P-conv": {"lr": 5e-3, "weight_decay": 0.0, "iterations": 1200},
-        "G-conv": {"iterations": 1200},
-        "ia": {"iterations": 600},
-        "sa": {"lr": 5e-3, "iterations": 1000},
+        "iP": {**_of_library("natural"), **_ITERATIVE, "steps": 32, "beta": 32.0},
         "": {"batch": 50},
+        "iG": {**_ITERATIVE, "burn_in": 8, "beta": 8.0},
+        "iG-relu": {**_ITERATIVE, "burn_in": 8, "beta": 8.0},
+        "LCA": {"sparsity": 0.1, "nonnegative": True, "steps": 20},
     },
 }  # fmt: skip
+CHOICES = Path(__file__).parent.parent / "results" / "choices.json"
+"""What ``choices.py`` found on the validation split: options by data set and model."""
 _TRAIN_FIELDS = {f.name for f in fields(TrainConfig)}
 
 
 def settings(setup: Setup, data: str, name: str, **changes: Any) -> dict[str, Any]:
-    """Everything that a trained model depends on: its options and its training config."""
-    recipes = RECIPES[data]
-    given = {**BASIC.get(name, {}), **recipes[""], **recipes.get(name, {}), **changes}
+    """Everything that a trained model depends on: its options and its training config.
+
+    Without ``iterations`` it trains for as many as fit into ``seconds``, by default those of the
+    setup; they are measured once, and kept in the cache.
+    """
+    by_model, seconds = RECIPES[data], changes.pop("seconds", setup.seconds)
+    given = {**BASIC.get(name, {}), **by_model[""], **by_model.get(name, {})}
+    given |= {**chosen().get(data, {}).get(name, {}), **changes}
     given.setdefault("grad_clip", 300.0 if data == "patches" else 3000.0)
     if setup.quick:
-        given.update(iterations=6, batch=10, steps=min(given.get("steps", 16), 4))
+        given.update(
+            iterations=60 if name == "iP" else 6, batch=10, steps=min(given.get("steps", 16), 4)
+        )
         given["burn_in"] = min(given.get("burn_in", 0), given["steps"] - 1)
         given["latents"] = min(given.get("latents", 512), 24)
         if "width" in given:
@@ -134,7 +129,47 @@ def settings(setup: Setup, data: str, name: str, **changes: Any) -> dict[str, An
     options.setdefault("latents", 512)
     if name == "sa":
         options["beta"] = training.beta
-    return {"data": data, "model": name, "options": options, "training": training}
+    wanted = {"data": data, "model": name, "options": options, "training": training}
+    if "iterations" not in given:
+        found = setup.cell(
+            f"{data}-{name}-{seconds:g}s-{_key({**wanted, 'training': replace(training, seed=0)})}",
+            lambda: {"iterations": _iterations(setup, wanted, seconds)},
+            experiment="budgets",
+        )
+        training.iterations = found["iterations"]
+    return wanted
+
+
+@cache
+def chosen() -> dict[str, dict[str, dict[str, Any]]]:
+    """The content of ``CHOICES``; nothing where there is none yet."""
+    return json.loads(CHOICES.read_text())["chosen"] if CHOICES.is_file() else {}
+
+
+def _iterations(setup: Setup, wanted: dict[str, Any], seconds: float) -> int:
+    model = _made(setup, wanted)
+    with torch.enable_grad():
+        train = load(setup, wanted["data"]).train
+        return iterations_within(seconds, model, train, replace(wanted["training"], progress=False))
+
+
+def _made(setup: Setup, wanted: dict[str, Any]) -> nn.Module:
+    samples = load(setup, wanted["data"])
+    torch.manual_seed(wanted["training"].seed)
+    make = FAMILIES[wanted["model"]]
+    return make(samples.train.shape[1], shape=samples.shape, **wanted["options"])
+
+
+def _key(wanted: dict[str, Any]) -> str:
+    """A hash of all that makes a difference."""
+    defaults = asdict(TrainConfig())
+    changed = {
+        k: v
+        for k, v in asdict(wanted["training"]).items()
+        if v != defaults[k] and k not in ("progress", "device")
+    }
+    described = {**wanted, "training": changed, "options": repr(sorted(wanted["options"].items()))}
+    return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()[:12]
 
 
 def trained(setup: Setup, data: str, name: str, seed: int = 0, **changes: Any) -> nn.Module:
@@ -144,23 +179,17 @@ def trained(setup: Setup, data: str, name: str, seed: int = 0, **changes: Any) -
         data: name of the data set.
         name: name of the model.
         seed: seed of the initial weights, the batches and the spikes.
-        changes: fields of ``TrainConfig``, or options of the model.
+        changes: fields of ``TrainConfig``, options of the model, or ``seconds``, its budget.
     """
     wanted = settings(setup, data, name, seed=seed, **changes)
-    samples, options, training = load(setup, data), wanted["options"], wanted["training"]
-    torch.manual_seed(seed)
-    model = FAMILIES[name](samples.train.shape[1], shape=samples.shape, **options)
-    defaults = asdict(TrainConfig())
-    changed = {k: v for k, v in asdict(training).items() if v != defaults[k] and k != "progress"}
-    described = {**wanted, "training": changed, "options": repr(options)}
-    key = hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()[:12]
-    path = setup.cache / "models" / f"{data}-{name}-{key}.pt"
+    model = _made(setup, wanted)
+    path = setup.cache / "models" / f"{data}-{name}-{_key(wanted)}.pt"
     if path.is_file():
         model.load_state_dict(torch.load(path, map_location=setup.device, weights_only=True))
         return model.to(setup.device).eval()
     print(f"training {name} on {data} {changes or ''}", flush=True)
     with torch.enable_grad():  # callers may be under no_grad
-        fit(model, samples.train, training)
+        fit(model, load(setup, data).train, wanted["training"])
     path.parent.mkdir(parents=True, exist_ok=True)
     with atomic_write(path) as temporary:
         torch.save(model.state_dict(), temporary)

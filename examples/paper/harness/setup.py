@@ -2,7 +2,6 @@
 
 import argparse
 import json
-import platform
 import re
 import time
 from collections.abc import Callable
@@ -13,7 +12,10 @@ from typing import Any
 import torch
 
 from ipvae_snn._utils.files import atomic_write
-from ipvae_snn.version import __version__
+from ipvae_snn.bench.timing import machine
+
+SECONDS = 600.0
+"""Budget of every training, on one core."""
 
 
 @dataclass(frozen=True)
@@ -27,6 +29,7 @@ class Setup:
         cache: folder of trained models and finished cells, which a later run reuses.
         quick: a smoke test that takes seconds; its numbers mean nothing.
         seeds: number of seeds, where an experiment uses several.
+        seconds: time that every model is trained for, on one core, where it is not told otherwise.
         device: device on which models are trained and run.
     """
 
@@ -36,14 +39,21 @@ class Setup:
     cache: Path
     quick: bool
     seeds: int
+    seconds: float
     device: str
 
     def amount(self, full: int, *, quick: int) -> int:
         return quick if self.quick else full
 
-    def cell(self, key: str, make: Callable[[], Any]) -> Any:
-        """The result of ``make``, plain data: computed once, then read from the cache."""
-        path = self.cache / "cells" / self.name / f"{key}.json"
+    def cell(self, key: str, make: Callable[[], Any], *, experiment: str = "") -> Any:
+        """The result of ``make``, plain data: computed once, then read from the cache.
+
+        Args:
+            key: its name in the cache.
+            make: computes it.
+            experiment: whose cell it is, if it is not of this experiment alone.
+        """
+        path = self.cache / "cells" / (experiment or self.name) / f"{key}.json"
         if path.is_file():
             return json.loads(path.read_text())
         print(f"{self.name}: {key}", flush=True)
@@ -65,13 +75,8 @@ class Setup:
     def save(self, result: dict[str, Any]) -> None:
         """Write the result and the environment it was computed in to ``<out>/<name>.json``."""
         environment = {
-            "ipvae_snn": __version__,
-            "torch": torch.__version__,
-            "python": platform.python_version(),
-            "processor": platform.machine(),
-            "device": self.device,
-            "quick": self.quick,
-        }
+            **machine(torch.device(self.device)), "seconds": self.seconds, "quick": self.quick,
+        }  # fmt: skip
         path = self.out / f"{self.name}.json"
         write_json(path, {"environment": environment, **result})
         print(f"result: {path}")
@@ -103,7 +108,10 @@ def parse(script: str, doc: str | None) -> Setup:
     parser.add_argument("--out", type=Path, default=Path("runs/paper"), help="folder of results")
     parser.add_argument("--cache", type=Path, help="models and cells (default: OUT/cache)")
     parser.add_argument("--quick", action="store_true", help="smoke test, takes seconds")
-    parser.add_argument("--seeds", type=int, default=2, help="number of seeds")
+    parser.add_argument("--seeds", type=int, default=3, help="number of seeds")
+    parser.add_argument(
+        "--seconds", type=float, default=SECONDS, help="training of each model, on one core"
+    )
     parser.add_argument("--device", default="cpu")
     options = parser.parse_args()
     if options.data is None and not options.quick:
@@ -112,11 +120,12 @@ def parse(script: str, doc: str | None) -> Setup:
         parser.error(f"--data {options.data} is not a folder")
     if options.seeds < 1:
         parser.error("--seeds must be at least 1")
+    torch.set_num_threads(1)  # so that a budget means the same for every model and script
     options.out.mkdir(parents=True, exist_ok=True)
     cache = options.cache or options.out / "cache"
     if options.quick:
         cache = cache / "quick"  # apart, so that no real run reuses a model of a quick one
     return Setup(
         name, options.data, options.out, cache, options.quick,
-        1 if options.quick else options.seeds, options.device,
+        1 if options.quick else options.seeds, options.seconds, options.device,
     )  # fmt: skip

@@ -36,7 +36,10 @@ SUMMARY = (
     ("R², rates", "r2_map", ".3f"),
     ("zeros", "zeros", ".1%"),
     ("lifetime sparsity", "lifetime_sparsity", ".3f"),
+    ("spikes per sample", "spikes", ".1f"),
 )
+OPTIONAL = {"spikes"}
+"""Of these, what models that emit no counts lack, and files of earlier versions."""
 
 
 def write_report(
@@ -110,6 +113,8 @@ def _summary(metrics: dict[str, Any]) -> str:
     head = "".join(f"<th scope=col>step {html.escape(step)}</th>" for step in steps)
     rows = [f"<tr><td></td>{head}</tr>"]
     for label, name, form in SUMMARY:
+        if name in OPTIONAL and any(name not in values for values in steps.values()):
+            continue
         cells = "".join(f"<td>{values[name]:{form}}</td>" for values in steps.values())
         rows.append(f"<tr><th scope=row>{label}</th>{cells}</tr>")
     return "\n".join(rows)
