@@ -41,7 +41,7 @@ def _load(name: str, folder: Path | None, quick: bool) -> Samples:
         return spoken_digits(folder / "fsdd_8k.npz")
     if name == "patches":
         source = "natural" if folder is None else folder / "natural_images.npz"
-        images = data.load(source, patches=(500, 60) if quick else (100_000, 2_000))
+        images = data.load(source, patches=(500, 60) if quick else (100_000, 10_000))
     else:
         images = data.load("digits" if folder is None else folder / "mnist.npz")
     if quick:
