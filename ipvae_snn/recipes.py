@@ -124,13 +124,13 @@ RECIPES: dict[str, Recipe] = {
             "mnist",
             "small images in [0, 1], with σ = 1, so that the squared error counts",
             options={
-                "form": "exact", "clamp": 5.0, "step": 0.5, "lateral_scale": 1.0,
-                "learn_scale": False, "bias": 0.002, "learn_bias": False,
+                "form": "exact", "clamp": 10.0, "step": 0.5, "lateral_scale": 0.86,
+                "learn_scale": False, "bias": 0.011, "learn_bias": False,
             },
             training={
-                "iterations": 10_000, "batch": 50, "steps": 32, "burn_in": 16, "lr": 5e-3,
+                "iterations": 13_500, "batch": 25, "steps": 32, "burn_in": 16, "lr": 1e-2,
                 "weight_decay": 0.0, "grad_clip": 3000.0,
-                "beta": 0.01, "beta_start": 0.0, "beta_ramp": 0.3,
+                "beta": 0.005, "beta_start": 0.0, "beta_ramp": 0.3,
             },
         ),
         # The authors' 300 epochs of 103,000 patches, and 400 of 60,000 digits. They drew relaxed
