@@ -117,8 +117,11 @@ RECIPES: dict[str, Recipe] = {
         Recipe(
             "natural",
             "whitened patches of photographs",
-            options={"form": "exact", "clamp": 5.0},
-            training={"iterations": 8000, "batch": 100, "steps": 16, "lr": 1e-2, "beta": 8.0},
+            options={
+                "form": "exact", "clamp": 10.0, "lateral_scale": 0.85, "bias": 0.4,
+                "learn_bias": False,
+            },
+            training={"iterations": 9000, "batch": 100, "steps": 16, "lr": 2e-2, "beta": 8.0},
         ),
         Recipe(
             "mnist",
@@ -153,7 +156,15 @@ RECIPES: dict[str, Recipe] = {
                 "lr": 2e-3, "grad_clip": 3000.0, "beta": 128.0,
             },
         ),
-        Recipe("fast", "patches in half a minute, as in the demo"),
+        Recipe(
+            "fast",
+            "patches in less than a minute, as in the demo",
+            options={
+                "form": "exact", "clamp": 8.0, "lateral_scale": 0.85, "bias": 0.3,
+                "learn_bias": False,
+            },
+            training={"iterations": 1800, "beta": 16.0, "lr": 3e-2},
+        ),
     )
 }  # fmt: skip
 """The recipes of the IPVAE."""
