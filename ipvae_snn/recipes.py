@@ -90,8 +90,8 @@ class Recipe:
     def model_options(self) -> dict[str, Any]:
         """All arguments of the constructor but ``in_features``; the β of a model is the training's.
 
-        >>> find("fast").model_options()
-        {'latents': 512}
+        >>> find("natural").model_options()["bias"], find("natural").model_options()["latents"]
+        (0.4, 512)
         """
         options = {"latents": LATENTS, **self.options}
         if "beta" in inspect.signature(MODELS.find(self.model)).parameters:
