@@ -158,7 +158,7 @@ RECIPES: dict[str, Recipe] = {
         ),
         Recipe(
             "fast",
-            "patches in less than a minute, as in the demo",
+            "patches in about a minute, as in the demo",
             options={
                 "form": "exact", "clamp": 8.0, "lateral_scale": 0.85, "bias": 0.3,
                 "learn_bias": False,

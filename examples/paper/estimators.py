@@ -57,7 +57,7 @@ def learner(setup: Setup, name: str, seed: int) -> nn.Module:
     end = 0.01 if start == 1 else start
     model = trained(
         setup, "patches", "iP", seed=seed, spike_grad=spike_grad, latents=256, lr=2e-2,
-        iterations=ITERATIONS, temp_start=start, temp_end=end,
+        beta=BETA, iterations=ITERATIONS, temp_start=start, temp_end=end,
     )  # fmt: skip
     if hasattr(spike_grad, "temp"):  # a model from the cache has the initial one
         model.neuron.spike_grad.temp = end

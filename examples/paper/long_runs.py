@@ -3,8 +3,8 @@
 10,000 held-out samples run for 1,000 timesteps. A sample is lost at a timestep if its error, as the
 likelihood weighs it, is more than twice that of an empty code, which is where a code ends that
 oscillates or explodes; the first 16 timesteps, in which a code is built, do not count. The
-recipes of the library are trained for the budget of the other experiments, the published ones with
-their schedules shortened to it.
+recipes of the library are trained for the budget of the other experiments, with their schedules
+shortened or stretched to it; ``fast`` is trained as it is.
 
     python examples/paper/long_runs.py --data path/to/data
 """

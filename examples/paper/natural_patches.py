@@ -84,30 +84,31 @@ def tuned_iP(setup: Setup, times: float, seed: int) -> dict[str, Any]:
 def tuned_LCA(setup: Setup, nonnegative: bool, seed: int) -> dict[str, Any]:
     """LCA with a gain of its decoder, chosen on the validation split."""
     model = trained(setup, "patches", "LCA", seed, nonnegative=nonnegative)
-    samples, steps, weight = (
-        load(setup, "patches"),
-        setup.amount(1000, quick=5),
-        model.weight.clone(),
-    )
+    steps, count = setup.amount(1000, quick=5), setup.amount(500, quick=20)
 
-    def with_gain(gain: float, x: torch.Tensor) -> dict[str, Any]:
-        code = model.run(x.to(weight), steps, record=()).state.spk
-        x_hat, zeros = gain * model.decode(code), float(metrics.zeros(code))
-        r2 = float(metrics.r2(x, x_hat))
-        distance = metrics.rate_distortion_distance(r2, zeros)
-        error = float(metrics.mse_per_dim(x, x_hat))
-        return {
-            "r2": r2, "zeros": zeros, "rate_distortion_distance": distance, "mse_per_dim": error,
-        }  # fmt: skip
+    def by_gain(x: torch.Tensor) -> dict[float, dict[str, float]]:
+        """Metrics of the code of x for each gain."""
+        x = pick(x, count, seed=0).to(setup.device)
+        code = model.run(x, steps, record=()).state.spk
+        decoded, zeros, rows = model.decode(code), float(metrics.zeros(code)), {}
+        for gain in GAINS:
+            r2 = float(metrics.r2(x, gain * decoded))
+            rows[gain] = {
+                "r2": r2,
+                "zeros": zeros,
+                "mse_per_dim": float(metrics.mse_per_dim(x, gain * decoded)),
+                "rate_distortion_distance": metrics.rate_distortion_distance(r2, zeros),
+            }
+        return rows
 
-    chosen, test = (
-        pick(x, setup.amount(500, quick=20), seed=0) for x in (samples.validation, samples.test)
-    )
-    gain = min(GAINS, key=lambda g: with_gain(g, chosen)["rate_distortion_distance"])
+    samples = load(setup, "patches")
+    on_validation = by_gain(samples.validation)
+    gain = min(GAINS, key=lambda g: on_validation[g]["rate_distortion_distance"])
     parameters = sum(p.numel() for p in model.parameters())
     seen = trained_on(setup, "patches", "LCA", nonnegative=nonnegative)
     return {
-        "gain": gain, "last": with_gain(gain, test), "parameters": parameters, "trained_on": seen,
+        "gain": gain, "last": by_gain(samples.test)[gain], "parameters": parameters,
+        "trained_on": seen,
     }  # fmt: skip
 
 

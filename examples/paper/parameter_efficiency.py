@@ -60,9 +60,9 @@ def main() -> None:
             finish(ax, x="parameters", y=label, legend=None)
         axes[0, 1].legend(frameon=False, fontsize=8)
     rows = {
-        f"{LABELS[name]}{' ' * n}": [run]  # one label each
-        for name, runs in results.items()
-        for n, run in enumerate(runs)
+        ", ".join([LABELS[name], *(f"{key} {value}" for key, value in changes.items())]): [run]
+        for name, sizes in SIZES.items()
+        for changes, run in zip(sizes, results[name], strict=True)
     }
     print(table(rows, (PARAMETERS, R2, RATES, ERROR, ZEROS, SPIKES, DISTANCE, TRAINED)))
 

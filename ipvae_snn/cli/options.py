@@ -175,7 +175,7 @@ def parser(command: str | None = None) -> argparse.ArgumentParser:
 
 
 def _add_demo(commands: Any) -> None:
-    text = "train on natural image patches for less than a minute, and evaluate"
+    text = "train on natural image patches for about a minute, and evaluate"
     demo = _add_command(commands, "demo", text, RUN_HELP)
     demo.add_argument("--out", type=Path, help="run folder (default: runs/demo, runs/demo-2, ...)")
     _add_common_options(demo)

@@ -110,7 +110,9 @@ def settings(setup: Setup, data: str, name: str, **changes: Any) -> dict[str, An
     """
     by_model, seconds = RECIPES[data], changes.pop("seconds", setup.seconds)
     given = {**BASIC.get(name, {}), **by_model[""], **by_model.get(name, {})}
-    given |= {**chosen().get(data, {}).get(name, {}), **changes}
+    if setup.name != "choices":  # which does not start from what it found before
+        given |= chosen().get(data, {}).get(name, {})
+    given |= changes
     given.setdefault("grad_clip", 300.0 if data == "patches" else 3000.0)
     if setup.quick:
         given.update(
