@@ -1,5 +1,6 @@
 """The fidelity report, and the sources that it compares."""
 
+import copy
 import json
 
 import pytest
@@ -16,6 +17,8 @@ nir = pytest.importorskip("nir", reason="the extra nir is not installed")
 
 
 def test_the_model_agrees_with_itself_only_at_the_same_seed(model, x):
+    model = copy.deepcopy(model)
+    model.neuron.form = "published"  # which fires more
     result = export.report(model, model, x, num_steps=50, window=10, seed=3)
     original, other, itself = result.rows
     assert (itself.agreement, itself.same) == (pytest.approx(1), 1)
@@ -25,7 +28,7 @@ def test_the_model_agrees_with_itself_only_at_the_same_seed(model, x):
         original.spikes,
     )
     assert other.same < 0.99
-    assert 0.1 < other.agreement < 0.999
+    assert 0.3 < other.agreement < 0.999
 
 
 def test_the_figures_of_a_graph_equal_those_of_the_reference(model, x):
