@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from harness import LABELS, Setup, codes, evaluated, figure, finish, load, parse, probe, trained
 from harness.figures import COLOURS, plain_log
 from harness.measure import trained_on
-from harness.recipes import ONE_PASS
+from harness.recipes import HEADLINE, ONE_PASS
 from harness.tables import ERROR, PARAMETERS, R2, SPIKES, TRAINED, ZEROS, table
 from harness.tuned import tuned
 
@@ -29,7 +29,6 @@ MODELS = (
     "iP", "iP-tuned", "iP-finer", "iG", "iG-relu", "LCA", "sa", "ia", "P-conv", "P-mlp", "P-linear",
     "G-conv", "G-mlp", "G-linear", "G-relu-conv",
 )  # fmt: skip
-SEVERAL_SEEDS = (*MODELS[:3], "iG-relu", "LCA", "P-mlp", "P-linear", "G-mlp", "G-linear")
 TUNED = {"iP-tuned": 1.0, "iP-finer": 3.0}
 """At most so many times the spikes."""
 MIN_ZEROS = 0.85
@@ -86,7 +85,7 @@ def main() -> None:
     setup = parse(__file__, __doc__)
     results = {
         name: setup.by_seed(
-            name, lambda seed, n=name: measure(setup, n, seed), several=name in SEVERAL_SEEDS
+            name, lambda seed, n=name: measure(setup, n, seed), several=name in HEADLINE
         )
         for name in MODELS
     }

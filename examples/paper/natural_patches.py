@@ -27,7 +27,7 @@ from ipvae_snn.runs import pick
 from harness import LABELS, Setup, evaluated, figure, finish, load, parse, trained
 from harness.figures import style
 from harness.measure import trained_on
-from harness.recipes import ONE_PASS
+from harness.recipes import HEADLINE, ONE_PASS
 from harness.tables import (
     DISTANCE,
     ERROR,
@@ -44,7 +44,6 @@ from harness.tables import (
 from harness.tuned import tuned
 
 ITERATIVE = ("iP", "iG", "iG-relu")
-SEVERAL_SEEDS = ("iP", "iG-relu", "P-mlp", "P-linear", "G-mlp", "G-linear")
 MODELS = (*ITERATIVE, "P-conv", "P-mlp", "P-linear", "G-conv", "G-mlp", "G-linear")
 SIGNS = {"LCA": False, "LCA, z ≥ 0": True}
 TUNED = {"iP-tuned": 1.0, "iP-finer": 2.0}
@@ -116,7 +115,7 @@ def main() -> None:
     setup = parse(__file__, __doc__)
     full = {
         name: setup.by_seed(
-            name, lambda seed, n=name: measure(setup, n, seed), several=name in SEVERAL_SEEDS
+            name, lambda seed, n=name: measure(setup, n, seed), several=name in HEADLINE
         )
         for name in MODELS
     }

@@ -23,13 +23,13 @@ from ipvae_snn.runs import pick
 from ipvae_snn.surrogate import rounded
 
 from harness import COLOURS, LABELS, Setup, codes, figure, finish, load, parse, probe, trained
+from harness.recipes import HEADLINE
 
 # Timesteps of inference: iterative models until convergence, hybrids as in training.
 STEPS = {
     "iP": 256, "iG": 256, "iG-relu": 256, "LCA": 256, "P-linear": 1, "P-mlp": 1, "P-conv": 1,
     "G-linear": 1, "G-mlp": 1, "G-conv": 1, "ia": 8, "sa": 8,
 }  # fmt: skip
-SEVERAL_SEEDS = ("iP", "iG-relu", "LCA", "P-mlp", "G-linear", "G-mlp")
 SHARE = 0.2
 """Of the budget of the other experiments: there are 1,080 clips to learn from."""
 DATA = {"speech": "#0072B2", "mnist": "#E69F00", "patches": "#009E73"}
@@ -185,7 +185,7 @@ def draw_noise(setup: Setup, rows: list[dict[str, Any]], tests: dict[str, Any]) 
 def main() -> None:
     setup, rows = parse(__file__, __doc__), []
     for n in STEPS:
-        for s in range(setup.seeds if n in SEVERAL_SEEDS else 1):
+        for s in range(setup.seeds if n in HEADLINE else 1):
             rows.append(setup.cell(f"{n}-{s}", lambda n=n, s=s: measure(setup, n, s)))
     d = load(setup, "speech")
     raw = setup.cell("raw", lambda: probe(d.train, d.train_labels, d.test, d.test_labels))

@@ -1,9 +1,10 @@
 """Without iteration: one timestep, an encoder, and models in between, on natural patches.
 
-What does each timestep contribute? iP-VAEs trained with T = 1 to 32 timesteps, all for the same
-time and with β proportional to T, are run for 256 timesteps on held-out patches. Measured besides
-R², zeros and spikes: the free energy E[NLL] + KL(q_t ‖ Poisson(e^{u_0})) that an amortised
-model would have with that posterior. With T = 1, inference is a linear encoder tied to the decoder.
+What does each timestep contribute? iP-VAEs trained with T = 1 to 32 timesteps, for half the
+time of the models with encoders and with β proportional to T, are run for 256 timesteps on held-out
+patches. Measured besides R², zeros and spikes: the free energy E[NLL] + KL(q_t ‖ Poisson(e^{u_0}))
+that an amortised model would have with that posterior. With T = 1, inference is a linear encoder
+tied to the decoder.
 
 Between iteration and encoders: iterative- and semi-amortised models; an iP-VAE whose first timestep
 is the output of an encoder trained jointly ("guided"); and P-VAEs whose encoder output ("guess") is
@@ -36,6 +37,7 @@ from harness.recipes import RECIPES
 T_TRAINED = (1, 2, 4, 8, 16, 32)
 HYBRIDS = {"ia": 8, "sa": 8}  # timesteps in training
 SEVERAL_SEEDS = ("T1", "T16", "guided")
+SHARE = 0.5  # of the budget, for the sweep over T
 STEP = 0.05  # α of the neurons that refine a guess
 REFINED = {"guess": "#808080", "refined": "#0072B2", "from prior": "#E69F00", "no leak": "#D55E00"}
 Curve = list[dict[str, float]]
@@ -178,9 +180,12 @@ def main() -> None:
         rows[key] = setup.by_seed(key, make, several=key in SEVERAL_SEEDS)
 
     recipe = RECIPES["patches"]["iP"]
+    half = SHARE * setup.seconds
     for t in T_TRAINED:
-        curves(f"T{t}", "iP", last, steps=t, beta=recipe["beta"] * t / recipe["steps"])
-    curves("guided", "guided", last, **{k: v for k, v in recipe.items() if k != "batch"})
+        beta = recipe["beta"] * t / recipe["steps"]
+        curves(f"T{t}", "iP", last, steps=t, beta=beta, seconds=half)
+    options = {k: v for k, v in recipe.items() if k != "batch"}
+    curves("guided", "guided", last, **options, seconds=half)
     for n in (*AMORTISED, *HYBRIDS):
         curves(n, n, HYBRIDS.get(n, 1))
     starts = {

@@ -52,6 +52,8 @@ FAMILIES: dict[str, Make] = {
 }
 ONE_PASS = tuple(name for name in FAMILIES if name[:2] in ("P-", "G-"))
 """Amortised models: their timesteps are draws from one posterior."""
+HEADLINE = ("iP", "iP-tuned", "iP-finer", "iG-relu", "LCA", "G-linear")
+"""Models with several seeds: the claims of the pages are about these."""
 
 
 def _of_library(name: str) -> dict[str, Any]:
