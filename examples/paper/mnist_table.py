@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from harness import LABELS, Setup, codes, evaluated, figure, finish, load, parse, probe, trained
 from harness.figures import COLOURS, plain_log
-from harness.measure import trained_on
+from harness.measure import effort
 from harness.recipes import HEADLINE, ONE_PASS
 from harness.tables import ERROR, PARAMETERS, R2, SPIKES, TRAINED, ZEROS, table
 from harness.tuned import tuned
@@ -64,7 +64,7 @@ def measure(setup: Setup, name: str, seed: int) -> dict[str, Any]:
         "probe_root": probe(root(train), labels[0], root(test), labels[1]),
         "eval_steps": steps,
         "probe_step": probe_step,
-        "trained_on": trained_on(setup, "mnist", "iP" if name in TUNED else name),
+        **effort(setup, "mnist", "iP" if name in TUNED else name),
     }
 
 
@@ -146,7 +146,7 @@ def draw_digits(setup: Setup) -> None:
 def report(results: dict[str, Any]) -> None:
     columns = (
         R2, ERROR, ZEROS, SPIKES, ("probe", lambda run: run["probe"], ".2%"),
-        ("√ probe", lambda run: run["probe_root"], ".2%"), PARAMETERS, TRAINED,
+        ("√ probe", lambda run: run["probe_root"], ".2%"), PARAMETERS, *TRAINED,
     )  # fmt: skip
     print(table(results, columns))
     print("\npublished: R², error, zeros, probe, parameters")

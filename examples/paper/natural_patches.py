@@ -26,7 +26,7 @@ from ipvae_snn.runs import pick
 
 from harness import LABELS, Setup, evaluated, figure, finish, load, parse, trained
 from harness.figures import style
-from harness.measure import trained_on
+from harness.measure import effort
 from harness.recipes import HEADLINE, ONE_PASS
 from harness.tables import (
     DISTANCE,
@@ -68,15 +68,15 @@ def measure(
         model.neuron.spike_grad = surrogate.rounded()
     steps = 2 if name in ONE_PASS else setup.amount(1000, quick=20)
     result = evaluated(setup, model, load(setup, "patches").test, steps)
-    return {**result, "trained_on": trained_on(setup, "patches", name, **changes)}
+    return {**result, **effort(setup, "patches", name, **changes)}
 
 
 def tuned_iP(setup: Setup, times: float, seed: int) -> dict[str, Any]:
     found = tuned(setup, "patches", seed, times=times)
     x = load(setup, "patches").test
     result = evaluated(setup, found.model, x, setup.amount(1000, quick=20))
-    samples = trained_on(setup, "patches", "iP")
-    return {**result, "knobs": vars(found.knobs), "trained_on": samples}
+    samples = effort(setup, "patches", "iP")
+    return {**result, "knobs": vars(found.knobs), **samples}
 
 
 @torch.no_grad()
@@ -104,10 +104,10 @@ def tuned_LCA(setup: Setup, nonnegative: bool, seed: int) -> dict[str, Any]:
     on_validation = by_gain(samples.validation)
     gain = min(GAINS, key=lambda g: on_validation[g]["rate_distortion_distance"])
     parameters = sum(p.numel() for p in model.parameters())
-    seen = trained_on(setup, "patches", "LCA", nonnegative=nonnegative)
+    seen = effort(setup, "patches", "LCA", nonnegative=nonnegative)
     return {
         "gain": gain, "last": by_gain(samples.test)[gain], "parameters": parameters,
-        "trained_on": seen,
+        **seen,
     }  # fmt: skip
 
 
@@ -239,7 +239,7 @@ def report(
 ) -> None:
     columns: tuple[Column, ...] = (
         R2, RATES, ERROR, ZEROS, SPIKES, ("lifet.", last("lifetime_sparsity"), ".3f"),
-        DISTANCE, ("conv.", lambda run: run.get("convergence_step"), ".0f"), PARAMETERS, TRAINED,
+        DISTANCE, ("conv.", lambda run: run.get("convergence_step"), ".0f"), PARAMETERS, *TRAINED,
     )  # fmt: skip
     short = {f"{LABELS[n]}, {r['setting']}": [r] for n, sweep in sweeps.items() for r in sweep}
     print(table({**full, "iP-VAE, rounded": rounded, **adjusted, **short}, columns))

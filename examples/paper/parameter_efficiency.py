@@ -12,7 +12,7 @@ from typing import Any
 
 from harness import LABELS, Setup, evaluated, figure, finish, load, parse, trained
 from harness.figures import style
-from harness.measure import trained_on
+from harness.measure import effort
 from harness.recipes import ONE_PASS
 from harness.tables import DISTANCE, ERROR, PARAMETERS, R2, RATES, SPIKES, TRAINED, ZEROS, table
 
@@ -35,7 +35,7 @@ def measure(setup: Setup, name: str, changes: dict[str, Any]) -> dict[str, Any]:
     model = trained(setup, "patches", name, **changes)
     steps = 2 if name in ONE_PASS else setup.amount(256, quick=10)
     result = evaluated(setup, model, load(setup, "patches").test, steps)
-    return {**result, "trained_on": trained_on(setup, "patches", name, **changes)}
+    return {**result, **effort(setup, "patches", name, **changes)}
 
 
 def main() -> None:
@@ -64,7 +64,7 @@ def main() -> None:
         for name, sizes in SIZES.items()
         for changes, run in zip(sizes, results[name], strict=True)
     }
-    print(table(rows, (PARAMETERS, R2, RATES, ERROR, ZEROS, SPIKES, DISTANCE, TRAINED)))
+    print(table(rows, (PARAMETERS, R2, RATES, ERROR, ZEROS, SPIKES, DISTANCE, *TRAINED)))
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ itself, on the validation split: the least distance from R² = 1 at zeros = 1.
 from typing import Any
 
 from harness import COLOURS, Setup, evaluated, figure, finish, load, parse, trained
-from harness.measure import trained_on
+from harness.measure import effort
 from harness.tables import DISTANCE, ERROR, R2, RATES, SPIKES, TRAINED, ZEROS, table
 
 QUARTER = 0.25
@@ -41,7 +41,7 @@ def measure(
     changes = {**changes, "seconds": QUARTER * setup.seconds}
     model, x = trained(setup, data, "iP", seed, **changes), getattr(load(setup, data), split)
     result = evaluated(setup, model, x, setup.amount(1000, quick=5), samples=1000)
-    return {**result, "trained_on": trained_on(setup, data, "iP", **changes)}
+    return {**result, **effort(setup, data, "iP", **changes)}
 
 
 def chosen(setup: Setup, data: str, form: str) -> dict[str, Any]:
@@ -71,7 +71,7 @@ def main() -> None:
     }
     chosen_options = {f"{data}, {form}": changes for (data, form), changes in options.items()}
     setup.save({"options": chosen_options, "measured": rows})
-    print(table(rows, (R2, RATES, ERROR, ZEROS, SPIKES, DISTANCE, TRAINED)))
+    print(table(rows, (R2, RATES, ERROR, ZEROS, SPIKES, DISTANCE, *TRAINED)))
     print(*(f"{name}: {changes}" for name, changes in chosen_options.items()), sep="\n")
     with figure(setup, 1, 2, size=(8.0, 3.2)) as axes:
         for ax, (data, forms) in zip(axes[0], CANDIDATES.items(), strict=True):

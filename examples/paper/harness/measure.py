@@ -1,5 +1,6 @@
 """Evaluation of a trained model: curves, codes and a linear probe."""
 
+import json
 import warnings
 from typing import Any
 
@@ -10,7 +11,7 @@ from torch import Tensor, nn
 from ipvae_snn import evaluate, metrics
 from ipvae_snn.runs import pick
 
-from harness.recipes import settings
+from harness.recipes import log_of, settings
 from harness.setup import Setup
 
 
@@ -30,10 +31,14 @@ def evaluated(
     }
 
 
-def trained_on(setup: Setup, data: str, name: str, **changes: Any) -> int:
-    """Samples that a model of :func:`~harness.recipes.trained` saw: iterations times batch."""
-    training = settings(setup, data, name, **changes)["training"]
-    return training.iterations * training.batch
+def effort(setup: Setup, data: str, name: str, **changes: Any) -> dict[str, float]:
+    """What a model of :func:`~harness.recipes.trained` saw, iterations times batch, and took."""
+    wanted = settings(setup, data, name, **changes)
+    training = wanted["training"]
+    return {
+        "trained_on": training.iterations * training.batch,
+        "cpu_seconds": json.loads(log_of(setup, wanted).read_text())["cpu_seconds"],
+    }
 
 
 def thinned(curve: list[Any], each: float = 1.05) -> list[Any]:

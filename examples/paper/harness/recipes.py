@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import time
 from collections.abc import Callable
 from dataclasses import asdict, fields, replace
 from functools import cache
@@ -16,7 +17,7 @@ from ipvae_snn._utils.files import atomic_write
 from ipvae_snn.training import iterations_within
 
 from harness.datasets import load
-from harness.setup import Setup
+from harness.setup import Setup, write_json
 
 Make = Callable[..., nn.Module]
 
@@ -151,10 +152,22 @@ def chosen() -> dict[str, dict[str, dict[str, Any]]]:
 
 
 def _iterations(setup: Setup, wanted: dict[str, Any], seconds: float) -> int:
-    model = _made(setup, wanted)
+    """As many as fit, at the speed of a twentieth of the training: spikes change the speed."""
+    training, train = replace(wanted["training"], progress=False), load(setup, wanted["data"]).train
     with torch.enable_grad():
-        train = load(setup, wanted["data"]).train
-        return iterations_within(seconds, model, train, replace(wanted["training"], progress=False))
+        first = iterations_within(seconds, _made(setup, wanted), train, training)
+    pilot = replace(training, iterations=max(10, first // 20))
+    return max(
+        1, round(seconds / _timed(setup, _made(setup, wanted), wanted, pilot) * pilot.iterations)
+    )
+
+
+def _timed(setup: Setup, model: nn.Module, wanted: dict[str, Any], training: TrainConfig) -> float:
+    """Train, and return the seconds of CPU time it took, whatever else the machine is doing."""
+    started = time.process_time()
+    with torch.enable_grad():  # callers may be under no_grad
+        fit(model, load(setup, wanted["data"]).train, training)
+    return time.process_time() - started
 
 
 def _made(setup: Setup, wanted: dict[str, Any]) -> nn.Module:
@@ -176,6 +189,11 @@ def _key(wanted: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()[:12]
 
 
+def log_of(setup: Setup, wanted: dict[str, Any]) -> Path:
+    """Where the cache has what a training took, beside its weights."""
+    return setup.cache / "models" / f"{wanted['data']}-{wanted['model']}-{_key(wanted)}.json"
+
+
 def trained(setup: Setup, data: str, name: str, seed: int = 0, **changes: Any) -> nn.Module:
     """A model of ``FAMILIES``, trained by its recipe with some ``changes``, or read from the cache.
 
@@ -187,14 +205,14 @@ def trained(setup: Setup, data: str, name: str, seed: int = 0, **changes: Any) -
     """
     wanted = settings(setup, data, name, seed=seed, **changes)
     model = _made(setup, wanted)
-    path = setup.cache / "models" / f"{data}-{name}-{_key(wanted)}.pt"
+    path = log_of(setup, wanted).with_suffix(".pt")
     if path.is_file():
         model.load_state_dict(torch.load(path, map_location=setup.device, weights_only=True))
         return model.to(setup.device).eval()
     print(f"training {name} on {data} {changes or ''}", flush=True)
-    with torch.enable_grad():  # callers may be under no_grad
-        fit(model, load(setup, data).train, wanted["training"])
+    seconds = _timed(setup, model, wanted, wanted["training"])
     path.parent.mkdir(parents=True, exist_ok=True)
+    write_json(log_of(setup, wanted), {"cpu_seconds": seconds})
     with atomic_write(path) as temporary:
         torch.save(model.state_dict(), temporary)
     return model

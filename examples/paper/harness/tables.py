@@ -23,7 +23,10 @@ ZEROS: Column = ("zeros", last("zeros"), ".3f")
 SPIKES: Column = ("spikes", last("spikes"), ".0f")
 DISTANCE: Column = ("dist.", last("rate_distortion_distance"), ".3f")
 PARAMETERS: Column = ("parameters", lambda run: run["parameters"], ",.0f")
-TRAINED: Column = ("samples", lambda run: run["trained_on"], ",.0f")
+TRAINED: tuple[Column, Column] = (
+    ("samples", lambda run: run["trained_on"], ",.0f"),
+    ("CPU s", lambda run: run["cpu_seconds"], ".0f"),
+)
 
 
 def table(rows: Mapping[str, Sequence[Mapping[str, Any]]], columns: Sequence[Column]) -> str:
