@@ -13,6 +13,8 @@ recipe, whose values were chosen in the same way. The other experiments read the
 
 from typing import Any
 
+from ipvae_snn.training import Diverged
+
 from harness import LABELS, Setup, evaluated, figure, finish, load, parse, trained
 from harness.figures import COLOURS
 from harness.recipes import ONE_PASS
@@ -30,6 +32,8 @@ SHARED = {"P-conv": "P-mlp", "G-conv": "G-mlp", "G-relu-conv": "G-mlp"}
 SPARSE = ("LCA", "iG-relu", "P-linear", "P-mlp", "P-conv")
 LEAST_ZEROS = 0.844  # of the published iP-VAE on MNIST
 SHARE = 0.1
+DIVERGED = 1e9
+"""Score of options with which training diverges."""
 
 
 def score(data: str, name: str, last: dict[str, float]) -> float:
@@ -49,7 +53,10 @@ def run_length(setup: Setup, name: str) -> int:
 
 
 def measure(setup: Setup, data: str, name: str, options: dict[str, Any]) -> dict[str, Any]:
-    model = trained(setup, data, name, seconds=SHARE * setup.seconds, **options)
+    try:
+        model = trained(setup, data, name, seconds=SHARE * setup.seconds, **options)
+    except Diverged as error:
+        return {"options": options, "last": None, "score": DIVERGED, "error": str(error)}
     x = load(setup, data).validation
     last = evaluated(setup, model, x, run_length(setup, name))["last"]
     return {"options": options, "last": last, "score": score(data, name, last)}
@@ -90,7 +97,7 @@ def main() -> None:
         for ax, (data, models) in zip(axes[0], found.items(), strict=True):
             for name, rows in models.items():
                 zeros, error = zip(
-                    *((row["last"]["zeros"], row["last"]["mse_per_dim"]) for row in rows),
+                    *((r["last"]["zeros"], r["last"]["mse_per_dim"]) for r in rows if r["last"]),
                     strict=True,
                 )
                 ax.plot(zeros, error, ".", color=COLOURS[name], label=LABELS[name])

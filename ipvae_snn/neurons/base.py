@@ -81,6 +81,10 @@ class StatefulNeuron(Checked, Recomputable, RLeaky):  # type: ignore[misc]  # sn
         """The initial state, for input of ``shape`` (..., K)."""
         raise NotImplementedError
 
+    def axis(self, shape: torch.Size | tuple[int, ...]) -> int:
+        """The dimension of a timestep of ``shape`` that holds the neurons, from the end: −1, ..."""
+        return -1
+
     def run_from(self, input_: Tensor, state: State) -> tuple[State, State]:
         """Spikes and membranes of all timesteps of ``input_``, (T, ..., K), and the last state.
 
@@ -88,8 +92,8 @@ class StatefulNeuron(Checked, Recomputable, RLeaky):  # type: ignore[misc]  # sn
         """
         raise NotImplementedError
 
-    def _check_input(self, input_: Tensor) -> None:
-        """Raise unless ``input_``, of one timestep or several, is valid for this neuron."""
+    def _check_input(self, input_: Tensor, *, sequence: bool = False) -> None:
+        """Raise unless ``input_`` is valid: of one timestep, or a ``sequence`` of them."""
         raise NotImplementedError
 
     def run(
@@ -99,6 +103,7 @@ class StatefulNeuron(Checked, Recomputable, RLeaky):  # type: ignore[misc]  # sn
         mem: Tensor | None = None,
         *,
         carry: bool = False,
+        batch_first: bool = False,
     ) -> State:
         """All timesteps in one call, time first, like snnTorch's parallel neurons.
 
@@ -109,11 +114,13 @@ class StatefulNeuron(Checked, Recomputable, RLeaky):  # type: ignore[misc]  # sn
             input_: currents, shape (T, ..., K), such as (T, B, K).
             spk, mem: states to start from, shape (..., K); default the initial state.
             carry: start from the stored state instead.
+            batch_first: ``input_`` is (B, T, ...), as in PyTorch's recurrent layers, and so is the
+                result.
 
         Returns:
-            ``(spk, mem)``, each of shape (T, ..., K), for any ``init_hidden`` and ``output``. The
-            last state is stored. Forward hooks, such as those of snnTorch's monitors, see only
-            one-step calls.
+            ``(spk, mem)``, each of the shape of ``input_``, for any ``init_hidden`` and
+            ``output``. The last state is stored. Forward hooks, such as those of snnTorch's
+            monitors, see only one-step calls.
 
         >>> from ipvae_snn import IPVAENeuron
         >>> spk, mem = IPVAENeuron(8).run(torch.rand(20, 4, 8))
@@ -121,12 +128,18 @@ class StatefulNeuron(Checked, Recomputable, RLeaky):  # type: ignore[misc]  # sn
         torch.Size([20, 4, 8])
         """
         require_float(input_, "input_")
+        require_flag(batch_first, "batch_first")
+        if batch_first and input_.ndim < 3:
+            raise ValueError(
+                f"input_ must have shape (B, T, ..., K) if batch_first, got {tuple(input_.shape)}"
+            )
+        input_ = input_.movedim(1, 0) if batch_first else input_
         if input_.ndim < 2 or not len(input_):
             raise ValueError(
                 f"input_ must have shape (T, ..., K), time first, T ≥ 1, got {tuple(input_.shape)}"
             )
         self._check_call(spk, mem)
-        self._check_input(input_)
+        self._check_input(input_, sequence=True)
         self._begin_call()
         if not carry and spk is None and mem is None:
             state = self.initial_state(input_.shape[1:])
@@ -134,7 +147,7 @@ class StatefulNeuron(Checked, Recomputable, RLeaky):  # type: ignore[misc]  # sn
             state = self._resume(input_.shape[1:], spk, mem)
         sequence, last = self.run_from(input_, state)
         self._store(last)
-        return sequence
+        return State(*(s.movedim(0, 1) for s in sequence)) if batch_first else sequence
 
     def notify_observers(self, sequence: State) -> None:
         """Call the observers with timesteps of shape (T, ..., K)."""

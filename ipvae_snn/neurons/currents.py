@@ -68,7 +68,8 @@ def parts(
     for name, value in (("drive", drive), ("spk", spk), ("mem", mem)):
         require_float(value, name)
         require_finite(value, name)
-    if mem.ndim < 2 or mem.shape != spk.shape or mem.shape[-1] != neuron.features:
+    axis = neuron.axis(mem.shape[1:]) if mem.ndim > 1 else 0
+    if axis == 0 or mem.shape != spk.shape or mem.shape[axis] != neuron.features:
         raise ValueError(
             f"spk and mem must both have shape (T, ..., {neuron.features}), got "
             f"{tuple(spk.shape)} and {tuple(mem.shape)}"
@@ -91,16 +92,20 @@ def parts(
     spk_before = torch.cat([start[0][None].to(spk), spk[:-1]])
     mem_before = torch.cat([start[1][None].to(mem), mem[:-1]])
     step_size, gram = neuron.log_step.exp(), neuron.gram()
+    drive, spk_before, mem_before, mem = (
+        part.movedim(axis, -1) for part in (drive.expand_as(mem), spk_before, mem_before, mem)
+    )
     tonic, gram = neuron.tonic(gram), neuron.lateral_scale * gram
-    diagonal = gram.diagonal()
+    itself = spk_before * neuron.lateral.diagonal(gram)
     contributions = {
-        "drive": step_size * drive.expand_as(mem),
-        "lateral": -step_size * (spk_before @ (gram - diagonal.diag())),
-        "self": -step_size * spk_before * diagonal,
+        "drive": step_size * drive,
+        "lateral": -step_size * (neuron.lateral.inhibition(spk_before, gram) - itself),
+        "self": -step_size * itself,
         "tonic": (-step_size * tonic).expand_as(mem),
         "leak": -step_size * neuron.leak * (mem_before - neuron.mem_init),
     }
     contributions["clamp"] = mem - mem_before - sum(contributions.values())
+    contributions = {name: value.movedim(-1, axis) for name, value in contributions.items()}
     for name, value in contributions.items():
         require_finite(value, f"the contribution {name}, computed from the recorded timesteps,")
     return Parts(**contributions)

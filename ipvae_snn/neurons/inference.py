@@ -24,6 +24,16 @@ EXPLOSIVE_CLAMP = 6.0
 """Clamp in nats above which rates can explode so far that rounding errors dominate gradients."""
 
 
+def is_constant(input_: Tensor) -> bool:
+    """Whether all timesteps of ``input_``, (T, ...), are one expanded tensor.
+
+    Not for a leaf with a gradient, whose timesteps each have to get their own.
+    """
+    if torch.compiler.is_compiling() or is_transformed(input_):
+        return False
+    return input_.stride(0) == 0 and not (input_.is_leaf and input_.requires_grad)
+
+
 def assumptions_of(neuron: "IPVAENeuron") -> Assumptions | None:
     """What kernels may assume of the neuron's spikes; None if it must emit them itself."""
     estimator = neuron.spike_grad
@@ -74,6 +84,20 @@ def infer(
     Gradients flow from the whole result to the tensors of the spec, and so to the neuron's
     parameters.
     """
+    if not neuron.observers:
+        return infer_unobserved(neuron, spec, sample_seeds, **sources)
+    fields = tuple(dict.fromkeys((*spec.fields, "spk", "mem")))
+    out = infer_unobserved(neuron, replace(spec, fields=fields, every=1), sample_seeds, **sources)
+    return _notify(neuron, out, spec.fields, spec.every)
+
+
+def infer_unobserved(
+    neuron: "IPVAENeuron",
+    spec: UnrollSpec,
+    sample_seeds: Tensor | None = None,
+    **sources: Tensor,
+) -> UnrollResult:
+    """As :func:`infer`, without a call of the neuron's observers."""
     sources |= {
         "the step size of the neurons": spec.step_size,
         "the bias of the neurons": spec.bias,
@@ -81,12 +105,9 @@ def infer(
     }
     require_all_finite(**sources)
     known = assumptions_of(neuron)
-    fields, every, observed = spec.fields, spec.every, bool(neuron.observers)
     exploding = spec.kl_form == "published" or neuron.clamp > EXPLOSIVE_CLAMP
     spec = replace(
         spec,
-        fields=tuple(dict.fromkeys((*fields, "spk", "mem"))) if observed else fields,
-        every=1 if observed else every,
         recompute_inhibition=exploding,
         **({} if known is None else known._asdict()),
     )
@@ -96,12 +117,10 @@ def infer(
     fused = known is not None and not traced
     run = unroll if fused else partial(_loop, neuron)
     if sample_seeds is None:
-        out = run(spec)
-    elif fused and native.supports(spec):
-        out = run(replace(spec, row_ids=sample_seeds))
-    else:
-        out = _row_by_row(run, spec, sample_seeds)
-    return _notify(neuron, out, fields, every) if observed else out
+        return run(spec)
+    if fused and native.supports(spec):
+        return run(replace(spec, row_ids=sample_seeds))
+    return _row_by_row(run, spec, sample_seeds)
 
 
 def _row_by_row(
@@ -143,7 +162,7 @@ class _NeuronTimestep(Timestep):
         self.neuron, self.spec = neuron, spec
 
     def send(self, spk: Tensor, t: int) -> Tensor:
-        return spk @ self.spec.gram
+        return self.neuron.lateral.inhibition(spk, self.spec.gram)
 
     def integrate(self, now: Moment, t: int) -> Tensor:
         return self.neuron.integrate(self.spec.drive_at(t), now.sent, now.mem, self.spec.bias)

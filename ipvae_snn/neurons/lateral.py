@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import conv1d, conv2d
 from torch.nn.parameter import UninitializedParameter
 from torch.nn.utils.parametrize import is_parametrized
 from torch.nn.utils.prune import BasePruningMethod
@@ -25,6 +26,7 @@ from ipvae_snn._utils.checks import (
     require_same_kind,
 )
 
+_CONVOLUTIONS = {1: conv1d, 2: conv2d}
 MAX_NEURONS = 2**20
 """Lateral weights of so many neurons take four terabytes."""
 
@@ -143,6 +145,17 @@ class Lateral(nn.Module):
     def gram(self) -> Tensor:
         """The current G, (K, K), differentiable."""
         raise NotImplementedError
+
+    between_places = False
+    """Whether spikes also inhibit neurons at other places of a map."""
+
+    def inhibition(self, spk: Tensor, gram: Tensor) -> Tensor:
+        """zG of counts (..., K), the same shape; ``gram``: of :meth:`cached_gram`."""
+        return spk @ gram
+
+    def diagonal(self, gram: Tensor) -> Tensor:
+        """How strongly each neuron inhibits itself, (K,)."""
+        return gram.diagonal()
 
     def gram_weights(self) -> tuple[Tensor, Tensor | None] | None:
         """Φ, (M, K), and the unbounded log σ, (M,), that G is computed from; None: do not cache."""
@@ -449,6 +462,103 @@ class LearnedGram(Lateral):
     def gram_weights(self) -> tuple[Tensor, None]:
         remake_weights(self)
         return self.factor, None
+
+
+class ConvLateral(Lateral):
+    r"""Learned lateral weights between the places of a map, too: the same at every place.
+
+    Neuron l at a place inhibits neuron k at another, δ away, by
+
+    .. math:: R_{kl}(δ) = Σ_{r,p} A_{rk}(p) A_{rl}(p + δ),
+
+    the correlation of A with itself, whose window is n + 1 wide for neurons up to n places away:
+    what dictionary features of that width would have in common. So the matrix of all inhibition in
+    a map, of any size, is symmetric and positive semidefinite. Beyond the borders nobody fires.
+
+    Args:
+        features: K, the neurons at each place.
+        neighbours: n, how many places away inhibition reaches, at least 1.
+        dimensions: of the map, 2 for (B, K, H, W), 1 for (B, K, L).
+
+    Raises:
+        TypeError, ValueError: no such numbers.
+
+    Source: the autocorrelation of a convolutional dictionary takes the place of ΦᵀΦ there.
+
+    >>> from ipvae_snn import IPVAENeuron
+    >>> neuron = IPVAENeuron(ConvLateral(8), dim=1)
+    >>> neuron.gram().shape
+    torch.Size([8, 8, 3, 3])
+    >>> spk, mem = neuron.run(torch.rand(5, 2, 8, 6, 6))
+    >>> spk.shape
+    torch.Size([5, 2, 8, 6, 6])
+    """
+
+    between_places = True
+
+    def __init__(self, features: int, neighbours: int = 1, *, dimensions: int = 2) -> None:
+        super().__init__()
+        features = require_integer(features, "the number of neurons")
+        width = require_integer(neighbours, "neighbours") + 1
+        if require_integer(dimensions, "dimensions") not in _CONVOLUTIONS:
+            raise ValueError(f"dimensions must be 1 or 2, got {dimensions}")
+        window = (width,) * dimensions
+        spread = 0.1 / (features * width**dimensions) ** 0.5
+        factor = torch.randn(features, features, *window) * spread
+        factor[(..., *(0,) * dimensions)] += torch.eye(features)
+        self.factor = nn.Parameter(factor)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        present = self._parameters.get("factor") if name == "factor" else None
+        if isinstance(value, Tensor) and present is not None and value.shape != present.shape:
+            raise ValueError(
+                f"factor must have shape {tuple(present.shape)}, got {tuple(value.shape)}"
+            )
+        super().__setattr__(name, value)
+
+    @property
+    def weight(self) -> Tensor:
+        """A, shape (R, K, n + 1, ...)."""
+        return self.factor
+
+    @property
+    def features(self) -> int:
+        return self.factor.shape[1]
+
+    @property
+    def neighbours(self) -> int:
+        """n, how many places away inhibition reaches."""
+        return self.factor.shape[-1] - 1
+
+    @property
+    def dimensions(self) -> int:
+        """Of the map."""
+        return self.factor.ndim - 2
+
+    def gram(self) -> Tensor:
+        """R, shape (K, K, 2n + 1, ...): the centre holds the inhibition within a place."""
+        remake_weights(self)
+        by_neuron = self.factor.transpose(0, 1)
+        kernel: Tensor = _CONVOLUTIONS[self.dimensions](
+            by_neuron, by_neuron, padding=self.neighbours
+        )
+        return kernel.transpose(0, 1)
+
+    def inhibition(self, spk: Tensor, gram: Tensor) -> Tensor:
+        if spk.ndim < self.dimensions + 1:
+            raise ValueError(
+                f"inhibition between places needs maps of {self.dimensions} dimensions, made with "
+                f"IPVAENeuron(..., dim=1) for (B, K, ...), got counts of shape {tuple(spk.shape)}"
+            )
+        leading = spk.shape[: -self.dimensions - 1]
+        maps = spk.reshape(-1, *spk.shape[-self.dimensions - 1 :]).movedim(-1, 1)
+        sent = _CONVOLUTIONS[self.dimensions](maps, gram, padding=self.neighbours)
+        return sent.movedim(1, -1).reshape(*leading, *spk.shape[-self.dimensions - 1 :])
+
+    def diagonal(self, gram: Tensor) -> Tensor:
+        for _ in range(self.dimensions):
+            gram = gram[..., self.neighbours]
+        return gram.diagonal()
 
 
 class NoLateral(Lateral):

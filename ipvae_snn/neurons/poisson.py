@@ -2,6 +2,8 @@
 
 import math
 from collections.abc import Callable
+from functools import partial
+from itertools import accumulate
 from typing import Any, Literal
 
 import torch
@@ -24,7 +26,12 @@ from ipvae_snn._utils.checks import (
 from ipvae_snn._utils.settings import choice, number
 from ipvae_snn.kernels import equations, one_step
 from ipvae_snn.neurons.base import FOREIGN, State, StatefulNeuron, refuse_foreign
-from ipvae_snn.neurons.inference import assumptions_of, infer, spec_of
+from ipvae_snn.neurons.inference import (
+    assumptions_of,
+    infer_unobserved,
+    is_constant,
+    spec_of,
+)
 from ipvae_snn.neurons.lateral import (
     Lateral,
     SharedDecoder,
@@ -64,8 +71,8 @@ _LEARNED = {"step": "log_step", "bias": "log_bias"}
 """Arguments that become the exponential of a parameter."""
 _PARAMETERS = "mem_init", "log_bias", "log_step"
 _FIXED = "learn_step", "learn_bias", "learn_mem_init", "learn_gram"
-MAX_DIMENSIONS = 3
-"""Of a timestep's input. Four are feature maps, (B, C, H, W), whose last holds no neurons."""
+FLAT = 2
+"""Dimensions of a timestep's input, (B, K), up to which its last one surely holds the neurons."""
 
 NOT_SCRIPTED = (
     "TorchScript cannot hold a network that draws spikes, torch.jit.trace would keep one draw for "
@@ -77,6 +84,12 @@ def require_quantizer(state_quant: Any) -> None:
     """Raise ``TypeError`` unless ``state_quant`` is False or a callable."""
     if not (callable(state_quant) or state_quant is False):
         raise TypeError(f"state_quant must be a callable on tensors, got {state_quant!r}")
+
+
+def require_dim(dim: Any) -> None:
+    """Raise ``TypeError`` unless ``dim`` is an integer or ``None``."""
+    if dim is not None and (isinstance(dim, bool) or not isinstance(dim, int)):
+        raise TypeError(f"dim must be an integer or None, got {dim!r}")
 
 
 def require_observers(observers: Any) -> None:
@@ -96,11 +109,12 @@ class IPVAENeuron(StatefulNeuron):
         z_t &∼ Poisson(e^{u_t})
 
     ``input_`` is the current d_t, of shape (..., K), in nats per timestep: Φᵀ Λ x for exact
-    inference (:meth:`drive`), or the output of any layer with K features. It has at most three
-    dimensions, as four are feature maps. It acts on the spikes of the same call; inhibition comes
-    from the spikes of the previous call. The variance term ½ diag G is what the noise of a neuron's
-    own count costs; ``form="published"`` leaves it out. ``spk`` are integer counts in the dtype of
-    ``mem``; ``mem`` is u, the log of the expected spikes per timestep, in nats.
+    inference (:meth:`drive`), or the output of any layer with K features. Of inputs with more
+    dimensions than (B, K), ``dim`` says which one holds the neurons. The current acts on the spikes
+    of the same call; inhibition comes from the spikes of the previous call. The variance term
+    ½ diag G is what the noise of a neuron's own count costs; ``form="published"`` leaves it out.
+    ``spk`` are integer counts in the dtype of ``mem``; ``mem`` is u, the log of the expected spikes
+    per timestep, in nats.
 
     Args:
         decoder: the source of the lateral weights G. A bias-free ``nn.Linear(K, M)`` is shared,
@@ -121,6 +135,9 @@ class IPVAENeuron(StatefulNeuron):
             gradient passes there.
         step: α > 0, the step size of inference; stored as its logarithm, ``log_step``.
         bias: b > 0, tonic inhibition in nats per timestep, number or (K,); stored as ``log_bias``.
+        dim: the dimension of a timestep's input that holds the neurons: 1 for feature maps
+            (B, K, H, W), whose channels compete at each place, −1 for (B, L, K). Inputs (B, K) need
+            none.
         mem_init: u_0 ≥ −60 nats, number or (K,); default uniform in (−6, −4) per neuron.
         learn_step, learn_bias, learn_mem_init: learn this parameter instead of keeping it constant.
         spike_grad: an estimator of :mod:`ipvae_snn.surrogate`, or a callable from membranes to
@@ -173,6 +190,7 @@ class IPVAENeuron(StatefulNeuron):
     lateral_scale: float = number(0.0, LARGEST)
     leak: float = number(0.0, 1.0)
     clamp: float = number(equations.MEM_FLOOR + 1, CLAMP_MAX)
+    dim: int | None
 
     def __init__(  # noqa: PLR0913
         self,
@@ -185,6 +203,7 @@ class IPVAENeuron(StatefulNeuron):
         lateral_scale: float = 1.0,
         leak: float = 0.0,
         clamp: float = CLAMP,
+        dim: int | None = None,
         step: float = STEP,
         bias: float | Tensor = BIAS,
         mem_init: float | Tensor | None = None,
@@ -218,13 +237,14 @@ class IPVAENeuron(StatefulNeuron):
         if mem_init is not None:
             rest = per_neuron(mem_init, "mem_init", features, like, least=-MEM_INIT_MAX)
         self.lateral_scale, self.leak, self.clamp = lateral_scale, leak, clamp
+        require_dim(dim)
         decoded = isinstance(decoder, nn.Linear | SharedDecoder)
         self.form = ("exact" if decoded else "published") if form is None else form
         log_step = math.log(require_number(step, "step", least=1e-6, most=LARGEST))
         super().__init__(
             spike_grad=spike_grad, init_hidden=init_hidden, state_quant=state_quant, output=output
         )
-        self.surrogate_disable = surrogate_disable
+        self.surrogate_disable, self.dim = surrogate_disable, dim
         self.lateral = make_lateral(decoder, log_scale=log_scale, gram=gram, learn_gram=learn_gram)
         if rest is None:
             rest = torch.empty(features).uniform_(*MEM_INIT_RANGE).to(like)
@@ -248,6 +268,8 @@ class IPVAENeuron(StatefulNeuron):
             require_quantizer(value)
         elif name in _FLAGS:
             require_flag(value, name)
+        elif name == "dim":
+            require_dim(value)
         elif name == "observers":
             require_observers(value)
         elif name == "lateral":
@@ -327,7 +349,7 @@ class IPVAENeuron(StatefulNeuron):
         bias = (self.log_bias if log_bias is None else log_bias).exp()
         if self.form == "published":
             return bias if bias.ndim else bias.expand(self.features)
-        return bias + (0.5 * self.lateral_scale) * gram.diagonal()
+        return bias + (0.5 * self.lateral_scale) * self.lateral.diagonal(gram)
 
     def drive(self, x: Tensor) -> Tensor:
         """The feed-forward current Φᵀ Λ x of this neuron's decoder, (..., M) to (..., K)."""
@@ -386,8 +408,9 @@ class IPVAENeuron(StatefulNeuron):
         if gram is not None:
             self._check_gram(gram)
         self._begin_call()
-        state = self._resume(input_.shape, spk, mem)
-        state = self.step(input_, *state, gram=gram)
+        axis, state = self.axis(input_.shape), self._resume(input_.shape, spk, mem)
+        state = self.step(*(part.movedim(axis, -1) for part in (input_, *state)), gram=gram)
+        state = State(*(part.movedim(-1, axis) for part in state))
         if self.observers:
             self.notify_observers(State(state.spk[None], state.mem[None]))
         return self._store(state)
@@ -395,10 +418,13 @@ class IPVAENeuron(StatefulNeuron):
     def step(
         self, input_: Tensor, spk: Tensor, mem: Tensor, *, gram: Tensor | None = None
     ) -> State:
-        """One timestep from a state to the next: stores no state, and checks no input."""
+        """One timestep from a state to the next: stores no state, and checks no input.
+
+        All are (..., K), whatever ``dim`` is.
+        """
         gram = self.lateral.cached_gram() if gram is None else gram
         known, tonic = assumptions_of(self), self.tonic(gram)
-        if known is not None:
+        if known is not None and not self.lateral.between_places:
             settings = one_step.Settings(
                 self.lateral_scale, self.leak, self.clamp, self.spike_grad, *known
             )
@@ -407,29 +433,73 @@ class IPVAENeuron(StatefulNeuron):
             tensors = input_.to(mem.dtype), gram, spk, mem, *parameters
             if one_step.supports(settings, *tensors):
                 return State(*one_step.one_step(settings, *tensors))
-        mem = self.integrate(input_, spk @ gram, mem, tonic)
+        mem = self.integrate(input_, self.lateral.inhibition(spk, gram), mem, tonic)
         return State(self.emit(mem), mem)
 
     def run_from(self, input_: Tensor, state: State) -> tuple[State, State]:
-        shape = input_.shape[1:]
-        flat = State(*(part.reshape(-1, self.features) for part in state))
-        drive = input_.to(state.mem.dtype).reshape(len(input_), -1, self.features)
-        gram, fields = self.lateral.cached_gram(), ("spk", "mem")
-        out = infer(self, spec_of(self, drive, gram, flat, steps=len(input_), fields=fields))
-        assert out.spk is not None
-        assert out.mem is not None
-        sequence = State(out.spk.reshape(input_.shape), out.mem.reshape(input_.shape))
-        return sequence, State(out.last_spk.reshape(shape), out.last_mem.reshape(shape))
+        axis, steps = self.axis(input_.shape[1:]), len(input_)
+        drive = (input_[0] if is_constant(input_) else input_).to(state.mem.dtype)
+        drive, gram = drive.movedim(axis, -1), self.lateral.cached_gram()
+        state = State(*(part.movedim(axis, -1) for part in state))
+        shape, rows = state.mem.shape, (-1, self.features)
+        if self.lateral.between_places:
+            drives = drive if drive.ndim > len(shape) else drive.expand(steps, *shape)
+            states = list(accumulate(drives, partial(self._next, gram), initial=state))[1:]
+            sequence, last = State(*map(torch.stack, zip(*states, strict=True))), states[-1]
+        else:
+            state = State(*(part.reshape(rows) for part in state))
+            drive = drive.reshape(*drive.shape[: drive.ndim - len(shape)], *rows)
+            out = infer_unobserved(
+                self, spec_of(self, drive, gram, state, steps=steps, fields=("spk", "mem"))
+            )
+            assert out.spk is not None
+            assert out.mem is not None
+            sequence = State(*(part.reshape(steps, *shape) for part in (out.spk, out.mem)))
+            last = State(out.last_spk.reshape(shape), out.last_mem.reshape(shape))
+        sequence, last = (State(*(p.movedim(-1, axis) for p in pair)) for pair in (sequence, last))
+        if self.observers:
+            self.notify_observers(sequence)
+        return sequence, last
 
-    def _check_input(self, input_: Tensor) -> None:
+    def _next(self, gram: Tensor, state: State, drive: Tensor) -> State:
+        return self.step(drive, *state, gram=gram)
+
+    def axis(self, shape: torch.Size | tuple[int, ...]) -> int:
+        """Which dimension of a timestep's input holds the neurons, from the end: −1, −2, ...
+
+        Raises:
+            ValueError: it is not said, or there is none such.
+        """
+        if self.dim is None:
+            if len(shape) <= FLAT:
+                return -1
+            raise ValueError(
+                f"input_ of a timestep must have shape (B, {self.features}), a current per neuron, "
+                f"got {tuple(shape)}. Say which dimension holds the neurons: IPVAENeuron(..., "
+                "dim=1) for feature maps (B, C, H, W) or (B, C, L), whose channels compete at each "
+                "place, dim=-1 for (B, L, C); take all values of a map as neurons by flatten(1); "
+                "give sequences of timesteps to neuron.run(input_)"
+            )
+        axis = self.dim - len(shape) if self.dim >= 0 else self.dim
+        if not -len(shape) <= axis < 0:
+            raise ValueError(
+                f"input_ of a timestep has no dimension {self.dim}, which dim says holds the "
+                f"neurons, got {tuple(shape)}"
+            )
+        return axis
+
+    def _check_input(self, input_: Tensor, *, sequence: bool = False) -> None:
         require_float(input_, "input_")
+        shape = input_.shape[1:] if sequence else input_.shape
         if not torch.compiler.is_compiling() and torch._C._is_tracing():
             raise TypeError(NOT_SCRIPTED)
-        if input_.shape[-1:] != (self.features,):
+        axis = self.axis(shape) if shape else -1
+        if shape[axis:][:1] != (self.features,):
             decoder = getattr(self.lateral, "decoder", None)
-            pixels = decoder is not None and input_.shape[-1:] == (decoder.out_features,)
+            pixels = decoder is not None and shape[-1:] == (decoder.out_features,)
+            places = ", ..." if axis < -1 else ""
             raise ValueError(
-                f"input_ must have shape (..., {self.features}), a current per neuron, got "
+                f"input_ must have shape (..., {self.features}{places}), a current per neuron, got "
                 f"{tuple(input_.shape)}"
                 + (": this is the shape of model inputs x, use neuron.drive(x)" if pixels else "")
             )
@@ -455,16 +525,11 @@ class IPVAENeuron(StatefulNeuron):
         require_finite(gram, "gram")
 
     def initial_state(self, shape: torch.Size | tuple[int, ...]) -> State:
-        """No spikes and ``mem_init``, for currents of ``shape`` (..., K); stores no state."""
-        if len(shape) > MAX_DIMENSIONS:
-            raise ValueError(
-                f"input_ of a timestep must have shape (B, {self.features}), a current per neuron, "
-                f"with at most one more dimension, got {tuple(shape)}. Of maps (B, C, H, W) "
-                "take all as neurons by flatten(1), or the channels at each place by "
-                "movedim(1, -1).flatten(0, 2); flatten other leading dimensions to one"
-            )
+        """No spikes and ``mem_init``, for currents of ``shape``; stores no state."""
+        axis = self.axis(shape)
         remake_weights(self)
-        mem = self.mem_init.expand(shape).clone()
+        rest = self.mem_init.reshape(-1, *(1,) * (-axis - 1))
+        mem = rest.expand(shape).clone()
         return State(torch.zeros_like(mem), mem)
 
     def __prepare_scriptable__(self) -> Any:
@@ -472,7 +537,9 @@ class IPVAENeuron(StatefulNeuron):
 
     def extra_repr(self) -> str:
         return (
-            f"{self.features}, form={self.form!r}, spike_grad={self.spike_grad!r}, "
+            f"{self.features}, "
+            + (f"dim={self.dim}, " if self.dim is not None else "")
+            + f"form={self.form!r}, spike_grad={self.spike_grad!r}, "
             f"clamp={self.clamp:g}, "
             f"leak={self.leak:g}, lateral_scale={self.lateral_scale:g}"
         )

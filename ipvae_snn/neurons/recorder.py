@@ -88,6 +88,7 @@ class Recorder:
             raise ValueError(f"{type(model).__name__} holds no neuron of this package")
         self._neurons = None if neurons is None else _check_indices(neurons, layers)
         self._timesteps = dict.fromkeys(layers, 0)
+        self._axes = {name: layer.axis for name, layer in layers.items()}
         self.traces = {name: Trace() for name in layers}
         self._observers = []
         for name, layer in layers.items():
@@ -143,7 +144,8 @@ class Recorder:
             for field in self.record if first < length else ():
                 values = getattr(sequence, field).detach()[first :: self.every]
                 if self._neurons is not None:
-                    values = values[..., self._neurons.to(values.device)]
+                    axis = self._axes[name](values.shape[1:])
+                    values = values.index_select(axis, self._neurons.to(values.device))
                 trace._chunks[field].append(values.to("cpu", copy=True))
 
         return observe

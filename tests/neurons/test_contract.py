@@ -171,10 +171,8 @@ def test_same_seed_same_spikes(make, form):
 
 
 def test_shapes_from_unbatched_to_deep(make):
-    neuron = make()
-    for shape in ((K,), (1, K), (3, 2, K)):
-        neuron.reset_mem()
-        assert neuron(torch.rand(shape))[0].shape == shape
+    for dim, shape in ((None, (K,)), (None, (1, K)), (-1, (3, 2, K)), (1, (3, K, 2, 2))):
+        assert make(dim=dim)(torch.rand(shape))[0].shape == shape
 
 
 # -- state ----------------------------------------------------------------------------------------

@@ -77,15 +77,19 @@ def gradients(neuron, x, spk, mem):
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("options", OPTIONS, ids=str)
-@pytest.mark.parametrize("batch", [(), (4,), (2, 3)], ids=str)
-def test_gradients_in_float64_equal_the_oracle(kind, options, batch):
+@pytest.mark.parametrize(
+    ("shape", "dim"), [((7,), None), ((4, 7), None), ((2, 3, 7), -1), ((2, 7, 3, 2), 1)], ids=str
+)
+def test_gradients_in_float64_equal_the_oracle(kind, options, shape, dim):
     torch.manual_seed(0)
-    neuron = KINDS[kind](7, mem_init=-0.5, step=0.5, **options).double()
-    x = torch.randn(12, *batch, 7, dtype=torch.float64, requires_grad=True)
+    neuron = KINDS[kind](7, mem_init=-0.5, step=0.5, dim=dim, **options).double()
+    x = torch.randn(12, *shape, dtype=torch.float64, requires_grad=True)
     for run in (lambda: neuron.run(x), lambda: by_steps(neuron, x)):
         torch.manual_seed(1)
         spk, mem = run()
-        expected = oracle(neuron, x, spk.detach())
+        axis = -1 if dim is None else dim - len(shape) if dim > 0 else dim
+        expected = oracle(neuron, x.movedim(axis, -1), spk.detach().movedim(axis, -1))
+        expected = [part.movedim(-1, axis) for part in expected]
         torch.testing.assert_close(mem, expected[1], rtol=1e-12, atol=1e-12)
         pairs = zip(gradients(neuron, x, spk, mem), gradients(neuron, x, *expected), strict=True)
         for found, wanted in pairs:

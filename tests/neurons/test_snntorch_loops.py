@@ -157,7 +157,7 @@ def test_utils_reset_resets_and_detaches(make):
 
 @pytest.mark.parametrize("shape", [(5,), (4, 5), (2, 3, 5)])
 def test_utils_reset_takes_states_of_any_shape(shape):
-    net = nn.Sequential(ours(5))
+    net = nn.Sequential(ours(5, dim=-1))
     net(torch.rand(shape))
     utils.reset(net)
     assert net[0].mem.shape == shape
