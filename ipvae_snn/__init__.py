@@ -14,6 +14,7 @@ from ipvae_snn.metrics.evaluation import Evaluation, evaluate
 from ipvae_snn.models import IPVAE, load_model
 from ipvae_snn.models.streaming import Stream
 from ipvae_snn.neurons import IPVAENeuron
+from ipvae_snn.neurons.conversion import from_snntorch
 from ipvae_snn.neurons.recorder import Recorder
 from ipvae_snn.neurons.states import detach, reset, tbptt
 from ipvae_snn.training import TrainConfig, fit, tune
@@ -31,6 +32,7 @@ __all__ = [
     "detach",
     "evaluate",
     "fit",
+    "from_snntorch",
     "functional",
     "load_model",
     "models",

@@ -339,6 +339,14 @@ class StatefulNeuron(Checked, Recomputable, RLeaky):  # type: ignore[misc]  # sn
         self._fresh |= self.mem.is_meta  # no values are left to go on from
         return self
 
+    @property
+    def all_to_all(self) -> bool:
+        """What snnTorch's export asks first of an ``RLeaky``, which this neuron is not."""
+        raise NotImplementedError(
+            f"{type(self).__name__} has no recurrent weights as snntorch.RLeaky has, and "
+            "snntorch.export_nir cannot write it: use ipvae_snn.export.to_nir(net)"
+        )
+
     def _reset_cases(self, reset_mechanism: str) -> None:
         # snnTorch calls this in the constructor and whenever reset_mechanism is assigned.
         refuse_foreign({"reset_mechanism": reset_mechanism})
@@ -372,13 +380,32 @@ FOREIGN: dict[str, tuple[Any, str]] = {
     "learn_graded_spikes_factor": (False, "the next layer's weights learn this"),
 }
 """snnTorch's arguments without a meaning here: the only value accepted, and what to use instead."""
+_RECURRENT = (
+    "spikes act on other neurons by lateral weights, which IPVAENeuron(K) learns; to excite them, "
+    "add nn.Linear(K, K)(spk) to the next input_"
+)
+_SYNAPSE = "there is no synaptic current: filter the input before the layer"
+ABSENT = {
+    "beta": "leak = 1 - beta is the nearest; by default membranes do not decay",
+    "learn_beta": "the leak is not learned: step, bias and mem_init are",
+    "alpha": _SYNAPSE,
+    "learn_alpha": _SYNAPSE,
+    **dict.fromkeys(("all_to_all", "linear_features", "V", "learn_recurrent"), _RECURRENT),
+    **dict.fromkeys(
+        ("conv2d_channels", "kernel_size"),
+        "give feature maps to IPVAENeuron(K, dim=1), whose channels compete at each place, or "
+        "IPVAENeuron(ConvLateral(K), dim=1), where neighbours do, too",
+    ),
+}
+"""Other arguments of snnTorch's neurons, and what to use instead."""
 
 
 def refuse_foreign(arguments: dict[str, Any]) -> None:
     """Raise for snnTorch arguments without a meaning here; the message names the alternative."""
     for name, value in arguments.items():
         if name not in FOREIGN:
-            raise TypeError(f"IPVAENeuron has no argument {name!r}")
+            instead = f": {ABSENT[name]}" if name in ABSENT else ""
+            raise TypeError(f"IPVAENeuron has no argument {name!r}{instead}")
         default, instead = FOREIGN[name]
         if isinstance(value, Tensor):  # snnTorch keeps some of them in buffers, which are loaded
             meant = value.is_meta or (value.ndim == 0 and bool(value == default))

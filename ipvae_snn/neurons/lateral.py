@@ -591,9 +591,10 @@ def features_of(source: nn.Linear | Lateral | int) -> int:
     if isinstance(source, Lateral):
         return source.features
     if isinstance(source, bool) or not isinstance(source, numbers.Integral):
+        decay = ", the place of beta in snntorch.Leaky" if isinstance(source, float) else ""
         raise TypeError(
             "the first argument must be a decoder nn.Linear(K, M, bias=False) or a number of "
-            f"neurons K, got {source!r}"
+            f"neurons K, got {source!r}{decay}"
         )
     features = require_integer(source, "the number of neurons")
     if features > MAX_NEURONS:
