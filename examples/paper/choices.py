@@ -19,9 +19,13 @@ from harness import LABELS, Setup, evaluated, figure, finish, load, parse, train
 from harness.figures import COLOURS
 from harness.recipes import ONE_PASS
 
-ENCODER = {"lr": (1e-3, 3e-3), "beta": (0.1, 0.5, 1.0)}
-LCA = {"sparsity": (0.1, 0.2, 0.3, 0.5, 0.7, 0.9), "nonnegative": (False, True), "lr": (3e-3, 1e-2)}
-ITERATIVE = {"lr": (2e-3, 5e-3, 1e-2), "beta": (2.0, 8.0, 24.0)}
+ENCODER = {"lr": (1e-3, 3e-3, 1e-2), "beta": (0.03, 0.1, 0.5, 1.0)}
+LCA = {
+    "sparsity": (0.1, 0.2, 0.3, 0.5, 0.7, 0.9),
+    "nonnegative": (False, True),
+    "lr": (3e-3, 1e-2, 3e-2),
+}
+ITERATIVE = {"lr": (2e-3, 5e-3, 1e-2, 2e-2), "beta": (2.0, 8.0, 24.0)}
 TRIED: dict[str, dict[str, tuple[Any, ...]]] = {
     "LCA": LCA,
     "iG": ITERATIVE,

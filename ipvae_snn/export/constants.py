@@ -57,7 +57,17 @@ class ModelConstants(NeuronConstants):
 
 
 def neuron_constants(neuron: IPVAENeuron) -> NeuronConstants:
-    """The constants of Poisson neurons, whatever their lateral weights are made of."""
+    """The constants of Poisson neurons, whatever their lateral weights are made of.
+
+    Raises:
+        ValueError: neurons on feature maps, which no export of this package can carry.
+    """
+    if neuron.dim not in (None, -1) or neuron.lateral.between_places:
+        raise ValueError(
+            f"IPVAENeuron({neuron.features}, dim={neuron.dim}) competes between the channels of a "
+            "map, which no export can carry: take the values of the map as neurons, by "
+            "nn.Flatten() and IPVAENeuron(features)"
+        )
     step = float(neuron.log_step.detach().double().exp())
     gram = neuron.gram().detach().double()
     return NeuronConstants(

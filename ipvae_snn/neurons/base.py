@@ -25,6 +25,16 @@ from ipvae_snn.neurons.recomputation import Recomputable
 from ipvae_snn.neurons.snntorch_loops import Representative, refuse_backprop
 
 
+class _NoRecurrence:
+    """What snnTorch's export asks first of an ``RLeaky``: these neurons are none."""
+
+    def __bool__(self) -> bool:
+        raise NotImplementedError(
+            "a neuron of ipvae_snn has no recurrent weights as snntorch.RLeaky has, and "
+            "snntorch.export_nir cannot write it: use ipvae_snn.export.to_nir(net)"
+        )
+
+
 class StatefulNeuron(Checked, Recomputable, RLeaky):  # type: ignore[misc]  # snnTorch is untyped
     """A snnTorch neuron with states ``spk`` and ``mem``; subclasses define a timestep.
 
@@ -48,6 +58,7 @@ class StatefulNeuron(Checked, Recomputable, RLeaky):  # type: ignore[misc]  # sn
     _live: ClassVar["weakref.WeakValueDictionary[int, StatefulNeuron]"] = (
         weakref.WeakValueDictionary()
     )
+    all_to_all: ClassVar = _NoRecurrence()
     _state_lost = False
     """Whether the last call was one of a torch.func transform, which stores nothing."""
     _buffers: dict[str, Tensor | None]
@@ -338,14 +349,6 @@ class StatefulNeuron(Checked, Recomputable, RLeaky):  # type: ignore[misc]  # sn
             self._buffers[name] = fn(getattr(self, name))
         self._fresh |= self.mem.is_meta  # no values are left to go on from
         return self
-
-    @property
-    def all_to_all(self) -> bool:
-        """What snnTorch's export asks first of an ``RLeaky``, which this neuron is not."""
-        raise NotImplementedError(
-            f"{type(self).__name__} has no recurrent weights as snntorch.RLeaky has, and "
-            "snntorch.export_nir cannot write it: use ipvae_snn.export.to_nir(net)"
-        )
 
     def _reset_cases(self, reset_mechanism: str) -> None:
         # snnTorch calls this in the constructor and whenever reset_mechanism is assigned.

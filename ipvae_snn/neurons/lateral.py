@@ -5,7 +5,7 @@ Each gives K neurons a symmetric (K, K) matrix, in nats per spike, by ``gram()``
 
 import numbers
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import torch
 from torch import Tensor, nn
@@ -26,6 +26,8 @@ from ipvae_snn._utils.checks import (
     require_same_kind,
 )
 
+SHORTEST = 1e-6
+"""Features shorter than this are not scaled to length 1."""
 _CONVOLUTIONS = {1: conv1d, 2: conv2d}
 MAX_NEURONS = 2**20
 """Lateral weights of so many neurons take four terabytes."""
@@ -136,6 +138,8 @@ class Lateral(nn.Module):
     """Lateral weights of K neurons."""
 
     _cache: _GramCache | None = None
+    _unit = False
+    """Whether each neuron's feature is scaled to length 1."""
 
     @property
     def features(self) -> int:
@@ -178,7 +182,7 @@ class Lateral(nn.Module):
         """:meth:`cached_gram`, by what :meth:`gram_weights` gave."""
         weights = () if sources is None else tuple(w for w in sources if w is not None)
         if sources is None or not all(map(_is_plain_leaf, weights)):
-            gram = self.gram() if sources is None else _gram_by_autograd(*sources)
+            gram = self.gram() if sources is None else _gram_by_autograd(*sources, self._unit)
             require_finite(gram, "the lateral weights")
             return gram
         with_graph = torch.is_grad_enabled()
@@ -186,9 +190,9 @@ class Lateral(nn.Module):
         cache = self._cache
         if cache is None or cache.needs_grad != needs_grad or _is_stale(cache, weights):
             if any(needs_grad):
-                gram = _CachedGram.apply(*sources)  # type: ignore[no-untyped-call]
+                gram = _CachedGram.apply(*sources, self._unit)  # type: ignore[no-untyped-call]
             else:
-                gram, _, _ = _gram_of(*sources)
+                gram = _gram_of(*sources, self._unit)[0]
             require_finite(gram, "the lateral weights")
             versions = tuple(w._version for w in weights)
             copies = tuple(w.detach().clone() for w in weights)
@@ -225,15 +229,24 @@ def _is_stale(cache: _GramCache, weights: tuple[Tensor, ...]) -> bool:
     )
 
 
-def _gram_of(weight: Tensor, raw: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
+def _gram_of(
+    weight: Tensor, raw: Tensor | None, unit: bool
+) -> tuple[Tensor, Tensor, Tensor | None]:
     """G, and what its gradient needs: the whitened weights, and log σ from its unbounded form."""
     log_scale = None if raw is None else F.bound_log_scale(raw)
     whitened = weight if log_scale is None else weight * torch.exp(-log_scale).unsqueeze(-1)
+    whitened = whitened / _lengths(weight) if unit else whitened
     return F.gram(whitened), whitened, log_scale
 
 
-def _gram_by_autograd(weight: Tensor, raw: Tensor | None) -> Tensor:
+def _gram_by_autograd(weight: Tensor, raw: Tensor | None, unit: bool = False) -> Tensor:
+    weight = weight / _lengths(weight) if unit else weight
     return F.gram(weight, None if raw is None else F.bound_log_scale(raw))
+
+
+def _lengths(weight: Tensor) -> Tensor:
+    """Of the features, (K,)."""
+    return weight.square().sum(0).sqrt().clamp(min=SHORTEST)
 
 
 def _versions(*tensors: Tensor | None) -> list[int]:
@@ -247,13 +260,13 @@ class _CachedGram(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, weight: Tensor, raw: Tensor | None) -> Tensor:
-        ctx.leaves = weight, raw
+    def forward(ctx: Any, weight: Tensor, raw: Tensor | None, unit: bool) -> Tensor:
+        ctx.leaves, ctx.unit = (weight, raw), unit
         ctx.versions = _versions(weight, raw)
-        return _gram_of(weight, raw)[0]
+        return _gram_of(weight, raw, unit)[0]
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor | None]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor | None, None]:
         weight, raw = ctx.leaves
         if _versions(weight, raw) != ctx.versions:
             raise RuntimeError(
@@ -261,16 +274,19 @@ class _CachedGram(torch.autograd.Function):
                 "since the timesteps that are back-propagated: call backward() before the "
                 "optimizer steps"
             )
-        _, whitened, log_scale = _gram_of(weight, raw)
+        _, whitened, log_scale = _gram_of(weight, raw, ctx.unit)
         whitened_grad = whitened @ (grad + grad.mT)
+        if ctx.unit:  # of a direction: what changes the length has no effect
+            along = whitened * (whitened * whitened_grad).sum(0)
+            return (whitened_grad - along) / _lengths(weight), None, None
         if raw is None or log_scale is None:
-            return whitened_grad, None
+            return whitened_grad, None, None
         # The operations of autograd in its order, so that gradients equal its to the last bit.
         inverse_scale = torch.exp(-log_scale)
         log_scale_grad = -((whitened_grad * weight).sum(-1) * inverse_scale)
         bound, tanh = F.LOG_SCALE_BOUND, torch.tanh(raw / F.LOG_SCALE_BOUND)
         raw_grad = torch.ops.aten.tanh_backward(log_scale_grad * bound, tanh) / bound
-        return whitened_grad * inverse_scale.unsqueeze(-1), raw_grad
+        return whitened_grad * inverse_scale.unsqueeze(-1), raw_grad, None
 
 
 class SharedDecoder(Lateral):
@@ -431,13 +447,13 @@ class LearnedGram(Lateral):
         super().__setattr__(name, value)
 
     @classmethod
-    def near_identity(cls, features: int, spread: float = 0.1) -> "LearnedGram":
+    def near_identity(cls, features: int, spread: float = 0.1) -> "Self":
         """Start from self-inhibition of about 1 nat and weak random competition."""
         noise = torch.randn(features, features) * (spread / features**0.5)
         return cls(torch.eye(features) + noise)
 
     @classmethod
-    def from_gram(cls, gram: Tensor) -> "LearnedGram":
+    def from_gram(cls, gram: Tensor) -> "Self":
         """Start from a given positive semidefinite matrix."""
         values, vectors = torch.linalg.eigh(gram.detach())
         if values[0] < -1e-5 * values[-1].abs().clamp(min=1e-12):
@@ -457,11 +473,28 @@ class LearnedGram(Lateral):
         return self.factor.shape[1]
 
     def gram(self) -> Tensor:
-        return _gram_by_autograd(*self.gram_weights())
+        return _gram_by_autograd(*self.gram_weights(), self._unit)
 
     def gram_weights(self) -> tuple[Tensor, None]:
         remake_weights(self)
         return self.factor, None
+
+
+class UnitGram(LearnedGram):
+    """Learned lateral weights of features of length 1: G_kl = a_k·a_l / |a_k| |a_l|, 1 for k = l.
+
+    Learning finds out which neurons compete, while how strongly each inhibits itself stays: in a
+    network that also learns its currents and step size, lateral weights that grow together with
+    them would make membranes oscillate.
+
+    Args:
+        factor: A, whose columns are the a_k, shape (R, K).
+
+    >>> UnitGram.near_identity(3).gram().diagonal()
+    tensor([1.0000, 1.0000, 1.0000], grad_fn=<DiagonalBackward0_copy>)
+    """
+
+    _unit = True
 
 
 class ConvLateral(Lateral):
@@ -628,7 +661,7 @@ def make_lateral(
         ValueError: arguments that exclude each other, or a ``gram`` that is not symmetric (K, K).
 
     >>> type(make_lateral(3)).__name__, type(make_lateral(3, gram=torch.eye(3))).__name__
-    ('LearnedGram', 'FixedGram')
+    ('UnitGram', 'FixedGram')
     """
     features = features_of(source)
     require_flag(learn_gram, "learn_gram")
@@ -644,7 +677,7 @@ def make_lateral(
     if isinstance(source, Lateral):
         return source
     if gram is None:
-        return LearnedGram.near_identity(features)
+        return UnitGram.near_identity(features)
     require_gram(gram, features)
     gram = gram.detach().to(torch.get_default_dtype())
     require_finite(gram, "gram")

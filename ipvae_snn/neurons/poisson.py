@@ -1,10 +1,11 @@
 """The Poisson neuron: a stateful snnTorch neuron, one timestep per call."""
 
 import math
+import numbers
 from collections.abc import Callable
 from functools import partial
 from itertools import accumulate
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -45,6 +46,15 @@ from ipvae_snn.surrogate.relaxed import Relaxed
 BIAS = math.exp(-3)
 """Initial tonic inhibition, nats per timestep."""
 
+
+class Defaults(NamedTuple):
+    """Settings of a neuron that are not given."""
+
+    clamp: float
+    step: float
+    mem_init: tuple[float, float]
+
+
 CLAMP = 5.0
 """Default clamp, nats: at most e⁵ = 148 spikes per timestep. The paper's clamp of 10 allows 22,026.
 In briefly trained models one rare burst of so many can excite other neurons without end."""
@@ -57,6 +67,12 @@ CLAMP_MAX = 16.0
 """Largest clamp: float32 counts are exact up to 2²⁴, just above e¹⁶."""
 MEM_INIT_RANGE = -6.0, -4.0
 """Default range of the initial membrane, uniform, in nats."""
+INFERENCE = Defaults(CLAMP, STEP, MEM_INIT_RANGE)
+"""For hundreds of timesteps of inference."""
+HIDDEN = Defaults(clamp=2.0, step=0.5, mem_init=(-2.5, -1.5))
+"""For a hidden layer, with tens of timesteps: near firing, and at most e² = 7.4 spikes in one. A
+membrane oscillates where α G_kk times the rate exceeds 2, and training raises all three: with a
+clamp of 3 or 5 it can end in bursts."""
 MEM_INIT_MAX = 60.0
 """Largest |mem_init|, |log_bias| and |log_step|, in nats: beyond, a KL or step overflows."""
 LARGEST = 1e6
@@ -119,8 +135,9 @@ class IPVAENeuron(StatefulNeuron):
     Args:
         decoder: the source of the lateral weights G. A bias-free ``nn.Linear(K, M)`` is shared,
             never copied: G = Φᵀ Λ Φ follows its weights as they learn. A number K makes K neurons
-            with their own lateral weights: ``gram`` if given, else learned from G ≈ 1. A module of
-            :mod:`ipvae_snn.neurons.lateral` is used as it is.
+            with their own lateral weights: ``gram`` if given, else a hidden layer, which learns
+            them from G ≈ 1 with G_kk = 1. A module of :mod:`ipvae_snn.neurons.lateral` is used as
+            it is.
         log_scale: with a decoder, log σ per pixel, ``nn.Parameter`` or tensor of shape (M,), also
             shared, bounded by :func:`~ipvae_snn.functional.bound_log_scale`. Default σ = 1.
         gram: with a number K, symmetric (K, K) lateral weights in nats per spike.
@@ -132,13 +149,15 @@ class IPVAENeuron(StatefulNeuron):
         leak: pull of the membrane to ``mem_init`` per timestep, in [0, 1]; like 1 − ``beta``.
         clamp: upper bound of the membrane and of its change per timestep, in nats
             (:func:`~ipvae_snn.functional.soft_clamp`). The lower bound is always −8; hardly any
-            gradient passes there.
-        step: α > 0, the step size of inference; stored as its logarithm, ``log_step``.
+            gradient passes there. Default 5, in a hidden layer 2.
+        step: α > 0, the step size of inference; stored as its logarithm, ``log_step``. Default 0.2,
+            in a hidden layer 0.5.
         bias: b > 0, tonic inhibition in nats per timestep, number or (K,); stored as ``log_bias``.
         dim: the dimension of a timestep's input that holds the neurons: 1 for feature maps
             (B, K, H, W), whose channels compete at each place, −1 for (B, L, K). Inputs (B, K) need
             none.
-        mem_init: u_0 ≥ −60 nats, number or (K,); default uniform in (−6, −4) per neuron.
+        mem_init: u_0 ≥ −60 nats, number or (K,); default uniform in (−6, −4) per neuron, in a
+            hidden layer in (−2.5, −1.5).
         learn_step, learn_bias, learn_mem_init: learn this parameter instead of keeping it constant.
         spike_grad: an estimator of :mod:`ipvae_snn.surrogate`, or a callable from membranes to
             counts of about the rates e^mem, which is tried when it is set. Default
@@ -152,9 +171,8 @@ class IPVAENeuron(StatefulNeuron):
             has no threshold, its counts are graded already, and G does reset and inhibition: its
             diagonal subtracts after each spike, its other entries are the competition.
 
-    The defaults suit inference over hundreds of timesteps. For a hidden layer with tens of
-    timesteps, start closer to firing: ``mem_init=-1, step=0.3, clamp=3``, or ``step=0.5`` with
-    ``rounded()``.
+    The defaults suit inference over hundreds of timesteps with a decoder, and tens of timesteps in
+    a hidden layer, ``IPVAENeuron(K)``.
 
     A call returns ``(spk, mem)``, or only ``spk`` with ``init_hidden=True`` and ``output=False``.
 
@@ -202,9 +220,9 @@ class IPVAENeuron(StatefulNeuron):
         form: Literal["exact", "published"] | None = None,
         lateral_scale: float = 1.0,
         leak: float = 0.0,
-        clamp: float = CLAMP,
+        clamp: float | None = None,
         dim: int | None = None,
-        step: float = STEP,
+        step: float | None = None,
         bias: float | Tensor = BIAS,
         mem_init: float | Tensor | None = None,
         learn_step: bool = True,
@@ -236,10 +254,14 @@ class IPVAENeuron(StatefulNeuron):
         rest = None
         if mem_init is not None:
             rest = per_neuron(mem_init, "mem_init", features, like, least=-MEM_INIT_MAX)
-        self.lateral_scale, self.leak, self.clamp = lateral_scale, leak, clamp
+        alone = isinstance(decoder, numbers.Integral) and gram is None
+        default = HIDDEN if alone else INFERENCE
+        self.lateral_scale, self.leak = lateral_scale, leak
+        self.clamp = default.clamp if clamp is None else clamp
         require_dim(dim)
         decoded = isinstance(decoder, nn.Linear | SharedDecoder)
         self.form = ("exact" if decoded else "published") if form is None else form
+        step = default.step if step is None else step
         log_step = math.log(require_number(step, "step", least=1e-6, most=LARGEST))
         super().__init__(
             spike_grad=spike_grad, init_hidden=init_hidden, state_quant=state_quant, output=output
@@ -247,7 +269,7 @@ class IPVAENeuron(StatefulNeuron):
         self.surrogate_disable, self.dim = surrogate_disable, dim
         self.lateral = make_lateral(decoder, log_scale=log_scale, gram=gram, learn_gram=learn_gram)
         if rest is None:
-            rest = torch.empty(features).uniform_(*MEM_INIT_RANGE).to(like)
+            rest = torch.empty(features).uniform_(*default.mem_init).to(like)
         self._declare("mem_init", rest, learn_mem_init)
         self._declare("log_bias", tonic.log(), learn_bias)
         self._declare("log_step", like.new_tensor(log_step), learn_step)

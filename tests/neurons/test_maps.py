@@ -220,3 +220,12 @@ def test_neighbours_need_maps():
             ConvLateral(**{"features": 3, **wrong})
     with pytest.raises(ValueError, match="factor must have shape"):
         ConvLateral(3).factor = nn.Parameter(torch.ones(3, 3))
+
+
+@pytest.mark.parametrize("neuron", [IPVAENeuron(4, dim=1), IPVAENeuron(ConvLateral(4), dim=-3)])
+def test_exports_refuse_maps_by_name(neuron):
+    pytest.importorskip("nir", reason="the extra [nir] is not installed")
+    from ipvae_snn import export
+
+    with pytest.raises(ValueError, match="competes between the channels of a map"):
+        export.to_nir(nn.Sequential(nn.Linear(3, 4), neuron), input_shape=(3,))

@@ -209,3 +209,26 @@ def test_p25_counts_never_overflow(current):
 def test_our_neuron_is_not_a_leaky_for_exporters():
     assert not isinstance(hidden(), snn.Leaky)
     assert isinstance(hidden(), snn.SpikingNeuron)
+
+
+def test_its_own_nir_export_says_what_to_use_instead():
+    export_nir = pytest.importorskip("snntorch.export_nir", reason="nirtorch is not installed")
+    net = nn.Sequential(nn.Linear(4, 6), IPVAENeuron(6, init_hidden=True))
+    with pytest.raises(NotImplementedError, match=r"ipvae_snn\.export\.to_nir"):
+        export_nir._extract_snntorch_module(net[1])
+
+
+@pytest.mark.parametrize(
+    ("options", "instead"),
+    [({"beta": 0.9}, "leak = 1 - beta"), ({"learn_beta": True}, "leak is not learned"),
+     ({"linear_features": 4}, "lateral weights"), ({"all_to_all": False}, "lateral weights"),
+     ({"alpha": 0.9}, "synaptic"), ({"kernel_size": 3}, "dim=1")],
+)  # fmt: skip
+def test_its_other_arguments_are_refused_with_what_to_use(options, instead):
+    with pytest.raises(TypeError, match=instead):
+        IPVAENeuron(4, **options)
+
+
+def test_its_first_argument_is_not_ours():
+    with pytest.raises(TypeError, match=r"the place of beta in snntorch\.Leaky"):
+        IPVAENeuron(0.9)

@@ -2,6 +2,7 @@
 
 import copy
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -26,9 +27,11 @@ from ipvae_snn.export.graphs.network import GraphNetwork, flattened, layer_of, r
 from ipvae_snn.export.graphs.poisson import Portable
 from ipvae_snn.export.graphs.timestep import timestep_of
 from ipvae_snn.models.ipvae import IPVAE
-from ipvae_snn.neurons.lateral import NoLateral
+from ipvae_snn.neurons.lateral import Lateral, LearnedGram, NoLateral, UnitGram
 from ipvae_snn.neurons.poisson import IPVAENeuron
 
+_LEARNED = {"LearnedGram": LearnedGram.near_identity, "UnitGram": UnitGram.near_identity}
+_SOURCES: dict[str, Callable[[int], Lateral]] = {"NoLateral": NoLateral, **_LEARNED}
 _DECODER = "neuron.lateral.decoder.weight"
 _DAMAGE: tuple[type[Exception], ...] = (LookupError, TypeError, AttributeError, RuntimeError)
 _DAMAGE += (OverflowError, MemoryError, json.JSONDecodeError, UnicodeError)
@@ -206,9 +209,9 @@ def _neuron(tag: dict[str, Any]) -> IPVAENeuron:
             neuron = IPVAENeuron(nn.Linear(features, len(weight), bias=False), **settings)
         else:
             gram = torch.eye(features) if kind == "FixedGram" else None
-            source = NoLateral(features) if kind == "NoLateral" else features
+            source = _SOURCES[kind](features) if kind in _SOURCES else features
             neuron = IPVAENeuron(source, gram=gram, **settings)
-            if kind == "LearnedGram":
+            if kind in _LEARNED:
                 neuron.lateral.factor = nn.Parameter(torch.zeros(state["lateral.factor"].shape))
     weights = _tensors(state, neuron)
     neuron.to(weights["mem_init"].dtype).load_state_dict(weights)
