@@ -15,8 +15,9 @@ from ipvae_snn.models import IPVAE, load_model
 from ipvae_snn.models.streaming import Stream
 from ipvae_snn.neurons import IPVAENeuron
 from ipvae_snn.neurons.conversion import from_snntorch
+from ipvae_snn.neurons.over_time import over_time
 from ipvae_snn.neurons.recorder import Recorder
-from ipvae_snn.neurons.states import detach, reset, tbptt
+from ipvae_snn.neurons.states import detach, reset, reset_on_call, tbptt
 from ipvae_snn.training import TrainConfig, fit, tune
 from ipvae_snn.version import __version__
 
@@ -36,8 +37,10 @@ __all__ = [
     "functional",
     "load_model",
     "models",
+    "over_time",
     "recipes",
     "reset",
+    "reset_on_call",
     "surrogate",
     "tbptt",
     "tune",

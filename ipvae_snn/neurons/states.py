@@ -5,10 +5,12 @@ passed is changed: nothing here reads snnTorch's class-wide lists.
 """
 
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import torch
 from snntorch import SpikingNeuron
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from ipvae_snn._utils.checks import require_integer
 
@@ -39,6 +41,35 @@ def reset(net: nn.Module) -> None:
         if callable(reset_mem):
             reset_mem()
         _detach_tensors(neuron)
+
+
+def reset_on_call(net: nn.Module) -> RemovableHandle:
+    """Let every call of ``net`` begin with :func:`reset`.
+
+    For an outer network whose ``forward`` takes a whole sequence: nothing is left to forget in
+    training loops, or to hang into the callbacks of a trainer. Not for one that is called for each
+    timestep.
+
+    Returns:
+        A handle; its ``remove()`` ends it.
+
+    Raises:
+        TypeError: ``net`` is no module.
+
+    >>> from ipvae_snn import IPVAENeuron
+    >>> neuron = IPVAENeuron(4, init_hidden=True)
+    >>> handle = reset_on_call(neuron)
+    >>> first, second = neuron(torch.zeros(2, 4)), neuron(torch.zeros(2, 4))
+    >>> bool((neuron.mem < neuron.mem_init).all())
+    True
+    """
+    if not isinstance(net, nn.Module):
+        raise TypeError(f"net must be a torch.nn.Module, got {type(net).__name__}")
+    return net.register_forward_pre_hook(_reset_before)
+
+
+def _reset_before(net: nn.Module, inputs: tuple[Any, ...]) -> None:
+    reset(net)
 
 
 def detach(net: nn.Module) -> None:
