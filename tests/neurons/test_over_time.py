@@ -22,7 +22,7 @@ NETWORKS = {
         nn.Sequential(nn.Linear(5, 6), nn.Sequential(snn.Leaky(0.9, init_hidden=True))),
         nn.Linear(6, 4), ours(4), nn.Linear(4, 3), snn.Leaky(0.9, init_hidden=True, output=True),
     ),
-    "ends in a layer": lambda: nn.Sequential(nn.Linear(5, 6), ours(6, output=False), nn.Linear(6, 2)),
+    "ends in a layer": lambda: nn.Sequential(nn.Linear(5, 6), ours(6), nn.Linear(6, 2)),
     "ours with membranes": lambda: nn.Sequential(nn.Linear(5, 6), ours(6, output=True)),
     "maps": lambda: nn.Sequential(
         nn.Unflatten(1, (1, 5)), nn.Conv1d(1, 4, 2), ours(4, dim=1), nn.AvgPool1d(2), nn.Flatten(),
