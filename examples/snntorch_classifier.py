@@ -24,16 +24,10 @@ from tqdm.auto import tqdm
 import ipvae_snn
 from ipvae_snn import IPVAENeuron, data, surrogate
 
-# A classifier runs for tens of timesteps, not a thousand: start the membranes near firing.
-NEAR_FIRING = {"init_hidden": True, "mem_init": -1.0, "clamp": 3.0}
 HIDDEN: dict[str, Callable[[int], nn.Module]] = {
     "Leaky": lambda k: snn.Leaky(beta=0.9, init_hidden=True),
-    "IPVAE, rounded": lambda k: IPVAENeuron(
-        k, step=0.5, spike_grad=surrogate.rounded(), **NEAR_FIRING
-    ),
-    "IPVAE, Poisson": lambda k: IPVAENeuron(
-        k, step=0.3, spike_grad=surrogate.midpoint(), **NEAR_FIRING
-    ),
+    "IPVAE, rounded": lambda k: IPVAENeuron(k, spike_grad=surrogate.rounded(), init_hidden=True),
+    "IPVAE, Poisson": lambda k: IPVAENeuron(k, init_hidden=True),
 }
 COLOURS = {"Leaky": "#808080", "IPVAE, rounded": "#0072B2", "IPVAE, Poisson": "#D55E00"}
 

@@ -1,0 +1,249 @@
+"""The same networks with snn.Leaky and with IPVAENeuron layers, on equal terms.
+
+Every version trains for equal epochs, on the same batches. Its learning rate, normalisation of
+currents and price of spikes are searched in the same way, each with a network of its own, on
+validation samples: first the learning rate and normalisation with the best score, then the highest
+price whose score is within .2 points of the best. ``defaults`` is ``IPVAENeuron(K)`` as it is,
+without normalisation, at the learning rate and price of the middle. Test samples are looked at
+once, by the final networks. "Price" is what the loss pays for a thousand spikes per sample; it
+rises from zero over the first half of training. Small data sets are shown more often.
+
+    python examples/hidden_layers/compare.py --task classifier
+    python examples/hidden_layers/compare.py --task convolutional --data path/to/mnist.npz
+"""
+
+import argparse
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import snntorch as snn
+import torch
+from matplotlib.figure import Figure
+from tasks import TASKS, Layer, Part, Task, settled, splits_of
+from torch import Tensor, nn
+from tqdm.auto import tqdm
+
+from ipvae_snn import IPVAENeuron, over_time, surrogate
+from ipvae_snn._utils.files import atomic_write
+from ipvae_snn.bench.timing import machine
+
+Options = dict[str, Any]
+RATES, PRICES = (2e-3, 5e-3, 1e-2), (0.1, 0.3, 1.0)
+DEFAULTS: Options = {"lr": RATES[1], "norm": False, "price": PRICES[1]}
+WITHIN = 0.002
+"""Of the best score: where the highest price is taken."""
+BATCH, LEAST_BATCHES = 64, 1000
+VERSIONS = {
+    "Leaky": "#808080", "IPVAE, Poisson": "#D55E00", "IPVAE, rounded": "#0072B2",
+    "IPVAE, Poisson, defaults": "#E69F00", "IPVAE, rounded, defaults": "#56B4E9",
+}  # fmt: skip
+
+
+def leaky(features: int, kind: str) -> nn.Module:
+    if kind == "recurrent":
+        return snn.RLeaky(0.9, linear_features=features, init_hidden=True)
+    return snn.Leaky(0.5 if kind == "maps" else 0.9, init_hidden=True)
+
+
+def ours(features: int, kind: str, estimator: Callable[[], Any]) -> nn.Module:
+    dim = 1 if kind == "maps" else None
+    return IPVAENeuron(features, dim=dim, init_hidden=True, spike_grad=estimator())
+
+
+def layer_of(version: str, norm: bool) -> Layer:
+    """What makes the spiking layers of a version."""
+    estimator = surrogate.rounded if "rounded" in version else surrogate.midpoint
+
+    def layer(features: int, kind: str) -> list[nn.Module]:
+        neuron = leaky(features, kind) if version == "Leaky" else ours(features, kind, estimator)
+        norms = nn.BatchNorm2d if kind == "maps" else nn.BatchNorm1d
+        return [norms(features), neuron] if norm else [neuron]
+
+    return layer
+
+
+class Network:
+    """A network for a task, whose hidden spikes are counted."""
+
+    def __init__(self, task: Task, version: str, norm: bool) -> None:
+        self.task, self.sums = task, list[Tensor]()
+        self.net = task.network(layer_of(version, norm))
+        for layer in list(self.net)[:-1]:
+            if isinstance(layer, IPVAENeuron):
+                layer.observers.append(lambda seen: self.sums.append(seen.spk.sum()))
+            elif isinstance(layer, snn.SpikingNeuron):
+                layer.register_forward_hook(lambda _, __, spk: self.sums.append(spk.sum()))
+
+    def __call__(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Outputs at all timesteps, (T, B, ...), and hidden spikes per sample."""
+        steps = self.task.num_steps
+        outputs = over_time(self.net, x.transpose(0, 1) if steps is None else x, steps).mem
+        spikes = torch.stack(self.sums).sum() / len(x)
+        self.sums.clear()
+        return outputs, spikes
+
+    @torch.no_grad()
+    def measure(self, part: Part) -> dict[str, float]:
+        """Score, and hidden spikes per sample."""
+        self.net.eval()
+        found, total = [], 0.0
+        for x in part.x.split(500):
+            outputs, spikes = self(x)
+            found.append(settled(outputs))
+            total += float(spikes) * len(x)
+        self.net.train()
+        score = self.task.score(torch.cat(found), part.wanted)
+        return {"score": score, "spikes": total / len(part.x)}
+
+
+def train(
+    task: Task, version: str, options: Options, seed: int, epochs: int
+) -> tuple[Network, Options]:
+    """A trained network, its score on validation samples by epoch, and seconds per epoch."""
+    torch.manual_seed(seed)
+    network = Network(task, version, options["norm"])
+    net, samples = network.net, len(task.train.x)
+    optimizer = torch.optim.Adam(net.parameters(), lr=options["lr"])
+    batches = max(1, samples // BATCH)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs * batches)
+    history, seconds = [], 0.0
+    for epoch in range(epochs):
+        price = 1e-3 * options["price"] * min(1.0, 2 * epoch / epochs)
+        started = time.process_time()
+        for batch in torch.randperm(samples)[: batches * BATCH].chunk(batches):
+            outputs, spikes = network(task.train.x[batch])
+            loss = task.loss(outputs, task.train.wanted[batch]) + price * spikes
+            optimizer.zero_grad()
+            loss.backward()
+            nn.utils.clip_grad_norm_(net.parameters(), 1.0)
+            optimizer.step()
+            schedule.step()
+        seconds += time.process_time() - started
+        history.append(network.measure(task.validation)["score"])
+    return network, {"history": history, "seconds": seconds / epochs}
+
+
+def searched(task: Task, version: str, epochs: int) -> list[Options]:
+    """All options that were tried, the chosen ones last."""
+
+    def tried(options: Options) -> Options:
+        network, _ = train(task, version, options, seed=100, epochs=epochs)
+        return {**options, **network.measure(task.validation)}
+
+    middle = {"price": PRICES[0]}
+    rows = [tried({**middle, "lr": lr, "norm": norm}) for norm in (False, True) for lr in RATES]
+    best = max(rows, key=lambda row: row["score"])
+    priced = [tried({**best, "price": price}) for price in PRICES[1:]]
+    good = max(row["score"] for row in (best, *priced)) - WITHIN
+    chosen = max((r for r in (best, *priced) if r["score"] >= good), key=lambda r: r["price"])
+    return [*rows, *priced, chosen]
+
+
+def compared(task: Task, arguments: argparse.Namespace) -> dict[str, Any]:
+    """Per version: options that were tried, and the final networks of all seeds."""
+    results: dict[str, Any] = {}
+    epochs = arguments.epochs or max(task.epochs, LEAST_BATCHES * BATCH // len(task.train.x))
+    tasks = tqdm(VERSIONS, desc=arguments.task, disable=None)
+    for version in tasks:
+        tasks.set_postfix_str(version)
+        defaults = version.endswith("defaults")
+        tried = [] if defaults else searched(task, version, max(1, epochs // 2))
+        options = DEFAULTS if defaults else {key: tried[-1][key] for key in DEFAULTS}
+        runs = []
+        for seed in range(arguments.seeds):
+            network, took = train(task, version, options, seed, epochs)
+            runs.append({**network.measure(task.test), **took})
+        results[version] = {"options": options, "tried": tried, "runs": runs}
+        print(line(version, results))
+    return results
+
+
+def line(version: str, results: dict[str, Any]) -> str:
+    """Of the table: score, spikes, and seconds per epoch relative to Leaky's."""
+    runs, first = results[version]["runs"], results["Leaky"]["runs"]
+    score, spikes = ([run[key] for run in runs] for key in ("score", "spikes"))
+    seconds = np.mean([run["seconds"] for run in runs]) / np.mean([r["seconds"] for r in first])
+    options = ", ".join(f"{key} {value}" for key, value in results[version]["options"].items())
+    return (
+        f"{version:<26}{np.mean(score):8.4f} ±{np.std(score):.4f}{np.mean(spikes):9.0f} "
+        f"±{np.std(spikes):<5.0f}{seconds:6.2f}   {options}"
+    )
+
+
+def draw(results: dict[str, Any], title: str, path: Path) -> None:
+    figure = Figure(figsize=(9.5, 3.8), layout="constrained")
+    quality, learning = figure.subplots(1, 2)
+    for version, colour in VERSIONS.items():
+        runs, tried = results[version]["runs"], results[version]["tried"]
+        look = {"color": colour, "marker": "s" if "defaults" in version else "o"}
+        quality.plot(
+            [r["spikes"] for r in runs], [r["score"] for r in runs], ls="", mec="white", ms=8,
+            label=version, **look,
+        )  # fmt: skip
+        quality.plot(
+            [r["spikes"] for r in tried],
+            [r["score"] for r in tried],
+            ls="",
+            ms=3,
+            alpha=0.6,
+            **look,
+        )
+        mean = np.mean([run["history"] for run in runs], axis=0)
+        learning.plot(range(1, len(mean) + 1), mean, ms=4, **look)
+    quality.set_xscale("log")
+    quality.set_xlabel("hidden spikes per sample")
+    quality.set_ylabel("score on test samples (small: tried, validation)")
+    learning.set_xlabel("epoch")
+    learning.set_ylabel("score on validation samples")
+    quality.set_title(title, loc="left", fontsize="medium")
+    for ax in (quality, learning):
+        ax.grid(alpha=0.25)
+        ax.spines[["top", "right"]].set_visible(False)
+    figure.legend(loc="outside right center", frameon=False, fontsize="small")
+    figure.savefig(path, dpi=130)
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--task", choices=TASKS, default="classifier")
+    parser.add_argument("--data", default="digits", help="digits (default), mnist.npz, fsdd_8k.npz")
+    parser.add_argument("--images", type=int, help="training samples (default: all)")
+    parser.add_argument("--hidden", type=int, default=256, help="neurons of a flat hidden layer")
+    parser.add_argument("--steps", type=int, help="timesteps, where the input stays")
+    parser.add_argument("--epochs", type=int, help="of the final training; half for the search")
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--quick", action="store_true", help="smoke test, takes seconds")
+    parser.add_argument("--out", type=Path, default=Path("hidden_layers.png"))
+    arguments = parser.parse_args()
+    if arguments.quick:
+        arguments.epochs, arguments.steps, arguments.images, arguments.seeds = 1, 3, 64, 1
+        arguments.hidden = 16
+    return arguments
+
+
+def main() -> None:
+    arguments = parse()
+    torch.set_num_threads(1)  # so that times compare whatever else the machine does
+    task = TASKS[arguments.task](splits_of(arguments), arguments)
+    print(f"{'':<26}{'score':>8}{'':8}{'spikes':>9}{'':7}{'time':>5}   options")
+    results = compared(task, arguments)
+    sizes = [len(part.x) for part in (task.train, task.validation, task.test)]
+    title = f"{arguments.task}, {Path(arguments.data).stem}, {sizes[0]:,} training samples"
+    draw(results, title, arguments.out)
+    record = arguments.out.with_suffix(".json")
+    command = {key: str(value) for key, value in vars(arguments).items()}
+    content = {
+        "machine": machine(torch.device("cpu")), "command": command, "sizes": sizes,
+        "results": results,
+    }  # fmt: skip
+    with atomic_write(record) as temporary:
+        temporary.write_text(json.dumps(content, indent=1) + "\n")
+    print(f"picture: {arguments.out}\nresult: {record}")
+
+
+if __name__ == "__main__":
+    main()
