@@ -213,9 +213,9 @@ def test_tbptt_covers_all_windows(net, input_, window, loss):
         assert finite(torch.tensor(losses))
 
 
-@given(shape=st.lists(sizes, max_size=2))
-def test_empty_batches_and_up_to_three_dimensions(shape):
-    neuron = IPVAENeuron(K)
+@given(shape=st.lists(sizes, max_size=3))
+def test_empty_batches_and_up_to_four_dimensions(shape):
+    neuron = IPVAENeuron(K, dim=-1)
     spk, mem = neuron(torch.ones(*shape, K))
     assert_valid(neuron, spk, mem, (*shape, K))
     assert_valid(neuron, *neuron.run(torch.ones(2, *shape, K)), (2, *shape, K))
