@@ -2,14 +2,18 @@
 
 Both train for a quarter of the budget of the other experiments, and are measured after 1,000
 timesteps by single draws. What a default rests on is the validation split, which no model is
-trained on; test samples are looked at once, with the same rows. The published form has no threshold
-that grows with a feature's length, so it may choose a tonic inhibition and a weaker lateral one for
-itself, on the validation split: the least distance from R² = 1 at zeros = 1.
+trained on; test samples are looked at once, with the same rows. The exact form has the threshold
+and gain of the library's recipes. The published form, which has no threshold that grows with a
+feature's length, may choose both for itself, on the validation split: the least distance from
+R² = 1 at zeros = 1. "Plain" is each form without them: a learned b, and all inhibition at its full
+strength.
 
     python examples/paper/variance_term.py --data path/to/data
 """
 
 from typing import Any
+
+from ipvae_snn.neurons import BIAS
 
 from harness import COLOURS, Setup, evaluated, figure, finish, load, parse, trained
 from harness.measure import effort
@@ -17,9 +21,13 @@ from harness.tables import DISTANCE, ERROR, R2, RATES, SPIKES, TRAINED, ZEROS, t
 
 QUARTER = 0.25
 PUBLISHED = {"form": "published"}
+PLAIN = {"bias": BIAS, "learn_bias": True, "lateral_scale": 1.0}
+"""Without a threshold and the gain that makes up for it: b is learned."""
 CANDIDATES: dict[str, dict[str, list[dict[str, Any]]]] = {
     "patches": {
         "exact": [{}],
+        "exact, plain": [PLAIN],
+        "published, plain": [{**PUBLISHED, **PLAIN}],
         "published": [
             PUBLISHED,
             *({**PUBLISHED, "bias": b, "lateral_scale": s} for b, s in ((0.4, 1.0), (0.4, 0.8))),
@@ -27,6 +35,8 @@ CANDIDATES: dict[str, dict[str, list[dict[str, Any]]]] = {
     },
     "mnist": {
         "exact": [{}],
+        "exact, plain": [PLAIN],
+        "published, plain": [{**PUBLISHED, **PLAIN}],
         "published": [
             {**PUBLISHED, "bias": b, "lateral_scale": s}
             for b, s in ((0.01, 1.0), (0.02, 1.0), (0.02, 0.75), (0.04, 0.75))
@@ -76,11 +86,12 @@ def main() -> None:
     with figure(setup, 1, 2, size=(8.0, 3.2)) as axes:
         for ax, (data, forms) in zip(axes[0], CANDIDATES.items(), strict=True):
             for form in forms:
-                colour = COLOURS["iP" if form == "exact" else "iG"]
+                colour = COLOURS["iP" if form.startswith("exact") else "iG"]
+                look = {"color": colour, "alpha": 0.4 if form.endswith("plain") else 1.0}
                 for index, row in enumerate(rows[f"{data}, {form}, test"]):
                     label = None if index else form
-                    ax.semilogx(row["steps"], row["curves"]["r2"], color=colour, label=label)
-                    ax.semilogx(row["steps"], row["curves"]["zeros"], color=colour, ls="--")
+                    ax.semilogx(row["steps"], row["curves"]["r2"], **look, label=label)
+                    ax.semilogx(row["steps"], row["curves"]["zeros"], **look, ls="--")
             ax.set_ylim(0, 1)
             finish(ax, x="timestep", y="R² (solid), zeros (dashed)", title=data)
 
