@@ -11,7 +11,7 @@ import pytest
 pytestmark = pytest.mark.slow
 
 EXAMPLES = sorted((Path(__file__).parent.parent / "examples").glob("*.py"))
-NEEDS = {"nest_poisson": "nest"}
+NEEDS = {"nest_poisson": "nest", "lightning_classifier": "lightning"}
 
 
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda p: p.stem)
