@@ -1,0 +1,87 @@
+"""Defaults of a hidden layer, ``IPVAENeuron(K)``, and its lateral weights ``UnitGram``."""
+
+import pytest
+import torch
+from torch import nn
+
+import ipvae_snn
+from ipvae_snn import IPVAENeuron, over_time
+from ipvae_snn.neurons.lateral import FixedGram, LearnedGram, SharedDecoder, UnitGram
+
+K = 6
+
+
+def test_a_number_alone_makes_a_hidden_layer():
+    hidden = IPVAENeuron(K)
+    assert type(hidden.lateral) is UnitGram
+    assert (hidden.clamp, hidden.log_step.exp().item()) == pytest.approx((2.0, 0.5))
+    assert ((hidden.mem_init > -2.5) & (hidden.mem_init < -1.5)).all()
+
+
+@pytest.mark.parametrize(
+    ("make", "lateral"),
+    [(lambda: IPVAENeuron(nn.Linear(K, 9, bias=False)), SharedDecoder),
+     (lambda: IPVAENeuron(K, gram=torch.eye(K)), FixedGram),
+     (lambda: IPVAENeuron(K, gram=torch.eye(K), learn_gram=True), LearnedGram),
+     (lambda: IPVAENeuron(LearnedGram.near_identity(K)), LearnedGram)],
+)  # fmt: skip
+def test_everything_else_has_the_settings_of_inference(make, lateral):
+    neuron = make()
+    assert type(neuron.lateral) is lateral
+    assert (neuron.clamp, neuron.log_step.exp().item()) == pytest.approx((5.0, 0.2))
+    assert ((neuron.mem_init > -6) & (neuron.mem_init < -4)).all()
+
+
+def test_unit_gram_is_the_correlation_of_its_features():
+    torch.manual_seed(0)
+    lateral = UnitGram(torch.randn(9, K).double())
+    gram = lateral.gram()
+    for k in range(K):
+        for m in range(K):
+            a, b = lateral.factor[:, k], lateral.factor[:, m]
+            torch.testing.assert_close(gram[k, m], a @ b / (a.norm() * b.norm()))
+    torch.testing.assert_close(gram.diagonal(), torch.ones(K).double())
+    assert torch.linalg.eigvalsh(gram)[0] > -1e-12
+
+
+def test_its_gradient_is_that_of_autograd_and_leaves_lengths_alone():
+    torch.manual_seed(0)
+    lateral, weights = UnitGram(torch.randn(9, K).double()), torch.randn(K, K).double()
+    losses = (lateral.cached_gram() * weights).sum(), (lateral.gram() * weights).sum()
+    found, wanted = (torch.autograd.grad(loss, lateral.factor)[0] for loss in losses)
+    torch.testing.assert_close(found, wanted, rtol=1e-12, atol=1e-12)
+    along = (found * lateral.factor).sum(0)
+    torch.testing.assert_close(along, torch.zeros(K).double(), rtol=0, atol=1e-12)
+
+
+def test_a_feature_without_length_inhibits_nobody():
+    lateral = UnitGram(torch.eye(K))
+    with torch.no_grad():
+        lateral.factor[:, 0] = 0
+    assert torch.equal(lateral.gram()[0], torch.zeros(K))
+    lateral.cached_gram().sum().backward()
+    assert lateral.factor.grad.isfinite().all()
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_plain_swap_learns_at_a_high_learning_rate(seed):
+    """Two classes in noise, at chance before; the read-out is one of our layers, too."""
+    torch.manual_seed(seed)
+    net = nn.Sequential(
+        nn.Linear(20, 32), IPVAENeuron(32, init_hidden=True), nn.Linear(32, 2),
+        IPVAENeuron(2, init_hidden=True, output=True),
+    )  # fmt: skip
+    labels = torch.arange(400) % 2
+    x = torch.randn(400, 20) + 1.5 * torch.nn.functional.one_hot(labels, 20)
+    optimizer = torch.optim.Adam(net.parameters(), lr=1e-2)
+    for _ in range(6):
+        for batch in torch.randperm(400).split(50):
+            mem = over_time(net, x[batch], 15).mem
+            loss = nn.functional.cross_entropy(mem.mean(0), labels[batch])
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+    ipvae_snn.reset(net)
+    with torch.no_grad():
+        accuracy = (over_time(net, x, 15).spk.sum(0).argmax(1) == labels).float().mean()
+    assert accuracy > 0.75
