@@ -49,7 +49,10 @@ BASELINES = {
 }
 
 
-@pytest.mark.parametrize("name", BASELINES)
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(n, marks=[pytest.mark.slow] if n == "VAE, relu" else []) for n in BASELINES],
+)
 def test_a_baseline_is_trained_and_evaluated_like_the_ipvae(name):
     torch.manual_seed(0)
     model, x = BASELINES[name](), samples()

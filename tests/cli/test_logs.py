@@ -11,7 +11,9 @@ from ipvae_snn import IPVAE, TrainConfig, evaluate, export, fit
 from ipvae_snn._utils import progress
 from ipvae_snn.cli import main
 
-MODEL, X = IPVAE(16, 8, init_std=0.3), torch.rand(12, 16)
+with torch.random.fork_rng():
+    torch.manual_seed(0)
+    MODEL, X = IPVAE(16, 8, init_std=0.3), torch.rand(12, 16)
 
 
 def train():
