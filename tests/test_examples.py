@@ -10,17 +10,25 @@ import pytest
 
 pytestmark = pytest.mark.slow
 
-EXAMPLES = sorted((Path(__file__).parent.parent / "examples").glob("*.py"))
+FOLDER = Path(__file__).parent.parent / "examples"
+EXAMPLES = [(path.name, ()) for path in sorted(FOLDER.glob("*.py"))] + [
+    ("hidden_layers/gradients.py", ()),
+    *(
+        ("hidden_layers/compare.py", ("--task", task))
+        for task in ("classifier", "convolutional", "recurrent", "autoencoder")
+    ),
+]
 NEEDS = {"nest_poisson": "nest", "lightning_classifier": "lightning"}
 
 
-@pytest.mark.parametrize("path", EXAMPLES, ids=lambda p: p.stem)
-def test_example(path, tmp_path):
+@pytest.mark.parametrize(("name", "options"), EXAMPLES, ids=str)
+def test_example(name, options, tmp_path):
+    path = FOLDER / name
     if path.stem in NEEDS and find_spec(NEEDS[path.stem]) is None:
         pytest.skip(f"{path.name} needs {NEEDS[path.stem]}, which is not installed")
     picture = tmp_path / "picture.png"
     result = subprocess.run(
-        [sys.executable, str(path), "--quick", "--out", str(picture)],
+        [sys.executable, str(path), *options, "--quick", "--out", str(picture)],
         capture_output=True, text=True, cwd=tmp_path, env={**os.environ, "MPLBACKEND": "Agg"},
     )  # fmt: skip
     assert result.returncode == 0, result.stderr[-2000:]
