@@ -5,7 +5,7 @@ Each gives K neurons a symmetric (K, K) matrix, in nats per spike, by ``gram()``
 
 import numbers
 from dataclasses import dataclass
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -447,13 +447,13 @@ class LearnedGram(Lateral):
         super().__setattr__(name, value)
 
     @classmethod
-    def near_identity(cls, features: int, spread: float = 0.1) -> "Self":
+    def near_identity(cls, features: int, spread: float = 0.1) -> "LearnedGram":
         """Start from self-inhibition of about 1 nat and weak random competition."""
         noise = torch.randn(features, features) * (spread / features**0.5)
         return cls(torch.eye(features) + noise)
 
     @classmethod
-    def from_gram(cls, gram: Tensor) -> "Self":
+    def from_gram(cls, gram: Tensor) -> "LearnedGram":
         """Start from a given positive semidefinite matrix."""
         values, vectors = torch.linalg.eigh(gram.detach())
         if values[0] < -1e-5 * values[-1].abs().clamp(min=1e-12):
