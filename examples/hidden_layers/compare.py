@@ -1,6 +1,6 @@
 """The same networks with snn.Leaky and with IPVAENeuron layers, on equal terms.
 
-Every version trains for equal epochs, on the same batches. Its learning rate, normalisation of
+Every version trains for equal epochs of the same samples. Its learning rate, normalisation of
 currents and price of spikes are searched in the same way, each with a network of its own, on
 validation samples: first the learning rate and normalisation with the best score, then the highest
 price whose score is within .2 points of the best. ``defaults`` is ``IPVAENeuron(K)`` as it is,

@@ -88,7 +88,7 @@ class Network(nn.Module):
 
 def gradients(
     network: Network, make_loss: Callable[[int], Tensor], draws: int, repeats: int
-) -> Any:
+) -> dict[str, Tensor]:
     """Gradients of the weights before each layer, (repeats, weights), by layer."""
     rows: dict[str, list[Tensor]] = {name: [] for name in LAYERS}
     weights = [layer.weight for layer in network.currents]
