@@ -1,6 +1,6 @@
 """The options of every model, chosen on the validation split, one option after the other.
 
-Each candidate trains for a tenth of the budget of the experiments, and is run for as many timesteps
+Each candidate trains for a seventh of the budget of the experiments, and is run for as many timesteps
 as its kind needs. What is chosen is what is best on validation samples, which no model is trained
 on: the smallest error, or for sparse codes the smallest distance from R² = 1 at zeros = 1. On MNIST
 LCA has the smallest error of those with the zeros of the published iP-VAE. Convolutional encoders
@@ -35,7 +35,7 @@ TRIED: dict[str, dict[str, tuple[Any, ...]]] = {
 SHARED = {"P-conv": "P-mlp", "G-conv": "G-mlp", "G-relu-conv": "G-mlp"}
 SPARSE = ("LCA", "iG-relu", "P-linear", "P-mlp", "P-conv")
 LEAST_ZEROS = 0.844  # of the published iP-VAE on MNIST
-SHARE = 0.1
+SHARE = 0.15
 DIVERGED = 1e9
 """Score of options with which training diverges."""
 

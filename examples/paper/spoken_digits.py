@@ -3,7 +3,7 @@
 For each model, on clips held out by the official indices: R² from one draw ("spikes") and from the
 expected code ("rates"), MSE per dimension, zeros, lifetime sparsity, and the accuracy of a linear
 probe for the digit on expected codes, compared with the same probe on raw pixels. R² on training
-clips shows overfitting. All models train for the same time, a fifth of the other experiments'.
+clips shows overfitting. All models train for the same time, a third of the other experiments'.
 
 Tests of the Poisson assumption, on speech, MNIST and natural patches: the error of spikes is the
 error of rates plus the variance of the draws, Σ_k ‖Φ_k‖² λ_k in closed form. Is the residual
@@ -30,7 +30,7 @@ STEPS = {
     "iP": 256, "iG": 256, "iG-relu": 256, "LCA": 256, "P-linear": 1, "P-mlp": 1, "P-conv": 1,
     "G-linear": 1, "G-mlp": 1, "G-conv": 1, "ia": 8, "sa": 8,
 }  # fmt: skip
-SHARE = 0.2
+SHARE = 0.3
 """Of the budget of the other experiments: there are 1,080 clips to learn from."""
 DATA = {"speech": "#0072B2", "mnist": "#E69F00", "patches": "#009E73"}
 WINDOWS = (1, 2, 4, 8, 16, 32)

@@ -14,7 +14,7 @@ import torch
 from ipvae_snn._utils.files import atomic_write
 from ipvae_snn.bench.timing import machine
 
-SECONDS = 300.0
+SECONDS = 200.0
 """Budget of every training, on one core."""
 
 
