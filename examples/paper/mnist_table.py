@@ -55,7 +55,9 @@ def measure(setup: Setup, name: str, seed: int) -> dict[str, Any]:
     samples = load(setup, "mnist")
     steps, probe_step = run_length(setup, name)
     evaluation = evaluated(setup, model, samples.test, steps, samples=1000)
-    train, test = (codes(setup, model, x, probe_step) for x in (samples.train[:PROBED], samples.test))
+    train, test = (
+        codes(setup, model, x, probe_step) for x in (samples.train[:PROBED], samples.test)
+    )
     assert samples.train_labels is not None
     assert samples.test_labels is not None
     labels = samples.train_labels[:PROBED], samples.test_labels
