@@ -2,11 +2,14 @@
 
 Every version trains for equal epochs of the same samples. Its learning rate, normalisation of
 currents and price of spikes are searched in the same way, each with a network of its own, on
-validation samples: first the learning rate and normalisation with the best score, then the highest
+validation samples, with at most 5,000 samples to learn from: first the learning rate and normalisation with the best score, then the highest
 price whose score is within .2 points of the best. ``defaults`` is ``IPVAENeuron(K)`` as it is,
 without normalisation, at the learning rate and price of the middle. Test samples are looked at
 once, by the final networks. "Price" is what the loss pays for a thousand spikes per sample; it
-rises from zero over the first half of training. Small data sets are shown more often.
+rises from zero over the first half of training. Small data sets are shown more often. "Operations"
+are those of ``metrics.synops`` per sample: additions by spikes, also those of lateral inhibition,
+and the products of an input that is no spikes. Without spikes, and with a single pass, a network
+with ReLUs shows what is lost. Classifiers of images are tested on noisy, covered and pale ones too.
 
     python examples/hidden_layers/compare.py --task classifier
     python examples/hidden_layers/compare.py --task convolutional --data path/to/mnist.npz
@@ -16,6 +19,7 @@ import argparse
 import json
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +27,11 @@ import numpy as np
 import snntorch as snn
 import torch
 from matplotlib.figure import Figure
-from tasks import TASKS, Layer, Part, Task, settled, splits_of
+from tasks import DISTURBANCES, TASKS, Layer, Part, Task, accuracy, settled, splits_of
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from ipvae_snn import IPVAENeuron, over_time, surrogate
+from ipvae_snn import IPVAENeuron, metrics, over_time, surrogate
 from ipvae_snn._utils.files import atomic_write
 from ipvae_snn.bench.timing import machine
 
@@ -36,10 +40,11 @@ RATES, PRICES = (2e-3, 5e-3, 1e-2), (0.1, 0.3, 1.0)
 DEFAULTS: Options = {"lr": RATES[1], "norm": False, "price": PRICES[1]}
 WITHIN = 0.002
 """Of the best score: where the highest price is taken."""
-BATCH, LEAST_BATCHES = 64, 1000
+BATCH, LEAST_BATCHES, SEARCHED = 64, 1000, 5000
 VERSIONS = {
     "Leaky": "#808080", "IPVAE, Poisson": "#D55E00", "IPVAE, rounded": "#0072B2",
     "IPVAE, Poisson, defaults": "#E69F00", "IPVAE, rounded, defaults": "#56B4E9",
+    "ReLU": "#009E73",
 }  # fmt: skip
 
 
@@ -59,7 +64,12 @@ def layer_of(version: str, norm: bool) -> Layer:
     estimator = surrogate.rounded if "rounded" in version else surrogate.midpoint
 
     def layer(features: int, kind: str) -> list[nn.Module]:
-        neuron = leaky(features, kind) if version == "Leaky" else ours(features, kind, estimator)
+        if version == "ReLU":
+            neuron: nn.Module = nn.ReLU()
+        else:
+            neuron = (
+                leaky(features, kind) if version == "Leaky" else ours(features, kind, estimator)
+            )
         norms = nn.BatchNorm2d if kind == "maps" else nn.BatchNorm1d
         return [norms(features), neuron] if norm else [neuron]
 
@@ -71,6 +81,7 @@ class Network:
 
     def __init__(self, task: Task, version: str, norm: bool) -> None:
         self.task, self.sums = task, list[Tensor]()
+        self.steps = 1 if version == "ReLU" else task.num_steps
         self.net = task.network(layer_of(version, norm))
         for layer in list(self.net)[:-1]:
             if isinstance(layer, IPVAENeuron):
@@ -80,9 +91,9 @@ class Network:
 
     def __call__(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Outputs at all timesteps, (T, B, ...), and hidden spikes per sample."""
-        steps = self.task.num_steps
+        steps = self.steps
         outputs = over_time(self.net, x.transpose(0, 1) if steps is None else x, steps).mem
-        spikes = torch.stack(self.sums).sum() / len(x)
+        spikes = sum(self.sums, x.new_zeros(())) / len(x)
         self.sums.clear()
         return outputs, spikes
 
@@ -98,6 +109,21 @@ class Network:
         self.net.train()
         score = self.task.score(torch.cat(found), part.wanted)
         return {"score": score, "spikes": total / len(part.x)}
+
+    def operations(self, x: Tensor) -> float:
+        """Additions by spikes and other products, per sample."""
+        shown = x.transpose(0, 1).contiguous() if self.steps is None else x
+        operations = metrics.synops(self.net, shown, self.steps).operations
+        self.sums.clear()
+        return operations
+
+    def disturbed(self) -> dict[str, float]:
+        """Scores on disturbed test images, of a kind that no network has seen before."""
+        x, wanted = self.task.test
+        return {
+            name: self.measure(Part(change(x), wanted))["score"]
+            for name, change in DISTURBANCES.items()
+        }
 
 
 def train(
@@ -128,7 +154,8 @@ def train(
 
 
 def searched(task: Task, version: str, epochs: int) -> list[Options]:
-    """All options that were tried, the chosen ones last."""
+    """All options that were tried, the chosen ones last, on part of the training samples."""
+    task = replace(task, train=Part(*(part[:SEARCHED] for part in task.train)))
 
     def tried(options: Options) -> Options:
         network, _ = train(task, version, options, seed=100, epochs=epochs)
@@ -137,26 +164,35 @@ def searched(task: Task, version: str, epochs: int) -> list[Options]:
     middle = {"price": PRICES[0]}
     rows = [tried({**middle, "lr": lr, "norm": norm}) for norm in (False, True) for lr in RATES]
     best = max(rows, key=lambda row: row["score"])
-    priced = [tried({**best, "price": price}) for price in PRICES[1:]]
+    prices = () if version == "ReLU" else PRICES[1:]
+    priced = [tried({**best, "price": price}) for price in prices]
     good = max(row["score"] for row in (best, *priced)) - WITHIN
     chosen = max((r for r in (best, *priced) if r["score"] >= good), key=lambda r: r["price"])
     return [*rows, *priced, chosen]
+
+
+def versions_of(task: Task) -> list[str]:
+    return [name for name in VERSIONS if task.images or name != "ReLU"]
 
 
 def compared(task: Task, arguments: argparse.Namespace) -> dict[str, Any]:
     """Per version: options that were tried, and the final networks of all seeds."""
     results: dict[str, Any] = {}
     epochs = arguments.epochs or max(task.epochs, LEAST_BATCHES * BATCH // len(task.train.x))
-    tasks = tqdm(VERSIONS, desc=arguments.task, disable=None)
-    for version in tasks:
-        tasks.set_postfix_str(version)
+    versions = tqdm(versions_of(task), desc=arguments.task, disable=None)
+    for version in versions:
+        versions.set_postfix_str(version)
         defaults = version.endswith("defaults")
-        tried = [] if defaults else searched(task, version, max(1, epochs // 2))
+        tried = [] if defaults else searched(task, version, epochs)
         options = DEFAULTS if defaults else {key: tried[-1][key] for key in DEFAULTS}
         runs = []
         for seed in range(arguments.seeds):
             network, took = train(task, version, options, seed, epochs)
-            runs.append({**network.measure(task.test), **took})
+            row = {**network.measure(task.test), **took}
+            row["operations"] = network.operations(task.test.x[:200])
+            if task.images and task.score is accuracy:
+                row["disturbed"] = network.disturbed()
+            runs.append(row)
         results[version] = {"options": options, "tried": tried, "runs": runs}
         print(line(version, results))
     return results
@@ -165,33 +201,34 @@ def compared(task: Task, arguments: argparse.Namespace) -> dict[str, Any]:
 def line(version: str, results: dict[str, Any]) -> str:
     """Of the table: score, spikes, and seconds per epoch relative to Leaky's."""
     runs, first = results[version]["runs"], results["Leaky"]["runs"]
-    score, spikes = ([run[key] for run in runs] for key in ("score", "spikes"))
+    score, spikes, work = ([run[key] for run in runs] for key in ("score", "spikes", "operations"))
     seconds = np.mean([run["seconds"] for run in runs]) / np.mean([r["seconds"] for r in first])
     options = ", ".join(f"{key} {value}" for key, value in results[version]["options"].items())
     return (
         f"{version:<26}{np.mean(score):8.4f} ±{np.std(score):.4f}{np.mean(spikes):9.0f} "
-        f"±{np.std(spikes):<5.0f}{seconds:6.2f}   {options}"
+        f"±{np.std(spikes):<5.0f}{np.mean(work):12,.0f}{seconds:6.2f}   {options}"
     )
+
+
+def report_disturbed(results: dict[str, Any]) -> None:
+    print(f"\n{'':<26}" + "".join(f"{name:>16}" for name in DISTURBANCES))
+    for version, found in results.items():
+        rows = [[run["disturbed"][name] for run in found["runs"]] for name in DISTURBANCES]
+        cells = (f"{np.mean(row):.3f} ±{np.std(row):.3f}" for row in rows)
+        print(f"{version:<26}" + "".join(f"{cell:>16}" for cell in cells))
 
 
 def draw(results: dict[str, Any], title: str, path: Path) -> None:
     figure = Figure(figsize=(9.5, 3.8), layout="constrained")
     quality, learning = figure.subplots(1, 2)
-    for version, colour in VERSIONS.items():
-        runs, tried = results[version]["runs"], results[version]["tried"]
-        look = {"color": colour, "marker": "s" if "defaults" in version else "o"}
-        quality.plot(
-            [r["spikes"] for r in runs], [r["score"] for r in runs], ls="", mec="white", ms=8,
-            label=version, **look,
-        )  # fmt: skip
-        quality.plot(
-            [r["spikes"] for r in tried],
-            [r["score"] for r in tried],
-            ls="",
-            ms=3,
-            alpha=0.6,
-            **look,
-        )
+    for version, found in results.items():
+        runs, tried = found["runs"], found["tried"]
+        look = {"color": VERSIONS[version], "marker": "s" if "defaults" in version else "o"}
+        if version == "ReLU":
+            quality.axhline(np.mean([r["score"] for r in runs]), color=look["color"], lw=1, ls="--")
+        for rows, size in ((runs, {"ms": 8, "mec": "white"}), (tried, {"ms": 3, "alpha": 0.6})):
+            points = [r["spikes"] or np.nan for r in rows], [r["score"] for r in rows]
+            quality.plot(*points, ls="", label=version if rows is runs else None, **size, **look)
         mean = np.mean([run["history"] for run in runs], axis=0)
         learning.plot(range(1, len(mean) + 1), mean, ms=4, **look)
     quality.set_xscale("log")
@@ -214,7 +251,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--images", type=int, help="training samples (default: all)")
     parser.add_argument("--hidden", type=int, default=256, help="neurons of a flat hidden layer")
     parser.add_argument("--steps", type=int, help="timesteps, where the input stays")
-    parser.add_argument("--epochs", type=int, help="of the final training; half for the search")
+    parser.add_argument("--epochs", type=int, help="of every training")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--quick", action="store_true", help="smoke test, takes seconds")
     parser.add_argument("--out", type=Path, default=Path("hidden_layers.png"))
@@ -229,8 +266,10 @@ def main() -> None:
     arguments = parse()
     torch.set_num_threads(1)  # so that times compare whatever else the machine does
     task = TASKS[arguments.task](splits_of(arguments), arguments)
-    print(f"{'':<26}{'score':>8}{'':8}{'spikes':>9}{'':7}{'time':>5}   options")
+    print(f"{'':<26}{'score':>8}{'':8}{'spikes':>9}{'':7}{'operations':>11}{'time':>6}   options")
     results = compared(task, arguments)
+    if "disturbed" in results["Leaky"]["runs"][0]:
+        report_disturbed(results)
     sizes = [len(part.x) for part in (task.train, task.validation, task.test)]
     title = f"{arguments.task}, {Path(arguments.data).stem}, {sizes[0]:,} training samples"
     draw(results, title, arguments.out)

@@ -38,6 +38,7 @@ class Task:
         loss: of the outputs at all timesteps, (T, B, ...), and what is wanted.
         score: of :func:`settled` outputs: accuracy, or R².
         epochs: of the final training.
+        images: the input is an image.
     """
 
     train: Part
@@ -48,6 +49,7 @@ class Task:
     loss: Callable[[Tensor, Tensor], Tensor]
     score: Callable[[Tensor, Tensor], float]
     epochs: int
+    images: bool = True
 
 
 def readout() -> snn.Leaky:
@@ -96,7 +98,7 @@ def recurrent(splits: list[Part], options: Any) -> Task:
             nn.Linear(rows, hidden), *layer(hidden, "recurrent"), nn.Linear(hidden, 10), readout()
         )
 
-    return Task(*splits, None, network, cross_entropy, accuracy, 10)
+    return Task(*splits, None, network, cross_entropy, accuracy, 10, images=False)
 
 
 def autoencoder(splits: list[Part], options: Any) -> Task:
@@ -139,6 +141,32 @@ def squared_error(outputs: Tensor, wanted: Tensor) -> Tensor:
 
 def r2(output: Tensor, wanted: Tensor) -> float:
     return float(metrics.r2(wanted, output))
+
+
+def noisy(x: Tensor) -> Tensor:
+    noise = torch.randn(x.shape, generator=torch.Generator().manual_seed(0))
+    return (x + 0.3 * noise).clamp(0, 1)
+
+
+def covered(x: Tensor) -> Tensor:
+    """A grey square over a ninth of the image, anywhere."""
+    side, x = x.shape[-1], x.clone()
+    width = round(side / 3)
+    corners = torch.randint(
+        side - width + 1, (len(x), 2), generator=torch.Generator().manual_seed(0)
+    )
+    for image, (row, column) in zip(x, corners.tolist(), strict=True):
+        image[row : row + width, column : column + width] = 0.5
+    return x
+
+
+DISTURBANCES: dict[str, Callable[[Tensor], Tensor]] = {
+    "noise σ 0.3": noisy,
+    "covered": covered,
+    "contrast × 0.5": lambda x: 0.5 * x,
+    "contrast × 0.25": lambda x: 0.25 * x,
+}
+"""Of images in [0, 1]."""
 
 
 def splits_of(options: Any) -> list[Part]:

@@ -1,11 +1,11 @@
 """The options of every model, chosen on the validation split, one option after the other.
 
 Each candidate trains for a seventh of the budget of the experiments, and is run for as many
-timesteps as its kind needs. What is chosen is what is best on validation samples, which no model is trained
-on: the smallest error, or for sparse codes the smallest distance from R² = 1 at zeros = 1. On MNIST
-LCA has the smallest error of those with the zeros of the published iP-VAE. Convolutional encoders
-take what was chosen for MLPs, and speech what was chosen for MNIST. The iP-VAE has the library's
-recipe, whose values were chosen in the same way. The other experiments read the result,
+timesteps as its kind needs. What is chosen is what is best on validation samples, which no model is
+trained on: the smallest error, or for sparse codes the smallest distance from R² = 1 at zeros = 1.
+On MNIST LCA has the smallest error of those with the zeros of the published iP-VAE. Convolutional
+encoders take what was chosen for MLPs, and speech what was chosen for MNIST. The iP-VAE has the
+library's recipe, whose values were chosen in the same way. The other experiments read the result,
 ``results/choices.json``.
 
     python examples/paper/choices.py --data path/to/data --out examples/paper/results
