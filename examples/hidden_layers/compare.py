@@ -2,14 +2,15 @@
 
 Every version trains for equal epochs of the same samples. Its learning rate, normalisation of
 currents and price of spikes are searched in the same way, each with a network of its own, on
-validation samples, with at most 5,000 samples to learn from: first the learning rate and normalisation with the best score, then the highest
-price whose score is within .2 points of the best. ``defaults`` is ``IPVAENeuron(K)`` as it is,
-without normalisation, at the learning rate and price of the middle. Test samples are looked at
-once, by the final networks. "Price" is what the loss pays for a thousand spikes per sample; it
-rises from zero over the first half of training. Small data sets are shown more often. "Operations"
-are those of ``metrics.synops`` per sample: additions by spikes, also those of lateral inhibition,
-and the products of an input that is no spikes. Without spikes, and with a single pass, a network
-with ReLUs shows what is lost. Classifiers of images are tested on noisy, covered and pale ones too.
+validation samples, with at most 5,000 samples to learn from: first the learning rate and
+normalisation with the best score, then the highest price whose score is within .2 points of the
+best. ``defaults`` is ``IPVAENeuron(K)`` as it is, without normalisation, at the learning rate and
+price of the middle. Test samples are looked at once, by the final networks. "Price" is what the
+loss pays for a thousand spikes per sample; it rises from zero over the first half of training.
+Small data sets are shown more often. "Operations" are those of ``metrics.synops`` per sample:
+additions by spikes, also those of lateral inhibition, and the products of an input that is no
+spikes. Without spikes, and with a single pass, a network with ReLUs shows what is lost. Classifiers
+of images are tested on noisy, covered and pale ones too.
 
     python examples/hidden_layers/compare.py --task classifier
     python examples/hidden_layers/compare.py --task convolutional --data path/to/mnist.npz
