@@ -12,20 +12,20 @@ typedef struct {
     const float *mem, *mem_before;   /* (rows, K): u of this timestep and of the previous one */
     const uint8_t *counts, *counts_before; /* (rows, K); counts_before NULL: no spikes */
     int32_t count_bytes;
-    const float *drive;              /* (rows, K) */
-    const float *gram;               /* (K, stride) */
+    const float *drive;              /* (rows, K); NULL where no lane is near its clamp */
+    const float *gram;               /* (K, stride), or NULL: the drive is the whole current */
     const float *first_spk;          /* (rows, K): spikes before the first timestep, else NULL */
     float *work;                     /* threads * (stride + 2 K) */
     const float *product;            /* (rows, K): product_input of this timestep, times G */
     const float *slope;              /* (rows, K), or NULL: see slope_kind */
     int32_t slope_kind;              /* 0: (z + rate) / 2, 1: rate, 2: slope[], 3: no gradient */
-    const float *quad_grad, *kl_grad; /* (rows,): dL/d quad (c below), dL/d kl */
+    const float *quad_grad, *kl_grad; /* (rows,): dL/d quad (c below) or NULL, dL/d kl */
     const float *quad_grad_before;   /* (rows,): of the previous timestep, or NULL */
     const float *spk_grad;           /* (rows, K): of recorded spikes, or NULL */
     float *mem_grad;                 /* (rows, K): dL/du, in: this timestep, out: the previous */
-    float *drive_grad;               /* (rows, K): added to */
+    float *drive_grad;               /* (rows, K): added to; or NULL */
     float *product_input;            /* (rows, K) out: c z - alpha lateral_scale dL/dh */
-    float *gram_factor;              /* (rows, stride) out: the same with c z / 2, for dL/dG */
+    float *gram_factor;              /* (rows, stride) out: the same with c z / 2, or NULL */
     float *bias_grad;                /* (threads, stride): sum of dL/dh, added to */
     double *step_sum;                /* (rows,): sum of h dL/dh, added to */
     int32_t threads;
@@ -69,6 +69,7 @@ static void exact_clamp_derivatives(const Dynamics *f, int n, const float *restr
 static const float *previous_inhibition(const Backward *p, int64_t row, float *work) {
     int64_t K = p->latents;
     float *y = work, *spk = work + p->stride;
+    if (!p->gram) return memset(y, 0, sizeof(float) * (size_t)K);
     int32_t *active = (int32_t *)(spk + K);
     if (p->first_spk)
         memcpy(spk, p->first_spk + row * K, sizeof(float) * (size_t)K);
@@ -86,7 +87,7 @@ static inline ALWAYS_INLINE void backward_block(const Dynamics *f, const Backwar
     int64_t at = row * p->latents + j;
     float s[LANES], a[LANES];
     float spk[LANES] = {0}, spk_before[LANES] = {0}, slope[LANES], spk_grad[LANES] = {0};
-    float quad = p->quad_grad[row], kl = p->kl_grad[row], h_dot_grad = 0;
+    float quad = p->quad_grad ? p->quad_grad[row] : 0.0f, kl = p->kl_grad[row], h_dot_grad = 0;
     float quad_before = p->quad_grad_before ? p->quad_grad_before[row] : 0.0f;
     load_counts(spk, p->counts + at * p->count_bytes, p->count_bytes, n);
     if (p->counts_before)
@@ -100,11 +101,14 @@ static inline ALWAYS_INLINE void backward_block(const Dynamics *f, const Backwar
     /* Copies, so that the compiler knows that no store changes a setting or a pointer. */
     float epsilon = f->epsilon, leak = f->leak, alpha = f->alpha, lateral_scale = f->lateral_scale;
     const float *restrict mem = p->mem + at, *restrict before = p->mem_before + at;
-    const float *restrict drive = p->drive + at, *restrict product = p->product + at;
-    const float *restrict bias = f->bias + j, *restrict mem_rest = f->mem_rest + j;
-    float *restrict mem_grad = p->mem_grad + at, *restrict drive_grad = p->drive_grad + at;
-    float *restrict product_input = p->product_input + at;
-    float *restrict gram_factor = p->gram_factor + row * p->stride + j;
+    float unused_factor[LANES], unused_grad[LANES] = {0}, no_drive[LANES] = {0};
+    const float *restrict drive = p->drive ? p->drive + at : no_drive;
+    const float *restrict product = p->product + at, *restrict mem_rest = f->mem_rest + j;
+    const float *restrict bias = f->bias + row % f->places * p->latents + j;
+    float *restrict mem_grad = p->mem_grad + at, *restrict product_input = p->product_input + at;
+    float *restrict drive_grad = p->drive_grad ? p->drive_grad + at : unused_grad;
+    float *restrict gram_factor =
+        p->gram_factor ? p->gram_factor + row * p->stride + j : unused_factor;
     float *restrict bias_sum = bias_grad + j;
     if (clamp_derivatives(f, n, mem, before, s, a)) {
         if (!*inhibition) *inhibition = previous_inhibition(p, row, work);

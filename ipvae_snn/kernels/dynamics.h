@@ -25,7 +25,8 @@
 typedef float Vector __attribute__((vector_size(4 * WIDTH), aligned(4)));
 
 typedef struct {
-    const float *bias, *mem_rest; /* (K,) */
+    const float *bias, *mem_rest; /* (places, K), (K,) */
+    int64_t places;               /* rows of bias: a row of neurons takes those in turn */
     float alpha, lateral_scale, leak, epsilon; /* alpha: step size; epsilon: exp(-clamp) */
     int32_t published, rounded; /* form of the KL; counts round(rate) instead of Poisson */
 } Dynamics;

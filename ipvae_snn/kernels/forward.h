@@ -14,7 +14,7 @@ typedef struct {
     int64_t steps, rows, latents, stride; /* stride: row length of gram, a multiple of LANES */
     const float *drive;                   /* (rows, K), or (steps, rows, K) */
     int64_t drive_stride;                 /* elements from one timestep's drive to the next */
-    const float *gram;                    /* (K, stride) */
+    const float *gram;                    /* (K, stride), or NULL: the drive is the whole current */
     const uint64_t *keys;                 /* (steps,): of the draws; NULL if nothing is drawn */
     const uint64_t *row_ids;              /* (rows,): row numbers for the draws; NULL: 0, 1, ... */
     float *spk, *mem;                     /* (rows, K): state, updated in place */
@@ -188,7 +188,9 @@ static void run_team(const Dynamics *f, const Forward *p, int64_t first, int64_t
     int64_t K = p->latents, stride = p->stride, count[TEAM];
     float *y = work, *spk = p->spk + first * K, *mem = p->mem + first * K;
     int32_t *active = (int32_t *)(work + TEAM * stride);
-    if (!p->inhibition)
+    if (!p->gram)
+        memset(y, 0, sizeof(float) * (size_t)(team * stride));
+    else if (!p->inhibition)
         inhibit(spk, team, K, p->gram, stride, y, active, count);
     for (int64_t i = 0; p->inhibition && i < team; i++)
         memcpy(y + i * stride, p->inhibition + (first + i) * K, sizeof(float) * (size_t)K);
@@ -197,13 +199,14 @@ static void run_team(const Dynamics *f, const Forward *p, int64_t first, int64_t
         int64_t at = (t * p->rows + first) * K;
         for (int64_t i = 0; i < team; i++) {
             float kl = 0;
+            const float *bias = f->bias + (first + i) % f->places * K;
             for (int64_t j = 0; j < K; j += LANES) {
                 int64_t offset = i * K + j;
                 int n = K - j < LANES ? (int)(K - j) : LANES;
                 uint64_t row = p->row_ids ? p->row_ids[first + i] : (uint64_t)(first + i);
                 uint32_t block = (uint32_t)(j / LANES);
 #define BLOCK(n)                                                                                 \
-    step_block(f, n, drive + offset, y + i * stride + j, f->bias + j, f->mem_rest + j,           \
+    step_block(f, n, drive + offset, y + i * stride + j, bias + j, f->mem_rest + j,           \
                mem + offset, spk + offset, p->keys ? p->keys[t] : 0, row, block, p->kl != NULL)
                 kl += n == LANES ? BLOCK(LANES) : BLOCK(n); /* constant n: vectorized */
 #undef BLOCK
@@ -215,6 +218,7 @@ static void run_team(const Dynamics *f, const Forward *p, int64_t first, int64_t
         if (p->all_counts)
             store_counts(p->all_counts + at * p->count_bytes, spk, p->count_bytes, team * K);
         if (t + 1 == p->steps && !p->inhibition && !p->quad) break; /* the last zG is not used */
+        if (!p->gram) continue;
         inhibit(spk, team, K, p->gram, stride, y, active, count);
         for (int64_t i = 0; p->quad && i < team; i++) {
             float quad = 0; /* z . (zG / 2 - d), the part of the NLL that depends on spikes */

@@ -147,7 +147,7 @@ def _structure(name: str, **fields: Any) -> type[Structure]:
 
 # Field by field the structures of dynamics.h, forward.h and backward.h.
 Dynamics = _structure(
-    "Dynamics", bias=P, mem_rest=P, alpha=c_float, lateral_scale=c_float, leak=c_float,
+    "Dynamics", bias=P, mem_rest=P, places=c_int64, alpha=c_float, lateral_scale=c_float, leak=c_float,
     epsilon=c_float, published=c_int32, rounded=c_int32,
 )  # fmt: skip
 Forward = _structure(
@@ -168,6 +168,7 @@ def dynamics_of(spec: UnrollSpec) -> Any:
     return Dynamics(
         bias=pointer(spec.bias),
         mem_rest=pointer(spec.mem_rest),
+        places=1,
         alpha=float(spec.step_size),
         lateral_scale=spec.lateral_scale,
         leak=spec.leak,
