@@ -18,6 +18,7 @@ typedef struct {
     float *work;                     /* threads * (stride + 2 K) */
     const float *product;            /* (rows, K): product_input of this timestep, times G */
     const float *slope;              /* (rows, K), or NULL: see slope_kind */
+    float slope_floor;               /* the least slope of the kinds 0 and 1 */
     int32_t slope_kind;              /* 0: (z + rate) / 2, 1: rate, 2: slope[], 3: no gradient */
     const float *quad_grad, *kl_grad; /* (rows,): dL/d quad (c below) or NULL, dL/d kl */
     const float *quad_grad_before;   /* (rows,): of the previous timestep, or NULL */
@@ -95,7 +96,7 @@ static inline ALWAYS_INLINE void backward_block(const Dynamics *f, const Backwar
     if (p->slope_kind == 2) memcpy(slope, p->slope + at, sizeof(float) * (size_t)n);
     if (p->spk_grad) memcpy(spk_grad, p->spk_grad + at, sizeof(float) * (size_t)n);
     float built_in = p->slope_kind == 0 || p->slope_kind == 1;
-    float spk_share = p->slope_kind == 0 ? 0.5f : 0;
+    float spk_share = p->slope_kind == 0 ? 0.5f : 0, slope_floor = p->slope_floor;
     if (p->slope_kind != 2) memset(slope, 0, sizeof slope);
     int spiked = 0, published = f->published;
     /* Copies, so that the compiler knows that no store changes a setting or a pointer. */
@@ -118,7 +119,8 @@ static inline ALWAYS_INLINE void backward_block(const Dynamics *f, const Backwar
     for (int i = 0; i < n; i++) {
         float u = mem[i], u0 = before[i], z = spk[i], d = drive[i];
         float r = fast_exp(-u), r0 = fast_exp(-u0), rate = 1.0f / r, rate0 = 1.0f / r0;
-        float weight = slope[i] + built_in * (spk_share * z + (1.0f - spk_share) * rate);
+        float own = at_least(spk_share * z + (1.0f - spk_share) * rate, slope_floor);
+        float weight = slope[i] + built_in * own;
         float x = u - u0, grown = rate * r0;
         float kl_by_u = published ? rate * (1.0f + grown * (2.0f * x - 1.0f)) : rate * x;
         float kl_by_u0 = published ? -rate * grown * x : rate0 - rate;

@@ -35,7 +35,7 @@ from torch.nn.functional import conv2d, pad
 from ipvae_snn._utils.seeding import source
 from ipvae_snn.kernels import equations, native, plain
 from ipvae_snn.kernels.adjoint import draw_of, slope_of
-from ipvae_snn.kernels.native import SLOPES, pointer
+from ipvae_snn.kernels.native import pointer
 from ipvae_snn.kernels.spec import UnrollSpec, to_count_dtype
 
 INPUTS = ("x", "weight", "spk", "mem", "step_size", "bias", "mem_rest")
@@ -113,7 +113,8 @@ class MapResult:
 def infer_maps(spec: MapSpec) -> MapResult:
     """Run a spec; gradients flow to its tensors, once. Second derivatives are not available."""
     tensors = [getattr(spec, name).contiguous() for name in INPUTS]
-    spec = replace(spec, **dict(zip(INPUTS, tensors, strict=True)))
+    inputs: dict[str, Any] = dict(zip(INPUTS, tensors, strict=True))
+    spec = replace(spec, **inputs)
     if not torch.is_grad_enabled() or not any(t.requires_grad for t in tensors):
         return _forward(spec)[0]
     outputs: tuple[Any, ...] = _Inference.apply(spec, *tensors)  # type: ignore[no-untyped-call]
@@ -315,7 +316,7 @@ class _NativeNeurons:
             mem_before=pointer(self.mems[t - 1] if t else spec.mem),
             counts=pointer(self.counts[t]), count_bytes=self.counts.element_size(),
             drive=pointer(current), work=pointer(self.work), product=pointer(spk_grad),
-            slope=pointer(slope), slope_kind=SLOPES.index(spec.slope),
+            slope=pointer(slope), **native.slope_of_kind(spec.slope, spec.estimator),
             kl_grad=pointer(self.kl_grad[t]), mem_grad=pointer(self.mem_grad),
             product_input=pointer(g), bias_grad=pointer(self.h_sums),
             step_sum=pointer(self.step_sums), threads=self.threads,
@@ -390,7 +391,8 @@ def _forward(spec: MapSpec, save: bool = False) -> tuple[MapResult, tuple[Tensor
 class _Inference(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, spec: MapSpec, *tensors: Tensor) -> tuple[Tensor | None, ...]:
-        spec = replace(spec, **dict(zip(INPUTS, tensors, strict=True)))
+        inputs: dict[str, Any] = dict(zip(INPUTS, tensors, strict=True))
+        spec = replace(spec, **inputs)
         result, saved = _forward(spec, save=True)
         ctx.save_for_backward(*tensors, *saved)
         ctx.settings = {

@@ -147,8 +147,8 @@ def _structure(name: str, **fields: Any) -> type[Structure]:
 
 # Field by field the structures of dynamics.h, forward.h and backward.h.
 Dynamics = _structure(
-    "Dynamics", bias=P, mem_rest=P, places=c_int64, alpha=c_float, lateral_scale=c_float, leak=c_float,
-    epsilon=c_float, published=c_int32, rounded=c_int32,
+    "Dynamics", bias=P, mem_rest=P, places=c_int64, alpha=c_float, lateral_scale=c_float,
+    leak=c_float, epsilon=c_float, published=c_int32, rounded=c_int32,
 )  # fmt: skip
 Forward = _structure(
     "Forward", steps=c_int64, rows=c_int64, latents=c_int64, stride=c_int64, drive=P,
@@ -159,9 +159,15 @@ Forward = _structure(
 Backward = _structure(
     "Backward", rows=c_int64, latents=c_int64, stride=c_int64, mem=P, mem_before=P, counts=P,
     counts_before=P, count_bytes=c_int32, drive=P, gram=P, first_spk=P, work=P, product=P, slope=P,
-    slope_kind=c_int32, quad_grad=P, kl_grad=P, quad_grad_before=P, spk_grad=P, mem_grad=P,
-    drive_grad=P, product_input=P, gram_factor=P, bias_grad=P, step_sum=P, threads=c_int32,
+    slope_floor=c_float, slope_kind=c_int32, quad_grad=P, kl_grad=P, quad_grad_before=P,
+    spk_grad=P, mem_grad=P, drive_grad=P, product_input=P, gram_factor=P, bias_grad=P, step_sum=P, threads=c_int32,
 )  # fmt: skip
+
+
+def slope_of_kind(slope: str, estimator: Any) -> dict[str, Any]:
+    """The fields of ``Backward`` for the slope of an estimator."""
+    floor = float(getattr(estimator, "floor", 0.0))
+    return {"slope_kind": SLOPES.index(slope), "slope_floor": floor}
 
 
 def dynamics_of(spec: UnrollSpec) -> Any:

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from ipvae_snn.kernels import native
 from ipvae_snn.kernels.adjoint import CHUNK, Adjoint
-from ipvae_snn.kernels.native import LANES, SLOPES, pointer, timestep_addresses
+from ipvae_snn.kernels.native import LANES, pointer, timestep_addresses
 from ipvae_snn.kernels.spec import UnrollSpec
 
 SPARSE_BELOW = 0.4
@@ -80,7 +80,7 @@ class _BlockAdjoint(Adjoint):
             latents=latents,
             stride=self.stride,
             count_bytes=self.counts.element_size(),
-            slope_kind=SLOPES.index(spec.slope),
+            **native.slope_of_kind(spec.slope, spec.estimator),
             gram=pointer(self.gram),
             work=pointer(self.work),
             bias_grad=pointer(self.bias_sums),

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ipvae_snn.kernels import equations, native
 from ipvae_snn.kernels.adjoint import slope_of
-from ipvae_snn.kernels.native import SLOPES, pointer
+from ipvae_snn.kernels.native import pointer
 from ipvae_snn.kernels.spec import UnrollSpec
 
 INPUTS = ("drive", "gram", "spk", "mem", "log_step", "log_bias", "mem_rest")
@@ -143,7 +143,7 @@ def _backward(
         work=pointer(work),
         product=pointer(product),
         slope=pointer(slope),
-        slope_kind=SLOPES.index(slope_kind),
+        **native.slope_of_kind(slope_kind, settings.estimator),
         quad_grad=pointer(zeros),
         kl_grad=pointer(zeros),
         mem_grad=pointer(mem_grad),

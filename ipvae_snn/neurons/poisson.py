@@ -73,6 +73,10 @@ HIDDEN = Defaults(clamp=2.0, step=0.5, mem_init=(-2.5, -1.5))
 """For a hidden layer, with tens of timesteps: near firing, and at most e² = 7.4 spikes in one. A
 membrane oscillates where α G_kk times the rate exceeds 2, and training raises all three: with a
 clamp of 3 or 5 it can end in bursts."""
+READOUT_FLOOR = 0.5
+"""Least slope of the counts of a read-out. A loss of spike counts is less, at first, the less the
+read-out fires: it falls silent before it has learned what to fire at, and with its rates the
+gradient of the whole network vanishes."""
 MEM_INIT_MAX = 60.0
 """Largest |mem_init|, |log_bias| and |log_step|, in nats: beyond, a KL or step overflows."""
 LARGEST = 1e6
@@ -161,10 +165,11 @@ class IPVAENeuron(StatefulNeuron):
         learn_step, learn_bias, learn_mem_init: learn this parameter instead of keeping it constant.
         spike_grad: an estimator of :mod:`ipvae_snn.surrogate`, or a callable from membranes to
             counts of about the rates e^mem, which is tried when it is set. Default
-            ``midpoint()``. Relaxed estimators draw integer counts in ``eval()``.
+            ``midpoint()``, in a hidden layer with ``output=True``, as read-outs have,
+            ``midpoint(floor=0.5)``. Relaxed estimators draw integer counts in ``eval()``.
         surrogate_disable: emit the same spikes without a gradient.
         init_hidden: keep the state inside: ``spk = neuron(input_)``.
-        output: return ``(spk, mem)`` even with ``init_hidden``.
+        output: for a read-out: return ``(spk, mem)`` even with ``init_hidden``.
         state_quant: callable applied to ``mem`` before spikes are emitted; the dtype stays.
         threshold, learn_threshold, graded_spikes_factor, learn_graded_spikes_factor, inhibition,
             reset_mechanism, reset_delay: accepted only with snnTorch's defaults. A Poisson neuron
@@ -238,7 +243,9 @@ class IPVAENeuron(StatefulNeuron):
         # Validate before drawing, so that a rejected call leaves the generator untouched. Numbers
         # may be set before the constructor of nn.Module is called.
         refuse_foreign(foreign)
-        spike_grad = midpoint() if spike_grad is None else spike_grad
+        alone = isinstance(decoder, numbers.Integral) and gram is None
+        if spike_grad is None:
+            spike_grad = midpoint(READOUT_FLOOR if alone and output is True else 0.0)
         require_quantizer(state_quant)
         flags = {
             "surrogate_disable": surrogate_disable,
@@ -254,7 +261,6 @@ class IPVAENeuron(StatefulNeuron):
         rest = None
         if mem_init is not None:
             rest = per_neuron(mem_init, "mem_init", features, like, least=-MEM_INIT_MAX)
-        alone = isinstance(decoder, numbers.Integral) and gram is None
         default = HIDDEN if alone else INFERENCE
         self.lateral_scale, self.leak = lateral_scale, leak
         self.clamp = default.clamp if clamp is None else clamp

@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from ipvae_snn._utils.checks import require_integer
+from ipvae_snn._utils.checks import require_integer, require_number
 from ipvae_snn.kernels.sampler import binomial
 from ipvae_snn.surrogate.estimator import ESTIMATORS, Assumptions, Estimator, rate_of
 
@@ -57,9 +57,24 @@ class Exact(Estimator):
         return spk
 
 
+@dataclass
+class _Floored(Exact):
+    """A slope that is at least ``floor``."""
+
+    floor: float = 0.0
+
+    def checked(self, name: str, value: Any) -> Any:
+        if name != "floor":
+            return super().checked(name, value)
+        return require_number(value, "floor", least=0, most=1)
+
+    def floored(self, slope: Tensor) -> Tensor:
+        return slope.clamp(min=self.floor) if self.floor else slope
+
+
 @ESTIMATORS.register("midpoint")
 @dataclass
-class midpoint(Exact):
+class midpoint(_Floored):
     """Exact counts, w = (z + λ)/2: no temperature, unbiased for quadratic functions of z.
 
     For a Poisson, d E[f]/du = λ E[f(z+1) − f(z)] = E[z (f(z) − f(z−1))]. The mean of the two, with
@@ -67,28 +82,31 @@ class midpoint(Exact):
     the Gaussian log-likelihood is quadratic. Source: He & Wu, finite-order relaxation.
 
     Args:
+        floor: the smallest w. A neuron that hardly ever fires then still learns what would make it
+            fire, where its own slope would have vanished; biased there. For hidden layers.
         generator: source of randomness; ``None`` for torch's global one.
     """
 
     slope_kind: ClassVar[str] = "midpoint"
 
     def slope(self, spk: Tensor, rate: Tensor) -> Tensor:
-        return (spk + rate) / 2
+        return self.floored((spk + rate) / 2)
 
 
 @ESTIMATORS.register("rate")
 @dataclass
-class rate(Exact):
+class rate(_Floored):
     """Exact counts, w = λ: the mean-field straight-through estimator, unbiased for linear f only.
 
     Args:
+        floor: the smallest w, see :class:`midpoint`.
         generator: source of randomness; ``None`` for torch's global one.
     """
 
     slope_kind: ClassVar[str] = "rate"
 
     def slope(self, spk: Tensor, rate: Tensor) -> Tensor:
-        return rate
+        return self.floored(rate)
 
 
 @ESTIMATORS.register("bernoulli")
@@ -134,10 +152,11 @@ class bernoulli(Exact):
 
 @ESTIMATORS.register("rounded")
 @dataclass
-class rounded(Exact):
+class rounded(_Floored):
     """Deterministic graded spikes z = round(λ), w = λ, for chips with graded spikes.
 
     Args:
+        floor: the smallest w, see :class:`midpoint`.
         generator: accepted for uniformity, not used.
     """
 
@@ -149,4 +168,4 @@ class rounded(Exact):
             return rate_of(mem).round().to(mem.dtype)
 
     def slope(self, spk: Tensor, rate: Tensor) -> Tensor:
-        return rate
+        return self.floored(rate)

@@ -1,11 +1,13 @@
 """Defaults of a hidden layer, ``IPVAENeuron(K)``, and its lateral weights ``UnitGram``."""
 
 import pytest
+import snntorch as snn
 import torch
+from snntorch.functional import ce_rate_loss
 from torch import nn
 
 import ipvae_snn
-from ipvae_snn import IPVAENeuron, over_time
+from ipvae_snn import IPVAENeuron, over_time, surrogate
 from ipvae_snn.neurons.lateral import FixedGram, LearnedGram, SharedDecoder, UnitGram
 
 K = 6
@@ -61,6 +63,66 @@ def test_a_feature_without_length_inhibits_nobody():
     assert torch.equal(lateral.gram()[0], torch.zeros(K))
     lateral.cached_gram().sum().backward()
     assert lateral.factor.grad.isfinite().all()
+
+
+def test_a_read_out_hears_the_loss_though_it_is_silent():
+    assert IPVAENeuron(K).spike_grad == surrogate.midpoint()
+    assert IPVAENeuron(K, output=True).spike_grad == surrogate.midpoint(floor=0.5)
+    own = surrogate.rate()
+    assert IPVAENeuron(K, output=True, spike_grad=own).spike_grad is own
+    decoder = nn.Linear(K, 9, bias=False)
+    assert IPVAENeuron(decoder, output=True).spike_grad == surrogate.midpoint()
+
+
+@pytest.mark.parametrize("estimator", [surrogate.midpoint, surrogate.rate, surrogate.rounded])
+@pytest.mark.parametrize("way", ["run", "steps", "float64"])
+def test_the_floor_of_a_slope_is_the_same_in_all_kernels(estimator, way):
+    dtype = torch.float64 if way == "float64" else torch.float32
+    neuron = IPVAENeuron(K, gram=torch.zeros(K, K), mem_init=-7.0, spike_grad=estimator(floor=0.2))
+    neuron = neuron.to(dtype)
+    current = torch.full((4, 3, K), 0.1, dtype=dtype, requires_grad=True)
+    if way == "steps":
+        ipvae_snn.reset(neuron)
+        spk, mem = neuron.reset_mem()
+        rows = []
+        for now in current:
+            spk, mem = neuron(now, spk, mem)
+            rows.append((spk, mem))
+        spk, mem = map(torch.stack, zip(*rows, strict=True))
+    else:
+        spk, mem = neuron.run(current)
+    assert not spk.any()
+    by_spk, by_mem = (
+        torch.autograd.grad(v.sum(), current, retain_graph=True)[0] for v in (spk, mem)
+    )
+    torch.testing.assert_close(by_spk, 0.2 * by_mem, rtol=1e-4, atol=0)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(2))
+def test_a_convolutional_network_wakes_under_a_loss_of_spike_counts(seed):
+    """That of snnTorch's tutorial 6, its read-out replaced, too, at the learning rate there."""
+    torch.manual_seed(seed)
+    options = {"beta": 0.5, "init_hidden": True}
+    net = nn.Sequential(
+        nn.Conv2d(1, 12, 3, padding=1), nn.MaxPool2d(2), snn.Leaky(**options),
+        nn.Conv2d(12, 64, 3, padding=1), nn.MaxPool2d(2), snn.Leaky(**options), nn.Flatten(),
+        nn.Linear(256, 10), snn.Leaky(**options, output=True),
+    )  # fmt: skip
+    digits = pytest.importorskip("sklearn.datasets").load_digits()
+    x = torch.from_numpy(digits.images).float().unsqueeze(1) / 16
+    labels = torch.from_numpy(digits.target).long()
+    net = ipvae_snn.from_snntorch(net, x[:2]).network
+    optimizer, loss_of = torch.optim.Adam(net.parameters(), lr=1e-2), ce_rate_loss()
+    for _ in range(5):
+        for batch in torch.randperm(1400).split(128):
+            loss = loss_of(over_time(net, x[batch], 25).spk, labels[batch])
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+    with torch.no_grad():
+        counts = over_time(net, x[1400:], 25).spk.sum(0)
+    assert (counts.argmax(1) == labels[1400:]).float().mean() > 0.4
 
 
 @pytest.mark.parametrize("seed", range(3))

@@ -288,6 +288,8 @@ def test_vmap_and_compile(estimator):
         (lambda: gumbel(-1.0), "temp"),
         (lambda: bernoulli(0), "substeps"),
         (lambda: bernoulli(-2), "substeps"),
+        (lambda: midpoint(-0.1), "floor"),
+        (lambda: rounded(2.0), "floor"),
         (lambda: surrogate.from_config({"name": "atan"}), "unknown estimator"),
         (lambda: surrogate.from_config({"name": "eat", "tmp": 1}), "cannot be made"),
     ],
