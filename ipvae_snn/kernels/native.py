@@ -160,7 +160,8 @@ Backward = _structure(
     "Backward", rows=c_int64, latents=c_int64, stride=c_int64, mem=P, mem_before=P, counts=P,
     counts_before=P, count_bytes=c_int32, drive=P, gram=P, first_spk=P, work=P, product=P, slope=P,
     slope_floor=c_float, slope_kind=c_int32, quad_grad=P, kl_grad=P, quad_grad_before=P,
-    spk_grad=P, mem_grad=P, drive_grad=P, product_input=P, gram_factor=P, bias_grad=P, step_sum=P, threads=c_int32,
+    spk_grad=P, mem_grad=P, drive_grad=P, product_input=P, gram_factor=P, bias_grad=P, step_sum=P,
+    threads=c_int32,
 )  # fmt: skip
 
 
