@@ -26,7 +26,13 @@ class Samples(ABC):
     """N samples of M values each, read in batches; must be picklable for worker processes."""
 
     features: int
-    """M."""
+    """M, the number of values."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of a sample: (M,), or (C, H, W) of an image."""
+        return (self.features,)
+
     in_memory = False
     """True if reading costs nothing, so that workers would not help."""
 
@@ -42,7 +48,7 @@ class Samples(ABC):
             rows: int64, shape (n,), each in 0 … N − 1.
 
         Returns:
-            Shape (n, M), floating point and finite.
+            Shape (n, M) or (n, C, H, W), see :attr:`shape`; floating point and finite.
 
         Raises:
             ValueError: a sample is unreadable or invalid; names it and its file.
@@ -54,7 +60,7 @@ class Samples(ABC):
 
 
 class InMemory(Samples):
-    """The rows of a tensor (N, M); keeps its dtype and device.
+    """The rows of a tensor (N, M), or (N, C, H, W); keeps its dtype and device.
 
     Raises:
         TypeError: not a floating-point tensor.
@@ -71,11 +77,15 @@ class InMemory(Samples):
         require_float(data, name)
         if data.is_meta:
             raise ValueError(f"{name} is on the meta device, which holds no values")
-        if data.ndim != 2 or not data.numel():
+        if data.ndim < 2 or not data.numel():
             shape = tuple(data.shape)
             raise ValueError(f"{name} must have shape (N, M) and not be empty, got {shape}")
         require_finite(data, name)
-        self.data, self.features = data.detach(), data.shape[1]
+        self.data, self.features = data.detach(), data[0].numel()
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return tuple(self.data.shape[1:])
 
     def __len__(self) -> int:
         return len(self.data)
@@ -84,7 +94,7 @@ class InMemory(Samples):
         return self.data[rows.to(self.data.device)]
 
     def fingerprint(self) -> str:
-        return f"{len(self)}×{self.features} {self.data.dtype} {_crc(self.data)}"
+        return f"{len(self)}×{'×'.join(map(str, self.shape))} {self.data.dtype} {_crc(self.data)}"
 
 
 class Part(Samples):
@@ -108,6 +118,10 @@ class Part(Samples):
             raise ValueError(f"rows must be from 0 to {len(samples) - 1}, got {low} to {high}")
         self.samples, self.rows = samples, rows
         self.features, self.in_memory = samples.features, samples.in_memory
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.samples.shape
 
     def __len__(self) -> int:
         return len(self.rows)

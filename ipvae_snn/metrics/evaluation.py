@@ -91,8 +91,9 @@ def evaluate(
 
     Args:
         model: an :class:`IPVAE`, or one of :mod:`ipvae_snn.baselines`; its mode is restored.
-        x: held-out samples, shape (N, M), N ≥ 2; :class:`~ipvae_snn.data.Samples` are read batch
-            by batch, and converted to the device and dtype of the weights.
+        x: held-out samples, shape (N, M), N ≥ 2, or (N, C, H, W) of a convolutional model;
+            :class:`~ipvae_snn.data.Samples` are read batch by batch, and converted to the device
+            and dtype of the weights.
         num_steps: T.
         batch: samples per batch. The spikes depend on it, unless there are ``sample_seeds``.
         chunk: timesteps per call of ``run``.
@@ -117,7 +118,7 @@ def evaluate(
     samples, like = as_samples(x, "x"), model.like
     count = len(samples)
     if count < 2:
-        raise ValueError(f"x must have shape (N, M) with N ≥ 2, got {(count, samples.features)}")
+        raise ValueError(f"x must have shape (N, M) with N ≥ 2, got {(count, *samples.shape)}")
     if sample_seeds is not None:
         sample_seeds = require_sample_seeds(sample_seeds, count)
         if not model.takes_sample_seeds:
@@ -150,7 +151,7 @@ def evaluate(
     curves = sums.means(count)
     if not model.emits_counts:
         del curves["spikes"]
-    return Evaluation(curves, model.in_features, parameters)
+    return Evaluation(curves, samples.features, parameters)
 
 
 class _Sums:
@@ -162,13 +163,22 @@ class _Sums:
         self.sums = {name: torch.zeros(num_steps, **options) for name in names}
         self.spk_sum = torch.zeros(num_steps, latents, **options)
         self.spk_square = torch.zeros_like(self.spk_sum)
+        self.rows = 0
+        """Of codes: one per sample, or one per place of each."""
 
     def add(self, model: BaseModel, x: Tensor, start: int, spk: Tensor, mem: Tensor) -> None:
         """Add the codes (T, B, K) of samples x, (B, M), for timesteps from ``start``."""
-        decoded = zip(model.decode(spk), model.decode(model.mean_code(mem)), strict=True)
+        decoded = zip(
+            model.reconstruct(spk, x).flatten(2),
+            model.reconstruct(model.mean_code(mem), x).flatten(2),
+            strict=True,
+        )
+        x = x.flatten(1)
         # Baselines have negative codes, too: their sparsity is of magnitudes.
-        codes = wide(spk if model.emits_counts else spk.abs())
+        codes = wide(model.code_rows(spk if model.emits_counts else spk.abs()))
         squares, variation = codes.square(), variation_of(x)
+        self.rows += codes.shape[1] if not start else 0
+        places = codes.shape[1] / len(x)
         for t, (x_hat, x_hat_mean) in enumerate(decoded, start):
             error = squared_error_of(x, x_hat)
             self.sums["mse"][t] += error.sum()
@@ -179,13 +189,13 @@ class _Sums:
         self.sums["zeros"][times] += zeros_of(codes) * len(x)
         if codes.shape[-1] > 1:  # undefined for one neuron: 0
             sparsity = treves_rolls(codes.sum(-1), squares.sum(-1), codes.shape[-1])
-            self.sums["population_sparsity"][times] += sparsity.sum(-1)
+            self.sums["population_sparsity"][times] += sparsity.sum(-1) / places
         self.spk_sum[times] += codes.sum(1)
         self.spk_square[times] += squares.sum(1)
 
     def means(self, count: int) -> dict[str, list[float]]:
         """All curves of an :class:`Evaluation` of ``count`` samples."""
-        lifetime = treves_rolls(self.spk_sum, self.spk_square, count).mean(-1)
+        lifetime = treves_rolls(self.spk_sum, self.spk_square, self.rows).mean(-1)
         means = {name: (total / count).tolist() for name, total in self.sums.items()}
         spikes = (self.spk_sum.sum(-1) / count).tolist()
         return {**means, "lifetime_sparsity": lifetime.tolist(), "spikes": spikes}

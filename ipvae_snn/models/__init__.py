@@ -5,6 +5,7 @@ commands rely on; ``MODELS``, ``DECODERS`` and ``LIKELIHOODS`` name what can be 
 """
 
 from ipvae_snn.models.base import MODELS, BaseModel, Model, load_model, require_model
+from ipvae_snn.models.convolutional import ConvIPVAE
 from ipvae_snn.models.generative import DECODERS, Decoder, Feedback, LinearDecoder
 from ipvae_snn.models.ipvae import IPVAE
 from ipvae_snn.models.likelihoods import LIKELIHOODS, Bernoulli, Gaussian, Likelihood
@@ -16,6 +17,7 @@ __all__ = [
     "MODELS",
     "BaseModel",
     "Bernoulli",
+    "ConvIPVAE",
     "Decoder",
     "Feedback",
     "Gaussian",

@@ -44,8 +44,9 @@ FORMAT, FORMAT_VERSION = "ipvae_snn.model", 3
 FORMAT_OF_VERSION_1 = "ipvae_snn.IPVAE"
 M = TypeVar("M", bound="BaseModel")
 _MEMBERS = (
-    "in_features", "latents", "like", "run", "decode", "mean_code", "seeded", "annealed", "anneal",
-    "config", "describe", "save",
+    "in_features", "latents", "like", "run", "decode", "mean_code", "size_of", "reconstruct",
+    "code_rows", "takes_samples", "expected_samples", "seeded", "annealed", "anneal", "config",
+    "describe", "save",
 )  # fmt: skip
 
 
@@ -75,6 +76,11 @@ class Model(Protocol):
     def run(self, x: Tensor, num_steps: int | None = None, **options: Any) -> Any: ...
     def decode(self, spk: Tensor) -> Tensor: ...
     def mean_code(self, mem: Tensor) -> Tensor: ...
+    def size_of(self, x: Tensor) -> int: ...
+    def reconstruct(self, spk: Tensor, like: Tensor) -> Tensor: ...
+    def code_rows(self, spk: Tensor) -> Tensor: ...
+    def takes_samples(self, shape: tuple[int, ...]) -> bool: ...
+    def expected_samples(self) -> str: ...
     def seeded(self, seed: int | None) -> AbstractContextManager[None]: ...
     def annealed(self) -> dict[str, float]: ...
     def anneal(self, name: str, value: float) -> None: ...
@@ -192,6 +198,26 @@ class BaseModel(Checked, Recorded, nn.Module):
     def mean_code(self, mem: Tensor) -> Tensor:
         """E[z] of what ``mem`` describes, (..., K)."""
 
+    def size_of(self, x: Tensor) -> int:
+        """Number of values in a sample of x, M."""
+        return self.in_features
+
+    def reconstruct(self, spk: Tensor, like: Tensor) -> Tensor:
+        """:meth:`decode`, to the size of samples ``like``, where a code alone does not say it."""
+        return self.decode(spk)
+
+    def code_rows(self, spk: Tensor) -> Tensor:
+        """Codes (T, B, K) as rows of K neurons, (T, N, K): those of each place of a map, too."""
+        return spk
+
+    def takes_samples(self, shape: tuple[int, ...]) -> bool:
+        """Whether a sample may have this shape, which is (M,) here."""
+        return shape == (self.in_features,)
+
+    def expected_samples(self) -> str:
+        """The shape that samples must have, in words."""
+        return f"(N, {self.in_features})"
+
     def forward(self, *inputs: Any, **options: Any) -> Any:
         """Refused: a call does not say what of a model is wanted."""
         raise TypeError(
@@ -259,7 +285,7 @@ class BaseModel(Checked, Recorded, nn.Module):
         beta = require_number(beta, "beta", least=0)
         asked: Any = {} if self.training or not self.takes_graph else {"graph": True}
         out = self.run(x, num_steps, record=("nll", "kl"), **asked)
-        return F.free_energy(out.nll, out.kl, beta, self.in_features)
+        return F.free_energy(out.nll, out.kl, beta, self.size_of(x))
 
     # -- files --------------------------------------------------------------------------------
 

@@ -23,6 +23,7 @@ from ipvae_snn.kernels.spec import PRECISIONS
 from ipvae_snn.kernels.unroll import row_by_row
 from ipvae_snn.models import run_output
 from ipvae_snn.models.base import MODELS, BaseModel
+from ipvae_snn.models.convolutional import TRANSPOSED, ConvIPVAE
 from ipvae_snn.models.generative import (
     DecodedLikelihood,
     Generative,
@@ -52,8 +53,23 @@ _FIXED = (
 """Attributes that are kept elsewhere, and arguments that nothing reads after the constructor."""
 
 
+class _ChosenByDecoder(BaseModel):
+    """Makes a convolutional model where an IPVAE is asked for with a convolutional decoder."""
+
+    def __new__(cls, *values: Any, **options: Any) -> Any:
+        decoder = options.get("decoder")
+        if cls is not IPVAE or not isinstance(decoder, tuple(TRANSPOSED.values())):
+            return super().__new__(cls, *values, **options)
+        if values or "in_features" in options or "latents" in options:
+            raise TypeError(
+                "the sizes of a convolutional model are those of its decoder: leave in_features "
+                "and latents out"
+            )
+        return ConvIPVAE.around(**options)
+
+
 @MODELS.register("ipvae")
-class IPVAE(BaseModel):
+class IPVAE(_ChosenByDecoder):
     r"""Variational inference as a spiking network: x ≈ Φ z, with z inferred spike by spike.
 
     There is no encoder. The K neurons integrate Φᵀ Λ x, inhibit one another through the Gram
@@ -82,7 +98,9 @@ class IPVAE(BaseModel):
             error. With σ = 1, β is the smaller the smaller the error is to be.
         decoder: any module from counts (B, K) to (B, M) in place of the linear Φ. It costs a
             forward and a backward pass per timestep, and saves if it is a registered
-            :class:`~ipvae_snn.models.Decoder`.
+            :class:`~ipvae_snn.models.Decoder`. An ``nn.ConvTranspose2d`` or ``nn.ConvTranspose1d``,
+            given without ``in_features`` and ``latents``, makes a
+            :class:`~ipvae_snn.models.ConvIPVAE` for images and signals of any size.
         likelihood: law of an input given the decoder's output, in place of the Gaussian:
             :mod:`ipvae_snn.models.likelihoods`.
 

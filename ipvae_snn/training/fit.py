@@ -131,10 +131,10 @@ def fit(
 
 def _fitting_samples(model: BaseModel, data: Tensor | Samples, name: str) -> Samples:
     samples = as_samples(data, name)
-    if samples.features != model.in_features:
+    if not model.takes_samples(samples.shape):
         raise ValueError(
-            f"{name} must have shape (N, {model.in_features}) with N ≥ 1, got "
-            f"({len(samples)}, {samples.features})"
+            f"{name} must have shape {model.expected_samples()} with N ≥ 1, got "
+            f"{(len(samples), *samples.shape)}"
         )
     return samples
 

@@ -68,7 +68,8 @@ class Monitor:
         try:
             with eval_mode(model), torch.no_grad(), model.seeded(seed):
                 spk = model.run(self.validation, self.config.steps, record=()).state.spk
-                return float(metrics.r2(self.validation, model.decode(spk)))
+                x_hat = model.reconstruct(spk, self.validation)
+                return float(metrics.r2(self.validation.flatten(1), x_hat.flatten(1)))
         except NotFinite:  # the next iteration, or the checkpoint, says so
             return None
 

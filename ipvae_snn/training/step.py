@@ -44,7 +44,7 @@ class Objective(nn.Module):
         out = self.model.run(x, steps, record=("nll", "kl"), **self.options)
         weight = torch.zeros_like(out.nll)
         weight[burn_in:] = steps / (steps - burn_in)
-        loss = F.free_energy(weight * out.nll, out.kl, beta, self.model.in_features)
+        loss = F.free_energy(weight * out.nll, out.kl, beta, self.model.size_of(x))
         return loss, out.nll.mean(), out.kl.mean(), out.state.spk
 
 
@@ -96,7 +96,7 @@ def history_row(
             "loss": step.loss,
             "nll": step.nll,
             "kl": step.kl,
-            "r2": metrics.r2(x, model.decode(step.spk)),
+            "r2": metrics.r2(x.flatten(1), model.reconstruct(step.spk, x).flatten(1)),
             "zeros": metrics.zeros(step.spk),
         }
     row = {name: float(value) for name, value in means.items()}

@@ -322,9 +322,9 @@ def _split(model: IPVAE, x: Tensor | Samples, samples: int, seed: int) -> tuple[
     """Samples to choose on, and others to validate, with device and dtype of the weights."""
     source = as_samples(x, "x")
     count = len(source)
-    if source.features != model.in_features or count < 4:
+    if not model.takes_samples(source.shape) or count < 4:
         raise ValueError(
-            f"x must have shape (N, {model.in_features}) with N ≥ 4, got {(count, source.features)}"
+            f"x must have shape {model.expected_samples()} with N ≥ 4, got {(count, *source.shape)}"
         )
     rows = torch.randperm(count, generator=make_generator(seed))
     part = min(samples, count // 2)

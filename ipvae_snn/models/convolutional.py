@@ -1,0 +1,501 @@
+"""The convolutional iP-VAE: one dictionary of features for images and signals of any size."""
+
+from collections.abc import Callable, Mapping, Sequence
+from math import prod
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from ipvae_snn import functional as F
+from ipvae_snn._utils.checks import (
+    require_all_finite,
+    require_finite,
+    require_fitting,
+    require_float,
+    require_instance,
+    require_integer,
+    require_number,
+)
+from ipvae_snn._utils.seeding import combine, require_same_draws
+from ipvae_snn.functional import require_kl_form
+from ipvae_snn.kernels import convolution
+from ipvae_snn.kernels.convolution import MapSpec, from_cells, to_cells
+from ipvae_snn.kernels.loop import State
+from ipvae_snn.kernels.unroll import row_by_row
+from ipvae_snn.models import run_output
+from ipvae_snn.models.base import MODELS, BaseModel
+from ipvae_snn.neurons import BIAS, CLAMP, MEM_INIT_MAX, MEM_INIT_RANGE, STEP, IPVAENeuron
+from ipvae_snn.neurons.inference import assumptions_of, draws_by_row
+from ipvae_snn.neurons.lateral import NoLateral, remake_weights
+from ipvae_snn.surrogate.relaxed import Relaxed
+
+TRANSPOSED = {1: nn.ConvTranspose1d, 2: nn.ConvTranspose2d}
+SIDE_BITS = 20
+"""A place has the number (row << SIDE_BITS) + column, of at most 2^SIDE_BITS each."""
+SAMPLE_BITS = 2 * SIDE_BITS
+
+
+@MODELS.register("conv-ipvae")
+class ConvIPVAE(BaseModel):
+    r"""An iP-VAE whose features may lie anywhere in an image: x ≈ Σ_k φ_k ∗ z_k.
+
+    K neurons at each place of a grid, ``stride`` pixels apart, share K features of ``kernel_size``
+    pixels, and inhibit one another where their features overlap. A picture of any size is coded as
+    a whole. Neurons lie wherever a feature touches the image: pixels outside have no likelihood, so
+    that borders are exact. Membranes follow the equation of :class:`~ipvae_snn.IPVAENeuron`, with
+
+    .. math:: d − zG = Φᵀ Λ (x − Φ z), \quad \tfrac12 diag G_k = \tfrac12 Σ Λ φ_k^2
+
+    by two convolutions per timestep; of what lies outside the image nothing is counted.
+
+    Args:
+        channels: C of an image (B, C, H, W), or of a signal (B, C, L).
+        latents: K.
+        kernel_size: height and width of a feature in pixels, or a number for both.
+        stride: pixels from one place to the next, at most ``kernel_size``.
+        dimensions: 2 for images, 1 for signals.
+        learn_scale: learn log σ per channel; otherwise σ = 1.
+        spike_grad, form, clamp, step, bias, leak, lateral_scale, learn_step, learn_bias,
+            learn_mem_init, kl_form, init_std: as in :class:`~ipvae_snn.IPVAE`.
+
+    ``IPVAE(decoder=nn.ConvTranspose2d(K, C, k, stride=s, bias=False))`` is this model, with the
+    weights of that layer. Codes have the shape (B, K, h, w), with h = ⌈H / s⌉ + ⌈k / s⌉ − 1.
+
+    Raises:
+        TypeError, ValueError: an option is out of range, named in the message.
+
+    Source: convolutional sparse coding (Zeiler et al. 2010), with the neurons of arXiv 2410.19315.
+
+    >>> model = ConvIPVAE(channels=1, latents=8, kernel_size=6, stride=2)
+    >>> out = model.run(torch.rand(5, 1, 20, 31), num_steps=10, record=("spk", "nll"))
+    >>> out.spk.shape, out.nll.shape
+    (torch.Size([10, 5, 8, 12, 18]), torch.Size([10, 5]))
+    >>> model.decode(out.spk[-1], size=(20, 31)).shape
+    torch.Size([5, 1, 20, 31])
+    >>> model.loss(torch.rand(5, 1, 20, 31), num_steps=10).backward()
+    """
+
+    takes_sample_seeds = takes_graph = emits_counts = True
+
+    def __init__(  # noqa: PLR0913
+        self,
+        channels: int,
+        latents: int,
+        kernel_size: int | tuple[int, ...] = 16,
+        stride: int | tuple[int, ...] = 4,
+        *,
+        dimensions: int = 2,
+        spike_grad: Callable[[Tensor], Tensor] | None = None,
+        form: Literal["exact", "published"] = "exact",
+        clamp: float = CLAMP,
+        step: float = STEP,
+        bias: float = BIAS,
+        leak: float = 0.0,
+        lateral_scale: float = 1.0,
+        learn_step: bool = True,
+        learn_bias: bool = True,
+        learn_mem_init: bool = True,
+        kl_form: Literal["exact", "published"] = "exact",
+        init_std: float = 1e-2,
+        learn_scale: bool = True,
+    ) -> None:
+        super().__init__()
+        self.channels = self.in_features = require_integer(channels, "channels")
+        self.latents = require_integer(latents, "latents")
+        if require_integer(dimensions, "dimensions") not in TRANSPOSED:
+            raise ValueError(f"dimensions must be 1 or 2, got {dimensions}")
+        self.dimensions = dimensions
+        self.kernel_size = _sides(kernel_size, "kernel_size", dimensions)
+        self.stride = _sides(stride, "stride", dimensions)
+        if any(s > k for s, k in zip(self.stride, self.kernel_size, strict=True)):
+            raise ValueError(
+                f"stride must be at most kernel_size, else pixels lie between the features; got "
+                f"{self.stride} and {self.kernel_size}"
+            )
+        self.kl_form = require_kl_form(kl_form)
+        init_std = require_number(init_std, "init_std", least=0)
+        require_instance(spike_grad, "spike_grad")
+        self.neuron = IPVAENeuron(
+            NoLateral(latents), dim=-dimensions - 1, form=form, spike_grad=spike_grad, clamp=clamp,
+            step=step, bias=bias, leak=leak, lateral_scale=lateral_scale,
+            mem_init=sum(MEM_INIT_RANGE) / 2, learn_step=learn_step, learn_bias=learn_bias,
+            learn_mem_init=learn_mem_init,
+        )  # fmt: skip
+        self.decoder = nn.utils.skip_init(
+            TRANSPOSED[dimensions], latents, channels, self.kernel_size, self.stride, bias=False,
+            device=torch.get_default_device(),
+        )  # fmt: skip
+        self.raw_log_scale = nn.Parameter(torch.zeros(channels)) if learn_scale else None
+        with torch.no_grad():
+            self.decoder.weight.normal_(std=init_std)
+            self.neuron.mem_init.uniform_(*MEM_INIT_RANGE)
+
+    @classmethod
+    def around(cls, decoder: nn.Module, **options: Any) -> "ConvIPVAE":
+        """The model of a layer ``nn.ConvTranspose2d(K, C, k, stride=s, bias=False)``, shared.
+
+        Raises:
+            TypeError, ValueError: another layer, or one with a bias, padding, groups or dilation.
+        """
+        dimensions = require_transposed(decoder)
+        layer: Any = decoder
+        model = cls(
+            layer.out_channels, layer.in_channels, layer.kernel_size, layer.stride,
+            dimensions=dimensions, **options,
+        )  # fmt: skip
+        model.decoder = layer
+        return model
+
+    # -- what it is ---------------------------------------------------------------------------
+
+    @property
+    def log_scale(self) -> Tensor | None:
+        """log σ per channel as inference uses it, (C,); ``None`` for σ = 1."""
+        return None if self.raw_log_scale is None else F.bound_log_scale(self.raw_log_scale)
+
+    @property
+    def weight(self) -> Tensor:
+        """Features as columns, (C · kernel pixels, K)."""
+        return self._features().flatten(1).mT
+
+    @property
+    def like(self) -> Tensor:
+        return self.neuron.mem_init
+
+    @property
+    def generator(self) -> torch.Generator | None:
+        return getattr(self.neuron.spike_grad, "generator", None)
+
+    def drawing(self) -> tuple[Any, ...]:
+        return (self.neuron.spike_grad,)
+
+    @property
+    def draws_by_row(self) -> bool:  # type: ignore[override]
+        return draws_by_row(self.neuron)
+
+    @property
+    def clamp(self) -> float:  # type: ignore[override]
+        clamp: float = self.neuron.clamp
+        return clamp
+
+    def gradient_probe(self) -> nn.Parameter | None:
+        return self.neuron.log_bias  # type: ignore[return-value]
+
+    def annealed(self) -> dict[str, float]:
+        spike_grad = self.neuron.spike_grad
+        relaxed = {"temp": spike_grad.temp} if isinstance(spike_grad, Relaxed) else {}
+        return {"clamp": self.neuron.clamp, **relaxed}
+
+    def anneal(self, name: str, value: float) -> None:
+        setattr(self.neuron if name == "clamp" else self.neuron.spike_grad, name, value)
+
+    def size_of(self, x: Tensor) -> int:
+        return prod(x.shape[-self.dimensions - 1 :])
+
+    def reconstruct(self, spk: Tensor, like: Tensor) -> Tensor:
+        return self.decode(spk, like.shape[-self.dimensions :])
+
+    def code_rows(self, spk: Tensor) -> Tensor:
+        return spk.movedim(2, -1).flatten(1, -2)
+
+    def takes_samples(self, shape: tuple[int, ...]) -> bool:
+        return len(shape) == self.dimensions + 1 and shape[0] == self.channels and all(shape)
+
+    def expected_samples(self) -> str:
+        return f"(N, {self.channels}, H, W)" if self.dimensions == 2 else f"(N, {self.channels}, L)"
+
+    def code_shape(self, size: Sequence[int]) -> tuple[int, ...]:
+        """(K, h, w) of the code of an image of ``size`` (H, W)."""
+        return self.latents, *(
+            -(-n // s) + -(-k // s) - 1
+            for n, s, k in zip(size, self.stride, self.kernel_size, strict=True)
+        )
+
+    # -- inference ----------------------------------------------------------------------------
+
+    def decode(self, spk: Tensor, size: Sequence[int] | None = None) -> Tensor:
+        """Reconstruction (..., C, H, W) of counts or rates (..., K, h, w).
+
+        Args:
+            spk: a code of :meth:`run`.
+            size: (H, W) of the image; default the largest with a code of this shape.
+        """
+        require_float(spk, "spk")
+        require_fitting(spk, "spk", like=self.like)
+        require_finite(spk, "spk")
+        spatial = spk.shape[-self.dimensions :]
+        largest = tuple(
+            (h - -(-k // s) + 1) * s
+            for h, s, k in zip(spatial, self.stride, self.kernel_size, strict=False)
+        )
+        size = largest if size is None else tuple(size)
+        if (
+            spk.ndim <= self.dimensions
+            or spk.shape[-self.dimensions - 1 :] != self.code_shape(size)
+            or not all(n > 0 for n in size)
+        ):
+            raise ValueError(
+                f"spk must have shape (..., {self.latents}, "
+                f"{'h, w' if self.dimensions == 2 else 'h'}), a code of an image"
+                f"{'' if size == largest else f' of {size}'}, got {tuple(spk.shape)}"
+            )
+        self.require_together()
+        with torch.set_grad_enabled(self.keeps_graph(None, spk)):
+            leading = spk.shape[: -self.dimensions - 1]
+            counts = self._flat(spk.to(self.like.dtype).flatten(0, len(leading) - 1)
+                                if leading else spk.to(self.like.dtype)[None])  # fmt: skip
+            cells = convolution.decode(counts.movedim(1, -1), to_cells(self._features(), self._s))
+            images = from_cells(cells, self._s, self._flat_size(size))
+            x_hat = images.reshape(*leading, self.channels, *size)
+        require_finite(x_hat, "the reconstruction of spk")
+        return x_hat
+
+    def mean_code(self, mem: Tensor) -> Tensor:
+        """Expected counts of a membrane: the rates e^u, same shape."""
+        return mem.exp()
+
+    def run(
+        self,
+        x: Tensor,
+        num_steps: int | None = None,
+        *,
+        record: Sequence[str] = run_output.RECORDABLE,
+        every: int = 1,
+        state: State | None = None,
+        seed: int | None = None,
+        sample_seeds: Tensor | None = None,
+        graph: bool | None = None,
+    ) -> Any:
+        """Infer x for a number of timesteps: as :meth:`ipvae_snn.IPVAE.run`, for images.
+
+        Args:
+            x: (B, C, H, W), shown at every timestep, or (T, B, C, H, W), a frame per timestep;
+                signals (B, C, L). Any size.
+            num_steps, record, every, state, seed, sample_seeds, graph: as there; ``spk`` and
+                ``mem`` have the shape (T, B, K, h, w). With compiled kernels a neuron's draws
+                depend on its place, not on the size of the image.
+        """
+        x, num_steps = self._require_x(x, num_steps)
+        require_integer(every, "every")
+        fields = run_output.check_fields(record)
+        batch, size = x.shape[-self.dimensions - 2], x.shape[-self.dimensions :]
+        shape = (batch, *self.code_shape(size))
+        if sample_seeds is not None:
+            sample_seeds = run_output.require_sample_seeds(sample_seeds, batch)
+        if state is not None:
+            state = run_output.require_state(state, shape, like=self.like)
+        with torch.set_grad_enabled(self.keeps_graph(graph, x, *(state or ()))), self.seeded(seed):
+            require_same_draws()
+            remake_weights(self.decoder)
+            self.require_together()
+            self.neuron.check_parameters()
+            require_transposed(self.decoder, self)
+            state = self.neuron.initial_state(shape) if state is None else state
+            if sample_seeds is None or self.draws_by_row:
+                values = self._infer(x, num_steps, fields, every, state, sample_seeds)
+            else:
+                values = row_by_row(
+                    lambda i: self._infer(
+                        x.narrow(-self.dimensions - 2, i, 1), num_steps, fields, every,
+                        State(*(part[i : i + 1] for part in state)), None,
+                    ),
+                    sample_seeds, self.generator, self.seeded,
+                )  # fmt: skip
+            last = State(values.pop("last_spk"), values.pop("last_mem"))
+        return run_output.make_run({name: values[name] for name in fields}, last)
+
+    def _infer(
+        self,
+        x: Tensor,
+        num_steps: int,
+        fields: tuple[str, ...],
+        every: int,
+        state: State,
+        sample_seeds: Tensor | None,
+    ) -> dict[str, Any]:
+        neuron, scale, size = self.neuron, self._inverse_scale(), x.shape[-self.dimensions :]
+        cells = to_cells(self._flat(x) * scale, self._s)
+        weight = to_cells(self._features() * scale, self._s)
+        mask = to_cells(cells.new_ones(self.channels, *self._flat_size(size)), self._s)
+        tonic, places = neuron.log_bias.exp().reshape(1, -1), self._flat_size(state.mem.shape[2:])
+        if neuron.form == "exact":
+            variance = convolution.project(mask[None], weight.square())[0].flatten(0, 1)
+            tonic = tonic + 0.5 * neuron.lateral_scale * variance
+        spk, mem = (self._flat(part).movedim(1, -1) for part in state)
+        known, watched = assumptions_of(neuron), bool(neuron.observers)
+        spec = MapSpec(
+            x=cells,
+            weight=weight,
+            spk=spk,
+            mem=mem,
+            step_size=neuron.log_step.exp(),
+            bias=tonic.expand(-1, self.latents),
+            mem_rest=neuron.mem_init.expand(self.latents),
+            mask=None if bool(mask.all()) else mask,
+            lateral_scale=neuron.lateral_scale,
+            leak=neuron.leak,
+            clamp=neuron.clamp,
+            estimator=neuron.spike_grad,
+            law="own" if known is None else known.law,
+            slope="own" if known is None else known.slope,
+            kl_form=self.kl_form,
+            steps=num_steps,
+            fields=tuple(dict.fromkeys((*fields, "spk", "mem"))) if watched else fields,
+            every=1 if watched else every,
+            row_ids=_place_numbers(len(state.mem), places, sample_seeds),
+        )
+        require_all_finite(
+            x=x, weight=weight, step=spec.step_size, bias=spec.bias, mem_init=spec.mem_rest
+        )
+        out = convolution.infer_maps(spec)
+        values: dict[str, Any] = {
+            name: None if part is None else self._unflat(part.movedim(-1, -3))
+            for name, part in (
+                ("spk", out.spk), ("mem", out.mem), ("last_spk", out.last_spk),
+                ("last_mem", out.last_mem),
+            )
+        }  # fmt: skip
+        require_finite(values["last_mem"], "the membranes")
+        if watched:
+            neuron.notify_observers(State(values["spk"], values["mem"]))
+            for name in ("spk", "mem"):
+                values[name] = values[name][every - 1 :: every]
+        if out.nll is not None:
+            constant = F.nll_constant(self.channels, self.log_scale) * prod(size)
+            values["nll"] = (out.nll + constant)[every - 1 :: every]
+        if out.kl is not None:
+            values["kl"] = out.kl[every - 1 :: every]
+        return values
+
+    def _require_x(self, x: Any, num_steps: int | None) -> tuple[Tensor, int]:
+        """x in the dtype of the weights, and T."""
+        require_float(x, "x")
+        require_fitting(x, "x", like=self.like)
+        one = self.dimensions + 2
+        if x.ndim not in (one, one + 1) or not x.numel() or not self.takes_samples(
+            tuple(x.shape[-self.dimensions - 1 :])
+        ):  # fmt: skip
+            sides = "H, W" if self.dimensions == 2 else "L"
+            raise ValueError(
+                f"x must have shape (B, {self.channels}, {sides}), or (T, B, {self.channels}, "
+                f"{sides}) with a frame per timestep, got {tuple(x.shape)}"
+            )
+        if x.ndim == one and num_steps is None:
+            raise ValueError("num_steps is needed for an x that stays")
+        steps = len(x) if num_steps is None else require_integer(num_steps, "num_steps")
+        if x.ndim > one and steps != len(x):
+            raise ValueError(f"x has {len(x)} frames, num_steps is {steps}: leave it out")
+        require_finite(x, "x")
+        return x.to(self.like.dtype), steps
+
+    # -- two dimensions for both --------------------------------------------------------------
+
+    def _features(self) -> Tensor:
+        """Φ, (K, C, k_h, k_w); of signals k_h = 1."""
+        weight: Tensor = self.decoder.weight
+        return self._flat(weight)
+
+    def _flat(self, values: Tensor) -> Tensor:
+        """Signals (..., L) as images (..., 1, L)."""
+        return values if self.dimensions == 2 else values.unsqueeze(-2)
+
+    def _unflat(self, values: Tensor) -> Tensor:
+        return values if self.dimensions == 2 else values.squeeze(-2)
+
+    def _flat_size(self, size: Sequence[int]) -> tuple[int, int]:
+        height, width = size if self.dimensions == 2 else (1, *size)
+        return height, width
+
+    @property
+    def _s(self) -> tuple[int, int]:
+        return self._flat_size(self.stride)
+
+    def _inverse_scale(self) -> Tensor:
+        """1 / σ, (C, 1, 1)."""
+        log_scale = self.log_scale
+        if log_scale is None:
+            return self.like.new_ones(self.channels, 1, 1)
+        return torch.exp(-log_scale).view(-1, 1, 1)
+
+    # -- files --------------------------------------------------------------------------------
+
+    @classmethod
+    def check_sizes(cls, config: Mapping[str, Any], weights: Mapping[str, Tensor]) -> None:
+        found = tuple(getattr(weights.get("decoder.weight"), "shape", ()))
+        if found[:2] != (config.get("latents"), config.get("channels")):
+            raise ValueError(
+                "it is damaged, its features are not of the shape (latents, channels, ...)"
+            )
+
+    def _current(self) -> dict[str, Any]:
+        own = {
+            name: getattr(self.neuron, name) for name in ("form", "clamp", "leak", "lateral_scale")
+        }
+        return {**own, "spike_grad": self.neuron.spike_grad}
+
+    def unsaved(self) -> dict[str, Any]:
+        neuron = self.neuron
+        return {
+            f"neuron.{name}": getattr(neuron, name)
+            for name in ("state_quant", "surrogate_disable")
+            if getattr(neuron, name)
+        }
+
+    def check_loaded(self) -> None:
+        rest = float(self.neuron.mem_init.detach().abs().max())
+        require_number(rest, "the largest |mem_init|", most=MEM_INIT_MAX)
+
+
+def require_transposed(decoder: Any, model: ConvIPVAE | None = None) -> int:
+    """The dimensions of a layer that a convolutional model can have.
+
+    Raises:
+        TypeError, ValueError: no such layer, or not one for ``model``.
+    """
+    dimensions = next((d for d, kind in TRANSPOSED.items() if type(decoder) is kind), None)
+    if dimensions is None:
+        raise TypeError(
+            "decoder must be an nn.ConvTranspose2d or an nn.ConvTranspose1d, got "
+            f"{type(decoder).__name__}"
+        )
+    zero, one = (0,) * dimensions, (1,) * dimensions
+    expected: dict[str, Any] = {
+        "bias": None, "padding": zero, "output_padding": zero, "groups": 1, "dilation": one,
+    }  # fmt: skip
+    for name, value in expected.items():
+        found = getattr(decoder, name)
+        if found is not value and (isinstance(found, Tensor) or found != value):
+            given = "one" if isinstance(found, Tensor) else found
+            raise ValueError(
+                f"decoder must have {name}={value if name != 'bias' else False}, got {given}: "
+                "images of any size are coded without padding, as neurons lie beyond the borders, "
+                "too"
+            )
+    if model is not None:
+        wanted = (model.latents, model.channels, *model.kernel_size)
+        if tuple(decoder.weight.shape) != wanted or tuple(decoder.stride) != model.stride:
+            raise ValueError(
+                f"decoder must have weights of shape {wanted} and stride {model.stride}, got "
+                f"{tuple(decoder.weight.shape)} and {tuple(decoder.stride)}"
+            )
+    return dimensions
+
+
+def _sides(value: Any, name: str, dimensions: int) -> tuple[int, ...]:
+    """A number for each dimension."""
+    values = tuple(value) if isinstance(value, tuple | list) else (value,) * dimensions
+    if len(values) != dimensions:
+        raise ValueError(f"{name} must be a number or {dimensions} of them, got {value}")
+    return tuple(require_integer(v, name) for v in values)
+
+
+def _place_numbers(batch: int, places: tuple[int, int], sample_seeds: Tensor | None) -> Tensor:
+    """A number for each place of each sample, int64, (B h w,)."""
+    rows, columns = (torch.arange(n) for n in places)
+    grid = (rows[:, None] << SIDE_BITS) + columns
+    if sample_seeds is None:
+        first = torch.arange(batch) << SAMPLE_BITS
+    else:
+        first = torch.tensor([combine(0, number) for number in sample_seeds.tolist()])
+    return (first[:, None, None] + grid).flatten()
