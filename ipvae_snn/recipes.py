@@ -64,7 +64,7 @@ class Recipe:
         """Names of the options that the model takes, or might pass on."""
         parameters = inspect.signature(MODELS.find(self.model)).parameters
         passed_on = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
-        return {*parameters, *(self.options if passed_on else ())} - {"in_features"}
+        return {*parameters, *(self.options if passed_on else ())} - {"in_features", "channels"}
 
     def changed(self, **values: Any) -> "Recipe":
         """The recipe with other values: fields of ``TrainConfig``, or options of the model.
@@ -99,8 +99,13 @@ class Recipe:
         return options
 
     def make_model(self, in_features: int) -> BaseModel:
-        """A new model for samples of ``in_features`` values; raises what its constructor does."""
-        options = {"in_features": in_features, **self.model_options()}
+        """A new model for samples of ``in_features`` values; raises what its constructor does.
+
+        For a convolutional model they are the channels.
+        """
+        known = inspect.signature(MODELS.find(self.model)).parameters
+        size = "in_features" if "in_features" in known else "channels"
+        options = {size: in_features, **self.model_options()}
         model: BaseModel = make_model(MODELS.find(self.model), options)
         return model
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from math import prod
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -77,6 +77,9 @@ class ConvIPVAE(BaseModel):
     """
 
     takes_sample_seeds = takes_graph = emits_counts = True
+    recipe: ClassVar[Mapping[str, Any]] = {
+        "iterations": 1000, "batch": 4, "steps": 16, "lr": 1e-2, "beta": 3.0, "clamp_start": 2.0,
+    }  # fmt: skip
 
     def __init__(  # noqa: PLR0913
         self,

@@ -10,6 +10,7 @@ from torch import nn
 
 from ipvae_snn._utils.checks import require_finite, require_integer
 from ipvae_snn._utils.storage import read_content, write_content
+from ipvae_snn.models.base import PARTS
 from ipvae_snn.training.config import TrainConfig
 from ipvae_snn.version import __version__
 
@@ -74,6 +75,13 @@ def _check_values(content: Mapping[str, Any]) -> None:
         raise ValueError("its random states are missing")
 
 
+def _completed(name: str, value: Any) -> Any:
+    """An option with those defaults that the release that wrote it did not have yet."""
+    registry = PARTS.get(name)
+    known = registry is not None and isinstance(value, dict) and value.get("name") in registry
+    return registry.to_config(registry.from_config(value)) if registry and known else value
+
+
 def require_same_training(
     path: str | Path,
     content: Mapping[str, Any],
@@ -91,7 +99,7 @@ def require_same_training(
         ("model", ["class", *sorted(options)], content["model"], model),
     ):
         for name in names:
-            if saved.get(name) != current.get(name):
+            if _completed(name, saved.get(name)) != current.get(name):
                 raise ValueError(
                     f"{path} is of a {kind} with {name} = {saved.get(name)}, this one has "
                     f"{current.get(name)}: use the same, or another file"
