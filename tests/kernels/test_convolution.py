@@ -24,12 +24,14 @@ GEOMETRIES = [  # kernel, stride, channels, image
 ]
 
 
-def unrolled(weight, stride, size):
+def unrolled(weight, stride, size, latents=K):
     """Every feature at every place as an image, (M, h w K), and (h, w): an own implementation."""
     cells = [-(-k // s) for k, s in zip(weight.shape[2:], stride, strict=True)]
     places = [-(-n // s) + q - 1 for n, s, q in zip(size, stride, cells, strict=True)]
-    unit = torch.eye(math.prod(places) * K, dtype=weight.dtype)
-    canvas = conv_transpose2d(unit.unflatten(1, (*places, K)).movedim(-1, 1), weight, stride=stride)
+    unit = torch.eye(math.prod(places) * latents, dtype=weight.dtype)
+    canvas = conv_transpose2d(
+        unit.unflatten(1, (*places, latents)).movedim(-1, 1), weight, stride=stride
+    )
     canvas = pad(canvas, (0, cells[1] * stride[1], 0, cells[0] * stride[0]))
     top, left = ((q - 1) * s for q, s in zip(cells, stride, strict=True))
     return canvas[..., top : top + size[0], left : left + size[1]].flatten(1).mT, places
