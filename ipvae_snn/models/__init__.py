@@ -9,6 +9,7 @@ from ipvae_snn.models.convolutional import ConvIPVAE
 from ipvae_snn.models.generative import DECODERS, Decoder, Feedback, LinearDecoder
 from ipvae_snn.models.ipvae import IPVAE
 from ipvae_snn.models.likelihoods import LIKELIHOODS, Bernoulli, Gaussian, Likelihood
+from ipvae_snn.models.whitening import Whitening
 
 __all__ = [
     "DECODERS",
@@ -24,6 +25,7 @@ __all__ = [
     "Likelihood",
     "LinearDecoder",
     "Model",
+    "Whitening",
     "load_model",
     "require_model",
 ]

@@ -28,6 +28,7 @@ from ipvae_snn.kernels.loop import State
 from ipvae_snn.models.generative import DECODERS
 from ipvae_snn.models.likelihoods import LIKELIHOODS
 from ipvae_snn.models.run_output import RECORDABLE
+from ipvae_snn.models.whitening import WHITENINGS
 from ipvae_snn.neurons.lateral import derives_weights
 from ipvae_snn.neurons.poisson import NOT_SCRIPTED
 from ipvae_snn.surrogate import ESTIMATORS
@@ -36,6 +37,7 @@ PARTS: dict[str, Registry[Any]] = {
     "spike_grad": ESTIMATORS,
     "decoder": DECODERS,
     "likelihood": LIKELIHOODS,
+    "whitening": WHITENINGS,
 }
 """Arguments of models that are objects; files hold what their registry writes of them."""
 OWN_DECODER = "decoded.decoder."

@@ -25,6 +25,7 @@ from ipvae_snn.kernels.loop import State
 from ipvae_snn.kernels.unroll import row_by_row
 from ipvae_snn.models import run_output
 from ipvae_snn.models.base import MODELS, BaseModel
+from ipvae_snn.models.whitening import Whitening
 from ipvae_snn.neurons import BIAS, CLAMP, MEM_INIT_MAX, MEM_INIT_RANGE, STEP, IPVAENeuron
 from ipvae_snn.neurons.inference import assumptions_of, draws_by_row
 from ipvae_snn.neurons.lateral import NoLateral, remake_weights
@@ -56,6 +57,7 @@ class ConvIPVAE(BaseModel):
         stride: pixels from one place to the next, at most ``kernel_size``.
         dimensions: 2 for images, 1 for signals.
         learn_scale: learn log σ per channel; otherwise σ = 1.
+        whitening: what images were whitened by; saved with the model, which takes whitened ones.
         spike_grad, form, clamp, step, bias, leak, lateral_scale, learn_step, learn_bias,
             learn_mem_init, kl_form, init_std: as in :class:`~ipvae_snn.IPVAE`.
 
@@ -102,8 +104,16 @@ class ConvIPVAE(BaseModel):
         kl_form: Literal["exact", "published"] = "exact",
         init_std: float = 1e-2,
         learn_scale: bool = True,
+        whitening: Whitening | None = None,
     ) -> None:
         super().__init__()
+        if whitening is not None:
+            require_instance(whitening, "whitening", Whitening)
+            if whitening.channels != channels:
+                raise ValueError(
+                    f"whitening is of {whitening.channels} channel(s), the model of {channels}"
+                )
+        self.whitening = whitening
         self.channels = self.in_features = require_integer(channels, "channels")
         self.latents = require_integer(latents, "latents")
         if require_integer(dimensions, "dimensions") not in TRANSPOSED:
@@ -435,7 +445,7 @@ class ConvIPVAE(BaseModel):
         own = {
             name: getattr(self.neuron, name) for name in ("form", "clamp", "leak", "lateral_scale")
         }
-        return {**own, "spike_grad": self.neuron.spike_grad}
+        return {**own, "spike_grad": self.neuron.spike_grad, "whitening": self.whitening}
 
     def unsaved(self) -> dict[str, Any]:
         neuron = self.neuron

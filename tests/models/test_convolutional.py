@@ -9,7 +9,7 @@ from torch import nn
 import ipvae_snn
 from ipvae_snn import IPVAE, TrainConfig, evaluate, fit, load_model, surrogate
 from ipvae_snn.kernels import native
-from ipvae_snn.models import ConvIPVAE
+from ipvae_snn.models import ConvIPVAE, Whitening
 from tests.kernels.test_convolution import unrolled
 
 C, K = 2, 5
@@ -249,7 +249,8 @@ def test_it_trains_measures_and_saves(tmp_path):
     truth = made(init_std=1.0)
     codes = (torch.rand(60, *truth.code_shape((12, 14))) < 0.02).float()
     x = truth.decode(codes, (12, 14)).detach()
-    model = made(init_std=0.1, clamp=3.0)
+    whitening = Whitening([[1.0, 0.5], [0.0, 1.0]], [0.2, 0.3])
+    model = made(init_std=0.1, clamp=3.0, whitening=whitening)
     config = TrainConfig(iterations=150, batch=10, steps=8, lr=2e-2, beta=0.3, progress=False)
     history = fit(model, x[:50], config, validation=x[50:])
     assert history[-1]["r2_val"] > history[0]["r2_val"]
@@ -262,6 +263,7 @@ def test_it_trains_measures_and_saves(tmp_path):
     model.save(path)
     again = load_model(path)
     assert torch.equal(again.run(x, 5, seed=1).spk, model.run(x, 5, seed=1).spk)
+    assert torch.equal(again.whitening(x), whitening(x))
 
 
 def test_flat_samples_are_refused_with_the_shape_they_should_have():
