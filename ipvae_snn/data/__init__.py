@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ipvae_snn._utils.checks import require_integer, require_seed
 from ipvae_snn.data.arrays import read_arrays
+from ipvae_snn.data.crops import Crops
 from ipvae_snn.data.image_files import image_paths, read_folder
 from ipvae_snn.data.images import Chosen, Images, Joined, Split
 from ipvae_snn.data.natural import is_large_enough, natural_patches, too_small
@@ -20,7 +21,7 @@ from ipvae_snn.data.pixels import also
 from ipvae_snn.data.readers import digits, find_idx, is_mnist, photographs, read_idx_set
 from ipvae_snn.data.sources import Samples
 
-__all__ = ["Dataset", "Samples", "load"]
+__all__ = ["Crops", "Dataset", "Samples", "load"]
 
 MAX_SAMPLE_SIDE = 64
 """Images up to 64×64 pixels are samples as they are; larger ones are cut into patches."""

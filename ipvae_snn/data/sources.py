@@ -94,7 +94,8 @@ class InMemory(Samples):
         return self.data[rows.to(self.data.device)]
 
     def fingerprint(self) -> str:
-        return f"{len(self)}×{'×'.join(map(str, self.shape))} {self.data.dtype} {_crc(self.data)}"
+        sizes = "×".join(map(str, self.data.shape))
+        return f"{sizes} {self.data.dtype} {fingerprint_of(self.data)}"
 
 
 class Part(Samples):
@@ -130,10 +131,11 @@ class Part(Samples):
         return self.samples.read(self.rows[rows.cpu()])
 
     def fingerprint(self) -> str:
-        return f"{len(self)} ({_crc(self.rows)}) of {self.samples.fingerprint()}"
+        return f"{len(self)} ({fingerprint_of(self.rows)}) of {self.samples.fingerprint()}"
 
 
-def _crc(tensor: Tensor) -> str:
+def fingerprint_of(tensor: Tensor) -> str:
+    """A short text that changes with the values of a tensor."""
     content = tensor.cpu().contiguous().view(torch.uint8).numpy()
     return f"{zlib.crc32(content.data):08x}"
 

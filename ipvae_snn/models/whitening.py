@@ -113,7 +113,8 @@ class Whitening(Recorded):
         f = (rows.square() + columns.square()).sqrt()
         rising = (f.square() + LOWEST**2) ** (self.slope / 2)
         falling = torch.exp(-((f / self.cutoff) ** 4)).clamp(min=LEAST)
-        return rising * falling
+        gain: Tensor = rising * falling
+        return gain
 
     def __call__(self, images: Tensor) -> Tensor:
         """Whitened images, (..., C, H, W) each."""
