@@ -161,17 +161,29 @@ def _reversed(weight: Tensor) -> Tensor:
 
 
 class _Dictionary:
-    """Φ in the layouts of both directions, and the gradient of both."""
+    """Φ in the layouts of both directions, and the gradient of both.
 
-    def __init__(self, weight: Tensor, mask: Tensor | None) -> None:
+    ``events``: sum over spikes in compiled code.
+    """
+
+    def __init__(self, weight: Tensor, mask: Tensor | None, *, events: bool = False) -> None:
         self.weight = weight.contiguous(memory_format=torch.channels_last)
         self.backward_weight, self.mask = _reversed(weight), mask
         self.padding = _padding(weight)
         self.grad = torch.zeros_like(self.weight)
         self.backward_grad = torch.zeros_like(self.backward_weight)
+        self.rows = native.padded_rows(weight.detach()) if events else None
 
-    def decode(self, spk: Tensor) -> Tensor:
-        return self.masked(conv2d(spk.movedim(-1, 1), self.backward_weight))
+    def decode(self, neurons: Tensor) -> Tensor:
+        """Φ of values of any kind."""
+        return self.masked(conv2d(neurons.movedim(-1, 1), self.backward_weight))
+
+    def decode_spikes(self, spk: Tensor) -> Tensor:
+        """Φ z, by the neurons that spiked where compiled kernels run."""
+        if self.rows is None:
+            return self.decode(spk)
+        cells = native.decode_map(spk, self.rows, self.weight.shape[-1], self.weight.shape[1])
+        return self.masked(cells.movedim(-1, 1))
 
     def project(self, cells: Tensor) -> Tensor:
         return conv2d(cells, self.weight, padding=self.padding).movedim(1, -1).contiguous()
@@ -346,7 +358,8 @@ def _make_neurons(spec: MapSpec) -> _PlainNeurons | _NativeNeurons:
 
 def _forward(spec: MapSpec, save: bool = False) -> tuple[MapResult, tuple[Tensor, ...]]:
     """The result, and with ``save`` membranes, counts and f of all timesteps."""
-    dictionary, neurons = _Dictionary(spec.weight, spec.mask), _make_neurons(spec)
+    dictionary = _Dictionary(spec.weight, spec.mask, events=_is_native(spec))
+    neurons = _make_neurons(spec)
     spk, mem = spec.spk.clone(), spec.mem.clone()
     recorded: dict[str, list[Tensor]] = {name: [] for name in spec.fields}
     saved: tuple[Any, ...] = ()
@@ -357,7 +370,7 @@ def _forward(spec: MapSpec, save: bool = False) -> tuple[MapResult, tuple[Tensor
             mem.new_empty(spec.steps, *mem.shape, dtype=dtype),
             [],
         )
-    decoded = dictionary.decode(spk) if bool(spk.any()) else torch.zeros_like(spec.x_at(0))
+    decoded = dictionary.decode_spikes(spk) if bool(spk.any()) else torch.zeros_like(spec.x_at(0))
     residual = None
     for t in range(spec.steps):
         x = spec.x_at(t)
@@ -369,7 +382,7 @@ def _forward(spec: MapSpec, save: bool = False) -> tuple[MapResult, tuple[Tensor
             saved[0][t] = mem
             saved[1][t] = to_count_dtype(spk, saved[1].dtype)
         if not last or save or "nll" in recorded:
-            decoded = dictionary.decode(spk)
+            decoded = dictionary.decode_spikes(spk)
             residual = x - decoded
         if save:
             saved[2].append(decoded)

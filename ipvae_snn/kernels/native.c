@@ -2,6 +2,7 @@
  * does the same in PyTorch, and tests compare the two. Threads share rows, teams or blocks; how many
  * there are changes no result, except for the order in which bias_grad is summed. */
 #include "backward.h"
+#include "maps.h"
 
 #ifdef _OPENMP
 #include <omp.h>
@@ -45,10 +46,11 @@ void ipvae_inhibition(int64_t rows, int64_t latents, int64_t stride, const float
 }
 
 /* Sizes of the structures in bytes: Python compares them with its own when it loads the library. */
-void ipvae_sizes(int64_t sizes[3]) {
+void ipvae_sizes(int64_t sizes[4]) {
     sizes[0] = sizeof(Dynamics);
     sizes[1] = sizeof(Forward);
     sizes[2] = sizeof(Backward);
+    sizes[3] = sizeof(Map);
 }
 
 /* Returns the number of neurons that spiked in the previous timestep, over all rows. */
@@ -80,4 +82,14 @@ void ipvae_gram_gradient(int64_t steps, int64_t rows, int64_t latents, int64_t s
     for (int64_t first = 0; first < latents; first += LANES)
         gram_gradient_block(steps, rows, latents, stride, first, counts, counts_stride, bytes,
                             gram_factor, grad, work + THREAD * LANES * steps * rows);
+}
+
+void ipvae_decode_map(const Map *m) {
+    int64_t places = m->batch * m->height * m->width, H = m->height - m->rows + 1;
+#pragma omp parallel for num_threads(m->threads) schedule(static)
+    for (int64_t i = 0; i < places; i++)
+        m->count[i] = (int32_t)list_active(m->spk + i * m->latents, m->latents,
+                                           m->active + i * m->latents);
+#pragma omp parallel for num_threads(m->threads) schedule(static)
+    for (int64_t i = 0; i < m->batch * H; i++) decode_row(m, i / H, i % H, m->sum + THREAD * m->stride);
 }

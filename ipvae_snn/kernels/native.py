@@ -24,6 +24,8 @@ from ipvae_snn.kernels.spec import INPUTS, UnrollResult, UnrollSpec
 
 P = c_void_p
 LANES, TEAM = 64, 4  # as in poisson.h and forward.h
+LONGEST_VECTOR = 16
+"""Floats of the longest vector register."""
 SLOPES = ("midpoint", "rate", "own", "none")  # as slope_kind in backward.h
 SWITCH = "IPVAE_SNN_NATIVE"
 """Environment variable: 0 switches the compiled kernels off."""
@@ -50,9 +52,9 @@ def _load() -> ctypes.CDLL | build.BuildError:
 
 def _check_structure_sizes(lib: ctypes.CDLL) -> None:
     """Raise ``BuildError`` unless the structures have the same sizes here and in the library."""
-    sizes = (c_int64 * 3)()
+    sizes = (c_int64 * 4)()
     lib.ipvae_sizes(sizes)
-    expected = [ctypes.sizeof(structure) for structure in (Dynamics, Forward, Backward)]
+    expected = [ctypes.sizeof(structure) for structure in (Dynamics, Forward, Backward, Map)]
     if list(sizes) != expected:
         raise build.BuildError(
             f"the compiled structures have {list(sizes)} bytes, those of Python {expected}: "
@@ -163,6 +165,33 @@ Backward = _structure(
     spk_grad=P, mem_grad=P, drive_grad=P, product_input=P, gram_factor=P, bias_grad=P, step_sum=P,
     threads=c_int32,
 )  # fmt: skip
+
+
+Map = _structure(
+    "Map", batch=c_int64, height=c_int64, width=c_int64, latents=c_int64, rows=c_int64,
+    columns=c_int64, depth=c_int64, stride=c_int64, spk=P, weight=P, cells=P, active=P, count=P,
+    sum=P, threads=c_int32,
+)  # fmt: skip
+
+
+def padded_rows(weight: Tensor) -> Tensor:
+    """Features (K, D, q_h, q_w) as :func:`decode_map` takes them: rows of vectors, (K, q_h, n)."""
+    rows = weight.permute(0, 2, 3, 1).flatten(2)
+    return torch.nn.functional.pad(rows, (0, -rows.shape[-1] % LONGEST_VECTOR)).contiguous()
+
+
+def decode_map(spk: Tensor, features: Tensor, columns: int, depth: int) -> Tensor:
+    """Cells (B, H, W, D), the sum over the spikes (B, h, w, K) of :func:`padded_rows`."""
+    (batch, height, width, latents), (_, rows, stride) = spk.shape, features.shape
+    cells = spk.new_empty(batch, height - rows + 1, width - columns + 1, depth)
+    active = torch.empty(spk.shape, dtype=torch.int32)
+    count = torch.empty(spk.shape[:3], dtype=torch.int32)
+    threads = torch.get_num_threads()
+    work = active, count, spk.new_empty(threads, stride)
+    sizes = batch, height, width, latents, rows, columns, depth, stride
+    pointers = (pointer(tensor) for tensor in (spk, features, cells, *work))
+    library().ipvae_decode_map(byref(Map(*sizes, *pointers, threads)))
+    return cells
 
 
 def slope_of_kind(slope: str, estimator: Any) -> dict[str, Any]:

@@ -222,3 +222,21 @@ def test_second_derivatives_are_refused():
     out = infer_maps(problem.spec(surrogate.midpoint()))
     with pytest.raises(RuntimeError, match="first derivatives only"):
         torch.autograd.grad(problem.objective(out), problem.tensors["weight"], create_graph=True)
+
+
+@pytest.mark.parametrize(("latents", "depth", "cells"), [(3, 1, (1, 1)), (70, 16, (4, 4)),
+                                                         (5, 3, (2, 3)), (64, 20, (3, 1))])  # fmt: skip
+def test_the_sum_over_spikes_is_the_convolution(latents, depth, cells):
+    if not native.available():
+        pytest.skip(native.unavailable_reason())
+    torch.manual_seed(0)
+    weight = torch.randn(latents, depth, *cells)
+    spk = torch.poisson(torch.full((2, 9, 7, latents), 0.3))
+    expected = convolution.decode(spk, weight)
+    rows = native.padded_rows(weight)
+    found = native.decode_map(spk, rows, cells[1], depth).movedim(-1, 1)
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+    # A part of the map gives the same cells, to the last bit.
+    part = spk[1:, 2:8, 1:].contiguous()
+    some = native.decode_map(part, rows, cells[1], depth).movedim(-1, 1)
+    assert torch.equal(some, found[1:, :, 2 : 2 + some.shape[2], 1 : 1 + some.shape[3]])
