@@ -224,8 +224,10 @@ def test_second_derivatives_are_refused():
         torch.autograd.grad(problem.objective(out), problem.tensors["weight"], create_graph=True)
 
 
-@pytest.mark.parametrize(("latents", "depth", "cells"), [(3, 1, (1, 1)), (70, 16, (4, 4)),
-                                                         (5, 3, (2, 3)), (64, 20, (3, 1))])  # fmt: skip
+@pytest.mark.parametrize(
+    ("latents", "depth", "cells"),
+    [(3, 1, (1, 1)), (70, 16, (4, 4)), (5, 3, (2, 3)), (64, 20, (3, 1))],
+)
 def test_the_sum_over_spikes_is_the_convolution(latents, depth, cells):
     if not native.available():
         pytest.skip(native.unavailable_reason())
