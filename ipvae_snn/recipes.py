@@ -22,7 +22,6 @@ from ipvae_snn.training import TrainConfig
 
 __all__ = ["RECIPES", "Recipe", "find", "suited"]
 
-LATENTS = 512
 """Neurons of a recipe that states no other number."""
 TRAINING = tuple(entry.name for entry in fields(TrainConfig))
 """Values with these names are of the training; all others are options of the model."""
@@ -93,7 +92,7 @@ class Recipe:
         >>> find("natural").model_options()["bias"], find("natural").model_options()["latents"]
         (0.4, 512)
         """
-        options = {"latents": LATENTS, **self.options}
+        options = {"latents": MODELS.find(self.model).usual_latents, **self.options}
         if "beta" in inspect.signature(MODELS.find(self.model)).parameters:
             options["beta"] = self.config().beta
         return options
@@ -103,9 +102,7 @@ class Recipe:
 
         For a convolutional model they are the channels.
         """
-        known = inspect.signature(MODELS.find(self.model)).parameters
-        size = "in_features" if "in_features" in known else "channels"
-        options = {size: in_features, **self.model_options()}
+        options = {size_argument(self.model): in_features, **self.model_options()}
         model: BaseModel = make_model(MODELS.find(self.model), options)
         return model
 
@@ -177,9 +174,20 @@ SUITED = {"patches": "natural", "samples": "mnist"}
 """The recipe of the IPVAE for each kind of :class:`~ipvae_snn.data.Dataset`."""
 OTHER_MODELS: dict[str, dict[str, Any]] = {
     "patches": {},
+    "images": {},
     "samples": {"steps": 32, "beta": 32.0, "lr": 5e-3, "grad_clip": 3000.0},
 }
 """What other models are trained with, by kind, where their class attribute ``recipe`` is silent."""
+
+
+def size_argument(model: str) -> str:
+    """What a model's constructor calls the size of its samples.
+
+    >>> size_argument("ipvae"), size_argument("conv-ipvae")
+    ('in_features', 'channels')
+    """
+    known = inspect.signature(MODELS.find(model)).parameters
+    return "in_features" if "in_features" in known else "channels"
 
 
 def find(name: str) -> Recipe:

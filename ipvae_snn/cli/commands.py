@@ -28,6 +28,7 @@ from ipvae_snn.runs import (
     tune_run,
 )
 from ipvae_snn.runs.report import write_report
+from ipvae_snn.runs.whole_images import whitened
 
 
 def _demo(arguments: argparse.Namespace) -> None:
@@ -93,7 +94,7 @@ def _load_data(arguments: argparse.Namespace, config: dict[str, Any]) -> data.Da
 def _check(arguments: argparse.Namespace) -> int:
     _require_evaluation_options(arguments, diagnostics.MIN_STEPS)
     model, config = open_run(arguments.run, arguments.device)
-    x = _held_out_samples(arguments, config)
+    x = _held_out_samples(arguments, config, model)
     report = diagnostics.check(
         model,
         x,
@@ -109,15 +110,16 @@ def _check(arguments: argparse.Namespace) -> int:
 def _report(arguments: argparse.Namespace) -> None:
     _require_evaluation_options(arguments)
     model, config = open_run(arguments.run, arguments.device)
-    x = _held_out_samples(arguments, config)
+    x = _held_out_samples(arguments, config, model)
     steps, seed = arguments.eval_steps, arguments.seed
     path = write_report(arguments.run, model, x, config, num_steps=steps, seed=seed)
     print(f"report: {path}, {path.stat().st_size / 1e6:.1f} MB")
 
 
-def _held_out_samples(arguments: argparse.Namespace, config: dict[str, Any]) -> Tensor:
+def _held_out_samples(arguments: argparse.Namespace, config: dict[str, Any], model: Any) -> Tensor:
     dataset = _load_data(arguments, config)
     require_same_kind(arguments.run, config, dataset)
+    dataset = whitened(dataset, getattr(model, "whitening", None))
     return read(pick(dataset.test, arguments.samples, arguments.seed)).to(arguments.device)
 
 

@@ -12,7 +12,7 @@ from ipvae_snn.cli.export import target_help, targets
 from ipvae_snn.export import TARGETS
 from ipvae_snn.models import MODELS
 from ipvae_snn.neurons import IPVAENeuron
-from ipvae_snn.recipes import LATENTS, RECIPES
+from ipvae_snn.recipes import RECIPES
 from ipvae_snn.runs import VALIDATION
 from ipvae_snn.surrogate import ESTIMATORS
 from ipvae_snn.training import TrainConfig, tune
@@ -214,7 +214,16 @@ def _add_train(commands: Any, with_models: bool) -> None:
     train.add_argument("--budget", nargs="+", metavar="TIME", help=BUDGET_HELP)
     model = train.add_argument_group("model")
     model.add_argument("--model", choices=MODELS, help="model (default: ipvae)")
-    model.add_argument("--latents", type=int, help=f"number of neurons (default: {LATENTS})")
+    model.add_argument(
+        "--latents",
+        type=int,
+        help="number of neurons, of a convolutional model at each place (default: 512; 64)",
+    )
+    model.add_argument(
+        "--decoder",
+        choices=("linear", "conv"),
+        help="conv: code whole images of any size (--model conv-ipvae --as images)",
+    )
     model.add_argument(
         "--estimator",
         choices=ESTIMATORS,

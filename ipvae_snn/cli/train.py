@@ -13,7 +13,7 @@ from ipvae_snn._utils.seeding import seeded
 from ipvae_snn._utils.text import printable
 from ipvae_snn.cli.options import RESUMABLE, estimators, models, training_options
 from ipvae_snn.models.base import MODELS, make_model
-from ipvae_snn.recipes import Recipe, find, suited
+from ipvae_snn.recipes import Recipe, find, size_argument, suited
 from ipvae_snn.runs import (
     TRAIN_PATCHES,
     RunConfig,
@@ -43,6 +43,7 @@ def train(arguments: argparse.Namespace) -> None:
 def _start(arguments: argparse.Namespace) -> None:
     if arguments.data is None:
         raise ValueError("name the data to train on with --data: natural, digits, mnist or a path")
+    _choose_decoder(arguments)
     for name, value in arguments.defaults.items():
         if getattr(arguments, name) is None:
             setattr(arguments, name, value)
@@ -53,7 +54,8 @@ def _start(arguments: argparse.Namespace) -> None:
     if not is_silent_rank():
         require_free_folder(arguments.out)
     # Validates options before data is read, of which the kind is not known yet.
-    _run_config(arguments, _recipe(arguments, "samples"), arguments.device)
+    kind = "images" if arguments.treat == "images" else "samples"
+    _run_config(arguments, _recipe(arguments, kind), arguments.device)
     source = {
         "source": arguments.data,
         "treat": arguments.treat,
@@ -67,6 +69,24 @@ def _start(arguments: argparse.Namespace) -> None:
         config = _run_config(arguments, recipe, device)
         _say(f"recipe: {recipe.name}, {_reason(arguments, dataset.kind)}")
         train_run(arguments.out, dataset, config, say=_say, **_process_options(arguments))
+
+
+WHOLE_IMAGES = {"treat": "images", "model": "conv-ipvae", "eval_steps": 256, "samples": 32}
+"""What ``--decoder conv`` stands for, where nothing else is said; crops take longer."""
+
+
+def _choose_decoder(arguments: argparse.Namespace) -> None:
+    conv = WHOLE_IMAGES["model"]
+    if arguments.decoder != "conv" and arguments.model != conv and arguments.treat != "images":
+        return
+    if arguments.decoder == "linear" or arguments.model not in (None, conv):
+        raise ValueError("whole images need --decoder conv, which is --model conv-ipvae")
+    if arguments.treat not in (None, "auto", "images"):
+        raise ValueError(f"--decoder conv takes whole images, not --as {arguments.treat}")
+    arguments.treat = None
+    for name, value in WHOLE_IMAGES.items():
+        if getattr(arguments, name) is None:
+            setattr(arguments, name, value)
 
 
 def _resume(arguments: argparse.Namespace) -> None:
@@ -204,7 +224,7 @@ def _model_config(recipe: Recipe) -> dict[str, Any]:
     options = defaults | recipe.model_options()
     latents = options.pop("latents")
     with seeded(0):  # a model with one neuron, which validates the options before data is read
-        one = {"in_features": 1, "latents": 1, **options}
+        one = {size_argument(recipe.model): 1, "latents": 1, **options}
         made = make_model(MODELS.find(recipe.model), one).config()
     # What is recorded is what the model made of the defaults, which later releases may change.
     return {"name": recipe.model, "latents": latents, **{name: made[name] for name in options}}

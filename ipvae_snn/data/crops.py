@@ -1,6 +1,6 @@
 """Crops of whole images, of any sizes, as samples to train a convolutional model on."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -79,6 +79,11 @@ class Crops(Samples):
         top = int(down * (image.shape[1] - self.height + 1))
         left = int(across * (image.shape[2] - self.width + 1))
         return image[:, top : top + self.height, left : left + self.width]
+
+    def changed(self, function: Callable[[Tensor], Tensor]) -> "Crops":
+        """The same crops of images that ``function`` was applied to, each as a whole."""
+        images = [function(image) for image in self.images]
+        return Crops(images, (self.height, self.width), self.count, self.seed)
 
     def fingerprint(self) -> str:
         parts = " ".join(fingerprint_of(image) for image in self.images)

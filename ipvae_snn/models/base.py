@@ -116,6 +116,8 @@ class BaseModel(Checked, Recorded, nn.Module):
     recipe: ClassVar[Mapping[str, Any]] = {}
     """Fields of :class:`~ipvae_snn.TrainConfig` that suit these models: what ``train`` takes, by
     :func:`ipvae_snn.recipes.suited`. The IPVAE has several recipes, all of them there."""
+    usual_latents: ClassVar[int] = 512
+    """K of a model that ``train`` makes, unless it is told otherwise."""
     earlier: ClassVar[Mapping[str, Any]] = {}
     """Values of arguments that files of earlier releases, which lacked them, stand for."""
     takes_sample_seeds = False

@@ -15,6 +15,7 @@ from torch import Tensor
 from ipvae_snn import plotting
 from ipvae_snn._utils.files import atomic_write
 from ipvae_snn.metrics.evaluation import Evaluation
+from ipvae_snn.models import ConvIPVAE
 from ipvae_snn.models.base import BaseModel
 from ipvae_snn.training import Tuning
 
@@ -130,27 +131,35 @@ def save_figures(
         start = model.run(x, RASTER_STEPS, record=("spk", "mem"), seed=seed)
         last = model.run(x, result.num_steps, record=("mem",), every=result.num_steps, seed=seed)
         x_hat = {
-            f"step {t}": model.decode(model.run(x, t, record=(), seed=seed).state.spk)
+            f"step {t}": model.reconstruct(model.run(x, t, record=(), seed=seed).state.spk, x)
             for t in steps
         }
-        x_hat[f"rates, {result.num_steps}"] = model.decode(model.mean_code(last.mem[-1]))
+        rates = model.mean_code(last.mem[-1])
+        x_hat[f"rates, {result.num_steps}"] = model.reconstruct(rates, x)
+    feature = shape
+    if isinstance(model, ConvIPVAE):  # its features are smaller, its neurons those of all places
+        shape = x.shape[-2], x.shape[-1]
+        feature = model.kernel_size[-2], model.kernel_size[-1]
+        start = start._replace(**{n: _by_place(getattr(start, n)) for n in ("spk", "mem")})
+        x, x_hat = x.flatten(1), {name: values.flatten(1) for name, values in x_hat.items()}
     codes = start.spk.abs()  # baselines have negative codes, too: dots show magnitudes
     typical = int(codes.sum((0, 2)).median(0).indices)  # the sample with the median spike count
-    spk, mem = codes[:, typical], start.mem[:, typical, : model.latents]
+    spk, mem = codes[:, typical], start.mem[:, typical, : codes.shape[-1]]
     active = torch.argsort(spk.sum(0), descending=True)[:RASTER_NEURONS]
 
     with _png(folder / "dictionary.png", (9, 9.4)) as ax:
         spikes, weight = codes.sum((0, 1)), model.weight.detach()
+        spikes = spikes.view(-1, model.latents).sum(0)
         norm = weight.square().sum(0)
         use = spikes / spikes.sum().clamp(min=1) + norm / norm.sum()
         order = torch.argsort(use, descending=True)
-        plotting.dictionary(weight, shape, order=order[:400].tolist(), ax=ax)
+        plotting.dictionary(weight, feature, order=order[:400].tolist(), ax=ax)
         ax.set_title(f"Features of {min(400, model.latents)} of {model.latents} neurons")
     with _png(folder / "raster.png", (9, 4.8)) as ax:
         plotting.raster(spk[:, active], ax=ax)
         ax.set_ylabel("neuron, most active first")
         ax.set_title(
-            f"Spikes for one sample: the {len(active)} most active of {model.latents} neurons"
+            f"Spikes for one sample: the {len(active)} most active of {spk.shape[1]:,} neurons"
         )
     with _png(folder / "membranes.png", (9, 4)) as ax:
         plotting.membranes(
@@ -172,6 +181,11 @@ def save_figures(
     if history:
         save_training(folder / TRAINING, history)
     return sorted(folder.glob("*.png"))
+
+
+def _by_place(code: Tensor) -> Tensor:
+    """Codes (T, B, K, h, w) as those of h w K neurons, the K of a place side by side."""
+    return code.movedim(2, -1).flatten(2)
 
 
 def save_tuning_figure(path: Path, result: Tuning) -> None:

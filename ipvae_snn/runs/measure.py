@@ -17,6 +17,7 @@ from ipvae_snn.metrics.evaluation import Evaluation, evaluate
 from ipvae_snn.models.base import BaseModel
 from ipvae_snn.runs.figures import SHOWN_SAMPLES, save_figures
 from ipvae_snn.runs.folder import open_run, require_same_kind, write_json
+from ipvae_snn.runs.whole_images import whitened
 
 
 def evaluate_run(
@@ -52,6 +53,7 @@ def evaluate_run(
     require_integer(samples, "samples", least=2)
     model, config = open_run(run, device)
     require_same_kind(run, config, dataset)
+    dataset = whitened(dataset, getattr(model, "whitening", None))
     if len(dataset.test) < 2:
         raise ValueError(f"at least 2 samples are needed, got {len(dataset.test)}")
     with atomic_folder(out) as folder:

@@ -25,6 +25,8 @@ from ipvae_snn._utils.text import printable
 from ipvae_snn.data.sources import Part, Samples, as_samples
 from ipvae_snn.metrics.evaluation import Evaluation
 from ipvae_snn.models.base import MODELS, BaseModel, make_model
+from ipvae_snn.models.whitening import WHITENINGS
+from ipvae_snn.recipes import size_argument
 from ipvae_snn.runs.figures import TRAINING, LivePicture, save_figures
 from ipvae_snn.runs.folder import (
     CHECKPOINT,
@@ -41,6 +43,7 @@ from ipvae_snn.runs.folder import (
     write_json,
 )
 from ipvae_snn.runs.measure import evaluate_held_out, print_summary
+from ipvae_snn.runs.whole_images import KIND, fit_whitening, require_model_for, whitened
 from ipvae_snn.training import fit, iterations_within, seconds_of
 from ipvae_snn.training.batches import share
 from ipvae_snn.training.checkpoint import read_checkpoint
@@ -81,6 +84,7 @@ def train_run(
     group = ProcessGroup()
     require_device(config.training.device)
     _require_test_samples(dataset)
+    require_model_for(dataset.kind, MODELS.find(config.model.get("name", "ipvae")))
     share(config.training.batch, group.rank, group.size)
     if config.budget is not None:
         if group.is_main:
@@ -100,6 +104,7 @@ def _within_budget(
     """The options with as many iterations as fit into the budget."""
     assert config.budget is not None
     model = _initial_model(run, dataset, config)
+    dataset = whitened(dataset, getattr(model, "whitening", None))
     count = iterations_within(config.budget, model, dataset.train, config.training, workers=workers)
     say(
         f"budget: {count:,} iterations, as many as fit into {seconds_of(config.budget):g} s of "
@@ -193,6 +198,7 @@ def _train_and_evaluate(
 ) -> Evaluation | None:
     started, recipe = time.monotonic(), config.training
     model = _initial_model(run, dataset, config)
+    dataset = whitened(dataset, getattr(model, "whitening", None))
     train, validation = _split_validation(dataset.train, config.validation, recipe.seed)
     picture = run / FIGURES / TRAINING
     if group.is_main:
@@ -252,12 +258,17 @@ def _split_validation(
 
 def _initial_model(run: Path, dataset: data.Dataset, config: RunConfig) -> BaseModel:
     options, pixels = dict(config.model), dataset.shape[0] * dataset.shape[1]
+    name = options.pop("name", "ipvae")
+    size = {size_argument(name): pixels}
+    if dataset.kind == KIND:
+        size = {size_argument(name): 1}
+        options["whitening"] = WHITENINGS.to_config(fit_whitening(dataset))
     saved = run / CHECKPOINT
     limit = AllocationLimit(read_checkpoint(saved)["weights"]) if saved.exists() else nullcontext()
     try:
-        cls = MODELS.find(options.pop("name", "ipvae"))
+        cls = MODELS.find(name)
         with seeded(config.training.seed), limit:
-            model: BaseModel = make_model(cls, {"in_features": pixels, **options})
+            model: BaseModel = make_model(cls, {**size, **options})
     except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise ValueError(f"no model can be made from {config.model}: {error}") from error
     return model

@@ -105,7 +105,7 @@ def test_its_gradient_is_a_derivative():
 
     model = made(dtype=torch.float64, leak=0.2)
     model.neuron.spike_grad = Rates()
-    x = torch.randn(2, C, 7, 9, dtype=torch.float64)
+    x = torch.randn(1, C, 5, 4, dtype=torch.float64)
     names = [name for name, _ in model.named_parameters()]
 
     def loss(*values):
@@ -251,7 +251,7 @@ def test_it_trains_measures_and_saves(tmp_path):
     x = truth.decode(codes, (12, 14)).detach()
     whitening = Whitening([[1.0, 0.5], [0.0, 1.0]], [0.2, 0.3])
     model = made(init_std=0.1, clamp=3.0, whitening=whitening)
-    config = TrainConfig(iterations=150, batch=10, steps=8, lr=2e-2, beta=0.3, progress=False)
+    config = TrainConfig(iterations=60, batch=6, steps=8, lr=5e-2, beta=0.3, progress=False)
     history = fit(model, x[:50], config, validation=x[50:])
     assert history[-1]["r2_val"] > history[0]["r2_val"]
     result = evaluate(model, x[50:], 20)

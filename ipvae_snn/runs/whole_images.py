@@ -1,0 +1,34 @@
+"""Whole images of a run: whitened before a model sees them, by what it carries along."""
+
+from ipvae_snn import data
+from ipvae_snn.models import ConvIPVAE, Whitening
+from ipvae_snn.models.base import BaseModel
+
+KIND = "images"
+"""Of a :class:`~ipvae_snn.data.Dataset` of whole images."""
+
+
+def require_model_for(kind: str, cls: type[BaseModel]) -> None:
+    """Raise ``ValueError`` unless models of a class take samples of this kind."""
+    if (kind == KIND) != issubclass(cls, ConvIPVAE):
+        raise ValueError(
+            "whole images (--as images) and convolutional models (--decoder conv) belong "
+            f"together, got {kind} for a {cls.__name__}"
+        )
+
+
+def fit_whitening(dataset: data.Dataset) -> Whitening:
+    """The whitening of the images to train on."""
+    assert isinstance(dataset.train, data.Crops)
+    return Whitening.fit(dataset.train.images)
+
+
+def whitened(dataset: data.Dataset, whitening: Whitening | None) -> data.Dataset:
+    """A data set of whitened images; others, and without a whitening, as they are."""
+    if dataset.kind != KIND or whitening is None:
+        return dataset
+    parts = []
+    for part in (dataset.train, dataset.test):
+        assert isinstance(part, data.Crops)
+        parts.append(part.changed(whitening))
+    return dataset._replace(train=parts[0], test=parts[1])
