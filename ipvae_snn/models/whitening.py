@@ -19,6 +19,8 @@ LOWEST = 0.004
 """Cycles per pixel below which the gain stays the same: a mean is kept, much reduced."""
 LEAST = 0.05
 """Least gain of the low-pass part, so that there is an inverse."""
+FITTED = 64
+"""How many images are looked at, at most, evenly spaced among all."""
 TRIED_SLOPES = 0.02, 0.3
 """Range of frequencies, in cycles per pixel, whose amplitudes decide the slope."""
 
@@ -82,7 +84,7 @@ class Whitening(Recorded):
         """The whitening for images like these.
 
         Args:
-            images: (N, C, H, W), or images (C, H, W) of any sizes, in pixels.
+            images: (N, C, H, W), or images (C, H, W) of any sizes, in pixels; of many, some.
             cutoff: see the class.
 
         Raises:
@@ -92,6 +94,7 @@ class Whitening(Recorded):
         if not found:
             raise ValueError("whitening needs at least one image")
         channels = {len(image) for image in found}
+        found = found[:: -(-len(found) // FITTED)]
         if len(channels) > 1:
             raise ValueError(f"all images must have the same channels, got {sorted(channels)}")
         mean = torch.stack([image.mean((1, 2)) for image in found]).mean(0)
@@ -107,10 +110,8 @@ class Whitening(Recorded):
         return cls(matrix.tolist(), mean.tolist(), slope, cutoff)
 
     def gain(self, height: int, width: int) -> Tensor:
-        """g of the spectrum of a mirrored image, (2 · height, width + 1)."""
-        rows = torch.fft.fftfreq(2 * height, dtype=torch.float64)[:, None]
-        columns = torch.fft.rfftfreq(2 * width, dtype=torch.float64)
-        f = (rows.square() + columns.square()).sqrt()
+        """g of the cosine transform of an image, (height, width)."""
+        f = _frequencies(height, width)
         rising = (f.square() + LOWEST**2) ** (self.slope / 2)
         falling = torch.exp(-((f / self.cutoff) ** 4)).clamp(min=LEAST)
         gain: Tensor = rising * falling
@@ -156,13 +157,46 @@ def _checked(image: Any) -> Tensor:
     return found
 
 
+def _frequencies(height: int, width: int) -> Tensor:
+    """Of the coefficients of a cosine transform, in cycles per pixel, (height, width)."""
+    rows, columns = (torch.arange(n, dtype=torch.float64) / (2 * n) for n in (height, width))
+    frequencies: Tensor = (rows.square()[:, None] + columns.square()).sqrt()
+    return frequencies
+
+
 def _filtered(images: Tensor, gain: Tensor) -> Tensor:
-    height, width = images.shape[-2:]
-    mirrored = torch.cat([images, images.flip(-1)], -1)
-    mirrored = torch.cat([mirrored, mirrored.flip(-2)], -2)
-    spectrum = torch.fft.rfft2(mirrored) * gain.to(images)
-    filtered: Tensor = torch.fft.irfft2(spectrum, mirrored.shape[-2:])
-    return filtered[..., :height, :width]
+    spectrum = _dct(_dct(images).mT).mT * gain.to(images)
+    return _inverse_dct(_inverse_dct(spectrum).mT).mT
+
+
+def _turns(count: int, like: Tensor) -> Tensor:
+    angle = torch.arange(count, dtype=torch.float64) * (math.pi / (2 * count))
+    return torch.polar(torch.ones_like(angle), angle).to(like.device, _complex(like))
+
+
+def _complex(like: Tensor) -> torch.dtype:
+    return torch.complex128 if like.dtype == torch.float64 else torch.complex64
+
+
+def _dct(values: Tensor) -> Tensor:
+    """The cosine transform (II) of the last dimension, by a Fourier transform of its length.
+
+    Source: Makhoul 1980.
+    """
+    folded = torch.cat([values[..., ::2], values[..., 1::2].flip(-1)], -1)
+    transformed = torch.fft.fft(folded.to(_complex(values)))
+    spectrum: Tensor = (transformed * _turns(values.shape[-1], values).conj()).real
+    return spectrum
+
+
+def _inverse_dct(spectrum: Tensor) -> Tensor:
+    count = spectrum.shape[-1]
+    mirrored = torch.cat([torch.zeros_like(spectrum[..., :1]), spectrum[..., 1:].flip(-1)], -1)
+    folded = torch.fft.ifft(torch.complex(spectrum, -mirrored) * _turns(count, spectrum)).real
+    values = torch.empty_like(spectrum)
+    even = (count + 1) // 2
+    values[..., ::2], values[..., 1::2] = folded[..., :even], folded[..., even:].flip(-1)
+    return values
 
 
 def _mixed(images: Tensor, matrix: Tensor) -> Tensor:
@@ -176,16 +210,11 @@ def _slope(images: list[Tensor]) -> float:
     power, count = torch.zeros(8, dtype=torch.float64), torch.zeros(8, dtype=torch.float64)
     for image in images:
         height, width = image.shape[1:]
-        mirrored = torch.cat([image, image.flip(-1)], -1)
-        spectrum = torch.fft.rfft2(torch.cat([mirrored, mirrored.flip(-2)], -2)).abs().square()
-        rows = torch.fft.fftfreq(2 * height)[:, None]
-        columns = torch.fft.rfftfreq(2 * width)
-        f = (rows.square() + columns.square()).sqrt()
-        band = torch.bucketize(f, edges) - 1
+        spectrum = _dct(_dct(image).mT).mT.square().mean(0) / (height * width)
+        band = torch.bucketize(_frequencies(height, width), edges) - 1
         inside = (band >= 0) & (band < 8)
-        values = (spectrum.mean(0) / (4 * height * width))[inside]
-        power.index_add_(0, band[inside], values)
-        count.index_add_(0, band[inside], torch.ones_like(values))
+        power.index_add_(0, band[inside], spectrum[inside])
+        count.index_add_(0, band[inside], torch.ones_like(spectrum[inside]))
     known = (count > 0) & (power > 0)
     if require_integer(int(known.sum()), "bands", least=0) < 2:
         return 1.0  # too small, or blank
