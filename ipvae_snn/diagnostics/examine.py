@@ -81,8 +81,8 @@ def check(
             ``hyperactive`` and ``silent neurons`` if they are dense by design; ``gradient`` if it
             has no tonic inhibition whose gradient could be measured; ``input scale`` if its
             likelihood is not the Gaussian.
-        data: held-out samples, shape (N, M), N ≥ 2.
-        shape: (H, W) of a sample, for spectra.
+        data: held-out samples, shape (N, M), N ≥ 2; images (N, C, H, W) of a convolutional model.
+        shape: (H, W) of a flat sample, for spectra.
         num_steps: T ≥ 80.
         samples: number of samples to use, from the first.
         seed: seed of the spikes.
@@ -104,11 +104,13 @@ def check(
     require_integer(samples, "samples", least=2)
     require_seed(seed)
     require_float(data, "data")
-    if data.ndim != 2 or len(data) < 2 or data.shape[1] != model.in_features:
+    if data.ndim < 2 or len(data) < 2 or not model.takes_samples(tuple(data.shape[1:])):
         raise ValueError(
-            f"data must have shape (N, {model.in_features}) with N ≥ 2, got {tuple(data.shape)}"
+            f"data must have shape {model.expected_samples()} with N ≥ 2, got {tuple(data.shape)}"
         )
-    if shape is not None and shape[0] * shape[1] != model.in_features:
+    if data.ndim == 4:
+        shape = data.shape[2], data.shape[3]
+    elif shape is not None and shape[0] * shape[1] != model.in_features:
         raise ValueError(f"shape must hold the {model.in_features} pixels of a sample, got {shape}")
     observation = observe(model, data[:samples].detach(), num_steps, seed)
     sparse, counts = model.sparse_code, model.emits_counts

@@ -31,9 +31,10 @@ class Observation:
         clamped: portion of late spikes with a membrane within one nat of the clamp; ``None`` if
             there is no clamp.
         active: mean portion of neurons that spike in a late timestep.
-        counts: mean magnitudes of late codes, shape (N, K).
+        counts: mean magnitudes of late codes, shape (N, K); of maps a row for each place.
         weight: Φ, shape (M, K).
-        x, x_hat: samples, and their reconstructions from mean late codes, shape (N, M).
+        x, x_hat: samples, and their reconstructions from mean late codes, shape (N, M); of images
+            a row for each channel.
         gradient: magnitude of the gradient through the spikes of each neuron, shape (K,); ``None``
             if the model has no parameter to measure it by.
     """
@@ -55,7 +56,7 @@ class Observation:
 
 
 def observe(model: BaseModel, x: Tensor, num_steps: int, seed: int) -> Observation:
-    """Run ``model`` on samples of shape (N, M) in ``eval()`` mode, and take one gradient.
+    """Run ``model`` on samples (N, M), or (N, C, H, W), in ``eval()`` mode, and take one gradient.
 
     The model is left unchanged.
     """
@@ -68,7 +69,12 @@ def observe(model: BaseModel, x: Tensor, num_steps: int, seed: int) -> Observati
         gradient = _gradient(model, x, seed)
     finally:
         model.train(training)
-    return Observation(**measured, weight=model.weight.detach(), x=x, gradient=gradient)
+    return Observation(**measured, weight=model.weight.detach(), x=_rows(x), gradient=gradient)
+
+
+def _rows(images: Tensor) -> Tensor:
+    """Images (N, C, H, W) as rows of pixels, a channel each; flat samples as they are."""
+    return images if images.ndim == 2 else images.flatten(0, 1).flatten(1)
 
 
 def _run(model: BaseModel, x: Tensor, num_steps: int) -> dict[str, Any]:
@@ -76,8 +82,7 @@ def _run(model: BaseModel, x: Tensor, num_steps: int) -> dict[str, Any]:
     sums = dict.fromkeys(
         ("deviation", "expected", "power", "spikes", "clamped", "active", "turn", "change"), 0.0
     )
-    code_sum = torch.zeros(len(x), model.latents, device=x.device)
-    counts = torch.zeros_like(code_sum)
+    code_sum, counts = (torch.zeros((), device=x.device) for _ in range(2))
     state, done, late_from = None, 0, num_steps // 2
     near_clamp = math.inf if model.clamp is None else model.clamp - 1.0
     last_rates: list[Tensor] = []  # of up to two timesteps
@@ -88,12 +93,12 @@ def _run(model: BaseModel, x: Tensor, num_steps: int) -> dict[str, Any]:
             spk, mem = out.spk[t], out.mem[t]
             rate = model.mean_code(mem)
             curves["free_energy"].append((out.nll[t] + out.kl[t]).mean())
-            curves["r2"].append(metrics.r2(x, model.decode(rate)))
-            curves["top"].append(mem.amax(1).mean())
+            x_hat = model.reconstruct(rate, x)
+            curves["r2"].append(metrics.r2(x.flatten(1), x_hat.flatten(1)))
+            curves["top"].append(mem.flatten(1).amax(1).mean())
             if done + t < late_from:
                 continue
-            code_sum += spk
-            counts += spk.abs()
+            code_sum, counts = code_sum + spk, counts + spk.abs()
             sums["active"] += float((spk != 0).float().mean())
             if model.emits_counts:
                 sums["deviation"] += float((spk - rate).square().sum())
@@ -119,8 +124,8 @@ def _run(model: BaseModel, x: Tensor, num_steps: int) -> dict[str, Any]:
         "turning": sums["turn"] / max(sums["change"], 1e-12),
         "clamped": clamped if model.emits_counts and model.clamp is not None else None,
         "active": sums["active"] / length,
-        "counts": counts / length,
-        "x_hat": model.decode(code_sum / length),
+        "counts": model.code_rows(counts[None])[0] / length,
+        "x_hat": _rows(model.reconstruct(code_sum / length, x)),
     }
 
 

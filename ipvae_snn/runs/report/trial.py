@@ -24,16 +24,22 @@ def trials(
     counts are limited to 255; membranes are in nats.
     """
     out = model.run(x, num_steps, record=("spk", "mem"), seed=seed)
-    return [_trial(model, x[i], out.spk[:, i], out.mem[:, i], shape) for i in range(len(x))]
+    x_hat, spk, mem = model.reconstruct(out.spk, x), out.spk, out.mem
+    if x.ndim > 2:  # whole images, whose neurons are those of all places
+        shape, x, x_hat = (x.shape[-2], x.shape[-1]), x.flatten(1), x_hat.flatten(2)
+        spk, mem = (code.movedim(2, -1).flatten(2) for code in (spk, mem))
+    return [
+        _trial(x[i], x_hat[:, i], spk[:, i], mem[:, i, : spk.shape[-1]], shape)
+        for i in range(len(x))
+    ]
 
 
 def _trial(
-    model: BaseModel, x: Tensor, spk: Tensor, mem: Tensor, shape: tuple[int, int]
+    x: Tensor, x_hat: Tensor, spk: Tensor, mem: Tensor, shape: tuple[int, int]
 ) -> dict[str, Any]:
-    codes, mem = spk.abs(), mem[:, : model.latents]  # baselines have negative codes, too
+    codes = spk.abs()  # baselines have negative codes, too
     rows = metrics.by_use(codes)[:ROWS]
     traces = rows[mem[:, rows].amax(0).argsort(descending=True)[:TRACES]]
-    x_hat = model.decode(spk)
     peak = float(x.abs().max().clamp(min=1e-12))
     low = 0.0 if float(x.min()) >= 0 else -peak
     r2 = metrics.r2_per_sample(x.expand_as(x_hat), x_hat)
