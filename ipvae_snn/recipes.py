@@ -102,7 +102,7 @@ class Recipe:
 
         For a convolutional model they are the channels.
         """
-        options = {size_argument(self.model): in_features, **self.model_options()}
+        options = {MODELS.find(self.model).size_argument: in_features, **self.model_options()}
         model: BaseModel = make_model(MODELS.find(self.model), options)
         return model
 
@@ -178,16 +178,6 @@ OTHER_MODELS: dict[str, dict[str, Any]] = {
     "samples": {"steps": 32, "beta": 32.0, "lr": 5e-3, "grad_clip": 3000.0},
 }
 """What other models are trained with, by kind, where their class attribute ``recipe`` is silent."""
-
-
-def size_argument(model: str) -> str:
-    """What a model's constructor calls the size of its samples.
-
-    >>> size_argument("ipvae"), size_argument("conv-ipvae")
-    ('in_features', 'channels')
-    """
-    known = inspect.signature(MODELS.find(model)).parameters
-    return "in_features" if "in_features" in known else "channels"
 
 
 def find(name: str) -> Recipe:

@@ -13,7 +13,7 @@ from ipvae_snn._utils.seeding import seeded
 from ipvae_snn._utils.text import printable
 from ipvae_snn.cli.options import RESUMABLE, estimators, models, training_options
 from ipvae_snn.models.base import MODELS, make_model
-from ipvae_snn.recipes import Recipe, find, size_argument, suited
+from ipvae_snn.recipes import Recipe, find, suited
 from ipvae_snn.runs import (
     TRAIN_PATCHES,
     RunConfig,
@@ -224,7 +224,7 @@ def _model_config(recipe: Recipe) -> dict[str, Any]:
     options = defaults | recipe.model_options()
     latents = options.pop("latents")
     with seeded(0):  # a model with one neuron, which validates the options before data is read
-        one = {size_argument(recipe.model): 1, "latents": 1, **options}
+        one = {MODELS.find(recipe.model).size_argument: 1, "latents": 1, **options}
         made = make_model(MODELS.find(recipe.model), one).config()
     # What is recorded is what the model made of the defaults, which later releases may change.
     return {"name": recipe.model, "latents": latents, **{name: made[name] for name in options}}

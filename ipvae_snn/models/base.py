@@ -116,6 +116,8 @@ class BaseModel(Checked, Recorded, nn.Module):
     recipe: ClassVar[Mapping[str, Any]] = {}
     """Fields of :class:`~ipvae_snn.TrainConfig` that suit these models: what ``train`` takes, by
     :func:`ipvae_snn.recipes.suited`. The IPVAE has several recipes, all of them there."""
+    size_argument: ClassVar[str] = "in_features"
+    """What the constructor calls the size of samples."""
     usual_latents: ClassVar[int] = 512
     """K of a model that ``train`` makes, unless it is told otherwise."""
     earlier: ClassVar[Mapping[str, Any]] = {}

@@ -79,6 +79,7 @@ class ConvIPVAE(BaseModel):
     """
 
     takes_sample_seeds = takes_graph = emits_counts = True
+    size_argument: ClassVar[str] = "channels"
     usual_latents: ClassVar[int] = 64
     recipe: ClassVar[Mapping[str, Any]] = {
         "iterations": 1000, "batch": 4, "steps": 16, "lr": 1e-2, "beta": 3.0, "clamp_start": 2.0,

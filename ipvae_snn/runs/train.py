@@ -26,7 +26,6 @@ from ipvae_snn.data.sources import Part, Samples, as_samples
 from ipvae_snn.metrics.evaluation import Evaluation
 from ipvae_snn.models.base import MODELS, BaseModel, make_model
 from ipvae_snn.models.whitening import WHITENINGS
-from ipvae_snn.recipes import size_argument
 from ipvae_snn.runs.figures import TRAINING, LivePicture, save_figures
 from ipvae_snn.runs.folder import (
     CHECKPOINT,
@@ -259,16 +258,15 @@ def _split_validation(
 def _initial_model(run: Path, dataset: data.Dataset, config: RunConfig) -> BaseModel:
     options, pixels = dict(config.model), dataset.shape[0] * dataset.shape[1]
     name = options.pop("name", "ipvae")
-    size = {size_argument(name): pixels}
     if dataset.kind == KIND:
-        size = {size_argument(name): 1}
+        pixels = 1  # channels
         options["whitening"] = WHITENINGS.to_config(fit_whitening(dataset))
     saved = run / CHECKPOINT
     limit = AllocationLimit(read_checkpoint(saved)["weights"]) if saved.exists() else nullcontext()
     try:
         cls = MODELS.find(name)
         with seeded(config.training.seed), limit:
-            model: BaseModel = make_model(cls, {**size, **options})
+            model: BaseModel = make_model(cls, {cls.size_argument: pixels, **options})
     except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise ValueError(f"no model can be made from {config.model}: {error}") from error
     return model

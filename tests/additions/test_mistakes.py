@@ -13,10 +13,20 @@ import ipvae_snn
 from ipvae_snn import IPVAE, TrainConfig, fit, surrogate
 from ipvae_snn.baselines import Baseline, PoissonVAE
 from ipvae_snn.export import TARGETS
-from ipvae_snn.models import DECODERS, LIKELIHOODS, MODELS, BaseModel, Decoder, Likelihood
+from ipvae_snn.models import (
+    DECODERS,
+    LIKELIHOODS,
+    MODELS,
+    BaseModel,
+    ConvIPVAE,
+    Decoder,
+    Likelihood,
+    Whitening,
+)
 from ipvae_snn.models.base import PARTS
 from ipvae_snn.models.likelihoods import Bernoulli
 from ipvae_snn.models.run_output import RECORDABLE, make_run
+from ipvae_snn.models.whitening import WHITENINGS
 from ipvae_snn.neurons import State
 
 X = torch.rand(40, 6, generator=torch.Generator().manual_seed(0))
@@ -267,14 +277,23 @@ def test_a_wrong_shape_is_no_divergence(make, says):
         fit(make(), X, CONFIG)
 
 
+class Doubled(Whitening):
+    def __call__(self, images):
+        return 2 * super().__call__(images)
+
+
 @pytest.mark.parametrize("registry", [*PARTS.values(), MODELS], ids=lambda r: r.kind)
 def test_a_file_of_a_class_that_was_not_imported(registry, tmp_path):
     surrogate.ESTIMATORS.register("mine")(Leaning)
     LIKELIHOODS.register("mine")(Powered)
     DECODERS.register("mine")(Halved)
     MODELS.register("mine")(Tanh)
+    WHITENINGS.register("mine")(Doubled)
     parts = {"spike_grad": Leaning(), "likelihood": Powered(), "decoder": Halved()}
-    model = Tanh(6, 5) if registry is MODELS else IPVAE(6, 5, **parts)
+    if registry is WHITENINGS:
+        model = ConvIPVAE(1, 5, 4, 2, whitening=Doubled([[1.0]], [0.0]))
+    else:
+        model = Tanh(6, 5) if registry is MODELS else IPVAE(6, 5, **parts)
     model.save(tmp_path / "model.pt")
     del registry._classes["mine"]
     says = f"unknown {registry.kind} 'mine'.* import the module that registers it"
