@@ -14,6 +14,7 @@ from ipvae_snn._utils.checks import require_integer, require_seed
 from ipvae_snn._utils.files import fsync, require_free_file
 from ipvae_snn._utils.options import Family
 from ipvae_snn._utils.text import printable
+from ipvae_snn.models import ConvIPVAE
 from ipvae_snn.runs import open_run, pick, read, recorded_data
 
 CALIBRATION_SAMPLES = 100
@@ -28,6 +29,11 @@ def export_run(arguments: argparse.Namespace) -> None:
     require_integer(arguments.steps, "steps")
     seed, progress = require_seed(arguments.seed), not arguments.quiet
     model, config = open_run(arguments.run)
+    if isinstance(model, ConvIPVAE):
+        raise TypeError(
+            f"{arguments.run} holds a convolutional model, which no target here can carry: maps of "
+            "Poisson neurons that inhibit one another across places"
+        )
     trained = recorded_data(arguments.run, config, arguments.data, arguments.data_dir)
     dataset = data.load(
         trained["source"],

@@ -64,6 +64,14 @@ def test_evaluate_check_and_report(run, photos, capsys):
     assert (run / "report.html").stat().st_size > 10_000
 
 
+@pytest.mark.parametrize("command", [["tune"], ["export", "--to", "nir"]])
+def test_what_is_for_flat_models_says_so(command, run, tmp_path, capsys):
+    name, *options = command
+    assert main([name, str(run), *options, "--out", str(tmp_path / "out"), "--quiet"]) != 0
+    assert "onv" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
 @pytest.mark.parametrize(
     ("options", "says"),
     [
