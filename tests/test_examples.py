@@ -13,6 +13,7 @@ pytestmark = pytest.mark.slow
 FOLDER = Path(__file__).parent.parent / "examples"
 EXAMPLES = [(path.name, ()) for path in sorted(FOLDER.glob("*.py"))] + [
     ("hidden_layers/gradients.py", ()),
+    ("hidden_layers/plain_swap.py", ()),
     *(
         ("hidden_layers/compare.py", ("--task", task))
         for task in ("classifier", "convolutional", "recurrent", "autoencoder")
