@@ -15,8 +15,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import snntorch as snn
 import torch
+from matplotlib.figure import Figure
 from snntorch.functional import ce_rate_loss
 from snntorch.utils import reset
 from tasks import Part, splits_of
@@ -27,6 +29,7 @@ from ipvae_snn import from_snntorch, surrogate
 from ipvae_snn._utils.files import atomic_write
 
 STEPS, BATCH, CHANCE = 25, 128, 0.1
+COLOURS = {"Leaky": "#808080", "counts": "#D55E00", "rounded": "#0072B2"}
 VERSIONS: dict[str, dict[str, Any] | None] = {
     "Leaky": None,
     "counts": {},
@@ -99,6 +102,25 @@ def learn(make: Any, options: dict[str, Any] | None, seed: int, parts: list[Part
     return found
 
 
+def draw(results: dict[str, list[list[float]]], path: Path) -> None:
+    """The mean over seeds after each epoch, and all that lies between the extremes."""
+    figure = Figure(figsize=(9, 3.6), layout="constrained")
+    for ax, name in zip(figure.subplots(1, 2, sharey=True), NETWORKS, strict=True):
+        for version, colour in COLOURS.items():
+            rows = np.array(results[f"{name}, {version}"])
+            epochs = range(1, rows.shape[1] + 1)
+            ax.fill_between(epochs, rows.min(0), rows.max(0), color=colour, alpha=0.2, lw=0)
+            ax.plot(epochs, rows.mean(0), "o-", ms=4, color=colour, label=version)
+        ax.axhline(CHANCE, color="#808080", ls=":", lw=1)
+        ax.set_title(name, fontsize=10, loc="left")
+        ax.set_xlabel("epoch (dotted: chance; bands: all seeds)")
+        ax.spines[["top", "right"]].set_visible(False)
+        ax.set_ylim(0, 1)
+        ax.legend(frameon=False, fontsize=8)
+    figure.axes[0].set_ylabel("accuracy on held-out samples")
+    figure.savefig(path, dpi=130)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", default="digits", help="digits (default), or mnist.npz")
@@ -106,7 +128,7 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=5)
     parser.add_argument("--seeds", type=int, default=10)
     parser.add_argument("--quick", action="store_true", help="smoke test, takes seconds")
-    parser.add_argument("--out", type=Path, default=Path("plain_swap.json"))
+    parser.add_argument("--out", type=Path, default=Path("plain_swap.png"))
     arguments = parser.parse_args()
     if arguments.quick:
         arguments.images, arguments.epochs, arguments.seeds = 64, 1, 1
@@ -122,9 +144,11 @@ def main() -> None:
             results[f"{name}, {version}"] = rows
             cells = (f"{min(epoch):.3f} – {max(epoch):.3f}" for epoch in zip(*rows, strict=True))
             print(f"{name + ', ' + version:<36}" + "".join(f"{cell:>16}" for cell in cells))
-    with atomic_write(arguments.out) as temporary:
+    draw(results, arguments.out)
+    record = arguments.out.with_suffix(".json")
+    with atomic_write(record) as temporary:
         temporary.write_text(json.dumps(results, indent=1) + "\n")
-    print(f"result: {arguments.out}; chance is {CHANCE}")
+    print(f"picture: {arguments.out}\nresult: {record}; chance is {CHANCE}")
 
 
 if __name__ == "__main__":
