@@ -119,7 +119,7 @@ def _report(arguments: argparse.Namespace) -> None:
 def _held_out_samples(arguments: argparse.Namespace, config: dict[str, Any], model: Any) -> Tensor:
     dataset = _load_data(arguments, config)
     require_same_kind(arguments.run, config, dataset)
-    dataset = whitened(dataset, getattr(model, "whitening", None))
+    dataset = whitened(dataset, model, "test")
     return read(pick(dataset.test, arguments.samples, arguments.seed)).to(arguments.device)
 
 

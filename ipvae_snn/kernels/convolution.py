@@ -2,8 +2,8 @@
 
 A dictionary of K features of k × k pixels in C channels, s pixels apart, becomes one of stride 1 by
 taking the s × s pixels of a cell as channels: D = C s², features of q × q cells, q = ⌈k / s⌉. So
-both directions are plain convolutions, which libraries compute near the peak of a processor (a
-transposed one with a stride took 12 to 20 times as long):
+both directions are plain convolutions, which libraries compute faster than a transposed one with a
+stride:
 
     f_t = Φ z_t                  cells (B, D, H, W) from counts (B, h, w, K), h = H + q − 1
     current = Φᵀ (x − f_{t−1})   where there are pixels: the mask is 0 elsewhere
@@ -259,17 +259,17 @@ class _PlainNeurons:
             slope = slope_of(spec.estimator, self.counts[t].to(rate.dtype).view_as(rate), rate)
             slope = slope.reshape(self.by_place)
         none = mem.new_zeros(())
-        values = plain._Values(
+        values = plain.Values(
             mem, before.view(self.by_place), self.counts[t].view(self.by_place), None,
             drive=none if current is None else current.view(self.by_place),
             inhibition_before=None if current is None else none, slope=slope,
         )  # fmt: skip
-        grads = plain._Grads(
+        grads = plain.Grads(
             self.mem_grad.view(self.by_place), spk=None, product=spk_grad.view(self.by_place),
             quad=none, quad_before=None, kl=self.kl_grad[t].view(-1, 1, 1),
         )  # fmt: skip
-        settings = plain._Settings(*(getattr(self.rows, n) for n in plain._Settings._fields))
-        mem_grad, inhibition_grad, _, _, h_sum, step_sum = plain._backward(values, grads, settings)
+        settings = plain.Settings(*(getattr(self.rows, n) for n in plain.Settings._fields))
+        mem_grad, inhibition_grad, _, _, h_sum, step_sum = plain.backward(values, grads, settings)
         self.mem_grad = mem_grad.view(self.shape)
         self.h_sum += h_sum.sum(0, keepdim=True) if len(self.h_sum) == 1 else h_sum
         self.step_sum += step_sum

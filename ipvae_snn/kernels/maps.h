@@ -1,6 +1,6 @@
 /* Sums over the spikes of a map of neurons: images from counts. The work grows with the spikes, and
- * the order of the sums at a cell is that of its places, whatever the size of the map: so that an
- * image coded in tiles equals the whole, to the last bit. */
+ * the order of the sums at a cell is that of its places, whatever the size of the map: a part of a
+ * map gives the same cells, to the last bit. */
 #ifndef IPVAE_MAPS_H
 #define IPVAE_MAPS_H
 

@@ -108,7 +108,7 @@ class PlainAdjoint(Adjoint):
 
     def _timestep(self, t: int, slope: Tensor | None) -> None:
         spec, mem = self.spec, self.mems[t]
-        values = _Values(
+        values = Values(
             mem,
             mem_before=self.mems[t - 1] if t else spec.mem,
             counts=self.counts[t],
@@ -117,7 +117,7 @@ class PlainAdjoint(Adjoint):
             inhibition_before=self._inhibition_before(t),
             slope=slope,
         )
-        grads = _Grads(
+        grads = Grads(
             self.mem_grad,
             spk=self.spk_grad,
             product=self.product,
@@ -125,8 +125,8 @@ class PlainAdjoint(Adjoint):
             quad_before=self.quad_grad[t - 1, :, None] if t else None,
             kl=self.kl_grad[t, :, None],
         )
-        settings = _Settings(*(getattr(spec, name) for name in _Settings._fields))
-        out = _fused(_backward, mem)(values, grads, settings)
+        settings = Settings(*(getattr(spec, name) for name in Settings._fields))
+        out = _fused(backward, mem)(values, grads, settings)
         self.mem_grad, self.product_input, gram_factor, drive_grad, bias_sum, step_sum = out
         self.gram_factor[self._slot(t - 1)] = gram_factor
         self._drive_grad(t).add_(drive_grad)
@@ -150,7 +150,7 @@ class PlainAdjoint(Adjoint):
         return self.spec.product()(self.counts[t - 1].to(mem.dtype) if t else self.spec.spk)
 
 
-class _Values(NamedTuple):
+class Values(NamedTuple):
     """A timestep forward; ``*_before`` are of the previous one."""
 
     mem: Tensor
@@ -162,7 +162,7 @@ class _Values(NamedTuple):
     slope: Tensor | None
 
 
-class _Grads(NamedTuple):
+class Grads(NamedTuple):
     """Gradients that reach a timestep; of ``product`` that of later spikes, p_t G."""
 
     mem: Tensor
@@ -173,7 +173,7 @@ class _Grads(NamedTuple):
     kl: Tensor
 
 
-class _Settings(NamedTuple):
+class Settings(NamedTuple):
     """Fields of :class:`UnrollSpec` that the backward pass of a timestep needs."""
 
     step_size: Tensor
@@ -185,7 +185,7 @@ class _Settings(NamedTuple):
     kl_form: str
 
 
-def _backward(values: _Values, grads: _Grads, settings: _Settings) -> tuple[Tensor, ...]:
+def backward(values: Values, grads: Grads, settings: Settings) -> tuple[Tensor, ...]:
     """The backward pass of one timestep: pure and element-wise, except for sums.
 
     With r = 1/λ and ε = e^−c the clamped step is r' = ε + min(r (ε + min(e^−h, e⁸)), e⁸). Its

@@ -24,12 +24,12 @@ from ipvae_snn.kernels.convolution import MapSpec, from_cells, to_cells
 from ipvae_snn.kernels.loop import State
 from ipvae_snn.kernels.unroll import row_by_row
 from ipvae_snn.models import run_output
-from ipvae_snn.models.base import MODELS, BaseModel
+from ipvae_snn.models.base import MODELS
+from ipvae_snn.models.neuron_model import NeuronModel
 from ipvae_snn.models.whitening import Whitening
-from ipvae_snn.neurons import BIAS, CLAMP, MEM_INIT_MAX, MEM_INIT_RANGE, STEP, IPVAENeuron
-from ipvae_snn.neurons.inference import assumptions_of, draws_by_row
+from ipvae_snn.neurons import BIAS, CLAMP, MEM_INIT_RANGE, STEP, IPVAENeuron
+from ipvae_snn.neurons.inference import assumptions_of
 from ipvae_snn.neurons.lateral import NoLateral, remake_weights
-from ipvae_snn.surrogate.relaxed import Relaxed
 
 TRANSPOSED = {1: nn.ConvTranspose1d, 2: nn.ConvTranspose2d}
 SIDE_BITS = 20
@@ -38,7 +38,7 @@ SAMPLE_BITS = 2 * SIDE_BITS
 
 
 @MODELS.register("conv-ipvae")
-class ConvIPVAE(BaseModel):
+class ConvIPVAE(NeuronModel):
     r"""An iP-VAE whose features may lie anywhere in an image: x ≈ Σ_k φ_k ∗ z_k.
 
     K neurons at each place of a grid, ``stride`` pixels apart, share K features of ``kernel_size``
@@ -78,7 +78,6 @@ class ConvIPVAE(BaseModel):
     >>> model.loss(torch.rand(5, 1, 20, 31), num_steps=10).backward()
     """
 
-    takes_sample_seeds = takes_graph = emits_counts = True
     size_argument: ClassVar[str] = "channels"
     usual_latents: ClassVar[int] = 64
     recipe: ClassVar[Mapping[str, Any]] = {
@@ -174,37 +173,6 @@ class ConvIPVAE(BaseModel):
         """Features as columns, (C · kernel pixels, K)."""
         return self._features().flatten(1).mT
 
-    @property
-    def like(self) -> Tensor:
-        return self.neuron.mem_init
-
-    @property
-    def generator(self) -> torch.Generator | None:
-        return getattr(self.neuron.spike_grad, "generator", None)
-
-    def drawing(self) -> tuple[Any, ...]:
-        return (self.neuron.spike_grad,)
-
-    @property
-    def draws_by_row(self) -> bool:  # type: ignore[override]
-        return draws_by_row(self.neuron)
-
-    @property
-    def clamp(self) -> float:  # type: ignore[override]
-        clamp: float = self.neuron.clamp
-        return clamp
-
-    def gradient_probe(self) -> nn.Parameter | None:
-        return self.neuron.log_bias  # type: ignore[return-value]
-
-    def annealed(self) -> dict[str, float]:
-        spike_grad = self.neuron.spike_grad
-        relaxed = {"temp": spike_grad.temp} if isinstance(spike_grad, Relaxed) else {}
-        return {"clamp": self.neuron.clamp, **relaxed}
-
-    def anneal(self, name: str, value: float) -> None:
-        setattr(self.neuron if name == "clamp" else self.neuron.spike_grad, name, value)
-
     def size_of(self, x: Tensor) -> int:
         return prod(x.shape[-self.dimensions - 1 :])
 
@@ -265,10 +233,6 @@ class ConvIPVAE(BaseModel):
             x_hat = images.reshape(*leading, self.channels, *size)
         require_finite(x_hat, "the reconstruction of spk")
         return x_hat
-
-    def mean_code(self, mem: Tensor) -> Tensor:
-        """Expected counts of a membrane: the rates e^u, same shape."""
-        return mem.exp()
 
     def run(
         self,
@@ -444,22 +408,7 @@ class ConvIPVAE(BaseModel):
             )
 
     def _current(self) -> dict[str, Any]:
-        own = {
-            name: getattr(self.neuron, name) for name in ("form", "clamp", "leak", "lateral_scale")
-        }
-        return {**own, "spike_grad": self.neuron.spike_grad, "whitening": self.whitening}
-
-    def unsaved(self) -> dict[str, Any]:
-        neuron = self.neuron
-        return {
-            f"neuron.{name}": getattr(neuron, name)
-            for name in ("state_quant", "surrogate_disable")
-            if getattr(neuron, name)
-        }
-
-    def check_loaded(self) -> None:
-        rest = float(self.neuron.mem_init.detach().abs().max())
-        require_number(rest, "the largest |mem_init|", most=MEM_INIT_MAX)
+        return {**super()._current(), "whitening": self.whitening}
 
 
 def require_transposed(decoder: Any, model: ConvIPVAE | None = None) -> int:

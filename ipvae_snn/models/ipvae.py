@@ -22,7 +22,7 @@ from ipvae_snn.kernels.loop import State
 from ipvae_snn.kernels.spec import PRECISIONS
 from ipvae_snn.kernels.unroll import row_by_row
 from ipvae_snn.models import run_output
-from ipvae_snn.models.base import MODELS, BaseModel
+from ipvae_snn.models.base import MODELS
 from ipvae_snn.models.convolutional import TRANSPOSED, ConvIPVAE
 from ipvae_snn.models.generative import (
     DecodedLikelihood,
@@ -34,12 +34,12 @@ from ipvae_snn.models.generative import (
     require_squares,
 )
 from ipvae_snn.models.likelihoods import Gaussian, Likelihood
+from ipvae_snn.models.neuron_model import NeuronModel
 from ipvae_snn.models.published import CLAMP as PUBLISHED_CLAMP
 from ipvae_snn.models.published import read_published
-from ipvae_snn.neurons import BIAS, CLAMP, MEM_INIT_MAX, MEM_INIT_RANGE, STEP, IPVAENeuron
-from ipvae_snn.neurons.inference import draws_by_row, infer, spec_of
+from ipvae_snn.neurons import BIAS, CLAMP, MEM_INIT_RANGE, STEP, IPVAENeuron
+from ipvae_snn.neurons.inference import infer, spec_of
 from ipvae_snn.neurons.lateral import NoLateral, SharedDecoder, remake_weights
-from ipvae_snn.surrogate.relaxed import Relaxed
 
 _OF_NEURONS = (
     "spike_grad", "form", "clamp", "leak", "lateral_scale", "step", "bias", "mem_init", "log_bias",
@@ -53,7 +53,7 @@ _FIXED = (
 """Attributes that are kept elsewhere, and arguments that nothing reads after the constructor."""
 
 
-class _ChosenByDecoder(BaseModel):
+class _ChosenByDecoder(NeuronModel):
     """Makes a convolutional model where an IPVAE is asked for with a convolutional decoder."""
 
     def __new__(cls, *values: Any, **options: Any) -> Any:
@@ -333,45 +333,19 @@ class IPVAE(_ChosenByDecoder):
             )
         return lateral
 
-    @property
-    def like(self) -> Tensor:
-        return self.neuron.mem_init
-
     earlier: ClassVar[Mapping[str, Any]] = {"form": "published"}
 
     # -- traits (see BaseModel) -------------------------------------------------------------
 
-    takes_sample_seeds = takes_graph = emits_counts = has_matrix = True
+    has_matrix = True
 
     @property
     def draws_by_row(self) -> bool:  # type: ignore[override]
-        return self.decoded is None and draws_by_row(self.neuron)
-
-    @property
-    def generator(self) -> torch.Generator | None:
-        return getattr(self.neuron.spike_grad, "generator", None)
+        return self.decoded is None and super().draws_by_row
 
     def drawing(self) -> tuple[Any, ...]:
         own = () if self.decoded is None else (self.decoded.decoder, self.decoded.likelihood)
-        return self.neuron.spike_grad, *own
-
-    @property
-    def clamp(self) -> float:  # type: ignore[override]
-        clamp: float = self.neuron.clamp
-        return clamp
-
-    def gradient_probe(self) -> nn.Parameter | None:
-        """log b: on the NLL, tonic inhibition acts through spikes alone."""
-        return self.neuron.log_bias  # type: ignore[return-value]
-
-    def annealed(self) -> dict[str, float]:
-        """The clamp, and the temperature of a relaxed estimator."""
-        spike_grad = self.neuron.spike_grad
-        relaxed = {"temp": spike_grad.temp} if isinstance(spike_grad, Relaxed) else {}
-        return {"clamp": self.neuron.clamp, **relaxed}
-
-    def anneal(self, name: str, value: float) -> None:
-        setattr(self.neuron if name == "clamp" else self.neuron.spike_grad, name, value)
+        return *super().drawing(), *own
 
     # -- inference --------------------------------------------------------------------------
 
@@ -386,10 +360,6 @@ class IPVAE(_ChosenByDecoder):
             x_hat = self.generative.mean(spk.to(self.like.dtype))
         require_finite(x_hat, "the reconstruction of spk")
         return x_hat
-
-    def mean_code(self, mem: Tensor) -> Tensor:
-        """Expected counts of a membrane: the rates e^u, shape (..., K)."""
-        return mem.exp()
 
     def run(
         self,
@@ -564,22 +534,7 @@ class IPVAE(_ChosenByDecoder):
         return model.eval()
 
     def _current(self) -> dict[str, Any]:
-        own = {
-            name: getattr(self.neuron, name) for name in ("form", "clamp", "leak", "lateral_scale")
-        }
         parts: dict[str, Any] = {}
         if self.decoded is not None:
             parts = {"decoder": self.decoded.decoder, "likelihood": self.decoded.likelihood}
-        return {**own, "kl_form": self.kl_form, "spike_grad": self.neuron.spike_grad, **parts}
-
-    def unsaved(self) -> dict[str, Any]:
-        neuron = self.neuron
-        return {
-            f"neuron.{name}": getattr(neuron, name)
-            for name in ("state_quant", "surrogate_disable")
-            if getattr(neuron, name)
-        }
-
-    def check_loaded(self) -> None:
-        rest = float(self.neuron.mem_init.detach().abs().max())
-        require_number(rest, "the largest |mem_init|", most=MEM_INIT_MAX)
+        return {**super()._current(), **parts}

@@ -10,7 +10,6 @@ from torch import Tensor
 from ipvae_snn._utils.checks import (
     require_finite,
     require_float,
-    require_integer,
     require_number,
 )
 from ipvae_snn._utils.registry import Recorded, Registry
@@ -90,11 +89,11 @@ class Whitening(Recorded):
         Raises:
             TypeError, ValueError: no images, of different channels, or without any contrast.
         """
-        found = [_checked(image) for image in images]
-        if not found:
+        given = [_checked(image) for image in images]
+        if not given:
             raise ValueError("whitening needs at least one image")
-        channels = {len(image) for image in found}
-        found = found[:: -(-len(found) // FITTED)]
+        channels = {len(image) for image in given}
+        found = [image.cpu().double() for image in given[:: -(-len(given) // FITTED)]]
         if len(channels) > 1:
             raise ValueError(f"all images must have the same channels, got {sorted(channels)}")
         mean = torch.stack([image.mean((1, 2)) for image in found]).mean(0)
@@ -153,7 +152,7 @@ def _checked(image: Any) -> Tensor:
     if image.ndim != 3 or not image.numel():
         raise ValueError(f"an image must have shape (C, H, W), got {tuple(image.shape)}")
     require_finite(image, "an image")
-    found: Tensor = image.detach().cpu().double()
+    found: Tensor = image.detach()
     return found
 
 
@@ -216,7 +215,7 @@ def _slope(images: list[Tensor]) -> float:
         power.index_add_(0, band[inside], spectrum[inside])
         count.index_add_(0, band[inside], torch.ones_like(spectrum[inside]))
     known = (count > 0) & (power > 0)
-    if require_integer(int(known.sum()), "bands", least=0) < 2:
+    if int(known.sum()) < 2:
         return 1.0  # too small, or blank
     x = (edges[:-1] * edges[1:]).log().double()[known] / 2
     y = (power / count)[known].log() / 2

@@ -53,7 +53,7 @@ def evaluate_run(
     require_integer(samples, "samples", least=2)
     model, config = open_run(run, device)
     require_same_kind(run, config, dataset)
-    dataset = whitened(dataset, getattr(model, "whitening", None))
+    dataset = whitened(dataset, model, "test")
     if len(dataset.test) < 2:
         raise ValueError(f"at least 2 samples are needed, got {len(dataset.test)}")
     with atomic_folder(out) as folder:

@@ -103,7 +103,7 @@ def _within_budget(
     """The options with as many iterations as fit into the budget."""
     assert config.budget is not None
     model = _initial_model(run, dataset, config)
-    dataset = whitened(dataset, getattr(model, "whitening", None))
+    dataset = whitened(dataset, model, "train")
     count = iterations_within(config.budget, model, dataset.train, config.training, workers=workers)
     say(
         f"budget: {count:,} iterations, as many as fit into {seconds_of(config.budget):g} s of "
@@ -197,7 +197,7 @@ def _train_and_evaluate(
 ) -> Evaluation | None:
     started, recipe = time.monotonic(), config.training
     model = _initial_model(run, dataset, config)
-    dataset = whitened(dataset, getattr(model, "whitening", None))
+    dataset = whitened(dataset, model, "train", "test")
     train, validation = _split_validation(dataset.train, config.validation, recipe.seed)
     picture = run / FIGURES / TRAINING
     if group.is_main:

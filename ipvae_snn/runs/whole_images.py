@@ -1,5 +1,7 @@
 """Whole images of a run: whitened before a model sees them, by what it carries along."""
 
+from typing import Any
+
 from ipvae_snn import data
 from ipvae_snn.models import ConvIPVAE, Whitening
 from ipvae_snn.models.base import BaseModel
@@ -23,12 +25,12 @@ def fit_whitening(dataset: data.Dataset) -> Whitening:
     return Whitening.fit(dataset.train.images)
 
 
-def whitened(dataset: data.Dataset, whitening: Whitening | None) -> data.Dataset:
-    """A data set of whitened images; others, and without a whitening, as they are."""
-    if dataset.kind != KIND or whitening is None:
+def whitened(dataset: data.Dataset, model: BaseModel, *parts: str) -> data.Dataset:
+    """A data set with these ``parts``, ``"train"`` or ``"test"``, whitened as ``model`` takes them.
+
+    Samples of other models stay as they are.
+    """
+    if not isinstance(model, ConvIPVAE) or model.whitening is None:
         return dataset
-    parts = []
-    for part in (dataset.train, dataset.test):
-        assert isinstance(part, data.Crops)
-        parts.append(part.changed(whitening))
-    return dataset._replace(train=parts[0], test=parts[1])
+    changed: Any = {name: getattr(dataset, name).changed(model.whitening) for name in parts}
+    return dataset._replace(**changed)
