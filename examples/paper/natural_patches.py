@@ -201,8 +201,9 @@ def draw_rate_distortion(
             ax.plot(row["zeros"], row[key], marker, mfc="none", color="#0072B2", label=label)
         for name, (run, *_) in adjusted.items():
             point, label = run["last"], LABELS.get(name, name)
+            marker = {"iP-finer": "P", "LCA, z ≥ 0, tuned": "X"}.get(name, "*")
             look = {"color": style(name.split(",")[0])["color"], "label": label}
-            ax.plot(point["zeros"], point["r2"], "P" if name == "iP-finer" else "*", ms=9, **look)
+            ax.plot(point["zeros"], point["r2"], marker, ms=8, lw=0, **look)
         iG = full["iG"][0]["last"]
         ax.plot(iG["zeros"], iG["r2"], "o", ms=4.5, color=style("iG")["color"], label=LABELS["iG"])
         for radius in (0.2, 0.3, 0.4, 0.6):

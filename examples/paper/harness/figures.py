@@ -45,7 +45,7 @@ def figure(
     drawn = Figure(figsize=size, layout="constrained")
     yield drawn.subplots(rows, columns, squeeze=False)
     path = setup.out / f"{setup.name}{'_' + name if name else ''}.png"
-    drawn.savefig(path, dpi=130)
+    drawn.savefig(path, dpi=130, bbox_inches="tight")
     print(f"picture: {path}")
 
 
