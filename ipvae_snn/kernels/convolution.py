@@ -23,10 +23,11 @@ is small beside them.
 """
 
 import math
+from collections.abc import Sequence
 from ctypes import byref
 from dataclasses import dataclass, replace
 from dataclasses import fields as fields_of
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -41,6 +42,8 @@ from ipvae_snn.kernels.spec import UnrollSpec, to_count_dtype
 INPUTS = ("x", "weight", "spk", "mem", "step_size", "bias", "mem_rest")
 """The tensors of a spec that gradients flow to."""
 OUTPUTS = ("spk", "mem", "nll", "kl", "last_spk", "last_mem")
+LARGEST_PART = 2**20
+"""Neurons whose currents are computed at once, at most, where compiled kernels run."""
 CLOSE_TO_CLAMP = 0.9
 """Largest ε (λ' + λ'/λ) for which h follows from the membranes alone; see plain.SATURATED."""
 
@@ -185,8 +188,12 @@ class _Dictionary:
         cells = native.decode_map(spk, self.rows, self.weight.shape[-1], self.weight.shape[1])
         return self.masked(cells.movedim(-1, 1))
 
-    def project(self, cells: Tensor) -> Tensor:
-        return conv2d(cells, self.weight, padding=self.padding).movedim(1, -1).contiguous()
+    def project(self, cells: Tensor, part: "Part | None" = None) -> Tensor:
+        """Φᵀ of cells; of the places of a part only."""
+        padding = self.padding
+        if part is not None:
+            cells, padding = part.cells(cells, padding[0]), (0, padding[1])
+        return conv2d(cells, self.weight, padding=padding).movedim(1, -1).contiguous()
 
     def masked(self, cells: Tensor) -> Tensor:
         return cells if self.mask is None else cells * self.mask
@@ -214,7 +221,53 @@ def _weight_gradient(
     return found
 
 
+# -- parts of large maps ----------------------------------------------------------------------
+
+
+class Part(NamedTuple):
+    """Some samples, or of one sample some rows of places."""
+
+    samples: slice
+    rows: slice
+
+    def of(self, values: Tensor) -> Tensor:
+        """A contiguous view of values (B, h, ...)."""
+        return values[self.samples, self.rows]
+
+    def cells(self, cells: Tensor, before: int) -> Tensor:
+        """The rows of cells that these places see, ``before`` above each; zeros outside."""
+        first, last = self.rows.start - before, self.rows.stop
+        height = cells.shape[-2]
+        seen = cells[self.samples, :, max(first, 0) : min(last, height)]
+        return pad(seen, (0, 0, max(-first, 0), max(last - height, 0)))
+
+
+def parts_of(shape: Sequence[int]) -> list[Part]:
+    """Parts of a map (B, h, w, K) of at most ``LARGEST_PART`` neurons each, or one row."""
+    batch, height, width, latents = shape
+    in_row = width * latents
+    in_sample = height * in_row
+    if in_sample <= LARGEST_PART:
+        step = max(1, LARGEST_PART // in_sample)
+        starts = range(0, batch, step)
+        return [Part(slice(i, min(i + step, batch)), slice(0, height)) for i in starts]
+    step = max(1, LARGEST_PART // in_row)
+    return [
+        Part(slice(i, i + 1), slice(row, min(row + step, height)))
+        for i in range(batch)
+        for row in range(0, height, step)
+    ]
+
+
 # -- neurons ----------------------------------------------------------------------------------
+
+
+class MapState(NamedTuple):
+    """Counts and membranes (B, h, w, K), and the KL of each place of the last timestep, if asked."""
+
+    spk: Tensor
+    mem: Tensor
+    kl: Tensor | None
 
 
 class _PlainNeurons:
@@ -226,18 +279,22 @@ class _PlainNeurons:
         # (B, places, K), to which a bias per place broadcasts
         self.by_place = (self.shape[0], -1, self.shape[-1])
 
-    def advance(self, t: int, current: Tensor, spk: Tensor, mem: Tensor) -> tuple[Tensor, ...]:
-        """spk, mem and, if it is recorded, the KL of each place, (B h w,)."""
-        spec, before = self.spec, mem.view(self.by_place)
+    def parts(self) -> list[Part]:
+        """One: PyTorch's generator draws for all neurons in turn."""
+        return [Part(slice(0, self.shape[0]), slice(0, self.shape[1]))]
+
+    def advance(self, t: int, current: Tensor, state: "MapState", part: Part) -> None:
+        """A timestep of ``state``, in place."""
+        spec, before = self.spec, state.mem.view(self.by_place)
         after = equations.membrane_step(
             before, current.view(self.by_place), 0.0, step=spec.step_size, bias=spec.bias,
             leak=spec.leak, mem_rest=spec.mem_rest, clamp=spec.clamp,
         )  # fmt: skip
-        kl = after.new_zeros(0)
-        if "kl" in spec.fields:
-            kl = equations.poisson_kl_sum(after, before, spec.kl_form).flatten()
-        drawn = draw_of(self.rows, after.reshape(-1, self.shape[-1]))
-        return drawn.view(self.shape), after.view(self.shape), kl
+        if state.kl is not None:
+            kl = equations.poisson_kl_sum(after, before, spec.kl_form)
+            state.kl.copy_(kl.view(state.kl.shape))
+        state.spk.copy_(draw_of(self.rows, after.reshape(-1, self.shape[-1])).view(self.shape))
+        state.mem.copy_(after.view(self.shape))
 
     def prepare(self, mems: Tensor, counts: Tensor, kl_grad: Tensor) -> None:
         """Called before the backward pass, with what was saved and the gradient of the KL."""
@@ -288,23 +345,30 @@ class _NativeNeurons:
         self.latents, self.count = spec.mem.shape[-1], spec.mem[..., 0].numel()
         self.stride = self.latents + -self.latents % native.LANES
         self.library, self.dynamics = native.library(), native.dynamics_of(self.rows)
-        self.dynamics.places = len(spec.bias)
+        self.row_ids = None if spec.row_ids is None else spec.row_ids.view(spec.mem.shape[:3])
         self.work = spec.mem.new_empty(self.threads, native.TEAM, self.stride + self.latents)
         self.keys = None
         if spec.law == "poisson":
             self.keys = native.draw_keys(spec.steps, source(spec.estimator.generator, "cpu"))
 
-    def advance(self, t: int, current: Tensor, spk: Tensor, mem: Tensor) -> tuple[Tensor, ...]:
-        kl = mem.new_empty(self.count if "kl" in self.spec.fields else 0)
-        keys = None if self.keys is None else self.keys[t:]
+    def parts(self) -> list[Part]:
+        return parts_of(self.spec.mem.shape)
+
+    def advance(self, t: int, current: Tensor, state: "MapState", part: Part) -> None:
+        keys, row_ids = None if self.keys is None else self.keys[t:], self.row_ids
+        bias = self.spec.bias
+        if len(bias) > 1:
+            bias = bias.view(*state.mem.shape[1:])[part.rows].flatten(0, 1)
+        self.dynamics.bias, self.dynamics.places = pointer(bias), len(bias)
         arguments = native.Forward(
-            steps=1, rows=self.count, latents=self.latents, stride=self.stride,
-            drive=pointer(current), keys=pointer(keys), row_ids=pointer(self.spec.row_ids),
-            spk=pointer(spk), mem=pointer(mem), spk_every=1, mem_every=1,
-            kl=pointer(kl) if len(kl) else None, work=pointer(self.work), threads=self.threads,
+            steps=1, rows=current[..., 0].numel(), latents=self.latents, stride=self.stride,
+            drive=pointer(current), keys=pointer(keys),
+            row_ids=pointer(None if row_ids is None else part.of(row_ids)),
+            spk=pointer(part.of(state.spk)), mem=pointer(part.of(state.mem)), spk_every=1,
+            mem_every=1, kl=pointer(None if state.kl is None else part.of(state.kl)),
+            work=pointer(self.work), threads=self.threads,
         )  # fmt: skip
         self.library.ipvae_forward(byref(self.dynamics), byref(arguments))
-        return spk, mem, kl
 
     def prepare(self, mems: Tensor, counts: Tensor, kl_grad: Tensor) -> None:
         self.mems, self.counts = mems, counts
@@ -314,6 +378,7 @@ class _NativeNeurons:
         self.h_sum = self.spec.mem.new_zeros(places, self.latents)
         self.h_sums = self.spec.mem.new_zeros(self.threads, self.stride)
         self.step_sums = torch.zeros(self.count, dtype=torch.float64)
+        self.dynamics.bias, self.dynamics.places = pointer(self.spec.bias), len(self.spec.bias)
         self.dynamics.lateral_scale = -1.0  # so that product_input is +g
 
     def go_back(self, t: int, current: Tensor | None, spk_grad: Tensor) -> Tensor:
@@ -361,6 +426,8 @@ def _forward(spec: MapSpec, save: bool = False) -> tuple[MapResult, tuple[Tensor
     dictionary = _Dictionary(spec.weight, spec.mask, events=_is_native(spec))
     neurons = _make_neurons(spec)
     spk, mem = spec.spk.clone(), spec.mem.clone()
+    kl = mem.new_empty(mem.shape[:3]) if "kl" in spec.fields else None
+    state, parts = MapState(spk, mem, kl), neurons.parts()
     recorded: dict[str, list[Tensor]] = {name: [] for name in spec.fields}
     saved: tuple[Any, ...] = ()
     if save:
@@ -376,7 +443,8 @@ def _forward(spec: MapSpec, save: bool = False) -> tuple[MapResult, tuple[Tensor
         x = spec.x_at(t)
         if residual is None or spec.lateral_scale != 1 or spec.x.ndim == 5:
             residual = x - spec.lateral_scale * decoded
-        spk, mem, kl = neurons.advance(t, dictionary.project(residual), spk, mem)
+        for part in parts:
+            neurons.advance(t, dictionary.project(residual, part), state, part)
         last = t + 1 == spec.steps
         if save:
             saved[0][t] = mem
@@ -390,7 +458,7 @@ def _forward(spec: MapSpec, save: bool = False) -> tuple[MapResult, tuple[Tensor
             if name == "nll":
                 rows.append(0.5 * residual.square().flatten(1).sum(1))
             elif name == "kl":
-                rows.append(kl.view(len(mem), -1).sum(1))
+                rows.append(kl.flatten(1).sum(1))
             elif (t + 1) % spec.every == 0:
                 rows.append((spk if name == "spk" else mem).clone())
     empty = mem.new_empty(0, *mem.shape)

@@ -183,12 +183,32 @@ def test_compiled_and_plain_operations_agree(estimator):
         pytest.skip(native.unavailable_reason())
     compiled, plain = convolution._NativeNeurons(spec), convolution._PlainNeurons(spec)
     current = torch.randn_like(spec.mem)
-    spk, mem, kl = plain.advance(0, current, spec.spk.detach(), spec.mem.detach())
-    found = compiled.advance(0, current, spec.spk.detach().clone(), spec.mem.detach().clone())
-    torch.testing.assert_close(found[1], mem.detach(), rtol=1e-5, atol=1e-6)
-    torch.testing.assert_close(found[2], kl.detach(), rtol=1e-4, atol=1e-6)
+
+    def advanced(neurons):
+        state = convolution.MapState(
+            spec.spk.clone(), spec.mem.clone(), torch.empty(spec.mem.shape[:3])
+        )
+        (part,) = neurons.parts()
+        neurons.advance(0, current, state, part)
+        return state
+
+    found, expected = advanced(compiled), advanced(plain)
+    torch.testing.assert_close(found.mem, expected.mem, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(found.kl, expected.kl, rtol=1e-4, atol=1e-6)
     if law == "rounded":
-        assert torch.equal(found[0], spk)
+        assert torch.equal(found.spk, expected.spk)
+
+
+@pytest.mark.parametrize("largest", [1, 100, 700, 10**9])
+def test_parts_cover_a_map_once(largest, monkeypatch):
+    monkeypatch.setattr(convolution, "LARGEST_PART", largest)
+    times = torch.zeros(3, 7, 5, 4)
+    for part in convolution.parts_of(times.shape):
+        seen = part.of(times)
+        assert seen.is_contiguous()
+        assert seen.numel() <= max(largest, 5 * 4)
+        seen += 1
+    assert torch.equal(times, torch.ones_like(times))
 
 
 def test_draws_depend_on_the_number_of_a_place_alone():

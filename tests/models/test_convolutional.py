@@ -8,7 +8,7 @@ from torch import nn
 
 import ipvae_snn
 from ipvae_snn import IPVAE, TrainConfig, evaluate, fit, load_model, surrogate
-from ipvae_snn.kernels import native
+from ipvae_snn.kernels import convolution, native
 from ipvae_snn.models import ConvIPVAE, Whitening
 from tests.kernels.test_convolution import unrolled
 
@@ -183,6 +183,24 @@ def test_draws_belong_to_a_place():
     h, w = small.shape[-2:]
     assert torch.equal(small, large[..., :h, :w])
     assert not torch.equal(small[..., 0, 0], small[..., 0, 1])
+
+
+@pytest.mark.parametrize("form", ["exact", "published"])
+@pytest.mark.parametrize("rows", [4, 5, 11])
+def test_a_large_image_in_parts_is_the_whole_one_to_the_last_bit(rows, form, monkeypatch):
+    if not native.available():
+        pytest.skip(native.unavailable_reason())
+    model = ConvIPVAE(1, 16, 16, 4, form=form, init_std=0.05)
+    x = torch.randn(2, 1, 131, 90)
+    fields = ("spk", "mem", "nll", "kl")
+    whole = model.run(x, 6, record=fields, seed=1)
+    width = whole.spk.shape[-1]
+    monkeypatch.setattr(convolution, "LARGEST_PART", rows * width * 16)
+    assert len(convolution.parts_of(whole.spk[0].movedim(1, -1).shape)) > 2
+    in_parts = model.run(x, 6, record=fields, seed=1)
+    assert whole.spk.any()
+    for name in fields:
+        assert torch.equal(getattr(in_parts, name), getattr(whole, name)), name
 
 
 @pytest.mark.parametrize("estimator", [surrogate.midpoint(), surrogate.bernoulli()], ids=repr)
