@@ -1,4 +1,4 @@
-"""The command ``ipvae-snn``: demo, train, evaluate, check, report, tune, export, bench."""
+"""The command ``ipvae-snn``: demo, train, evaluate, check, report, tune, encode, decode, ..."""
 
 import argparse
 import io

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ipvae_snn import bench, data, diagnostics
-from ipvae_snn._utils.checks import require_integer
+from ipvae_snn._utils.checks import require_integer, require_seed
 from ipvae_snn._utils.files import require_free_folder
 from ipvae_snn._utils.options import given
 from ipvae_snn._utils.text import printable
@@ -27,6 +27,7 @@ from ipvae_snn.runs import (
     require_same_kind,
     tune_run,
 )
+from ipvae_snn.runs.photographs import decode_photograph, encode_photograph
 from ipvae_snn.runs.report import write_report
 from ipvae_snn.runs.whole_images import whitened
 
@@ -156,6 +157,23 @@ def _tune(arguments: argparse.Namespace) -> None:
     print(f"run folder: {out}")
 
 
+def _encode(arguments: argparse.Namespace) -> None:
+    encode_photograph(
+        arguments.run,
+        arguments.photograph,
+        arguments.out,
+        num_steps=arguments.steps,
+        graded=arguments.graded,
+        seed=require_seed(arguments.seed),
+        device=arguments.device,
+    )
+
+
+def _decode(arguments: argparse.Namespace) -> None:
+    decode_photograph(arguments.run, arguments.spikes, arguments.out, arguments.device)
+    print(f"photograph: {arguments.out}")
+
+
 def _bench(arguments: argparse.Namespace) -> None:
     out = arguments.out or free_folder(Path("runs") / "bench")
     require_free_folder(out)
@@ -174,6 +192,8 @@ COMMANDS: dict[str, Callable[[argparse.Namespace], int | None]] = {
     "check": _check,
     "report": _report,
     "tune": _tune,
+    "encode": _encode,
+    "decode": _decode,
     "export": export_run,
     "bench": _bench,
 }

@@ -63,6 +63,11 @@ measuring candidates on --samples of the data it learned from, and the result on
 held-out samples are evaluated once, at the end. Writes a run folder of its own, with tune.json and
 figures/tuning.png; RUN stays as it is.
 """
+ENCODE_HELP = """\
+Writes the counts of the last timestep as .npz, and a picture of its name: original, reconstructions
+over time, spikes, their orientation. Prints PSNR and SSIM in pixels, active neurons, spikes and
+bits per pixel; bits are the entropy of the counts, each feature with a table of its own.
+"""
 RESUMABLE = ("checkpoint_every", "data", "data_dir", "device", "lr", "quiet", "workers")
 """Options of ``train`` that may be given with ``--resume``."""
 EXAMPLES = """\
@@ -74,6 +79,9 @@ examples:
   ipvae-snn train --data path/to/mnist.npz --out runs/mnist
   ipvae-snn export runs/natural --to nir --form portable --reset zero --out natural.nir
   ipvae-snn tune runs/natural --spikes-per-sample 300
+  ipvae-snn train --data path/to/photos --decoder conv --out runs/photos
+  ipvae-snn encode runs/photos photo.jpg --out spikes.npz
+  ipvae-snn decode runs/photos spikes.npz --out decoded.png
   ipvae-snn check runs/natural
   ipvae-snn report runs/natural
   ipvae-snn evaluate runs/mnist --data path/to/other_digits.npz --steps 1000
@@ -169,6 +177,8 @@ def parser(command: str | None = None) -> argparse.ArgumentParser:
         _add_evaluation_options(added, "--steps", steps=steps, samples=200)
         _add_common_options(added)
     _add_tune(commands)
+    _add_encode(commands)
+    _add_decode(commands)
     _add_export(commands, with_targets=command in (None, "export"))
     _add_bench(commands)
     return root
@@ -283,6 +293,29 @@ def _add_tune(commands: Any) -> None:
     _add_common_options(command)
 
 
+def _add_encode(commands: Any) -> None:
+    text = "code a photograph as spikes, by a run with --decoder conv"
+    command = _add_command(commands, "encode", text, ENCODE_HELP)
+    command.add_argument("run", type=Path, help="run folder of train --decoder conv")
+    command.add_argument("photograph", type=Path, help="image file of any size")
+    command.add_argument("--out", type=Path, required=True, help="file .npz to write")
+    command.add_argument("--steps", type=int, default=64, help="timesteps (default: 64)")
+    command.add_argument(
+        "--graded", action="store_true", help="counts are rounded rates instead of draws"
+    )
+    command.add_argument("--seed", type=int, default=0, help="random seed (default: 0)")
+    command.add_argument("--device", default="cpu", help="cpu (default), cuda, cuda:1, ...")
+
+
+def _add_decode(commands: Any) -> None:
+    text = "make the photograph of the spikes that encode wrote"
+    command = _add_command(commands, "decode", text, "")
+    command.add_argument("run", type=Path, help="run folder that encoded it")
+    command.add_argument("spikes", type=Path, help="file .npz of encode")
+    command.add_argument("--out", type=Path, required=True, help="file .png to write")
+    command.add_argument("--device", default="cpu", help="cpu (default), cuda, cuda:1, ...")
+
+
 def tune_options() -> list[Option]:
     """The arguments of :func:`ipvae_snn.tune` with flags of their own; others are as elsewhere."""
     return options_of(tune, skip=("num_steps", "samples", "seed", "progress"))
@@ -346,7 +379,8 @@ def _add_data_options(command: argparse.ArgumentParser) -> None:
         dest="treat",
         choices=data.TREATMENTS,
         default="auto",
-        help="use whole images as samples, or cut patches (default: by image size)",
+        help="samples: small images as they are; patches of photographs; images, colour: whole "
+        "ones, with --decoder conv (default: by image size)",
     )
     command.add_argument(
         "--data-dir", type=Path, default=Path("."), help="folder of mnist (default: .)"

@@ -54,7 +54,7 @@ def _start(arguments: argparse.Namespace) -> None:
     if not is_silent_rank():
         require_free_folder(arguments.out)
     # Validates options before data is read, of which the kind is not known yet.
-    kind = "images" if arguments.treat == "images" else "samples"
+    kind = "images" if arguments.treat in IMAGE_TREATMENTS else "samples"
     _run_config(arguments, _recipe(arguments, kind), arguments.device)
     source = {
         "source": arguments.data,
@@ -75,15 +75,19 @@ WHOLE_IMAGES = {"treat": "images", "model": "conv-ipvae", "eval_steps": 256, "sa
 """What ``--decoder conv`` stands for, where nothing else is said; crops take longer."""
 
 
+IMAGE_TREATMENTS = ("images", "colour")
+
+
 def _choose_decoder(arguments: argparse.Namespace) -> None:
     conv = WHOLE_IMAGES["model"]
-    if arguments.decoder != "conv" and arguments.model != conv and arguments.treat != "images":
+    asked = arguments.decoder == "conv" or arguments.model == conv
+    if not asked and arguments.treat not in IMAGE_TREATMENTS:
         return
     if arguments.decoder == "linear" or arguments.model not in (None, conv):
         raise ValueError("whole images need --decoder conv, which is --model conv-ipvae")
-    if arguments.treat not in (None, "auto", "images"):
+    if arguments.treat not in (None, "auto", *IMAGE_TREATMENTS):
         raise ValueError(f"--decoder conv takes whole images, not --as {arguments.treat}")
-    arguments.treat = None
+    arguments.treat = None if arguments.treat == "auto" else arguments.treat
     for name, value in WHOLE_IMAGES.items():
         if getattr(arguments, name) is None:
             setattr(arguments, name, value)

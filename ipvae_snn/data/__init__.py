@@ -15,14 +15,14 @@ from torch import Tensor
 from ipvae_snn._utils.checks import require_integer, require_seed
 from ipvae_snn.data.arrays import read_arrays
 from ipvae_snn.data.crops import Crops
-from ipvae_snn.data.image_files import image_paths, read_folder
+from ipvae_snn.data.image_files import image_paths, read_folder, read_image
 from ipvae_snn.data.images import Chosen, Images, Joined, Split
 from ipvae_snn.data.natural import EDGE, is_large_enough, natural_patches, too_small
 from ipvae_snn.data.pixels import also
 from ipvae_snn.data.readers import digits, find_idx, is_mnist, photographs, read_idx_set
 from ipvae_snn.data.sources import Samples
 
-__all__ = ["Crops", "Dataset", "Samples", "load"]
+__all__ = ["Crops", "Dataset", "Samples", "load", "read_photograph"]
 
 MAX_SAMPLE_SIDE = 64
 """Images up to 64×64 pixels are samples as they are; larger ones are cut into patches."""
@@ -31,7 +31,7 @@ CROP, TEST_CROP = 64, 128
 TRAIN_CROPS = 100_000
 IN_MEMORY = 2**30
 """Bytes: samples that take more as float32 are streamed by default."""
-TREATMENTS = ("auto", "samples", "patches", "images")
+TREATMENTS = ("auto", "samples", "patches", "images", "colour")
 NAMES = ("natural", "digits", "mnist")
 """Names of data sets; every other source is a path."""
 MNIST_PATHS = ("mnist.npz", "MNIST/raw", "mnist", ".")
@@ -44,7 +44,7 @@ class Dataset(NamedTuple):
         train, test: shapes (N, M) and (N', M), float32; or :class:`~ipvae_snn.data.Samples`,
             where they are streamed.
         shape: (H, W) of a sample, H · W = M.
-        kind: ``"samples"``, ``"patches"``, or ``"images"``: crops (1, H, W) of whole images, in
+        kind: ``"samples"``, ``"patches"``, or ``"images"``: crops (C, H, W) of whole images, in
             pixels; held-out ones may be larger than ``shape``.
         description: what was done, in one sentence.
         train_labels, test_labels: int64, where the source has labels, else ``None``.
@@ -83,8 +83,9 @@ def load(
             arrays (N, H, W), (N, H, W, colours) or flat (N, M), a folder of IDX files, or one of
             them. ``docs/data.md`` says what is read, how, and what is refused.
         treat: ``"samples"``: each image is a sample in [0, 1]; ``"patches"``: images are cut into
-            whitened patches; ``"images"``: whole images, of any sizes, as :class:`Crops` in [0, 1];
-            ``"auto"``: samples up to 64×64 pixels, patches above.
+            whitened patches; ``"images"``: whole images, of any sizes, as :class:`Crops` in [0, 1],
+            ``"colour"``: the same in red, green and blue; ``"auto"``: samples up to 64×64 pixels,
+            patches above.
         data_dir: folder of ``"mnist"``.
         patches: how many patches to cut for training and for testing; of whole images, crops for
             testing.
@@ -134,8 +135,8 @@ def load(
         if len(images.test):
             test, labels = images.test, images.test_labels
         images = Split(Chosen(test, np.arange(0)), test, None, labels, images.notes)
-    if treat == "images":
-        return _as_images(name, images, counts[1], seed)
+    if treat in ("images", "colour"):
+        return _as_images(name, images, counts[1], seed, colour=treat == "colour")
     if treat == "patches":
         return _as_patches(name, images, counts, patch_size, seed)
     return _as_samples(name, images, stream)
@@ -211,7 +212,23 @@ def _as_patches(name: str, images: Split, counts: Sequence[int], size: int, seed
     return Dataset(x, y, (size, size), "patches", description)
 
 
-def _as_images(name: str, images: Split, count: int, seed: int) -> Dataset:
+def read_photograph(path: str | Path, channels: int = 1) -> Tensor:
+    """The image of a file in [0, 1], upright: grey, (1, H, W), or in colour, (3, H, W).
+
+    Raises:
+        FileNotFoundError: no such file.
+        ValueError: it cannot be read as an image, or channels are neither 1 nor 3.
+        ImportError: the extra ``data`` is needed and not installed.
+    """
+    if channels not in (1, 3):
+        raise ValueError(f"a photograph has 1 or 3 channels, got {channels}")
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} is no file: expected an image")
+    return _tensor(read_image(path, colour=channels == 3), 0)
+
+
+def _as_images(name: str, images: Split, count: int, seed: int, *, colour: bool) -> Dataset:
     """Whole images without the pixels at their borders, which are unreliable in JPEG files."""
     parts = []
     for part in (images.train, images.test):
@@ -219,12 +236,14 @@ def _as_images(name: str, images: Split, count: int, seed: int) -> Dataset:
             raise ValueError(f"{name} holds flat samples: whole images have the shape (H, W)")
         sides = [side for shape in part.shapes for side in shape]
         edge = EDGE if min(sides, default=0) >= CROP + 2 * EDGE else 0
-        parts.append([_without_border(image, edge) for image in part])
+        pixels = (part.colour(row) if colour else part[row] for row in range(len(part)))
+        parts.append([_tensor(image, edge) for image in pixels])
     train, test = parts
     smallest = min(min(image.shape[1:]) for image in (*train, *test))
     crop, side = min(CROP, smallest), min(TEST_CROP, smallest)
     description = (
-        f"{name}: whole images, {len(train):,} to train on in crops of {crop}×{crop} pixels, "
+        f"{name}: whole images{' in colour' if colour else ''}, {len(train):,} to train on in "
+        f"crops of {crop}×{crop} pixels, "
         f"{len(test):,} others held out in crops of {side}×{side}{_said(images)}"
     )
     learned = Crops(train, crop, TRAIN_CROPS, seed) if train else Crops(test, crop, 1, seed)
@@ -232,11 +251,11 @@ def _as_images(name: str, images: Split, count: int, seed: int) -> Dataset:
     return Dataset(learned, held_out, (crop, crop), "images", description)
 
 
-def _without_border(image: NDArray[Any], edge: int) -> Tensor:
-    """An image (H, W) as a tensor (1, H − 2 edge, W − 2 edge)."""
-    height, width = image.shape
-    inner = image[edge : height - edge, edge : width - edge]
-    return torch.from_numpy(np.ascontiguousarray(inner)).float().unsqueeze(0)
+def _tensor(image: NDArray[Any], edge: int) -> Tensor:
+    """An image (H, W) or (C, H, W) as a tensor (C, H − 2 edge, W − 2 edge)."""
+    height, width = image.shape[-2:]
+    inner = image[..., edge : height - edge, edge : width - edge]
+    return torch.from_numpy(np.array(inner, np.float32)).reshape(-1, *inner.shape[-2:])
 
 
 def _require_size(images: Images, size: int) -> None:

@@ -25,6 +25,7 @@ from ipvae_snn.data.pixels import (
     extremes,
     find_scale,
     is_settled,
+    to_colour,
     to_grey,
     to_unit,
     unfitting,
@@ -60,14 +61,19 @@ USUAL = {"1-bit": Scale(), BYTES: Scale(0.0, 255), "integer": Scale(0.0, 65535),
 
 
 def read_image(
-    path: Path, scales: Mapping[str, Scale] | None = None, ground: float = WHITE
+    path: Path,
+    scales: Mapping[str, Scale] | None = None,
+    ground: float = WHITE,
+    *,
+    colour: bool = False,
 ) -> NDArray[Any]:
-    """The image of a file, upright, grey (H, W) in [0, 1].
+    """The image of a file, upright, in [0, 1]: grey (H, W), or (3, H, W) in colour.
 
     Args:
         path: the file.
         scales: of the set that it belongs to, by kind of pixel; by default its own.
         ground: grey value behind transparent pixels.
+        colour: red, green and blue; three equal values of a grey image.
 
     Raises:
         ValueError: the file cannot be read as an image.
@@ -76,8 +82,9 @@ def read_image(
     scale = None if scales is None else scales.get(_kind_of(pixels.dtype))
     if scales is not None and scale is None:
         raise ValueError(f"{path} has other pixels than it had: load the folder again")
-    (grey,) = to_grey(to_unit(pixels, lambda _: str(path), scale), str(path), ground)
-    return np.asarray(grey)
+    convert = to_colour if colour else to_grey
+    (image,) = convert(to_unit(pixels, lambda _: str(path), scale), str(path), ground)
+    return np.asarray(image)
 
 
 def read_pixels(path: Path) -> NDArray[Any]:
@@ -381,10 +388,13 @@ class ImageFiles(Images):
             raise ValueError(problems[0] + also(len(problems) - 1, len(rows)))
         return np.stack(images)
 
-    def _read(self, row: int) -> NDArray[Any]:
+    def colour(self, row: int) -> NDArray[Any]:
+        return self._read(row, colour=True)
+
+    def _read(self, row: int, *, colour: bool = False) -> NDArray[Any]:
         path, header = Path(self.paths[row]), self.headers[row]
-        image = read_image(path, self.encoding.scales, self.encoding.ground)
-        if image.shape != header.shape:
+        image = read_image(path, self.encoding.scales, self.encoding.ground, colour=colour)
+        if image.shape[-2:] != header.shape:
             raise ValueError(f"{path} has another size than it had: load the folder again")
         return image
 

@@ -25,6 +25,7 @@ from ipvae_snn.data.pixels import (
     find_scale,
     is_settled,
     require_pixels,
+    to_colour,
     to_grey,
     to_unit,
     unfitting,
@@ -71,6 +72,10 @@ class Images(Samples, Sequence[NDArray[Any]]):
         Raises:
             ValueError: an image is unreadable or holds values outside [0, 1]; names it.
         """
+
+    @abstractmethod
+    def colour(self, row: int) -> NDArray[Any]:
+        """One image in red, green and blue, (3, H, W), float32; errors as of :meth:`stack`."""
 
     def __getitem__(self, index: int) -> NDArray[Any]:  # type: ignore[override]
         if not 0 <= index < len(self):
@@ -280,8 +285,14 @@ class ImageArray(Images):
         return f"{self.name}, image {row}"
 
     def stack(self, rows: Rows) -> NDArray[Any]:
-        images = to_unit(self.array[rows], lambda i: f"{self.name_of(rows[i])},", self.scale)
-        return to_grey(images, self.name, self.ground)
+        return to_grey(self._values(rows), self.name, self.ground)
+
+    def colour(self, row: int) -> NDArray[Any]:
+        (image,) = to_colour(self._values(np.array([row])), self.name, self.ground)
+        return np.asarray(image)
+
+    def _values(self, rows: Rows) -> NDArray[Any]:
+        return to_unit(self.array[rows], lambda i: f"{self.name_of(rows[i])},", self.scale)
 
     def fingerprint(self) -> str:
         """Of the array, and of how it is read where its type alone does not say so."""
@@ -329,6 +340,10 @@ class Joined(Images):
             images[places] = self.sources[source].stack(rows[places] - self.starts[source])
         return images
 
+    def colour(self, row: int) -> NDArray[Any]:
+        source, inside = self._place(row)
+        return source.colour(inside)
+
     def fingerprint(self) -> str:
         return " + ".join(source.fingerprint() for source in self.sources)
 
@@ -348,6 +363,9 @@ class Chosen(Images):
 
     def stack(self, rows: Rows) -> NDArray[Any]:
         return self.images.stack(self.rows[rows])
+
+    def colour(self, row: int) -> NDArray[Any]:
+        return self.images.colour(int(self.rows[row]))
 
     def fingerprint(self) -> str:
         return f"{len(self)} ({zlib.crc32(self.rows.data):08x}) of {self.images.fingerprint()}"

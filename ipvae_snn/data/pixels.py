@@ -1,4 +1,4 @@
-"""Conversion of stored pixels to grey values in [0, 1]: pure functions on stacks of images."""
+"""Conversion of stored pixels to values in [0, 1]: pure functions on stacks of images."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -183,13 +183,34 @@ def to_grey(array: NDArray[Any], name: str, ground: float = WHITE) -> NDArray[An
     """
     if array.ndim in (2, 3):
         return array
-    if channel_axis(array.shape, name) == 1:
-        array = np.moveaxis(array, 1, -1)
-    grey = array[..., 0] if array.shape[-1] == 1 else array[..., :3] @ LUMA
-    if array.shape[-1] == 4:
-        opacity = array[..., 3]
+    colours, opacity = _colours(array, name)
+    grey = colours[..., 0] if colours.shape[-1] == 1 else colours @ LUMA
+    if opacity is not None:
         grey = grey * opacity + np.float32(ground) * (1 - opacity)
     return grey
+
+
+def to_colour(array: NDArray[Any], name: str, ground: float = WHITE) -> NDArray[Any]:
+    """The same images in red, green and blue, (N, 3, H, W); grey ones have three equal values.
+
+    Raises:
+        ValueError: flat samples (N, M), or another shape.
+    """
+    if array.ndim == 2:
+        raise ValueError(f"{name} holds flat samples, which have no colours")
+    array = array[..., None] if array.ndim == 3 else array
+    colours, opacity = _colours(array, name)
+    if opacity is not None:
+        opacity = opacity[..., None]
+        colours = colours * opacity + np.float32(ground) * (1 - opacity)
+    return np.moveaxis(np.broadcast_to(colours, (*colours.shape[:3], 3)), -1, 1)
+
+
+def _colours(array: NDArray[Any], name: str) -> tuple[NDArray[Any], NDArray[Any] | None]:
+    """Colours (N, H, W, 1 or 3), and opacity (N, H, W) where it is given."""
+    if channel_axis(array.shape, name) == 1:
+        array = np.moveaxis(array, 1, -1)
+    return (array[..., :3], array[..., 3]) if array.shape[-1] == 4 else (array, None)
 
 
 class Ground:

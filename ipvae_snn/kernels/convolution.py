@@ -263,7 +263,7 @@ def parts_of(shape: Sequence[int]) -> list[Part]:
 
 
 class MapState(NamedTuple):
-    """Counts and membranes (B, h, w, K), and the KL of each place of the last timestep, if asked."""
+    """Counts and membranes (B, h, w, K), and, if asked for, the KL of each place."""
 
     spk: Tensor
     mem: Tensor
@@ -458,6 +458,7 @@ def _forward(spec: MapSpec, save: bool = False) -> tuple[MapResult, tuple[Tensor
             if name == "nll":
                 rows.append(0.5 * residual.square().flatten(1).sum(1))
             elif name == "kl":
+                assert kl is not None
                 rows.append(kl.flatten(1).sum(1))
             elif (t + 1) % spec.every == 0:
                 rows.append((spk if name == "spk" else mem).clone())

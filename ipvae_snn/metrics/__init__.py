@@ -1,6 +1,7 @@
 """Metrics of a spiking code: its quality, the tuning of its neurons, its cost on a chip."""
 
 from ipvae_snn.metrics.cost import LayerCost, Synops, synops
+from ipvae_snn.metrics.photographs import entropy, psnr, ssim
 from ipvae_snn.metrics.quality import (
     convergence_step,
     lifetime_sparsity,
@@ -31,6 +32,7 @@ __all__ = [
     "by_tuning",
     "by_use",
     "convergence_step",
+    "entropy",
     "feature_tuning",
     "lifetime_sparsity",
     "mse",
@@ -38,12 +40,14 @@ __all__ = [
     "orientation_tuning",
     "population_sparsity",
     "probe_accuracy",
+    "psnr",
     "r2",
     "r2_per_sample",
     "radial_spectrum",
     "rate_distortion_distance",
     "selectivity",
     "spike_triggered",
+    "ssim",
     "synops",
     "treves_rolls",
     "zeros",

@@ -7,6 +7,7 @@ commands rely on; ``MODELS``, ``DECODERS`` and ``LIKELIHOODS`` name what can be 
 from ipvae_snn.models.base import MODELS, BaseModel, Model, load_model, require_model
 from ipvae_snn.models.convolutional import ConvIPVAE
 from ipvae_snn.models.generative import DECODERS, Decoder, Feedback, LinearDecoder
+from ipvae_snn.models.image_code import ImageCode, decode_image, encode_image
 from ipvae_snn.models.ipvae import IPVAE
 from ipvae_snn.models.likelihoods import LIKELIHOODS, Bernoulli, Gaussian, Likelihood
 from ipvae_snn.models.whitening import Whitening
@@ -22,10 +23,13 @@ __all__ = [
     "Decoder",
     "Feedback",
     "Gaussian",
+    "ImageCode",
     "Likelihood",
     "LinearDecoder",
     "Model",
     "Whitening",
+    "decode_image",
+    "encode_image",
     "load_model",
     "require_model",
 ]

@@ -19,6 +19,9 @@
 :func:`loss`,
 :func:`schedules`,
 :func:`tuning`
+:func:`photograph`,           whole images: the spikes at each place, the orientation that wins
+:func:`activity`,
+:func:`orientations`
 :func:`animate`               an animation of one trial
 ============================  ====================================================================
 
@@ -42,6 +45,7 @@ from ipvae_snn.plotting.curves import (
 from ipvae_snn.plotting.frame import BLUE, GREEN, GREY, ORANGE, PALETTE, canvas, darken
 from ipvae_snn.plotting.images import dictionary, mosaic, reconstructions
 from ipvae_snn.plotting.membranes import currents, membranes
+from ipvae_snn.plotting.photographs import activity, orientations, photograph
 from ipvae_snn.plotting.spikes import raster, spike_triggered, trials, tuning
 
 __all__ = [
@@ -50,6 +54,7 @@ __all__ = [
     "GREY",
     "ORANGE",
     "PALETTE",
+    "activity",
     "animate",
     "canvas",
     "competition",
@@ -61,6 +66,8 @@ __all__ = [
     "loss",
     "membranes",
     "mosaic",
+    "orientations",
+    "photograph",
     "raster",
     "rate_distortion",
     "reconstructions",

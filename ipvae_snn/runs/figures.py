@@ -26,7 +26,7 @@ LIVE_INTERVAL, LIVE_SHARE = 3.0, 0.02
 
 
 @contextmanager
-def _figure(
+def figure_file(
     path: Path, size: tuple[float, float], layout: Literal["constrained"] | None = "constrained"
 ) -> Iterator[Figure]:
     # LaTeX, where a user has chosen it, may be missing, or fail on signs such as ²: that would end
@@ -39,7 +39,7 @@ def _figure(
 
 @contextmanager
 def _png(path: Path, size: tuple[float, float]) -> Iterator[Axes]:
-    with _figure(path, size) as figure:
+    with figure_file(path, size) as figure:
         yield figure.subplots()
 
 
@@ -56,7 +56,7 @@ def save_training(
     # To find margins for every drawing would take it half as long again.
     margins = {"left": 0.14, "right": 0.87, "bottom": 0.07, "top": 0.95, "hspace": 0.1}
     heights: Any = {"height_ratios": (4, 3, 2), "gridspec_kw": margins}
-    with _figure(path, (6.5, 7.2), layout=None) as figure:
+    with figure_file(path, (6.5, 7.2), layout=None) as figure:
         quality, loss, schedules = figure.subplots(3, 1, sharex=True, **heights)
         plotting.training(history, ax=quality)
         plotting.loss(history, ax=loss)
@@ -136,10 +136,11 @@ def save_figures(
         }
         rates = model.mean_code(last.mem[-1])
         x_hat[f"rates, {result.num_steps}"] = model.reconstruct(rates, x)
-    feature = shape
+    feature: tuple[int, ...] = shape
+    sample: tuple[int, ...] = shape
     if isinstance(model, ConvIPVAE):  # its features are smaller, its neurons those of all places
-        shape = x.shape[-2], x.shape[-1]
-        feature = model.kernel_size[-2], model.kernel_size[-1]
+        sample = tuple(x.shape[1:])
+        feature = (model.channels, *model.kernel_size)
         start = start._replace(**{n: _by_place(getattr(start, n)) for n in ("spk", "mem")})
         x, x_hat = x.flatten(1), {name: values.flatten(1) for name, values in x_hat.items()}
     codes = start.spk.abs()  # baselines have negative codes, too: dots show magnitudes
@@ -174,10 +175,10 @@ def save_figures(
         }
         plotting.convergence(curves, mark=trained_steps, ax=ax)
         ax.set_title("Held-out samples")
-    columns, ratio = len(x_hat) + 1, shape[0] / shape[1]
+    columns, ratio = len(x_hat) + 1, sample[-2] / sample[-1]
     with _png(folder / "reconstructions.png", (1.1 * columns, 1.1 * len(x) * ratio + 0.4)) as ax:
         scale = "unit" if float(x.min()) >= 0 and float(x.max()) <= 1 else "each"
-        plotting.reconstructions(x, x_hat, shape, scale=scale, ax=ax)
+        plotting.reconstructions(x, x_hat, sample, scale=scale, ax=ax)
     if history:
         save_training(folder / TRAINING, history)
     return sorted(folder.glob("*.png"))

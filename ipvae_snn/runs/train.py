@@ -259,7 +259,8 @@ def _initial_model(run: Path, dataset: data.Dataset, config: RunConfig) -> BaseM
     options, pixels = dict(config.model), dataset.shape[0] * dataset.shape[1]
     name = options.pop("name", "ipvae")
     if dataset.kind == KIND:
-        pixels = 1  # channels
+        assert isinstance(dataset.train, data.Crops)
+        pixels = dataset.train.channels
         options["whitening"] = WHITENINGS.to_config(fit_whitening(dataset))
     saved = run / CHECKPOINT
     limit = AllocationLimit(read_checkpoint(saved)["weights"]) if saved.exists() else nullcontext()

@@ -8,7 +8,7 @@ import torch
 
 from ipvae_snn import data, load_model
 from ipvae_snn.cli import main
-from ipvae_snn.models import ConvIPVAE
+from ipvae_snn.models import ConvIPVAE, ImageCode, decode_image
 
 QUICK = ["--latents", "4", "--kernel-size", "6", "--stride", "3", "--steps", "4", "--iterations",
          "6", "--batch", "3", "--eval-steps", "20", "--samples", "3", "--quiet"]  # fmt: skip
@@ -62,6 +62,66 @@ def test_evaluate_check_and_report(run, photos, capsys):
     assert "spikes" in capsys.readouterr().out
     assert main(["report", str(run), "--steps", "5", "--samples", "2", "--quiet"]) == 0
     assert (run / "report.html").stat().st_size > 10_000
+
+
+@pytest.mark.parametrize("options", [[], ["--graded"]], ids=["draws", "graded"])
+def test_a_photograph_becomes_spikes_and_comes_back(options, run, photos, tmp_path, capsys):
+    image = pytest.importorskip("PIL.Image")
+    out = tmp_path / "spikes.npz"
+    assert main(["encode", str(run), str(photos / "3.png"), "--out", str(out), *options]) == 0
+    said = capsys.readouterr().out
+    assert "92×85 pixels" in said
+    assert "bits per pixel" in said
+    assert (tmp_path / "spikes.png").stat().st_size > 10_000
+    assert main(["decode", str(run), str(out), "--out", str(tmp_path / "back.png")]) == 0
+    with image.open(tmp_path / "back.png") as back:
+        pixels = np.asarray(back)
+    code = ImageCode.load(out)
+    expected = decode_image(load_model(run / "model.pt"), code)[-1, 0].clamp(0, 1)
+    assert np.abs(pixels / 255 - expected.numpy()).max() <= 0.5 / 255 + 1e-6
+    assert code.steps == (64,)
+
+
+def test_encode_and_decode_refuse(run, photos, tmp_path, capsys):
+    taken, other = tmp_path / "a.png", tmp_path / "b.npz"
+    taken.write_bytes(b"")
+    photo, out = str(photos / "0.png"), tmp_path / "out.npz"
+    for command, says in (
+        (["encode", str(run), photo, "--out", str(tmp_path / "a.npz")], "exists already"),
+        (["encode", str(run), photo, "--out", str(tmp_path / "a.pt")], "must end in .npz"),
+        (["encode", str(run), str(other), "--out", str(out)], "is no file"),
+        (["encode", str(run), str(taken), "--out", str(out)], "a.png"),
+        (["encode", str(run), photo, "--out", str(out), "--steps", "0"], "steps"),
+        (["decode", str(run), str(other), "--out", str(tmp_path / "c.png")], "is no file"),
+        (["decode", str(run), photo, "--out", str(tmp_path / "c.png")], "cannot be read"),
+    ):
+        assert main(command) == 1
+        assert says in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == [taken]
+
+
+def test_colour_from_files_to_features_and_back(tmp_path, capsys):
+    image = pytest.importorskip("PIL.Image")
+    folder, out = tmp_path / "photos", tmp_path / "run"
+    folder.mkdir()
+    random = np.random.default_rng(1)
+    for n in range(4):
+        noise = random.standard_normal((70, 72 + n, 3)).cumsum(0).cumsum(1)
+        pixels = (noise - noise.min()) / (noise.max() - noise.min())
+        image.fromarray((255 * pixels).astype(np.uint8)).save(folder / f"{n}.png")
+    command = ["train", "--data", str(folder), "--decoder", "conv", "--as", "colour"]
+    assert main([*command, "--out", str(out), *QUICK]) == 0
+    assert "in colour" in capsys.readouterr().out
+    model = load_model(out / "model.pt")
+    assert model.channels == model.whitening.channels == 3
+    spikes = tmp_path / "spikes.npz"
+    assert main(["encode", str(out), str(folder / "0.png"), "--out", str(spikes)]) == 0
+    assert main(["decode", str(out), str(spikes), "--out", str(tmp_path / "back.png")]) == 0
+    with image.open(tmp_path / "back.png") as back:
+        assert (back.size, back.mode) == ((72, 70), "RGB")
+    grey = ["evaluate", str(out), "--data", str(folder), "--as", "images", "--samples", "2"]
+    assert main([*grey, "--steps", "2", "--quiet"]) == 1
+    assert "3" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("command", [["tune"], ["export", "--to", "nir"]])

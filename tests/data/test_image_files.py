@@ -146,6 +146,37 @@ def test_opacity_of_arrays(tmp_path, colour, ground, first, stream):
     assert f"; transparent pixels on {ground}" in dataset.description
 
 
+@pytest.mark.parametrize("channels", [1, 3, 4])
+@pytest.mark.parametrize("first", [False, True])
+def test_whole_images_in_colour(tmp_path, channels, first):
+    pixels = np.random.default_rng(0).integers(0, 256, (4, 70, 80, channels), np.uint8)
+    np.save(tmp_path / "a.npy", np.moveaxis(pixels, -1, 1) if first else pixels)
+    whole = data.load(tmp_path / "a.npy", treat="colour", hold_out=False)
+    assert "in colour" in whole.description
+    expected = np.moveaxis(pixels[..., : min(channels, 3)], -1, 1) / 255
+    if channels == 4:
+        opacity = np.moveaxis(pixels[..., 3:], -1, 1) / 255
+        ground = float("white" in whole.description)
+        expected = expected * opacity + ground * (1 - opacity)
+    expected = np.broadcast_to(expected, (4, 3, 70, 80))
+    for image, wanted in zip(whole.test.images, expected, strict=True):
+        assert np.allclose(image, wanted, atol=1e-6)
+
+
+def test_a_photograph_is_read_grey_or_in_colour(tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 256, (9, 11, 3), np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "a.png")
+    colour = data.read_photograph(tmp_path / "a.png", 3)
+    assert np.allclose(colour, np.moveaxis(pixels, -1, 0) / 255, atol=1e-6)
+    grey = data.read_photograph(tmp_path / "a.png")
+    assert grey.shape == (1, 9, 11)
+    assert float(grey.min()) >= float(colour.min())
+    with pytest.raises(FileNotFoundError, match="is no file"):
+        data.read_photograph(tmp_path / "b.png")
+    with pytest.raises(ValueError, match="1 or 3"):
+        data.read_photograph(tmp_path / "a.png", 2)
+
+
 def test_opaque_images_need_no_ground(tmp_path):
     for index in range(4):
         Image.fromarray(GLYPH).convert("RGBA").save(tmp_path / f"{index}.png")

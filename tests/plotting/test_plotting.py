@@ -81,6 +81,50 @@ def test_dictionary_tiles_are_columns_of_the_decoder(ax):
     render(ax)
 
 
+def test_tiles_in_colour_keep_zero_at_mid_grey(ax):
+    weight = torch.zeros(3 * 4, 2)
+    weight[0, 0], weight[11, 1] = 2.0, -1.0  # red above left; no blue below right
+    plotting.dictionary(weight, (3, 2, 2), order=[0, 1], columns=2, ax=ax)
+    sheet = ax.images[0].get_array()
+    assert sheet.shape == (4, 7, 3)
+    assert sheet[1, 1].tolist() == [1, 0.5, 0.5]
+    assert sheet[2, 5].tolist() == [0.5, 0.5, 0]
+    assert sheet[2, 1].tolist() == [0.5, 0.5, 0.5]
+    render(ax)
+
+
+def test_reconstructions_in_colour_and_of_one_channel(ax):
+    x = torch.rand(2, 3 * 6)
+    plotting.reconstructions(x, {"same": x}, (3, 2, 3), scale="unit", ax=ax)
+    assert np.allclose(ax.images[0].get_array()[1:3, 1:4], x[0].reshape(3, 2, 3).permute(1, 2, 0))
+    plotting.reconstructions(x, {"same": x}, (1, 3, 6), scale="unit", ax=plotting.canvas())
+
+
+def test_photographs_are_clipped(ax):
+    grey, colour = torch.tensor([[[-1.0, 0.5, 2.0]]]), torch.rand(3, 4, 5)
+    assert plotting.photograph(grey, ax=ax).images[0].get_array().tolist() == [[0, 0.5, 1]]
+    shown = plotting.photograph(colour, ax=plotting.canvas()).images[0].get_array()
+    assert np.allclose(shown, colour.permute(1, 2, 0))
+    with pytest.raises(ValueError, match="1 or 3 channels"):
+        plotting.photograph(torch.rand(2, 4, 5))
+
+
+def test_activity_sums_the_features_of_a_place(ax):
+    spk = torch.poisson(torch.full((3, 4, 5), 0.5))
+    assert np.array_equal(plotting.activity(spk, ax=ax).images[0].get_array(), spk.sum(0))
+    render(ax)
+
+
+def test_orientations_have_the_hue_of_what_fires(ax):
+    spk = torch.zeros(3, 1, 4)
+    spk[0, 0, 0] = spk[1, 0, 1] = spk[2, 0, 2] = 4
+    plotting.orientations(spk, torch.tensor([0.0, 60.0, 120.0]), ax=ax)
+    colours = ax.images[0].get_array()[0]
+    assert np.allclose(colours[:3], np.eye(3), atol=1e-6)
+    assert np.allclose(colours[3], 0)
+    render(ax)
+
+
 def test_reconstructions_show_inputs_first(ax):
     x = torch.rand(3, 12)
     plotting.reconstructions(x, {"step 1": x * 0.5, "step 9": x}, (3, 4), scale="unit", ax=ax)

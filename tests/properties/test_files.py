@@ -203,7 +203,7 @@ def test_zip_bombs_are_refused_before_memory_is_allocated(load, tmp_path):
 
 
 def test_arrays_too_large_to_read_back_are_not_written(tmp_path):
-    from ipvae_snn.export.npz_files import write_npz
+    from ipvae_snn._utils.npz_files import write_npz
 
     large = np.broadcast_to(np.float32(0), (2**14, 2**15))
     with pytest.raises(ValueError, match="too large for a file"):

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ipvae_snn._utils.checks import require_float, require_integer, require_seed
+from ipvae_snn._utils.npz_files import read_npz, write_npz
 from ipvae_snn.export.constants import samples
 from ipvae_snn.export.fixed_point.arithmetic import (
     CLAMP_CELLS,
@@ -25,7 +26,6 @@ from ipvae_snn.export.fixed_point.arithmetic import (
     shift,
     soft_clamp,
 )
-from ipvae_snn.export.npz_files import read_npz, write_npz
 
 FORMAT, VERSION = "ipvae_snn.FixedPoint", 1
 Emission = Literal["rounded", "poisson"]

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ipvae_snn._utils.checks import require_float, require_integer, require_number
+from ipvae_snn._utils.npz_files import read_npz, write_npz
 from ipvae_snn.export.constants import Floats, samples
-from ipvae_snn.export.npz_files import read_npz, write_npz
 from ipvae_snn.export.xylo.chip import HIGH, LOW, MAX_INPUT_SPIKES, Ints, XyloChip, XyloState
 from ipvae_snn.export.xylo.simulator import simulate
 

@@ -1,4 +1,4 @@
-"""Reads and writes integer networks as ``.npz`` files of plain numbers and arrays."""
+"""Reads and writes ``.npz`` files of plain numbers and arrays: integer networks, codes of images."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,7 +10,7 @@ from ipvae_snn._utils.files import atomic_write, require_file
 from ipvae_snn._utils.untrusted import read_npz_arrays
 
 MAX_BYTES = 2**30
-"""Of all arrays of a network together; int16 lateral weights of 16,000 neurons take half of it."""
+"""Of all arrays of a file together; int16 lateral weights of 16,000 neurons take half of it."""
 
 
 def write_npz(path: str | Path, kind: str, version: int, content: Mapping[str, Any]) -> None:
@@ -21,7 +21,7 @@ def write_npz(path: str | Path, kind: str, version: int, content: Mapping[str, A
     """
     size = sum(np.asarray(value).nbytes for value in content.values())
     if size > MAX_BYTES - 2**16:  # the rest is for names and headers
-        raise ValueError(f"{kind} of {size:,} bytes is too large for a file: take fewer neurons")
+        raise ValueError(f"{kind} of {size:,} bytes is too large for a file")
     with atomic_write(path) as temporary, temporary.open("wb") as file:
         np.savez_compressed(file, format=kind, version=version, **content)
 
