@@ -1,4 +1,4 @@
-"""Reads and writes ``.npz`` files of plain numbers and arrays: integer networks, codes of images."""
+"""Reads and writes ``.npz`` files of plain numbers: integer networks, codes of images."""
 
 from collections.abc import Mapping
 from pathlib import Path

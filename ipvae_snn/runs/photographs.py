@@ -148,8 +148,8 @@ def draw_code(
     columns = -(-len(panels) // 2) if len(panels) > 3 else len(panels)
     rows = -(-len(panels) // columns)
     height, width = code.size
-    size = (3.4 * columns, rows * (3.4 * height / width + 0.35))
-    with figure_file(path, size) as figure:
+    inches = (3.4 * columns, rows * (3.4 * height / width + 0.35))
+    with figure_file(path, inches) as figure:
         grid = list(figure.subplots(rows, columns, squeeze=False).flat)
         for ax, (title, draw) in zip(grid, panels, strict=False):
             draw(ax=ax)
