@@ -163,7 +163,7 @@ def _reversed(weight: Tensor) -> Tensor:
     return weight.transpose(0, 1).flip(-2, -1).contiguous(memory_format=torch.channels_last)
 
 
-class _Dictionary:
+class Dictionary:
     """Φ in the layouts of both directions, and the gradient of both.
 
     ``events``: sum over spikes in compiled code.
@@ -270,7 +270,7 @@ class MapState(NamedTuple):
     kl: Tensor | None
 
 
-class _PlainNeurons:
+class PlainNeurons:
     """Timesteps of all neurons in PyTorch operations; states (B, h, w, K)."""
 
     def __init__(self, spec: MapSpec) -> None:
@@ -278,6 +278,9 @@ class _PlainNeurons:
         self.shape = spec.mem.shape
         # (B, places, K), to which a bias per place broadcasts
         self.by_place = (self.shape[0], -1, self.shape[-1])
+
+    def draw_keys(self) -> None:
+        """Nothing to do: PyTorch's generator goes on."""
 
     def parts(self) -> list[Part]:
         """One: PyTorch's generator draws for all neurons in turn."""
@@ -337,7 +340,7 @@ class _PlainNeurons:
         return self.h_sum, self.step_sum
 
 
-class _NativeNeurons:
+class NativeNeurons:
     """The same in compiled C: float32 on the CPU."""
 
     def __init__(self, spec: MapSpec) -> None:
@@ -347,9 +350,14 @@ class _NativeNeurons:
         self.library, self.dynamics = native.library(), native.dynamics_of(self.rows)
         self.row_ids = None if spec.row_ids is None else spec.row_ids.view(spec.mem.shape[:3])
         self.work = spec.mem.new_empty(self.threads, native.TEAM, self.stride + self.latents)
+        self.draw_keys()
+
+    def draw_keys(self) -> None:
+        """Keys of the draws of all timesteps, once more for each round of them."""
         self.keys = None
-        if spec.law == "poisson":
-            self.keys = native.draw_keys(spec.steps, source(spec.estimator.generator, "cpu"))
+        if self.spec.law == "poisson":
+            generator = source(self.spec.estimator.generator, "cpu")
+            self.keys = native.draw_keys(self.spec.steps, generator)
 
     def parts(self) -> list[Part]:
         return parts_of(self.spec.mem.shape)
@@ -409,13 +417,13 @@ class _NativeNeurons:
         return self.h_sums.sum(0, keepdim=True)[:, : self.latents], self.step_sums.sum()
 
 
-def _is_native(spec: MapSpec) -> bool:
+def is_native(spec: MapSpec) -> bool:
     tensors = (getattr(spec, name) for name in INPUTS)
     return spec.law != "own" and native.supports_tensors(*tensors)
 
 
-def _make_neurons(spec: MapSpec) -> _PlainNeurons | _NativeNeurons:
-    return _NativeNeurons(spec) if _is_native(spec) else _PlainNeurons(spec)
+def make_neurons(spec: MapSpec) -> PlainNeurons | NativeNeurons:
+    return NativeNeurons(spec) if is_native(spec) else PlainNeurons(spec)
 
 
 # -- forward and backward ---------------------------------------------------------------------
@@ -423,8 +431,8 @@ def _make_neurons(spec: MapSpec) -> _PlainNeurons | _NativeNeurons:
 
 def _forward(spec: MapSpec, save: bool = False) -> tuple[MapResult, tuple[Tensor, ...]]:
     """The result, and with ``save`` membranes, counts and f of all timesteps."""
-    dictionary = _Dictionary(spec.weight, spec.mask, events=_is_native(spec))
-    neurons = _make_neurons(spec)
+    dictionary = Dictionary(spec.weight, spec.mask, events=is_native(spec))
+    neurons = make_neurons(spec)
     spk, mem = spec.spk.clone(), spec.mem.clone()
     kl = mem.new_empty(mem.shape[:3]) if "kl" in spec.fields else None
     state, parts = MapState(spk, mem, kl), neurons.parts()
@@ -507,11 +515,11 @@ class _Adjoint:
     def __init__(self, spec: MapSpec, saved: tuple[Tensor, ...], needed: dict[str, bool]) -> None:
         self.spec, self.needed = spec, needed
         self.mems, self.counts, self.decoded = saved
-        self.dictionary = _Dictionary(spec.weight, spec.mask)
+        self.dictionary = Dictionary(spec.weight, spec.mask)
 
     def __call__(self, grads: dict[str, Tensor | None]) -> dict[str, Tensor]:
         spec, dictionary = self.spec, self.dictionary
-        neurons = _make_neurons(spec)
+        neurons = make_neurons(spec)
         nll_grad, kl_grad = grads["nll"], grads["kl"]
         none = spec.mem.new_zeros(spec.steps, len(spec.mem))
         neurons.prepare(self.mems, self.counts, none if kl_grad is None else kl_grad.contiguous())
@@ -549,7 +557,7 @@ class _Adjoint:
         return self._finish(neurons, x_grad, sent_back)
 
     def _finish(
-        self, neurons: _PlainNeurons | _NativeNeurons, x_grad: Tensor, sent_back: Tensor | None
+        self, neurons: PlainNeurons | NativeNeurons, x_grad: Tensor, sent_back: Tensor | None
     ) -> dict[str, Tensor]:
         spec, dictionary = self.spec, self.dictionary
         spk_grad = torch.zeros_like(spec.spk)

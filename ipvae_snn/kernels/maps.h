@@ -58,4 +58,46 @@ static void decode_row(const Map *m, int64_t image, int64_t row, float *sum) {
     }
 }
 
+typedef struct {
+    int64_t height, width, latents, reach_h, reach_w; /* a neuron inhibits places up to reach away */
+    const float *spk;                                 /* (height, width, K) */
+    const float *gram;   /* (K, 2 reach_h + 1, 2 reach_w + 1, K): what a spike takes from others */
+    float *inhibition;   /* (height, width, K) out */
+    int32_t *active;     /* (height, width, K): work */
+    int32_t *count;      /* (height, width): work */
+    int32_t threads;
+} MapInhibition;
+
+/* to += z from, over n numbers. */
+static inline ALWAYS_INLINE void add_run(float *restrict to, const float *restrict from, float z,
+                                         int64_t n) {
+    int64_t j = 0;
+    for (; j + WIDTH <= n; j += WIDTH) *(Vector *)(to + j) += z * *(const Vector *)(from + j);
+    for (; j < n; j++) to[j] += z * from[j];
+}
+
+/* What all spikes take from one row of places. A spike adds one run of numbers to it. */
+static void inhibit_row(const MapInhibition *m, int64_t row) {
+    int64_t K = m->latents, span = 2 * m->reach_w + 1, W = m->width;
+    int64_t rows = 2 * m->reach_h + 1;
+    float *to = m->inhibition + row * W * K;
+    memset(to, 0, sizeof(float) * (size_t)(W * K));
+    int64_t above = row - m->reach_h < 0 ? 0 : row - m->reach_h;
+    int64_t below = row + m->reach_h < m->height ? row + m->reach_h : m->height - 1;
+    for (int64_t r = above; r <= below; r++) {
+        const float *gram = m->gram + (row - r + m->reach_h) * span * K;
+        for (int64_t c = 0; c < W; c++) {
+            int64_t place = r * W + c, count = m->count[place];
+            int64_t from = c < m->reach_w ? m->reach_w - c : 0;
+            int64_t until = c + m->reach_w < W ? span : W - c + m->reach_w;
+            const int32_t *active = m->active + place * K;
+            float *first = to + (c - m->reach_w + from) * K;
+            for (int64_t e = 0; e < count; e++) {
+                add_run(first, gram + active[e] * rows * span * K + from * K,
+                        m->spk[place * K + active[e]], (until - from) * K);
+            }
+        }
+    }
+}
+
 #endif

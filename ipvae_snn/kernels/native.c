@@ -46,11 +46,12 @@ void ipvae_inhibition(int64_t rows, int64_t latents, int64_t stride, const float
 }
 
 /* Sizes of the structures in bytes: Python compares them with its own when it loads the library. */
-void ipvae_sizes(int64_t sizes[4]) {
+void ipvae_sizes(int64_t sizes[5]) {
     sizes[0] = sizeof(Dynamics);
     sizes[1] = sizeof(Forward);
     sizes[2] = sizeof(Backward);
     sizes[3] = sizeof(Map);
+    sizes[4] = sizeof(MapInhibition);
 }
 
 /* Returns the number of neurons that spiked in the previous timestep, over all rows. */
@@ -84,12 +85,22 @@ void ipvae_gram_gradient(int64_t steps, int64_t rows, int64_t latents, int64_t s
                             gram_factor, grad, work + THREAD * LANES * steps * rows);
 }
 
+static void list_places(const float *spk, int64_t places, int64_t latents, int32_t *active,
+                        int32_t *count, int32_t threads) {
+#pragma omp parallel for num_threads(threads) schedule(static)
+    for (int64_t i = 0; i < places; i++)
+        count[i] = (int32_t)list_active(spk + i * latents, latents, active + i * latents);
+}
+
 void ipvae_decode_map(const Map *m) {
     int64_t places = m->batch * m->height * m->width, H = m->height - m->rows + 1;
-#pragma omp parallel for num_threads(m->threads) schedule(static)
-    for (int64_t i = 0; i < places; i++)
-        m->count[i] = (int32_t)list_active(m->spk + i * m->latents, m->latents,
-                                           m->active + i * m->latents);
+    list_places(m->spk, places, m->latents, m->active, m->count, m->threads);
 #pragma omp parallel for num_threads(m->threads) schedule(static)
     for (int64_t i = 0; i < m->batch * H; i++) decode_row(m, i / H, i % H, m->sum + THREAD * m->stride);
+}
+
+void ipvae_inhibit_map(const MapInhibition *m) {
+    list_places(m->spk, m->height * m->width, m->latents, m->active, m->count, m->threads);
+#pragma omp parallel for num_threads(m->threads) schedule(dynamic, 1)
+    for (int64_t row = 0; row < m->height; row++) inhibit_row(m, row);
 }

@@ -52,9 +52,9 @@ def _load() -> ctypes.CDLL | build.BuildError:
 
 def _check_structure_sizes(lib: ctypes.CDLL) -> None:
     """Raise ``BuildError`` unless the structures have the same sizes here and in the library."""
-    sizes = (c_int64 * 4)()
+    sizes = (c_int64 * 5)()
     lib.ipvae_sizes(sizes)
-    expected = [ctypes.sizeof(structure) for structure in (Dynamics, Forward, Backward, Map)]
+    expected = [ctypes.sizeof(structure) for structure in (Dynamics, Forward, Backward, Map, MapInhibition)]
     if list(sizes) != expected:
         raise build.BuildError(
             f"the compiled structures have {list(sizes)} bytes, those of Python {expected}: "
@@ -174,6 +174,12 @@ Map = _structure(
 )  # fmt: skip
 
 
+MapInhibition = _structure(
+    "MapInhibition", height=c_int64, width=c_int64, latents=c_int64, reach_h=c_int64,
+    reach_w=c_int64, spk=P, gram=P, inhibition=P, active=P, count=P, threads=c_int32,
+)  # fmt: skip
+
+
 def padded_rows(weight: Tensor) -> Tensor:
     """Features (K, D, q_h, q_w) as :func:`decode_map` takes them: rows of vectors, (K, q_h, n)."""
     rows = weight.permute(0, 2, 3, 1).flatten(2)
@@ -192,6 +198,23 @@ def decode_map(spk: Tensor, features: Tensor, columns: int, depth: int) -> Tenso
     pointers = (pointer(tensor) for tensor in (spk, features, cells, *work))
     library().ipvae_decode_map(byref(Map(*sizes, *pointers, threads)))
     return cells
+
+
+def inhibit_map(spk: Tensor, gram: Tensor, out: Tensor) -> int:
+    """What the spikes (h, w, K) take from all neurons, into ``out``; returns how many spiked.
+
+    Args:
+        spk: counts.
+        gram: of a neuron at a place with those around, (K, 2 r_h + 1, 2 r_w + 1, K).
+        out: (h, w, K).
+    """
+    (height, width, latents), reach = spk.shape, [(side - 1) // 2 for side in gram.shape[1:3]]
+    active = torch.empty(spk.shape, dtype=torch.int32)
+    count = torch.empty(spk.shape[:2], dtype=torch.int32)
+    pointers = (pointer(tensor) for tensor in (spk, gram, out, active, count))
+    arguments = MapInhibition(height, width, latents, *reach, *pointers, torch.get_num_threads())
+    library().ipvae_inhibit_map(byref(arguments))
+    return int(count.sum())
 
 
 def slope_of_kind(slope: str, estimator: Any) -> dict[str, Any]:

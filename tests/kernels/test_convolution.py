@@ -181,7 +181,7 @@ def test_compiled_and_plain_operations_agree(estimator):
     spec = problem.spec(estimator, law, slope=estimator.slope_kind)
     if not native.available():
         pytest.skip(native.unavailable_reason())
-    compiled, plain = convolution._NativeNeurons(spec), convolution._PlainNeurons(spec)
+    compiled, plain = convolution.NativeNeurons(spec), convolution.PlainNeurons(spec)
     current = torch.randn_like(spec.mem)
 
     def advanced(neurons):
