@@ -23,7 +23,7 @@ from harness.figures import COLOURS, plain_log
 from harness.measure import effort
 from harness.recipes import HEADLINE, ONE_PASS
 from harness.tables import ERROR, PARAMETERS, R2, SPIKES, TRAINED, ZEROS, table
-from harness.tuned import tuned
+from harness.tuned import MIN_ZEROS, tuned
 
 MODELS = (
     "iP", "iP-tuned", "iP-finer", "iG", "iG-relu", "LCA", "sa", "ia", "P-conv", "P-mlp", "P-linear",
@@ -31,7 +31,6 @@ MODELS = (
 )  # fmt: skip
 TUNED = {"iP-tuned": 1.0, "iP-finer": 3.0}
 """At most so many times the spikes."""
-MIN_ZEROS = 0.85
 PROBED = 20_000
 """Training images of the probes."""
 PUBLISHED = {  # R², 1000 · MSE / pixels, zeros, accuracy, parameters: arXiv 2410.19315

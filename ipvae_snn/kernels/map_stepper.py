@@ -28,8 +28,7 @@ class MapStepper:
     """Timesteps of one image; :meth:`advance` updates ``state`` in place.
 
     Args:
-        spec: of one image, B = 1, and one timestep.
-        events: whether sums may be made of events; by default where compiled kernels run.
+        spec: of one image, B = 1, and one timestep; its tensors are contiguous.
 
     Attributes:
         most_events: spikes of a timestep up to which events are the cheaper form; −1: none.
@@ -43,7 +42,7 @@ class MapStepper:
         self.drive: Tensor | None = None
         self.most_events = -1
         if is_native(spec):
-            latents, depth, rows, columns = spec.weight.shape
+            _, depth, rows, columns = spec.weight.shape
             dense = spec.mem[..., 0].numel() * depth * rows * columns
             self.most_events = int(dense / ((2 * rows - 1) * (2 * columns - 1) * SLOWER))
             self.gram = gram_of(spec.weight)

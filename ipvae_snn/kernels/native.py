@@ -54,7 +54,9 @@ def _check_structure_sizes(lib: ctypes.CDLL) -> None:
     """Raise ``BuildError`` unless the structures have the same sizes here and in the library."""
     sizes = (c_int64 * 5)()
     lib.ipvae_sizes(sizes)
-    expected = [ctypes.sizeof(structure) for structure in (Dynamics, Forward, Backward, Map, MapInhibition)]
+    expected = [
+        ctypes.sizeof(structure) for structure in (Dynamics, Forward, Backward, Map, MapInhibition)
+    ]
     if list(sizes) != expected:
         raise build.BuildError(
             f"the compiled structures have {list(sizes)} bytes, those of Python {expected}: "

@@ -8,6 +8,7 @@ from ipvae_snn.models.base import MODELS, BaseModel, Model, load_model, require_
 from ipvae_snn.models.convolutional import ConvIPVAE
 from ipvae_snn.models.generative import DECODERS, Decoder, Feedback, LinearDecoder
 from ipvae_snn.models.image_code import ImageCode, decode_image, encode_image
+from ipvae_snn.models.image_stream import ImageStream
 from ipvae_snn.models.ipvae import IPVAE
 from ipvae_snn.models.likelihoods import LIKELIHOODS, Bernoulli, Gaussian, Likelihood
 from ipvae_snn.models.whitening import Whitening
@@ -24,6 +25,7 @@ __all__ = [
     "Feedback",
     "Gaussian",
     "ImageCode",
+    "ImageStream",
     "Likelihood",
     "LinearDecoder",
     "Model",

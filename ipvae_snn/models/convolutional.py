@@ -293,16 +293,47 @@ class ConvIPVAE(NeuronModel):
         state: State,
         sample_seeds: Tensor | None,
     ) -> dict[str, Any]:
-        neuron, scale, size = self.neuron, self._inverse_scale(), x.shape[-self.dimensions :]
-        cells = to_cells(self._flat(x) * scale, self._s)
-        weight = to_cells(self._features() * scale, self._s)
+        size, watched = x.shape[-self.dimensions :], bool(self.neuron.observers)
+        spec = self.spec_of(x, state, sample_seeds)
+        spec.steps = num_steps
+        spec.fields = tuple(dict.fromkeys((*fields, "spk", "mem"))) if watched else fields
+        spec.every = 1 if watched else every
+        out = convolution.infer_maps(spec)
+        values: dict[str, Any] = {
+            name: None if part is None else self._unflat(part.movedim(-1, -3))
+            for name, part in (
+                ("spk", out.spk), ("mem", out.mem), ("last_spk", out.last_spk),
+                ("last_mem", out.last_mem),
+            )
+        }  # fmt: skip
+        require_finite(values["last_mem"], "the membranes")
+        if watched:
+            self.neuron.notify_observers(State(values["spk"], values["mem"]))
+            for name in ("spk", "mem"):
+                values[name] = values[name][every - 1 :: every]
+        if out.nll is not None:
+            constant = F.nll_constant(self.channels, self.log_scale) * prod(size)
+            values["nll"] = (out.nll + constant)[every - 1 :: every]
+        if out.kl is not None:
+            values["kl"] = out.kl[every - 1 :: every]
+        return values
+
+    def cells_of(self, x: Tensor) -> Tensor:
+        """Images as the kernels take them, in units of σ."""
+        return to_cells(self._flat(x) * self._inverse_scale(), self._s)
+
+    def spec_of(self, x: Tensor, state: State, sample_seeds: Tensor | None = None) -> MapSpec:
+        """One timestep of the neurons, as the kernels take it."""
+        neuron, size = self.neuron, x.shape[-self.dimensions :]
+        cells = self.cells_of(x)
+        weight = to_cells(self._features() * self._inverse_scale(), self._s)
         mask = to_cells(cells.new_ones(self.channels, *self._flat_size(size)), self._s)
         tonic, places = neuron.log_bias.exp().reshape(1, -1), self._flat_size(state.mem.shape[2:])
         if neuron.form == "exact":
             variance = convolution.project(mask[None], weight.square())[0].flatten(0, 1)
             tonic = tonic + 0.5 * neuron.lateral_scale * variance
         spk, mem = (self._flat(part).movedim(1, -1) for part in state)
-        known, watched = assumptions_of(neuron), bool(neuron.observers)
+        known = assumptions_of(neuron)
         spec = MapSpec(
             x=cells,
             weight=weight,
@@ -319,33 +350,12 @@ class ConvIPVAE(NeuronModel):
             law="own" if known is None else known.law,
             slope="own" if known is None else known.slope,
             kl_form=self.kl_form,
-            steps=num_steps,
-            fields=tuple(dict.fromkeys((*fields, "spk", "mem"))) if watched else fields,
-            every=1 if watched else every,
             row_ids=_place_numbers(len(state.mem), places, sample_seeds),
         )
         require_all_finite(
             x=x, weight=weight, step=spec.step_size, bias=spec.bias, mem_init=spec.mem_rest
         )
-        out = convolution.infer_maps(spec)
-        values: dict[str, Any] = {
-            name: None if part is None else self._unflat(part.movedim(-1, -3))
-            for name, part in (
-                ("spk", out.spk), ("mem", out.mem), ("last_spk", out.last_spk),
-                ("last_mem", out.last_mem),
-            )
-        }  # fmt: skip
-        require_finite(values["last_mem"], "the membranes")
-        if watched:
-            neuron.notify_observers(State(values["spk"], values["mem"]))
-            for name in ("spk", "mem"):
-                values[name] = values[name][every - 1 :: every]
-        if out.nll is not None:
-            constant = F.nll_constant(self.channels, self.log_scale) * prod(size)
-            values["nll"] = (out.nll + constant)[every - 1 :: every]
-        if out.kl is not None:
-            values["kl"] = out.kl[every - 1 :: every]
-        return values
+        return spec
 
     def _require_x(self, x: Any, num_steps: int | None) -> tuple[Tensor, int]:
         """x in the dtype of the weights, and T."""
