@@ -94,5 +94,10 @@ class LCA(Baseline):
 
     def mean_code(self, mem: Tensor) -> Tensor:
         """a: the part of u beyond the threshold."""
-        above = (mem.abs() - self.sparsity).clamp(min=0)
-        return above * (mem > 0) if self.nonnegative else above * mem.sign()
+        return shrink(mem, self.sparsity, self.nonnegative)
+
+
+def shrink(mem: Tensor, sparsity: float, nonnegative: bool) -> Tensor:
+    """The part of u beyond the threshold, on both sides or above."""
+    above = (mem.abs() - sparsity).clamp(min=0)
+    return above * (mem > 0) if nonnegative else above * mem.sign()

@@ -73,18 +73,20 @@ def _start(arguments: argparse.Namespace) -> None:
 
 WHOLE_IMAGES = {"treat": "images", "model": "conv-ipvae", "eval_steps": 256, "samples": 32}
 """What ``--decoder conv`` stands for, where nothing else is said; crops take longer."""
+OF_WHOLE_IMAGES = ("conv-ipvae", "conv-lca")
 
 
 IMAGE_TREATMENTS = ("images", "colour")
 
 
 def _choose_decoder(arguments: argparse.Namespace) -> None:
-    conv = WHOLE_IMAGES["model"]
-    asked = arguments.decoder == "conv" or arguments.model == conv
+    asked = arguments.decoder == "conv" or arguments.model in OF_WHOLE_IMAGES
     if not asked and arguments.treat not in IMAGE_TREATMENTS:
         return
-    if arguments.decoder == "linear" or arguments.model not in (None, conv):
-        raise ValueError("whole images need --decoder conv, which is --model conv-ipvae")
+    if arguments.decoder == "linear" or arguments.model not in (None, *OF_WHOLE_IMAGES):
+        raise ValueError(
+            f"whole images need --decoder conv, and --model {' or '.join(OF_WHOLE_IMAGES)}"
+        )
     if arguments.treat not in (None, "auto", *IMAGE_TREATMENTS):
         raise ValueError(f"--decoder conv takes whole images, not --as {arguments.treat}")
     arguments.treat = None if arguments.treat == "auto" else arguments.treat

@@ -11,6 +11,7 @@ from ipvae_snn.models.image_code import ImageCode, decode_image, encode_image
 from ipvae_snn.models.image_stream import ImageStream
 from ipvae_snn.models.ipvae import IPVAE
 from ipvae_snn.models.likelihoods import LIKELIHOODS, Bernoulli, Gaussian, Likelihood
+from ipvae_snn.models.map_model import MapModel
 from ipvae_snn.models.whitening import Whitening
 
 __all__ = [
@@ -28,6 +29,7 @@ __all__ = [
     "ImageStream",
     "Likelihood",
     "LinearDecoder",
+    "MapModel",
     "Model",
     "Whitening",
     "decode_image",

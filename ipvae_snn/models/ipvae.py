@@ -23,7 +23,7 @@ from ipvae_snn.kernels.spec import PRECISIONS
 from ipvae_snn.kernels.unroll import row_by_row
 from ipvae_snn.models import run_output
 from ipvae_snn.models.base import MODELS
-from ipvae_snn.models.convolutional import TRANSPOSED, ConvIPVAE
+from ipvae_snn.models.convolutional import ConvIPVAE
 from ipvae_snn.models.generative import (
     DecodedLikelihood,
     Generative,
@@ -34,6 +34,7 @@ from ipvae_snn.models.generative import (
     require_squares,
 )
 from ipvae_snn.models.likelihoods import Gaussian, Likelihood
+from ipvae_snn.models.map_model import TRANSPOSED
 from ipvae_snn.models.neuron_model import NeuronModel
 from ipvae_snn.models.published import CLAMP as PUBLISHED_CLAMP
 from ipvae_snn.models.published import read_published

@@ -15,7 +15,7 @@ from torch import Tensor
 from ipvae_snn import plotting
 from ipvae_snn._utils.files import atomic_write
 from ipvae_snn.metrics.evaluation import Evaluation
-from ipvae_snn.models import ConvIPVAE
+from ipvae_snn.models import MapModel
 from ipvae_snn.models.base import BaseModel
 from ipvae_snn.training import Tuning
 
@@ -138,7 +138,7 @@ def save_figures(
         x_hat[f"rates, {result.num_steps}"] = model.reconstruct(rates, x)
     feature: tuple[int, ...] = shape
     sample: tuple[int, ...] = shape
-    if isinstance(model, ConvIPVAE):  # its features are smaller, its neurons those of all places
+    if isinstance(model, MapModel):  # its features are smaller, its neurons those of all places
         sample = tuple(x.shape[1:])
         feature = (model.channels, *model.kernel_size)
         start = start._replace(**{n: _by_place(getattr(start, n)) for n in ("spk", "mem")})

@@ -3,7 +3,7 @@
 from typing import Any
 
 from ipvae_snn import data
-from ipvae_snn.models import ConvIPVAE, Whitening
+from ipvae_snn.models import MapModel, Whitening
 from ipvae_snn.models.base import BaseModel
 
 KIND = "images"
@@ -12,7 +12,7 @@ KIND = "images"
 
 def require_model_for(kind: str, cls: type[BaseModel]) -> None:
     """Raise ``ValueError`` unless models of a class take samples of this kind."""
-    if (kind == KIND) != issubclass(cls, ConvIPVAE):
+    if (kind == KIND) != issubclass(cls, MapModel):
         raise ValueError(
             "whole images (--as images) and convolutional models (--decoder conv) belong "
             f"together, got {kind} for a {cls.__name__}"
@@ -30,7 +30,7 @@ def whitened(dataset: data.Dataset, model: BaseModel, *parts: str) -> data.Datas
 
     Samples of other models stay as they are.
     """
-    if not isinstance(model, ConvIPVAE) or model.whitening is None:
+    if not isinstance(model, MapModel) or model.whitening is None:
         return dataset
     changed: Any = {name: getattr(dataset, name).changed(model.whitening) for name in parts}
     return dataset._replace(**changed)

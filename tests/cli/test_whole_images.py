@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from ipvae_snn import data, load_model
+from ipvae_snn.baselines import ConvLCA
 from ipvae_snn.cli import main
 from ipvae_snn.models import ConvIPVAE, ImageCode, decode_image
 
@@ -62,6 +63,15 @@ def test_evaluate_check_and_report(run, photos, capsys):
     assert "spikes" in capsys.readouterr().out
     assert main(["report", str(run), "--steps", "5", "--samples", "2", "--quiet"]) == 0
     assert (run / "report.html").stat().st_size > 10_000
+
+
+def test_the_peer_of_whole_images(photos, tmp_path, capsys):
+    command = ["train", "--data", str(photos), "--model", "conv-lca", "--out", str(tmp_path / "a")]
+    assert main([*command, *QUICK]) == 0
+    assert type(load_model(tmp_path / "a" / "model.pt")) is ConvLCA
+    photo, out = str(photos / "0.png"), str(tmp_path / "b.npz")
+    assert main(["encode", str(tmp_path / "a"), photo, "--out", out]) == 1
+    assert "holds a ConvLCA" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("options", [[], ["--graded"]], ids=["draws", "graded"])
