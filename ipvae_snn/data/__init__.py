@@ -111,6 +111,8 @@ def load(
         )
     if treat not in TREATMENTS:
         raise ValueError(f"treat must be one of {', '.join(TREATMENTS)}, got {treat!r}")
+    if treat == "colour" and source in ("natural", "digits"):
+        raise ValueError(f"the images of {source!r} are read as grey ones: take 'images'")
     counts = tuple(require_integer(count, "patches", least=0) for count in patches)
     if len(counts) != 2:
         raise ValueError(f"patches must be two numbers, for training and testing, got {patches}")

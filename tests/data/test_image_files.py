@@ -163,6 +163,12 @@ def test_whole_images_in_colour(tmp_path, channels, first):
         assert np.allclose(image, wanted, atol=1e-6)
 
 
+@pytest.mark.parametrize("name", ["natural", "digits"])
+def test_installed_images_have_no_colour(name):
+    with pytest.raises(ValueError, match="grey"):
+        data.load(name, treat="colour")
+
+
 def test_a_photograph_is_read_grey_or_in_colour(tmp_path):
     pixels = np.random.default_rng(0).integers(0, 256, (9, 11, 3), np.uint8)
     Image.fromarray(pixels).save(tmp_path / "a.png")
