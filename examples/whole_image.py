@@ -171,7 +171,7 @@ def draw(
             model.weight.detach(), size, order=order, ax=ax)),
         ("spikes at each place", lambda ax: plotting.activity(spk, ax=ax)),
         ("their orientation", lambda ax: plotting.orientations(spk, angles, ax=ax)),
-        ("R² and cost", partial(_draw_costs, image, code, decoded)),
+        ("cost", partial(_draw_costs, image, code, decoded)),
         ("", lambda ax: ax.set_axis_off()),
         *(
             (f"{name}" + (f": {found[name][0]:.1f} dB" if name in found else ""),

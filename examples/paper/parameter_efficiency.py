@@ -58,7 +58,7 @@ def main() -> None:
                 ax.plot(sizes, [r["last"][key] for r in runs], marker="o", ms=4, **style(name))
             ax.set_xscale("log")
             finish(ax, x="parameters", y=label, legend=None)
-        axes[0, 1].legend(frameon=False, fontsize=8)
+        axes[0, 1].legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
     rows = {
         ", ".join([LABELS[name], *(f"{key} {value}" for key, value in changes.items())]): [run]
         for name, sizes in SIZES.items()

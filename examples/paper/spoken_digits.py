@@ -151,6 +151,7 @@ def draw_models(setup: Setup, rows: list[dict[str, Any]], raw: float) -> None:
         accuracy.axhline(raw, color="#808080", ls=":", lw=1.2, label="on raw pixels")
         finish(quality, x="portion of zeros", y="R²", title="draws (filled), expected (open)")
         finish(accuracy, x="", y="accuracy", title="linear probe for the digit")
+        accuracy.tick_params("x", rotation=40, labelsize=8)
 
 
 def draw_noise(setup: Setup, rows: list[dict[str, Any]], tests: dict[str, Any]) -> None:
