@@ -34,6 +34,8 @@ MODELS = (
 )  # fmt: skip
 SMALL_RATES = {"photographs": 0.02}
 """dt / τ of LCA, for as much longer, where its own of 0.1 diverges: so many neurons are active."""
+DIVERGED = 1e6
+"""Mean errors above it are of single samples whose rates jump between the ends of the clamp."""
 ANGLES = (15, 30, 60, 90, 120, 150, 180)
 
 
@@ -114,8 +116,13 @@ def error(run: dict[str, Any]) -> float:
     return run["last"]["mse_per_dim"]
 
 
+def _shown(results: dict[str, Any]) -> list[str]:
+    """Data sets of the table and the curves: two of the angles."""
+    return [n for n in results if not n.startswith("turned") or n.endswith(("90°", "180°"))]
+
+
 def draw_curves(setup: Setup, results: dict[str, Any]) -> None:
-    shown = [n for n in results if not n.startswith("turned") or n.endswith(("90°", "180°"))][:8]
+    shown = _shown(results)
     pixels = load(setup, "mnist").train.shape[1]
     with figure(setup, 2, -(-len(shown) // 2), size=(11, 5)) as axes:
         for ax, label in zip(axes.flat, shown, strict=False):
@@ -181,14 +188,20 @@ def draw_examples(setup: Setup) -> None:
 def report(results: dict[str, Any]) -> None:
     print("1,000 · MSE / pixels at the last step")
     lines = [["", *(LABELS[name] for name in MODELS)]]
-    for label, by_model in results.items():
-        errors = [spread([error(run) for run in by_model[name]], ".2f") for name in MODELS]
-        lines.append([label, *errors])
+    for label in _shown(results):
+        errors = ([error(run) for run in results[label][name]] for name in MODELS)
+        lines.append([label, *(
+            "diverges" if max(each) > DIVERGED else spread(each, ".1f") for each in errors
+        )])  # fmt: skip
     dense = [f"{np.mean([r['last']['zeros'] for r in results['MNIST'][n]]):.3f}" for n in MODELS]
     lines.append(["zeros, MNIST", *dense])
     for column in zip(*lines, strict=True):  # models are rows: there are more of them
         print(
-            column[0].ljust(22) + "".join(cell.rjust(max(14, len(cell) + 2)) for cell in column[1:])
+            column[0].ljust(20)
+            + "".join(
+                c.rjust(max(12, len(line[0]) + 2))
+                for c, line in zip(column[1:], lines[1:], strict=True)
+            )
         )
 
 
