@@ -22,12 +22,12 @@ from ipvae_snn.kernels.loop import State
 from ipvae_snn.kernels.unroll import row_by_row
 from ipvae_snn.models import run_output
 from ipvae_snn.models.base import MODELS
-from ipvae_snn.models.map_model import TRANSPOSED, MapModel
+from ipvae_snn.models.map_model import MapModel
 from ipvae_snn.models.neuron_model import NeuronModel
 from ipvae_snn.models.whitening import Whitening
 from ipvae_snn.neurons import BIAS, CLAMP, MEM_INIT_RANGE, STEP, IPVAENeuron
 from ipvae_snn.neurons.inference import assumptions_of
-from ipvae_snn.neurons.lateral import NoLateral, remake_weights
+from ipvae_snn.neurons.lateral import NoLateral, remake_weights, require_transposed
 
 SIDE_BITS = 20
 """A place has the number (row << SIDE_BITS) + column, of at most 2^SIDE_BITS each."""
@@ -168,7 +168,7 @@ class ConvIPVAE(MapModel, NeuronModel):
             remake_weights(self.decoder)
             self.require_together()
             self.neuron.check_parameters()
-            require_transposed(self.decoder, self)
+            _require_decoder_of(self)
             state = self.neuron.initial_state(shape) if state is None else state
             if sample_seeds is None or self.draws_by_row:
                 values = self._infer(x, num_steps, fields, every, state, sample_seeds)
@@ -257,39 +257,16 @@ class ConvIPVAE(MapModel, NeuronModel):
         return spec
 
 
-def require_transposed(decoder: Any, model: ConvIPVAE | None = None) -> int:
-    """The dimensions of a layer that a convolutional model can have.
-
-    Raises:
-        TypeError, ValueError: no such layer, or not one for ``model``.
-    """
-    dimensions = next((d for d, kind in TRANSPOSED.items() if type(decoder) is kind), None)
-    if dimensions is None:
-        raise TypeError(
-            "decoder must be an nn.ConvTranspose2d or an nn.ConvTranspose1d, got "
-            f"{type(decoder).__name__}"
+def _require_decoder_of(model: ConvIPVAE) -> None:
+    """Raise ``ValueError`` unless the decoder of a model still has its shape."""
+    decoder: Any = model.decoder
+    require_transposed(decoder)
+    wanted = (model.latents, model.channels, *model.kernel_size)
+    if tuple(decoder.weight.shape) != wanted or tuple(decoder.stride) != model.stride:
+        raise ValueError(
+            f"decoder must have weights of shape {wanted} and stride {model.stride}, got "
+            f"{tuple(decoder.weight.shape)} and {tuple(decoder.stride)}"
         )
-    zero, one = (0,) * dimensions, (1,) * dimensions
-    expected: dict[str, Any] = {
-        "bias": None, "padding": zero, "output_padding": zero, "groups": 1, "dilation": one,
-    }  # fmt: skip
-    for name, value in expected.items():
-        found = getattr(decoder, name)
-        if found is not value and (isinstance(found, Tensor) or found != value):
-            given = "one" if isinstance(found, Tensor) else found
-            raise ValueError(
-                f"decoder must have {name}={value if name != 'bias' else False}, got {given}: "
-                "images of any size are coded without padding, as neurons lie beyond the borders, "
-                "too"
-            )
-    if model is not None:
-        wanted = (model.latents, model.channels, *model.kernel_size)
-        if tuple(decoder.weight.shape) != wanted or tuple(decoder.stride) != model.stride:
-            raise ValueError(
-                f"decoder must have weights of shape {wanted} and stride {model.stride}, got "
-                f"{tuple(decoder.weight.shape)} and {tuple(decoder.stride)}"
-            )
-    return dimensions
 
 
 def _place_numbers(batch: int, places: tuple[int, int], sample_seeds: Tensor | None) -> Tensor:

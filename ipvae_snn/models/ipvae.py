@@ -34,13 +34,12 @@ from ipvae_snn.models.generative import (
     require_squares,
 )
 from ipvae_snn.models.likelihoods import Gaussian, Likelihood
-from ipvae_snn.models.map_model import TRANSPOSED
 from ipvae_snn.models.neuron_model import NeuronModel
 from ipvae_snn.models.published import CLAMP as PUBLISHED_CLAMP
 from ipvae_snn.models.published import read_published
 from ipvae_snn.neurons import BIAS, CLAMP, MEM_INIT_RANGE, STEP, IPVAENeuron
 from ipvae_snn.neurons.inference import infer, spec_of
-from ipvae_snn.neurons.lateral import NoLateral, SharedDecoder, remake_weights
+from ipvae_snn.neurons.lateral import TRANSPOSED, NoLateral, SharedDecoder, remake_weights
 
 _OF_NEURONS = (
     "spike_grad", "form", "clamp", "leak", "lateral_scale", "step", "bias", "mem_init", "log_bias",

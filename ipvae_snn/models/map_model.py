@@ -20,8 +20,7 @@ from ipvae_snn.kernels import convolution
 from ipvae_snn.kernels.convolution import from_cells, to_cells
 from ipvae_snn.models.base import BaseModel
 from ipvae_snn.models.whitening import Whitening
-
-TRANSPOSED = {1: nn.ConvTranspose1d, 2: nn.ConvTranspose2d}
+from ipvae_snn.neurons.lateral import TRANSPOSED
 
 
 class MapModel(BaseModel):

@@ -29,6 +29,7 @@ from ipvae_snn._utils.checks import (
 SHORTEST = 1e-6
 """Features shorter than this are not scaled to length 1."""
 _CONVOLUTIONS = {1: conv1d, 2: conv2d}
+TRANSPOSED = {1: nn.ConvTranspose1d, 2: nn.ConvTranspose2d}
 MAX_NEURONS = 2**20
 """Lateral weights of so many neurons take four terabytes."""
 
@@ -497,7 +498,131 @@ class UnitGram(LearnedGram):
     _unit = True
 
 
-class ConvLateral(Lateral):
+class MapLateral(Lateral):
+    """Lateral weights between the places of a map, too: the same at every place.
+
+    ``gram()`` gives R, (K, K, 2n + 1, ...): R[k, l, n + δ] is what a spike of neuron l, δ away,
+    takes from neuron k. Beyond the borders nobody fires.
+    """
+
+    between_places = True
+
+    @property
+    def dimensions(self) -> int:
+        """Of the map: 2 for (B, K, H, W), 1 for (B, K, L)."""
+        raise NotImplementedError
+
+    def inhibition(self, spk: Tensor, gram: Tensor) -> Tensor:
+        if spk.ndim < self.dimensions + 1:
+            raise ValueError(
+                f"inhibition between places needs maps of {self.dimensions} dimensions, made with "
+                f"IPVAENeuron(..., dim=1) for (B, K, ...), got counts of shape {tuple(spk.shape)}"
+            )
+        leading = spk.shape[: -self.dimensions - 1]
+        maps = spk.reshape(-1, *spk.shape[-self.dimensions - 1 :]).movedim(-1, 1)
+        reach = [side // 2 for side in gram.shape[2:]]
+        sent = _CONVOLUTIONS[self.dimensions](maps, gram, padding=reach)
+        return sent.movedim(1, -1).reshape(*leading, *spk.shape[-self.dimensions - 1 :])
+
+    def diagonal(self, gram: Tensor) -> Tensor:
+        centre: tuple[Any, ...] = tuple(side // 2 for side in gram.shape[2:])
+        return gram[(..., *centre)].diagonal()
+
+
+class SharedMapDecoder(MapLateral):
+    r"""Lateral weights of a convolutional decoder, R = Φᵀ Φ of features that overlap.
+
+    Of a code (B, K, h, w) the decoder makes images (B, C, (h − 1) s + k, ...); features at the
+    borders lie within them. :meth:`drive` takes images of such a size. Images of any size, whose
+    features may be cut by their borders, are for :class:`~ipvae_snn.models.ConvIPVAE`.
+
+    Args:
+        decoder: ``nn.ConvTranspose2d(K, C, k, stride=s, bias=False)`` or of one dimension, without
+            padding, groups or dilation; shared, never copied.
+
+    Raises:
+        TypeError, ValueError: another layer.
+
+    >>> from ipvae_snn import IPVAENeuron
+    >>> neuron = IPVAENeuron(nn.ConvTranspose2d(8, 3, 6, stride=2, bias=False))
+    >>> neuron.gram().shape
+    torch.Size([8, 8, 5, 5])
+    >>> spk, mem = neuron(neuron.drive(torch.rand(4, 3, 20, 32)))
+    >>> spk.shape
+    torch.Size([4, 8, 8, 14])
+    """
+
+    decoder: nn.ConvTranspose1d | nn.ConvTranspose2d
+
+    def __init__(self, decoder: nn.ConvTranspose1d | nn.ConvTranspose2d) -> None:
+        super().__init__()
+        self.decoder = decoder
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name == "decoder":
+            require_transposed(value)
+            present: Any = self._modules.get("decoder")
+            if present is not None and (value.weight.shape, value.stride) != (
+                present.weight.shape, present.stride,
+            ):  # fmt: skip
+                raise ValueError(
+                    f"decoder must have weights of shape {tuple(present.weight.shape)} and stride "
+                    f"{present.stride}, got {tuple(value.weight.shape)} and {value.stride}"
+                )
+        super().__setattr__(name, value)
+
+    @property
+    def weight(self) -> Tensor:
+        """Φ, (K, C, k, ...)."""
+        weight: Tensor = self.decoder.weight
+        return weight
+
+    @property
+    def features(self) -> int:
+        return self.decoder.in_channels
+
+    @property
+    def dimensions(self) -> int:
+        return self.weight.ndim - 2
+
+    def gram(self) -> Tensor:
+        remake_weights(self)
+        weight, stride = self.weight, self.decoder.stride
+        reach = [(k - 1) // s for k, s in zip(weight.shape[2:], stride, strict=True)]
+        padding = [n * s for n, s in zip(reach, stride, strict=True)]
+        kernel: Tensor = _CONVOLUTIONS[self.dimensions](
+            weight, weight, stride=stride, padding=padding
+        )
+        return kernel
+
+    def drive(self, x: Tensor) -> Tensor:
+        """Φᵀ x, (..., K, h, w), of images (..., C, H, W) of a size that the decoder makes.
+
+        Raises:
+            TypeError, ValueError: images of another size or dtype.
+        """
+        require_float(x, "x")
+        require_fitting(x, "x", like=self.weight)
+        spatial, stride = self.weight.shape[2:], self.decoder.stride
+        sides = x.shape[-self.dimensions :]
+        fits = x.ndim > self.dimensions and x.shape[-self.dimensions - 1] == self.weight.shape[1]
+        if not fits or any(
+            n < k or (n - k) % s for n, k, s in zip(sides, spatial, stride, strict=True)
+        ):
+            raise ValueError(
+                f"x must have {self.weight.shape[1]} channel(s) and sides of k + n s for kernel k "
+                f"= {tuple(spatial)} and stride s = {tuple(stride)}, got shape {tuple(x.shape)}: "
+                "ipvae_snn.models.ConvIPVAE takes images of any size"
+            )
+        require_finite(x, "x")
+        remake_weights(self)
+        leading = x.shape[: -self.dimensions - 1]
+        images = x.reshape(-1, *x.shape[-self.dimensions - 1 :]).to(self.weight.dtype)
+        sent = _CONVOLUTIONS[self.dimensions](images, self.weight, stride=stride)
+        return sent.reshape(*leading, *sent.shape[1:])
+
+
+class ConvLateral(MapLateral):
     r"""Learned lateral weights between the places of a map, too: the same at every place.
 
     Neuron l at a place inhibits neuron k at another, δ away, by
@@ -526,8 +651,6 @@ class ConvLateral(Lateral):
     >>> spk.shape
     torch.Size([5, 2, 8, 6, 6])
     """
-
-    between_places = True
 
     def __init__(self, features: int, neighbours: int = 1, *, dimensions: int = 2) -> None:
         super().__init__()
@@ -577,22 +700,6 @@ class ConvLateral(Lateral):
         )
         return kernel.transpose(0, 1)
 
-    def inhibition(self, spk: Tensor, gram: Tensor) -> Tensor:
-        if spk.ndim < self.dimensions + 1:
-            raise ValueError(
-                f"inhibition between places needs maps of {self.dimensions} dimensions, made with "
-                f"IPVAENeuron(..., dim=1) for (B, K, ...), got counts of shape {tuple(spk.shape)}"
-            )
-        leading = spk.shape[: -self.dimensions - 1]
-        maps = spk.reshape(-1, *spk.shape[-self.dimensions - 1 :]).movedim(-1, 1)
-        sent = _CONVOLUTIONS[self.dimensions](maps, gram, padding=self.neighbours)
-        return sent.movedim(1, -1).reshape(*leading, *spk.shape[-self.dimensions - 1 :])
-
-    def diagonal(self, gram: Tensor) -> Tensor:
-        for _ in range(self.dimensions):
-            gram = gram[..., self.neighbours]
-        return gram.diagonal()
-
 
 class NoLateral(Lateral):
     """No lateral weights: the input of the neurons already contains their inhibition.
@@ -613,7 +720,35 @@ class NoLateral(Lateral):
         return torch.zeros(self._features, self._features)
 
 
-def features_of(source: nn.Linear | Lateral | int) -> int:
+def require_transposed(decoder: Any) -> int:
+    """The dimensions of a layer that makes images of maps of neurons.
+
+    Raises:
+        TypeError, ValueError: another layer, or one with a bias, padding, groups or dilation.
+    """
+    dimensions = next((d for d, kind in TRANSPOSED.items() if type(decoder) is kind), None)
+    if dimensions is None:
+        raise TypeError(
+            "decoder must be an nn.ConvTranspose2d or an nn.ConvTranspose1d, got "
+            f"{type(decoder).__name__}"
+        )
+    zero, one = (0,) * dimensions, (1,) * dimensions
+    expected: dict[str, Any] = {
+        "bias": None, "padding": zero, "output_padding": zero, "groups": 1, "dilation": one,
+    }  # fmt: skip
+    for name, value in expected.items():
+        found = getattr(decoder, name)
+        if found is not value and (isinstance(found, Tensor) or found != value):
+            given = "one" if isinstance(found, Tensor) else found
+            raise ValueError(
+                f"decoder must have {name}={value if name != 'bias' else False}, got {given}: "
+                "images of any size are coded without padding, as neurons lie beyond the borders, "
+                "too"
+            )
+    return dimensions
+
+
+def features_of(source: nn.Module | int) -> int:
     """K, from a decoder, lateral weights or a number of neurons.
 
     Raises:
@@ -623,6 +758,9 @@ def features_of(source: nn.Linear | Lateral | int) -> int:
         return source.in_features
     if isinstance(source, Lateral):
         return source.features
+    if isinstance(source, nn.ConvTranspose1d | nn.ConvTranspose2d):
+        require_transposed(source)
+        return source.in_channels
     if isinstance(source, bool) or not isinstance(source, numbers.Integral):
         decay = ", the place of beta in snntorch.Leaky" if isinstance(source, float) else ""
         raise TypeError(
@@ -648,7 +786,7 @@ def require_gram(gram: Any, features: int | None = None) -> None:
 
 
 def make_lateral(
-    source: nn.Linear | Lateral | int,
+    source: nn.Module | int,
     *,
     log_scale: Tensor | None = None,
     gram: Tensor | None = None,
@@ -665,15 +803,18 @@ def make_lateral(
     """
     features = features_of(source)
     require_flag(learn_gram, "learn_gram")
-    if isinstance(source, nn.Linear):
+    if isinstance(source, nn.Linear | nn.ConvTranspose1d | nn.ConvTranspose2d):
         if gram is not None or learn_gram:
             raise ValueError(
                 "a decoder already gives the lateral weights: pass a number of neurons instead "
                 "of the decoder to set gram or learn_gram"
             )
-        return SharedDecoder(source, log_scale)
+        if isinstance(source, nn.Linear):
+            return SharedDecoder(source, log_scale)
     if log_scale is not None:
-        raise ValueError("log_scale belongs to a decoder: pass the decoder as first argument")
+        raise ValueError("log_scale belongs to a linear decoder: pass it as first argument")
+    if isinstance(source, nn.ConvTranspose1d | nn.ConvTranspose2d):
+        return SharedMapDecoder(source)
     if isinstance(source, Lateral):
         return source
     if gram is None:

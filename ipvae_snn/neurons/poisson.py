@@ -36,6 +36,7 @@ from ipvae_snn.neurons.inference import (
 from ipvae_snn.neurons.lateral import (
     Lateral,
     SharedDecoder,
+    SharedMapDecoder,
     features_of,
     make_lateral,
     remake_weights,
@@ -138,7 +139,8 @@ class IPVAENeuron(StatefulNeuron):
 
     Args:
         decoder: the source of the lateral weights G. A bias-free ``nn.Linear(K, M)`` is shared,
-            never copied: G = Φᵀ Λ Φ follows its weights as they learn. A number K makes K neurons
+            never copied: G = Φᵀ Λ Φ follows its weights as they learn; so is a transposed
+            convolution, for maps (B, K, h, w). A number K makes K neurons
             with their own lateral weights: ``gram`` if given, else a hidden layer, which learns
             them from G ≈ 1 with G_kk = 1. A module of :mod:`ipvae_snn.neurons.lateral` is used as
             it is.
@@ -217,7 +219,7 @@ class IPVAENeuron(StatefulNeuron):
 
     def __init__(  # noqa: PLR0913
         self,
-        decoder: nn.Linear | Lateral | int,
+        decoder: nn.Linear | nn.ConvTranspose1d | nn.ConvTranspose2d | Lateral | int,
         *,
         log_scale: Tensor | None = None,
         gram: Tensor | None = None,
@@ -265,7 +267,9 @@ class IPVAENeuron(StatefulNeuron):
         self.lateral_scale, self.leak = lateral_scale, leak
         self.clamp = default.clamp if clamp is None else clamp
         require_dim(dim)
-        decoded = isinstance(decoder, nn.Linear | SharedDecoder)
+        of_maps = isinstance(decoder, nn.ConvTranspose1d | nn.ConvTranspose2d | SharedMapDecoder)
+        decoded = of_maps or isinstance(decoder, nn.Linear | SharedDecoder)
+        dim = 1 if of_maps and dim is None else dim
         self.form = ("exact" if decoded else "published") if form is None else form
         step = default.step if step is None else step
         log_step = math.log(require_number(step, "step", least=1e-6, most=LARGEST))
@@ -380,8 +384,11 @@ class IPVAENeuron(StatefulNeuron):
         return bias + (0.5 * self.lateral_scale) * self.lateral.diagonal(gram)
 
     def drive(self, x: Tensor) -> Tensor:
-        """The feed-forward current Φᵀ Λ x of this neuron's decoder, (..., M) to (..., K)."""
-        if not isinstance(self.lateral, SharedDecoder):
+        """The feed-forward current Φᵀ Λ x of this neuron's decoder, (..., M) to (..., K).
+
+        With a convolutional decoder (..., C, H, W) to (..., K, h, w).
+        """
+        if not isinstance(self.lateral, SharedDecoder | SharedMapDecoder):
             raise TypeError("drive needs a decoder: this neuron was made from a number of neurons")
         return self.lateral.drive(x)
 
