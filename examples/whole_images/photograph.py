@@ -5,9 +5,9 @@ learned from; and denoises some, beside total variation and wavelets of scikit-i
 three has one strength, chosen on another noisy photograph. The noise of a photograph is whitened
 along with it: the model takes its variance as part of σ², times the strength.
 
-    python examples/whole_image.py                                  # photographs of scikit-image
-    python examples/whole_image.py --data path/to/photos --budget 40min
-    python examples/whole_image.py --data path/to/photos --run runs/photos
+    python examples/whole_images/photograph.py                  # photographs of scikit-image
+    python examples/whole_images/photograph.py --data path/to/photos --budget 40min
+    python examples/whole_images/photograph.py --data path/to/photos --run runs/photos
 """
 
 import argparse

@@ -1,0 +1,256 @@
+"""Whole photographs: the convolutional iP-VAE, flat models in tiles, and convolutional LCA.
+
+All models learn from the same whitened photographs, for the same time, and code others as a whole.
+The flat iP-VAE has 512 neurons for tiles of 16×16 pixels: side by side, or overlapping by half and
+averaged. Thresholds are varied after training, which gives each a curve of error against active
+neurons per pixel, as codes of different sparsity do not compare. Error is pooled over all pixels of
+all photographs; the median R² of 16×16 patches, PSNR and SSIM in pixels stand beside it. Where
+sporco is installed, its ConvBPDN codes with the iP-VAE's dictionary.
+
+    python examples/whole_images/compare.py                                # scikit-image's
+    python examples/whole_images/compare.py --data path/to/photos --budget 40min --photographs 100
+"""
+
+import argparse
+import copy
+import json
+import math
+import time
+from collections.abc import Callable, Iterator
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from ipvae_snn import IPVAE, TrainConfig, data, fit, metrics, recipes, surrogate
+from ipvae_snn._utils.files import atomic_write
+from ipvae_snn.baselines import ConvLCA
+from ipvae_snn.models import ConvIPVAE, Whitening
+from ipvae_snn.training import iterations_within
+
+TILE, STEPS = 16, 256
+FACTORS = (0.25, 0.5, 1.0, 2.0, 4.0)
+"""On the tonic inhibition after training, or on λ."""
+COLOURS = {
+    "convolutional iP-VAE": "#0072B2", "the same, graded counts": "#56B4E9", "flat, tiles": "#D55E00",
+    "flat, overlapping tiles": "#E69F00", "convolutional LCA": "#000000", "ConvBPDN": "#808080",
+}  # fmt: skip
+Coder = Callable[[Tensor], tuple[Tensor, Tensor]]
+"""A whitened photograph (C, H, W) to its reconstruction and its code."""
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--data", default="natural", help="photographs (default: scikit-image's)")
+    parser.add_argument("--budget", default="6min", help="of each training (default: 6min)")
+    parser.add_argument("--photographs", type=int, default=12, help="how many are coded")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--quick", action="store_true", help="smoke test, takes seconds")
+    parser.add_argument("--out", type=Path, default=Path("whole_images.png"))
+    return parser.parse_args()
+
+
+# -- training -----------------------------------------------------------------------------------
+
+
+class Tiles(data.Samples):
+    """Crops as rows, for flat models."""
+
+    in_memory = True
+
+    def __init__(self, crops: data.Crops) -> None:
+        self.crops, self.features = crops, crops.features
+
+    def __len__(self) -> int:
+        return len(self.crops)
+
+    def read(self, rows: Tensor) -> Tensor:
+        return self.crops.read(rows).flatten(1)
+
+    def fingerprint(self) -> str:
+        return self.crops.fingerprint()
+
+
+def learned(arguments: argparse.Namespace, name: str, images: list[Tensor]) -> Any:
+    """A model after its time of training."""
+    recipe = recipes.suited("patches" if name == "ipvae" else "images", name)
+    changes: dict[str, Any] = {"seed": arguments.seed}
+    if arguments.quick:
+        changes |= {"latents": 8, "iterations": 8, "batch": 4, "steps": 6, "progress": False}
+    recipe = recipe.changed(**changes)
+    torch.manual_seed(arguments.seed)
+    if name == "ipvae":
+        samples: Any = Tiles(data.Crops(images, TILE))
+        model: Any = recipe.make_model(samples.features)
+    else:
+        samples = data.Crops(images, 64)
+        model = recipe.make_model(samples.channels)
+    config: TrainConfig = recipe.config()
+    if not arguments.quick:
+        config.iterations = iterations_within(arguments.budget, model, samples, config)
+    fit(model, samples, config)
+    return model.eval()
+
+
+# -- coding -------------------------------------------------------------------------------------
+
+
+def with_threshold(model: Any, factor: float) -> Any:
+    """A copy whose tonic inhibition, or λ, is so many times as large."""
+    model = copy.deepcopy(model)
+    if isinstance(model, ConvLCA):
+        model.sparsity *= factor
+    else:
+        model.neuron.log_bias.data += math.log(factor)
+    return model
+
+
+def as_a_whole(model: ConvIPVAE | ConvLCA, steps: int) -> Coder:
+    def code(x: Tensor) -> tuple[Tensor, Tensor]:
+        spk = model.run(x[None], steps, record=(), seed=0).state.spk
+        return model.decode(spk, x.shape[1:])[0], spk
+
+    return code
+
+
+def in_tiles(model: IPVAE, steps: int, stride: int) -> Coder:
+    """Each pixel is the mean over the tiles that it lies in."""
+
+    def code(x: Tensor) -> tuple[Tensor, Tensor]:
+        height, width = (side + -(side - TILE) % stride for side in x.shape[1:])
+        padded = torch.nn.functional.pad(
+            x[None], (0, width - x.shape[2], 0, height - x.shape[1]), mode="replicate"
+        )
+        columns = torch.nn.functional.unfold(padded, TILE, stride=stride)  # (1, M, tiles)
+        spk = model.run(columns[0].mT, steps, record=(), seed=0).state.spk
+        x_hat = model.decode(spk).mT[None]
+        fold = {"output_size": (height, width), "kernel_size": TILE, "stride": stride}
+        count = torch.nn.functional.fold(torch.ones_like(x_hat), **fold)
+        whole = torch.nn.functional.fold(x_hat, **fold) / count
+        return whole[0, :, : x.shape[1], : x.shape[2]], spk
+
+    return code
+
+
+def by_basis_pursuit(model: ConvIPVAE, strength: float) -> Coder:
+    """sporco's ConvBPDN: the lasso on the same features, signed, at every pixel."""
+    from sporco.admm.cbpdn import ConvBPDN
+
+    features = model.decoder.weight.detach()[:, 0].permute(1, 2, 0).numpy()
+    features = features / np.linalg.norm(features, axis=(0, 1))
+
+    def code(x: Tensor) -> tuple[Tensor, Tensor]:
+        options = ConvBPDN.Options({"Verbose": False, "MaxMainIter": 100})
+        solver = ConvBPDN(features, x[0].numpy().astype(np.float32), strength, options)
+        found = torch.from_numpy(np.asarray(solver.solve()))
+        return torch.from_numpy(np.asarray(solver.reconstruct()).squeeze())[None], found
+
+    return code
+
+
+def coders(
+    arguments: argparse.Namespace, images: list[Tensor]
+) -> Iterator[tuple[str, float, Coder]]:
+    """Name, factor on the threshold, and the coder."""
+    steps = 8 if arguments.quick else STEPS
+    conv = learned(arguments, "conv-ipvae", images)
+    graded = copy.deepcopy(conv)
+    graded.neuron.spike_grad = surrogate.rounded()
+    peer, flat = (learned(arguments, name, images) for name in ("conv-lca", "ipvae"))
+    for factor in FACTORS:
+        yield "convolutional iP-VAE", factor, as_a_whole(with_threshold(conv, factor), steps)
+        yield "the same, graded counts", factor, as_a_whole(with_threshold(graded, factor), steps)
+        yield "convolutional LCA", factor, as_a_whole(with_threshold(peer, factor), steps)
+        for name, stride in (("flat, tiles", TILE), ("flat, overlapping tiles", TILE // 2)):
+            yield name, factor, in_tiles(with_threshold(flat, factor), steps, stride)
+        if find_spec("sporco") is not None:
+            yield "ConvBPDN", factor, by_basis_pursuit(conv, 0.3 * factor)
+
+
+@torch.no_grad()
+def measured(coder: Coder, photographs: list[Tensor], whitening: Whitening) -> dict[str, float]:
+    """Over all photographs; times of this machine."""
+    error = variation = active = spikes = pixels = 0.0
+    patches, psnr, ssim, seconds = [], [], [], []
+    for photograph in photographs:
+        x = whitening(photograph)
+        started = time.perf_counter()
+        x_hat, code = coder(x)
+        seconds.append(time.perf_counter() - started)
+        error += float((x - x_hat).square().sum())
+        variation += float((x - x.mean()).square().sum())
+        active += float((code != 0).sum())
+        spikes += float(code.abs().sum())
+        pixels += x.numel()
+        patches.append(metrics.r2_per_sample(_patches(x), _patches(x_hat)))
+        pair = photograph, whitening.inverse(x_hat)
+        psnr.append(metrics.psnr(*pair))
+        ssim.append(metrics.ssim(*pair))
+    return {
+        "r2": 1 - error / variation, "median_r2": float(torch.cat(patches).median()),
+        "active": active / pixels, "spikes": spikes / pixels, "psnr": float(np.mean(psnr)),
+        "ssim": float(np.mean(ssim)), "seconds": float(np.mean(seconds)),
+    }  # fmt: skip
+
+
+def _patches(image: Tensor) -> Tensor:
+    """Those of 16×16 pixels that are not blank."""
+    tiles = image[0].unfold(0, TILE, TILE).unfold(1, TILE, TILE)
+    return tiles.flatten(2).flatten(0, 1)
+
+
+# -- results ------------------------------------------------------------------------------------
+
+
+def draw(path: Path, found: dict[str, dict[str, dict[str, float]]]) -> None:
+    figure = Figure(figsize=(9.5, 4), layout="constrained")
+    for ax, key, label in zip(
+        figure.subplots(1, 2, sharey=True),
+        ("active", "spikes"),
+        ("active neurons per pixel", "spikes (or their strength) per pixel"),
+        strict=True,
+    ):
+        for name, rows in found.items():
+            across = [row[key] for row in rows.values()]
+            up = [1 - row["r2"] for row in rows.values()]
+            ax.loglog(across, up, "o-", ms=4, color=COLOURS[name], label=name)
+        ax.set_xlabel(label)
+        ax.grid(alpha=0.25)
+        ax.spines[["top", "right"]].set_visible(False)
+    figure.axes[0].set_ylabel("error, of the variance of whitened photographs")
+    figure.axes[1].legend(frameon=False, fontsize=8)
+    figure.savefig(path, dpi=130)
+    print(f"picture: {path}")
+
+
+def main() -> None:
+    arguments = parse()
+    dataset = data.load(arguments.data, treat="images", patches=(0, 2), seed=arguments.seed)
+    assert isinstance(dataset.train, data.Crops)
+    assert isinstance(dataset.test, data.Crops)
+    whitening = Whitening.fit(dataset.train.images)
+    photographs = dataset.test.images[: 1 if arguments.quick else arguments.photographs]
+    if arguments.quick:
+        photographs = [photographs[0][:, :50, :70]]
+    found: dict[str, dict[str, dict[str, float]]] = {}
+    print(f"{'':<24}{'thresh.':>8}{'R²':>7}{'median':>8}{'active':>8}{'spikes':>8}{'PSNR':>7}"
+          f"{'SSIM':>7}{'s':>7}")  # fmt: skip
+    for name, factor, coder in coders(arguments, [whitening(x) for x in dataset.train.images]):
+        row = measured(coder, photographs, whitening)
+        found.setdefault(name, {})[f"{factor:g}"] = row
+        print(f"{name:<24}{factor:>8g}{row['r2']:>7.3f}{row['median_r2']:>8.3f}{row['active']:>8.3f}"
+              f"{row['spikes']:>8.3f}{row['psnr']:>7.2f}{row['ssim']:>7.3f}{row['seconds']:>7.2f}",
+              flush=True)  # fmt: skip
+    settings = {"data": str(arguments.data), "budget": arguments.budget, "seed": arguments.seed,
+                "photographs": len(photographs), "threads": torch.get_num_threads()}  # fmt: skip
+    with atomic_write(arguments.out.with_suffix(".json")) as temporary:
+        temporary.write_text(json.dumps({**settings, "found": found}, indent=1) + "\n")
+    draw(arguments.out, found)
+
+
+if __name__ == "__main__":
+    main()
