@@ -13,6 +13,7 @@ pytestmark = pytest.mark.slow
 FOLDER = Path(__file__).parent.parent / "examples"
 EXAMPLES = [(path.name, ()) for path in sorted(FOLDER.glob("*.py"))] + [
     ("hidden_layers/gradients.py", ()),
+    ("speed/maps.py", ()),
     ("whole_images/compare.py", ()),
     ("whole_images/photograph.py", ()),
     ("hidden_layers/plain_swap.py", ()),

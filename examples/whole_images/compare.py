@@ -36,7 +36,8 @@ TILE, STEPS = 16, 256
 FACTORS = (0.25, 0.5, 1.0, 2.0, 4.0)
 """On the tonic inhibition after training, or on λ."""
 COLOURS = {
-    "convolutional iP-VAE": "#0072B2", "the same, graded counts": "#56B4E9", "flat, tiles": "#D55E00",
+    "convolutional iP-VAE": "#0072B2", "the same, graded counts": "#56B4E9",
+    "flat, tiles": "#D55E00",
     "flat, overlapping tiles": "#E69F00", "convolutional LCA": "#000000", "ConvBPDN": "#808080",
 }  # fmt: skip
 Coder = Callable[[Tensor], tuple[Tensor, Tensor]]
