@@ -14,10 +14,13 @@ from ipvae_snn._utils.checks import require_integer, require_seed
 from ipvae_snn._utils.files import fsync, require_free_file
 from ipvae_snn._utils.options import Family
 from ipvae_snn._utils.text import printable
-from ipvae_snn.models import ConvIPVAE
+from ipvae_snn.models import ConvIPVAE, unrolled
 from ipvae_snn.runs import open_run, pick, read, recorded_data
+from ipvae_snn.runs.whole_images import whitened
 
 CALIBRATION_SAMPLES = 100
+SIZE = 16, 16
+"""Of the images that a convolutional model is unrolled over, where none is said."""
 
 
 def export_run(arguments: argparse.Namespace) -> None:
@@ -29,11 +32,8 @@ def export_run(arguments: argparse.Namespace) -> None:
     require_integer(arguments.steps, "steps")
     seed, progress = require_seed(arguments.seed), not arguments.quiet
     model, config = open_run(arguments.run)
-    if isinstance(model, ConvIPVAE):
-        raise TypeError(
-            f"{arguments.run} holds a convolutional model, which no target here can carry: maps of "
-            "Poisson neurons that inhibit one another across places"
-        )
+    if arguments.size is not None and not isinstance(model, ConvIPVAE):
+        raise ValueError("--size belongs to runs with --decoder conv: leave it out")
     trained = recorded_data(arguments.run, config, arguments.data, arguments.data_dir)
     dataset = data.load(
         trained["source"],
@@ -43,14 +43,21 @@ def export_run(arguments: argparse.Namespace) -> None:
         patches=(CALIBRATION_SAMPLES, arguments.samples),
         seed=config["training"]["seed"],
     )
+    if isinstance(model, ConvIPVAE):
+        size = tuple(arguments.size or SIZE)
+        dataset = _of_size(whitened(dataset, model, "train", "test"), size)
+        print(f"unrolled over {size[0]}×{size[1]} pixels: neurons of all places as one layer")
+        model = unrolled(model, size)
     values = dataset.shape[0] * dataset.shape[1]
+    if isinstance(dataset.train, data.Crops):
+        values *= dataset.train.channels
     if values != model.in_features:
         raise ValueError(
             f"{arguments.run} takes inputs of {model.in_features} values, these have "
             f"{values}: give it data of the kind it was trained on (--data, --as)"
         )
-    calibration = read(pick(dataset.train, CALIBRATION_SAMPLES, seed))
-    x = read(pick(dataset.test, arguments.samples, seed))
+    calibration = read(pick(dataset.train, CALIBRATION_SAMPLES, seed)).flatten(1)
+    x = read(pick(dataset.test, arguments.samples, seed)).flatten(1)
     # In a folder of its own: what fails leaves nothing behind, and the name stays that of --out.
     with tempfile.TemporaryDirectory(prefix=".", suffix=".part", dir=out.parent) as folder:
         path = Path(folder) / out.name
@@ -62,6 +69,16 @@ def export_run(arguments: argparse.Namespace) -> None:
     compared = printable(dataset.description)
     print(f"wrote {out}, {out.stat().st_size / 1e6:.1f} MB; compared on {compared}")
     print(result)
+
+
+def _of_size(dataset: data.Dataset, size: tuple[int, int]) -> data.Dataset:
+    """The data set in crops of ``size``."""
+    crops: dict[str, Any] = {}
+    for name in ("train", "test"):
+        part = getattr(dataset, name)
+        assert isinstance(part, data.Crops)
+        crops[name] = data.Crops(part.images, size, len(part), part.seed)
+    return dataset._replace(**crops, shape=size)
 
 
 def _write(

@@ -327,6 +327,14 @@ def _add_export(commands: Any, with_targets: bool) -> None:
     export.add_argument("run", type=Path, help="run folder of train or demo")
     export.add_argument("--to", choices=TARGETS, required=True, help="export target; see below")
     export.add_argument("--out", type=Path, required=True, help="file to write")
+    export.add_argument(
+        "--size",
+        type=int,
+        nargs=2,
+        metavar=("H", "W"),
+        help="of a run with --decoder conv: the images that its neurons are laid out for, as one "
+        "layer (default: 16 16)",
+    )
     fidelity = export.add_argument_group("fidelity")
     fidelity.add_argument("--data", help="data set (default: the held-out samples of the run)")
     fidelity.add_argument("--as", dest="treat", choices=data.TREATMENTS, help="see train --help")

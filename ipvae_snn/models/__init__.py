@@ -12,6 +12,7 @@ from ipvae_snn.models.image_stream import ImageStream
 from ipvae_snn.models.ipvae import IPVAE
 from ipvae_snn.models.likelihoods import LIKELIHOODS, Bernoulli, Gaussian, Likelihood
 from ipvae_snn.models.map_model import MapModel
+from ipvae_snn.models.unrolled import unrolled
 from ipvae_snn.models.whitening import Whitening
 
 __all__ = [
@@ -36,4 +37,5 @@ __all__ = [
     "encode_image",
     "load_model",
     "require_model",
+    "unrolled",
 ]

@@ -134,12 +134,24 @@ def test_colour_from_files_to_features_and_back(tmp_path, capsys):
     assert "3" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("command", [["tune"], ["export", "--to", "nir"]])
-def test_what_is_for_flat_models_says_so(command, run, tmp_path, capsys):
-    name, *options = command
-    assert main([name, str(run), *options, "--out", str(tmp_path / "out"), "--quiet"]) != 0
+def test_tuning_is_for_flat_models_and_says_so(run, tmp_path, capsys):
+    assert main(["tune", str(run), "--out", str(tmp_path / "out"), "--quiet"]) != 0
     assert "onv" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("target", ["nir", "fixed-point"])
+def test_an_export_is_unrolled_over_images_of_a_size(target, run, tmp_path, capsys):
+    if target == "nir":
+        pytest.importorskip("nir")
+    out = tmp_path / "model"
+    command = ["export", str(run), "--to", target, "--size", "7", "9", "--out", str(out)]
+    assert main([*command, "--samples", "3", "--steps", "20", "--quiet"]) == 0
+    said = capsys.readouterr().out
+    assert "unrolled over 7×9 pixels" in said
+    assert "agree" in said
+    assert out.stat().st_size > 1000
+    assert main([*command[:-1], str(tmp_path / "b"), "--size", "0", "9"]) != 0
 
 
 @pytest.mark.parametrize(
