@@ -29,7 +29,10 @@ from ipvae_snn.runs import (
 )
 from ipvae_snn.runs.photographs import decode_photograph, encode_photograph
 from ipvae_snn.runs.report import write_report
-from ipvae_snn.runs.whole_images import whitened
+from ipvae_snn.runs.whole_images import KIND, whitened
+
+TUNED_ON = 200, 12
+"""Samples to tune on: flat ones, and crops of whole images, which take longer."""
 
 
 def _demo(arguments: argparse.Namespace) -> None:
@@ -128,8 +131,11 @@ def _tune(arguments: argparse.Namespace) -> None:
     run = arguments.run
     if arguments.out is not None:
         require_free_folder(arguments.out)
-    _require_evaluation_options(arguments)
+    require_integer(arguments.eval_steps, "steps")
     config = read_config(run)
+    if arguments.samples is None:
+        arguments.samples = TUNED_ON[config["sample_kind"] == KIND]
+    require_integer(arguments.samples, "samples", least=2)
     source = recorded_data(run, config, arguments.data, arguments.data_dir)
     dataset = data.load(
         source["source"],

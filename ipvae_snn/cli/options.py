@@ -289,7 +289,7 @@ def _add_tune(commands: Any) -> None:
     command.add_argument("--data", help="where the data of the run lie now, if elsewhere")
     command.add_argument("--data-dir", type=Path, help="folder of mnist")
     add_flags(command, tune_options())
-    _add_evaluation_options(command, "--steps", steps=400, samples=200)
+    _add_evaluation_options(command, "--steps", steps=400, samples=None)
     _add_common_options(command)
 
 
@@ -397,7 +397,10 @@ def _add_data_options(command: argparse.ArgumentParser) -> None:
 
 
 def _add_evaluation_options(
-    command: argparse.ArgumentParser, steps_flag: str, steps: int = 1000, samples: int = 500
+    command: argparse.ArgumentParser,
+    steps_flag: str,
+    steps: int = 1000,
+    samples: int | None = 500,
 ) -> None:
     command.add_argument(
         steps_flag,
@@ -407,5 +410,8 @@ def _add_evaluation_options(
         help=f"timesteps to evaluate (default: {steps})",
     )
     command.add_argument(
-        "--samples", type=int, default=samples, help=f"samples to evaluate (default: {samples})"
+        "--samples",
+        type=int,
+        default=samples,
+        help=f"samples to evaluate (default: {samples or '200, or 12 crops of whole images'})",
     )

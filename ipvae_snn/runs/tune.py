@@ -21,6 +21,7 @@ from ipvae_snn.runs.folder import (
     write_json,
 )
 from ipvae_snn.runs.measure import evaluate_held_out, print_summary
+from ipvae_snn.runs.whole_images import whitened
 from ipvae_snn.training import Tuning, tune
 
 TUNE = "tune.json"
@@ -61,6 +62,7 @@ def tune_run(
     model, content = open_run(run, device)
     _, config = read_recipe(run)
     require_same_kind(run, content, dataset)
+    dataset = whitened(dataset, model, "train", "test")
     require_integer(len(dataset.test), "the number of held-out samples", least=2)
     with atomic_folder(out) as folder:
         result = tune(model, dataset.train, progress=progress, **options)

@@ -18,7 +18,8 @@ from ipvae_snn._utils.progress import progress_bar
 from ipvae_snn._utils.seeding import make_generator
 from ipvae_snn.data.sources import Samples, as_samples
 from ipvae_snn.metrics.quality import r2_of, rate_distortion_distance, wide, zeros_of
-from ipvae_snn.models import IPVAE
+from ipvae_snn.models import IPVAE, ConvIPVAE
+from ipvae_snn.models.neuron_model import NeuronModel
 from ipvae_snn.neurons import CLAMP_MAX
 from ipvae_snn.neurons.lateral import derives_weights
 
@@ -131,7 +132,7 @@ class Tuning:
         options: the other arguments, and the number of samples of both parts.
     """
 
-    model: IPVAE
+    model: NeuronModel
     knobs: Knobs
     goal: Goal
     candidates: tuple[Candidate, ...]
@@ -188,8 +189,10 @@ class Tuning:
 
 
 @torch.no_grad()
-def retuned(model: IPVAE, knobs: Knobs) -> IPVAE:
-    r"""A copy of a linear Gaussian model with other settings, in ``eval()`` mode.
+def retuned(model: NeuronModel, knobs: Knobs) -> NeuronModel:
+    r"""A copy of a linear Gaussian model, flat or convolutional, with other settings.
+
+    It is in ``eval()`` mode.
 
     .. math::
         Φ ← Φ / c \quad b ← (b + threshold) / c \quad leak ← leak / c \quad
@@ -208,7 +211,7 @@ def retuned(model: IPVAE, knobs: Knobs) -> IPVAE:
     (0.4, 0.693)
     """
     _require_tunable(model)
-    made = copy.deepcopy(model).eval()
+    made: Any = copy.deepcopy(model).eval()
     neuron, shift = made.neuron, math.log(knobs.fineness)
     bias = (neuron.log_bias.exp() + knobs.threshold).clamp(min=MIN_BIAS)
     made.decoder.weight.div_(knobs.fineness)
@@ -218,12 +221,13 @@ def retuned(model: IPVAE, knobs: Knobs) -> IPVAE:
     neuron.leak /= knobs.fineness
     neuron.lateral_scale *= knobs.gain
     neuron.clamp += shift + knobs.clamp
-    return made
+    tuned: NeuronModel = made
+    return tuned
 
 
 def _require_tunable(model: Any) -> None:
-    """Raise unless the model is an IPVAE whose code can be rescaled."""
-    if not isinstance(model, IPVAE) or model.decoded is not None:
+    """Raise unless the model is one whose code can be rescaled."""
+    if not isinstance(model, IPVAE | ConvIPVAE) or getattr(model, "decoded", None) is not None:
         own = " with a decoder or likelihood of its own" if isinstance(model, IPVAE) else ""
         raise TypeError(
             f"model must be an IPVAE with a linear decoder and Gaussian pixels, got a "
@@ -237,7 +241,7 @@ def _require_tunable(model: Any) -> None:
 
 
 def tune(
-    model: IPVAE,
+    model: NeuronModel,
     x: Tensor | Samples,
     *,
     spikes_per_sample: float | None = None,
@@ -258,8 +262,8 @@ def tune(
     keeps the bounds, is not taken.
 
     Args:
-        model: an IPVAE with a linear decoder and Gaussian pixels; stays as it is.
-        x: samples it learned from, (N, M), N ≥ 4, not those it will be tested on.
+        model: an IPVAE with a linear decoder and Gaussian pixels, or a ConvIPVAE; stays as it is.
+        x: samples it learned from, (N, M) or (N, C, H, W), N ≥ 4, not those it will be tested on.
         spikes_per_sample: budget of spikes per sample and timestep, summed over neurons; without
             it, as many as now. Then counts stay as fine as they are; with a budget finer or coarser
             ones are tried, too.
@@ -318,7 +322,9 @@ def tune(
     return Tuning(retuned(model, knobs), knobs, goal, candidates, before, after, options)
 
 
-def _split(model: IPVAE, x: Tensor | Samples, samples: int, seed: int) -> tuple[Tensor, Tensor]:
+def _split(
+    model: NeuronModel, x: Tensor | Samples, samples: int, seed: int
+) -> tuple[Tensor, Tensor]:
     """Samples to choose on, and others to validate, with device and dtype of the weights."""
     source = as_samples(x, "x")
     count = len(source)
@@ -344,13 +350,13 @@ class _Trial:
     """
 
     def __init__(
-        self, model: IPVAE, x: Tensor, num_steps: int, seed: int, observe: Callable[[], Any]
+        self, model: NeuronModel, x: Tensor, num_steps: int, seed: int, observe: Callable[[], Any]
     ) -> None:
         self.model, self.x, self.num_steps, self.seed = model, x, num_steps, seed
         self.observe = observe
         self.measured: dict[Knobs, Quality] = {}
-        half = 0.5 * model.neuron.lateral_scale * model.neuron.gram().detach().diagonal().mean()
-        self.moves = {**FIRST_MOVES, "threshold": FIRST_MOVES["threshold"] * float(half)}
+        half = 0.5 * model.neuron.lateral_scale * _mean_diagonal(model)
+        self.moves = {**FIRST_MOVES, "threshold": FIRST_MOVES["threshold"] * half}
 
     def __call__(self, knobs: Knobs) -> Quality:
         if knobs not in self.measured:
@@ -367,8 +373,10 @@ class _Trial:
             if recorded < self.num_steps:
                 state = model.run(x, self.num_steps - recorded, record=()).state
             spk = model.run(x, recorded, record=("spk",), state=state).spk
+        x_hat = model.reconstruct(spk.flatten(0, 1), x).unflatten(0, spk.shape[:2])
+        spk = spk.flatten(2)
         return Quality(
-            r2=float(r2_of(x, model.decode(spk)).mean()),
+            r2=float(r2_of(x.flatten(1), x_hat.flatten(2)).mean()),
             zeros=float(zeros_of(spk).mean()),
             spikes=float(wide(spk).sum(-1).mean()),
         )
@@ -381,6 +389,16 @@ class _Trial:
         clamps = 0 <= clamp <= max(MAX_CLAMP, neuron.clamp)
         in_model = clamp + math.log(knobs.fineness) <= CLAMP_MAX
         return factors and clamps and in_model and neuron.leak <= knobs.fineness
+
+
+@torch.no_grad()
+def _mean_diagonal(model: NeuronModel) -> float:
+    """Of G, in nats per spike; of a convolutional model far from borders."""
+    if not isinstance(model, ConvIPVAE):
+        return float(model.neuron.gram().diagonal().mean())
+    log_scale = torch.zeros(1) if model.log_scale is None else model.log_scale
+    pixels = model.decoder.weight.square().flatten(2).sum(-1)  # (K, C)
+    return float((pixels * (-2 * log_scale).exp()).sum(1).mean())
 
 
 def _search(trial: _Trial, goal: Goal, finenesses: list[float], trials: int) -> None:

@@ -134,10 +134,18 @@ def test_colour_from_files_to_features_and_back(tmp_path, capsys):
     assert "3" in capsys.readouterr().err
 
 
-def test_tuning_is_for_flat_models_and_says_so(run, tmp_path, capsys):
-    assert main(["tune", str(run), "--out", str(tmp_path / "out"), "--quiet"]) != 0
-    assert "onv" in capsys.readouterr().err
-    assert not (tmp_path / "out").exists()
+def test_a_run_is_tuned(run, photos, tmp_path, capsys):
+    out = tmp_path / "tuned"
+    options = ["--samples", "2", "--steps", "20", "--trials", "2", "--quiet"]
+    assert main(["tune", str(run), "--out", str(out), *options]) == 1
+    assert "train the model first" in capsys.readouterr().err
+    better = tmp_path / "better"
+    learned = [*QUICK, "--iterations", "60", "--lr", "0.03"]
+    command = ["train", "--data", str(photos), "--decoder", "conv", "--out", str(better)]
+    assert main([*command, *learned, "--latents", "8"]) == 0
+    assert main(["tune", str(better), "--out", str(out), *options]) == 0
+    assert (out / "figures" / "tuning.png").is_file()
+    assert type(load_model(out / "model.pt")) is ConvIPVAE
 
 
 @pytest.mark.parametrize("target", ["nir", "fixed-point"])

@@ -176,6 +176,34 @@ def test_bounds_that_cannot_be_kept_are_refused_with_a_number(model, x):
         tune(IPVAE(20, 12), x, num_steps=20, trials=2)
 
 
+def test_a_convolutional_model_is_tuned_as_its_unrolled_one():
+    torch.manual_seed(0)
+    model = models.ConvIPVAE(2, 4, 5, 2, init_std=0.2, leak=0.1)
+    knobs = Knobs(threshold=0.01, gain=0.9, step=0.7, clamp=0.5, fineness=2.0)
+    one = models.unrolled(retuned(model, knobs), (7, 6))
+    other = retuned(models.unrolled(model, (7, 6)), knobs)
+    for name, value in one.state_dict().items():
+        torch.testing.assert_close(value, other.state_dict()[name], msg=name)
+    for name in ("clamp", "leak", "lateral_scale"):
+        assert getattr(one.neuron, name) == pytest.approx(getattr(other.neuron, name))
+
+
+def test_whole_images_are_tuned_by_what_is_measured():
+    torch.manual_seed(0)
+    images = torch.randn(12, 1, 24, 24).cumsum(2).cumsum(3)
+    images = (images - images.mean((2, 3), keepdim=True)) / images.std((2, 3), keepdim=True)
+    model = models.ConvIPVAE(1, 8, 8, 4)
+    fit(model, images, TrainConfig(iterations=60, batch=6, steps=8, lr=0.02, progress=False))
+    result = tune(model, images, num_steps=30, trials=8)
+    assert result.after.distance <= result.before.distance
+    assert len(result.candidates) == 8
+    assert isinstance(result.model, models.ConvIPVAE)
+    # What is measured: of whole crops, after 30 timesteps.
+    spk = model.run(images, 30, record=("spk",), seed=0).spk[-16:]
+    assert result.before.zeros == pytest.approx(float((spk == 0).float().mean()), abs=0.02)
+    assert result.before.spikes == pytest.approx(float(spk.flatten(2).sum(-1).mean()), rel=0.2)
+
+
 @pytest.mark.parametrize(
     ("make", "error", "match"),
     [
