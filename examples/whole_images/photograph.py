@@ -158,7 +158,8 @@ def draw(
     decoded, spk = decode_image(model, code), code.spk[-1].float()
     size = (model.kernel_size[0], model.kernel_size[1])
     order = metrics.by_tuning(model.weight.detach(), size)
-    angles = metrics.feature_tuning(model.weight.detach(), size)[0]
+    angles, frequencies, _ = metrics.feature_tuning(model.weight.detach(), size)
+    phases = metrics.feature_phase(model.weight.detach(), size)
     figure = Figure(figsize=(13, 8), layout="constrained")
     axes = figure.subplots(3, 5)
     titled: list[tuple[str, Callable[[Axes], object]]] = [
@@ -172,7 +173,7 @@ def draw(
         ("spikes at each place", lambda ax: plotting.activity(spk, ax=ax)),
         ("their orientation", lambda ax: plotting.orientations(spk, angles, ax=ax)),
         ("cost", partial(_draw_costs, image, code, decoded)),
-        ("", lambda ax: ax.set_axis_off()),
+        ("its features", lambda ax: plotting.tiling(angles, frequencies, phases, ax=ax)),
         *(
             (f"{name}" + (f": {found[name][0]:.1f} dB" if name in found else ""),
              partial(_photograph, picture))

@@ -139,6 +139,50 @@ def feature_tuning(weight: Tensor, shape: tuple[int, int]) -> tuple[Tensor, Tens
     return preferred, frequency, require_result(index, "weight")
 
 
+def feature_phase(weight: Tensor, shape: tuple[int, int]) -> Tensor:
+    r"""Phase of features about their middle, in degrees from 0 to 360, shape (K,).
+
+    Of the frequency f at which a feature has most power, about the centre c of its squares:
+
+    .. math:: arg Σ_r φ(r) e^{−2πi f·(r − c)}
+
+    0 is symmetric and bright in the middle, 180 dark, 90 and 270 are antisymmetric. Of f and −f the
+    one to the right is taken, or down.
+
+    Args:
+        weight: Φ, shape (M, K).
+        shape: (H, W) of a feature, H · W = M.
+
+    >>> r = torch.arange(16.0) - 7.5
+    >>> wave, window = r * torch.pi / 3, torch.exp(-r.square() / 18)
+    >>> even, odd = window * wave.cos(), window * wave.sin()
+    >>> feature_phase(torch.stack([even, -even, odd], 1), (1, 16)).round().tolist()
+    [0.0, 180.0, 270.0]
+    """
+    height, width = require_image_shape(shape)
+    require_float(weight, "weight")
+    if weight.ndim != 2 or height * width != len(weight):
+        raise ValueError(f"weight must have shape ({height * width}, K), got {tuple(weight.shape)}")
+    require_finite(weight, "weight")
+    images = wide(weight.detach()).T.reshape(-1, height, width)
+    images = images - images.mean((1, 2), keepdim=True)
+    size = (4 * height if height > 1 else 1, 4 * width if width > 1 else 1)
+    spectrum = torch.fft.fft2(images, s=size)
+    down = torch.fft.fftfreq(size[0], dtype=images.dtype, device=weight.device)[:, None]
+    across = torch.fft.fftfreq(size[1], dtype=images.dtype, device=weight.device)[None]
+    right = ((across > 0) | ((across == 0) & (down >= 0))).expand(size).flatten()
+    power = spectrum.abs().square().flatten(1) * right
+    peak = power.argmax(1)
+    down, across = (f.expand(size).flatten()[peak] for f in (down, across))
+    energy = images.square()
+    energy = energy / energy.sum((1, 2), keepdim=True).clamp(min=torch.finfo(energy.dtype).tiny)
+    rows, columns = (torch.arange(n).to(energy) for n in (height, width))
+    centre = down * (energy.sum(2) @ rows) + across * (energy.sum(1) @ columns)
+    phase = spectrum.flatten(1).gather(1, peak[:, None])[:, 0].angle() + 2 * math.pi * centre
+    degrees: Tensor = (phase * (180 / math.pi)).remainder(360)
+    return degrees
+
+
 def by_tuning(weight: Tensor, shape: tuple[int, int]) -> Tensor:
     """Indices (K,) of neurons by the orientation of their features, from 0 to 180 degrees."""
     return feature_tuning(weight, shape)[0].argsort(stable=True)

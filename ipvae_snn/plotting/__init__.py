@@ -21,7 +21,8 @@
 :func:`tuning`
 :func:`photograph`,           whole images: the spikes at each place, the orientation that wins
 :func:`activity`,
-:func:`orientations`
+:func:`orientations`,         and of features the orientations and phases; spikes of some places
+:func:`tiling`, :func:`places`
 :func:`animate`               an animation of one trial
 ============================  ====================================================================
 
@@ -45,8 +46,8 @@ from ipvae_snn.plotting.curves import (
 from ipvae_snn.plotting.frame import BLUE, GREEN, GREY, ORANGE, PALETTE, canvas, darken
 from ipvae_snn.plotting.images import dictionary, mosaic, reconstructions
 from ipvae_snn.plotting.membranes import currents, membranes
-from ipvae_snn.plotting.photographs import activity, orientations, photograph
-from ipvae_snn.plotting.spikes import raster, spike_triggered, trials, tuning
+from ipvae_snn.plotting.photographs import activity, orientations, photograph, tiling
+from ipvae_snn.plotting.spikes import places, raster, spike_triggered, trials, tuning
 
 __all__ = [
     "BLUE",
@@ -68,12 +69,14 @@ __all__ = [
     "mosaic",
     "orientations",
     "photograph",
+    "places",
     "raster",
     "rate_distortion",
     "reconstructions",
     "schedules",
     "spectra",
     "spike_triggered",
+    "tiling",
     "trade_off",
     "training",
     "trials",

@@ -71,6 +71,32 @@ def orientations(spk: Any, angles: Any, *, ax: Axes | None = None) -> Axes:
     return ax
 
 
+def tiling(angles: Any, frequencies: Any, phases: Any, *, ax: Axes | None = None) -> Axes:
+    """Which orientations, frequencies and phases features have: a dot for each of them.
+
+    Args:
+        angles: of the features in degrees, (K,), and
+        frequencies: in cycles per pixel, (K,), of :func:`ipvae_snn.metrics.feature_tuning`;
+        phases: in degrees, (K,), of :func:`ipvae_snn.metrics.feature_phase`, as colours.
+        ax: where to draw.
+    """
+    across = array(angles, "angles", "K")
+    up = array(frequencies, "frequencies", len(across))
+    hues = array(phases, "phases", len(across)) % 360
+    ax = axes(ax, (5, 4))
+    drawn = ax.scatter(across % 180, up, c=hues, cmap="twilight", vmin=0, vmax=360, s=28,
+                       edgecolors=text_colour(ax), linewidths=0.4)  # fmt: skip
+    ax.set_xlim(0, 180)
+    ax.set_xticks(range(0, 181, 45))
+    ax.set_xlabel("orientation (degrees)")
+    ax.set_ylim(bottom=0)
+    ax.set_ylabel("cycles per pixel")
+    bar = ax.figure.colorbar(drawn, ax=ax, ticks=range(0, 361, 90), label="phase (degrees)")
+    bar.ax.tick_params(colors=text_colour(ax))
+    bar.ax.yaxis.label.set_color(text_colour(ax))
+    return ax
+
+
 def _draw_wheel(ax: Axes) -> None:
     """The hues of stripes, as lines in a corner."""
     inset = ax.inset_axes((0.86, 0.02, 0.12, 0.12 * _ratio(ax)))

@@ -79,6 +79,33 @@ def trials(
     return ax
 
 
+def places(
+    spk: Any,
+    *,
+    shown: Any = None,
+    dots: str = "both",
+    ax: Axes | None = None,
+    first_step: int = 1,
+) -> Axes:
+    """Spike counts of a map of neurons: a block of rows for each place, a row for each channel.
+
+    Args:
+        spk: counts of one image, shape (T, K, h, w).
+        shown: numbers of the places to draw, from the bottom up, counted row by row; default the
+            four with most spikes.
+        dots, first_step, ax: as in :func:`raster`.
+    """
+    z = counts(spk, "T", "K", "h", "w")
+    width = z.shape[3]
+    by_place = z.reshape(*z.shape[:2], -1)
+    chosen = np.argsort(-by_place.sum((0, 1)))[:4] if shown is None else shown
+    drawn = indices(chosen, by_place.shape[2], "shown")
+    ax = trials(by_place, neurons=drawn, dots=dots, ax=ax, first_step=first_step)
+    ax.set_yticks(ax.get_yticks(), ["{}, {}".format(*divmod(n, width)) for n in drawn])
+    ax.set_ylabel(f"place (row, column), {z.shape[1]} channels each")
+    return ax
+
+
 def _draw_dots(z: NDArray[Any], dots: str, ax: Axes, first_step: int) -> Axes:
     if dots not in DOTS:
         raise ValueError(f"dots must be one of {DOTS}, got {dots!r}")

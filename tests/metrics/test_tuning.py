@@ -94,3 +94,22 @@ def test_spike_triggered_average_equals_a_plain_loop():
 def test_wrong_shapes_are_refused(call):
     with pytest.raises(ValueError, match="must"):
         call()
+
+
+@pytest.mark.parametrize("phase", [0.0, 45.0, 90.0, 180.0, 300.0])
+@pytest.mark.parametrize("direction", [(0.0, 1.0), (1.0, 0.0), (0.6, 0.8), (-0.6, 0.8)])
+def test_phase_of_a_gabor_patch_wherever_it_lies(phase, direction):
+    rows, columns = torch.meshgrid(*[torch.arange(24.0, dtype=torch.float64)] * 2, indexing="ij")
+    for row, column in ((11.5, 11.5), (10.0, 13.0)):
+        down, across = rows - row, columns - column
+        wave = 2 * math.pi * 0.15 * (direction[0] * down + direction[1] * across)
+        envelope = torch.exp(-(down.square() + across.square()) / (2 * 3.5**2))
+        gabor = envelope * torch.cos(wave + math.radians(phase))
+        found = float(metrics.feature_phase(gabor.reshape(-1, 1), (24, 24)))
+        assert abs((found - phase + 180) % 360 - 180) < 12
+
+
+def test_phase_of_nothing_is_a_number():
+    assert torch.isfinite(metrics.feature_phase(torch.zeros(16, 2), (4, 4))).all()
+    with pytest.raises(ValueError, match="weight must have shape"):
+        metrics.feature_phase(torch.zeros(15, 2), (4, 4))

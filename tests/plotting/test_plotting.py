@@ -115,6 +115,24 @@ def test_activity_sums_the_features_of_a_place(ax):
     render(ax)
 
 
+def test_places_show_the_channels_of_a_place_together(ax):
+    spk = torch.zeros(5, 3, 2, 4)
+    spk[1, 2, 1, 3], spk[4, 0, 0, 1] = 2, 1
+    plotting.places(spk, shown=[7, 1], ax=ax)
+    time, row = ax.collections[0].get_offsets().data.T.astype(int)
+    assert sorted(zip(time.tolist(), row.tolist(), strict=True)) == [(2, 2), (5, 3)]
+    assert [t.get_text() for t in ax.get_yticklabels()] == ["1, 3", "0, 1"]
+    render(ax)
+
+
+def test_tiling_places_features_by_orientation_and_frequency(ax):
+    plotting.tiling([10.0, 190.0], [0.1, 0.2], [0.0, -90.0], ax=ax)
+    dots = ax.collections[0]
+    assert np.allclose(dots.get_offsets(), [[10, 0.1], [10, 0.2]])
+    assert np.allclose(dots.get_array(), [0, 270])
+    render(ax)
+
+
 def test_orientations_have_the_hue_of_what_fires(ax):
     spk = torch.zeros(3, 1, 4)
     spk[0, 0, 0] = spk[1, 0, 1] = spk[2, 0, 2] = 4
