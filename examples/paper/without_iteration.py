@@ -102,8 +102,12 @@ def follow(model: nn.Module, x: Tensor, last: int, state: State | None = None) -
 
 
 def refined(setup: Setup, name: str, x: Tensor, last: int) -> list[Curve]:
-    """Curves of a P-VAE's guess and of its refinements by spikes on its decoder, as in REFINED."""
-    guesser = trained(setup, "patches", name).requires_grad_(False)
+    """Curves of a P-VAE's guess and of its refinements by spikes on its decoder, as in REFINED.
+
+    It is trained with β = 1, the objective that spikes descend on.
+    """
+    seconds = SHARE * setup.seconds
+    guesser = trained(setup, "patches", name, beta=1.0, seconds=seconds).requires_grad_(False)
     guess = guesser.run(x, 1, record=(), seed=0).state
     curves = [follow(guesser, x, 1)]
     for start, leak in ((guess, 1.0), (None, 1.0), (guess, 0.0)):
@@ -150,8 +154,6 @@ def draw(setup: Setup, rows: dict[str, list[Curve]], starts: dict[str, list[Curv
                 look["label"] = key if name == "P-conv" else None
                 line(moving, curve, "r2", **look)
                 line(energy, curve, "free_energy", **look)
-        guessed = [refinements[0][0]["free_energy"] for refinements in starts.values()]
-        energy.set_ylim(min(guessed) - 15, max(guessed) + 30)
         price.set_xlim(*(row["spikes"] for row in (rows["guided"][0][0], rows["guided"][0][-1])))
         gain.set_yscale("log", nonpositive="mask")
         step = "timestep of inference"
@@ -160,11 +162,12 @@ def draw(setup: Setup, rows: dict[str, list[Curve]], starts: dict[str, list[Curv
             if ax is not energy:
                 ax.set_ylim(1e-5 if ax is gain else 0, 1)
         title = "T timesteps (dots), and encoders"
-        finish(quality, x=step, y="R²", title=title, legend="upper center", columns=2)
+        finish(quality, x=step, y="R²", title=title, legend="lower right", columns=1)
         finish(gain, x=step, y="R² gained per timestep", title="what a timestep buys", columns=2)
         finish(distance, x=step, y="distance", title="rate and distortion", legend=None)
         finish(price, x="spikes per patch so far", y="R²", title="what spikes buy")
         finish(energy, x=step, y="free energy (nats)", title="a P-VAE's guess, refined")
+        energy.set_ylim(top=1.1 * energy.get_ylim()[1])
         finish(moving, x=step, y="R²", title="the same: without the leak, the prior moves")
 
 
