@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from ipvae_snn._utils.checks import require_finite, require_float, require_instance, require_integer
@@ -67,8 +68,12 @@ class ImageCode:
         ):  # fmt: skip
             raise ValueError(f"{path} is damaged: it does not hold the counts of an image")
         height, width = size.tolist()
-        counts = torch.from_numpy(spk.astype(_smallest(int(spk.max()))))
-        return cls(counts, tuple(steps.tolist()), (height, width), str(dictionary))
+        return cls(
+            torch.from_numpy(_integers(spk)),
+            tuple(steps.tolist()),
+            (height, width),
+            str(dictionary),
+        )
 
 
 @torch.no_grad()
@@ -111,10 +116,9 @@ def encode_image(
         for step in kept:
             out = model.run(x[None].to(model.like), step - done, record=(), state=state)
             state, done = out.state, step
-            counts.append(state.spk[0].cpu())
-    spk = torch.stack(counts)
-    spk = torch.from_numpy(spk.numpy().astype(_smallest(int(spk.max()))))
+            counts.append(_integers(state.spk[0].cpu().numpy()))
     height, width = image.shape[1:]
+    spk = torch.from_numpy(np.stack(counts))
     return ImageCode(spk, kept, (height, width), _checksum(model))
 
 
@@ -144,9 +148,11 @@ def require_image_model(model: Any) -> ConvIPVAE:
     return found
 
 
-def _smallest(largest: int) -> Any:
-    """The smallest integer type that PyTorch and NumPy share."""
-    return np.uint8 if largest < 2**8 else np.int16 if largest < 2**15 else np.int32
+def _integers(counts: NDArray[Any]) -> NDArray[Any]:
+    """Counts in the smallest integer type that holds them, and that PyTorch has, too."""
+    largest = int(counts.max())
+    small = np.uint8 if largest < 2**8 else np.int16 if largest < 2**15 else np.int32
+    return counts.astype(small)
 
 
 def _checksum(model: ConvIPVAE) -> str:
