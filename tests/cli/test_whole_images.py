@@ -65,6 +65,7 @@ def test_evaluate_check_and_report(run, photos, capsys):
     assert (run / "report.html").stat().st_size > 10_000
 
 
+@pytest.mark.slow
 def test_the_peer_of_whole_images(photos, tmp_path, capsys):
     command = ["train", "--data", str(photos), "--model", "conv-lca", "--out", str(tmp_path / "a")]
     assert main([*command, *QUICK]) == 0
@@ -134,6 +135,7 @@ def test_colour_from_files_to_features_and_back(tmp_path, capsys):
     assert "3" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_run_is_tuned(run, photos, tmp_path, capsys):
     out = tmp_path / "tuned"
     options = ["--samples", "2", "--steps", "20", "--trials", "2", "--quiet"]
