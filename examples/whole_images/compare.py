@@ -5,7 +5,8 @@ The flat iP-VAE has 512 neurons for tiles of 16×16 pixels: side by side, or ove
 averaged. Thresholds are varied after training, which gives each a curve of error against active
 neurons per pixel, as codes of different sparsity do not compare. Error is pooled over all pixels of
 all photographs; the median R² of 16×16 patches, PSNR and SSIM in pixels stand beside it. Where
-sporco is installed, its ConvBPDN codes with the iP-VAE's dictionary.
+sporco is installed (extra peers), its ConvBPDN codes with the iP-VAE's dictionary, whose features
+wrap around at the borders there.
 
     python examples/whole_images/compare.py                                # scikit-image's
     python examples/whole_images/compare.py --data path/to/photos --budget 40min --photographs 100
