@@ -18,7 +18,8 @@ Backward, with g_t = α h̄_t and c_t the gradient of the NLL:
     E_t = c_t (f_t − x) − Φ g_{t+1},   z̄_t = Φᵀ E_t
     Φ̄ = Σ_t E_t ⋆ z_t + (x − f_{t−1}) ⋆ g_t
 
-Two convolutions forward and four backward per timestep; saved are membranes, counts and f_t, which
+Two convolutions forward and four backward per timestep. With compiled kernels the two that take counts,
+Φ z_t and E_t ⋆ z_t, are sums over the neurons that spiked. Saved are membranes, counts and f_t, which
 is small beside them.
 """
 
@@ -176,6 +177,7 @@ class Dictionary:
         self.grad = torch.zeros_like(self.weight)
         self.backward_grad = torch.zeros_like(self.backward_weight)
         self.rows = native.padded_rows(weight.detach()) if events else None
+        self.of_spikes = native.MapGradientSum(weight) if events else None
 
     def decode(self, neurons: Tensor) -> Tensor:
         """Φ of values of any kind."""
@@ -192,7 +194,10 @@ class Dictionary:
         """Φᵀ of cells; of the places of a part only."""
         padding = self.padding
         if part is not None:
-            cells, padding = part.cells(cells, padding[0]), (0, padding[1])
+            if part.rows.stop - part.rows.start == cells.shape[-2] + padding[0]:
+                cells = cells[part.samples]  # all rows
+            else:
+                cells, padding = part.cells(cells, padding[0]), (0, padding[1])
         return conv2d(cells, self.weight, padding=padding).movedim(1, -1).contiguous()
 
     def masked(self, cells: Tensor) -> Tensor:
@@ -206,8 +211,16 @@ class Dictionary:
         else:
             self.grad += _weight_gradient(maps, cells, self.weight, self.padding)
 
+    def add_gradient_of_spikes(self, cells: Tensor, counts: Tensor) -> None:
+        """Add cells ⋆ z, z in few bytes: by the neurons that spiked where compiled kernels run."""
+        if self.of_spikes is None:
+            self.add_gradient(cells, counts.to(cells.dtype), of_decoding=True)
+        else:
+            self.of_spikes.add(cells, counts)
+
     def gradient(self) -> Tensor:
-        return self.grad + self.backward_grad.flip(-2, -1).transpose(0, 1)
+        dense = self.grad + self.backward_grad.flip(-2, -1).transpose(0, 1)
+        return dense if self.of_spikes is None else dense + self.of_spikes.gradient()
 
 
 def _weight_gradient(
@@ -270,6 +283,14 @@ class MapState(NamedTuple):
     kl: Tensor | None
 
 
+class Saved(NamedTuple):
+    """What the backward pass needs, time first: membranes, counts in few bytes, and Φ z."""
+
+    mems: Tensor
+    counts: Tensor
+    decoded: Tensor
+
+
 class PlainNeurons:
     """Timesteps of all neurons in PyTorch operations; states (B, h, w, K)."""
 
@@ -286,8 +307,10 @@ class PlainNeurons:
         """One: PyTorch's generator draws for all neurons in turn."""
         return [Part(slice(0, self.shape[0]), slice(0, self.shape[1]))]
 
-    def advance(self, t: int, current: Tensor, state: "MapState", part: Part) -> None:
-        """A timestep of ``state``, in place."""
+    def advance(
+        self, t: int, current: Tensor, state: MapState, part: Part, saved: Saved | None = None
+    ) -> None:
+        """A timestep of ``state``, in place; also kept in ``saved``."""
         spec, before = self.spec, state.mem.view(self.by_place)
         after = equations.membrane_step(
             before, current.view(self.by_place), 0.0, step=spec.step_size, bias=spec.bias,
@@ -298,6 +321,9 @@ class PlainNeurons:
             state.kl.copy_(kl.view(state.kl.shape))
         state.spk.copy_(draw_of(self.rows, after.reshape(-1, self.shape[-1])).view(self.shape))
         state.mem.copy_(after.view(self.shape))
+        if saved is not None:
+            saved.mems[t] = state.mem
+            saved.counts[t] = to_count_dtype(state.spk, saved.counts.dtype)
 
     def prepare(self, mems: Tensor, counts: Tensor, kl_grad: Tensor) -> None:
         """Called before the backward pass, with what was saved and the gradient of the KL."""
@@ -362,7 +388,9 @@ class NativeNeurons:
     def parts(self) -> list[Part]:
         return parts_of(self.spec.mem.shape)
 
-    def advance(self, t: int, current: Tensor, state: "MapState", part: Part) -> None:
+    def advance(
+        self, t: int, current: Tensor, state: MapState, part: Part, saved: Saved | None = None
+    ) -> None:
         keys, row_ids = None if self.keys is None else self.keys[t:], self.row_ids
         bias = self.spec.bias
         if len(bias) > 1:
@@ -374,6 +402,9 @@ class NativeNeurons:
             row_ids=pointer(None if row_ids is None else part.of(row_ids)),
             spk=pointer(part.of(state.spk)), mem=pointer(part.of(state.mem)), spk_every=1,
             mem_every=1, kl=pointer(None if state.kl is None else part.of(state.kl)),
+            all_mem=pointer(None if saved is None else part.of(saved.mems[t])),
+            all_counts=pointer(None if saved is None else part.of(saved.counts[t])),
+            count_bytes=0 if saved is None else saved.counts.element_size(),
             work=pointer(self.work), threads=self.threads,
         )  # fmt: skip
         self.library.ipvae_forward(byref(self.dynamics), byref(arguments))
@@ -429,7 +460,7 @@ def make_neurons(spec: MapSpec) -> PlainNeurons | NativeNeurons:
 # -- forward and backward ---------------------------------------------------------------------
 
 
-def _forward(spec: MapSpec, save: bool = False) -> tuple[MapResult, tuple[Tensor, ...]]:
+def _forward(spec: MapSpec, save: bool = False) -> tuple[MapResult, Saved | None]:
     """The result, and with ``save`` membranes, counts and f of all timesteps."""
     dictionary = Dictionary(spec.weight, spec.mask, events=is_native(spec))
     neurons = make_neurons(spec)
@@ -437,14 +468,7 @@ def _forward(spec: MapSpec, save: bool = False) -> tuple[MapResult, tuple[Tensor
     kl = mem.new_empty(mem.shape[:3]) if "kl" in spec.fields else None
     state, parts = MapState(spk, mem, kl), neurons.parts()
     recorded: dict[str, list[Tensor]] = {name: [] for name in spec.fields}
-    saved: tuple[Any, ...] = ()
-    if save:
-        dtype = neurons.rows.count_dtype()
-        saved = (
-            mem.new_empty(spec.steps, *mem.shape),
-            mem.new_empty(spec.steps, *mem.shape, dtype=dtype),
-            [],
-        )
+    saved = _room_for(spec, neurons.rows.count_dtype()) if save else None
     decoded = dictionary.decode_spikes(spk) if bool(spk.any()) else torch.zeros_like(spec.x_at(0))
     residual = None
     for t in range(spec.steps):
@@ -452,16 +476,13 @@ def _forward(spec: MapSpec, save: bool = False) -> tuple[MapResult, tuple[Tensor
         if residual is None or spec.lateral_scale != 1 or spec.x.ndim == 5:
             residual = x - spec.lateral_scale * decoded
         for part in parts:
-            neurons.advance(t, dictionary.project(residual, part), state, part)
+            neurons.advance(t, dictionary.project(residual, part), state, part, saved)
         last = t + 1 == spec.steps
-        if save:
-            saved[0][t] = mem
-            saved[1][t] = to_count_dtype(spk, saved[1].dtype)
-        if not last or save or "nll" in recorded:
+        if not last or saved is not None or "nll" in recorded:
             decoded = dictionary.decode_spikes(spk)
             residual = x - decoded
-        if save:
-            saved[2].append(decoded)
+        if saved is not None:
+            saved.decoded[t] = decoded
         for name, rows in recorded.items():
             if name == "nll":
                 rows.append(0.5 * residual.square().flatten(1).sum(1))
@@ -475,7 +496,16 @@ def _forward(spec: MapSpec, save: bool = False) -> tuple[MapResult, tuple[Tensor
     result = MapResult(
         **{name: values.get(name) for name in OUTPUTS[:4]}, last_spk=spk, last_mem=mem
     )
-    return result, (saved[0], saved[1], torch.stack(saved[2])) if save else ()
+    return result, saved
+
+
+def _room_for(spec: MapSpec, counts: torch.dtype) -> Saved:
+    mem, x = spec.mem, spec.x_at(0)
+    return Saved(
+        mem.new_empty(spec.steps, *mem.shape),
+        mem.new_empty(spec.steps, *mem.shape, dtype=counts),
+        x.new_empty(spec.steps, *x.shape),
+    )
 
 
 class _Inference(torch.autograd.Function):
@@ -484,6 +514,7 @@ class _Inference(torch.autograd.Function):
         inputs: dict[str, Any] = dict(zip(INPUTS, tensors, strict=True))
         spec = replace(spec, **inputs)
         result, saved = _forward(spec, save=True)
+        assert saved is not None
         ctx.save_for_backward(*tensors, *saved)
         ctx.settings = {
             f.name: getattr(spec, f.name) for f in fields_of(spec) if f.name not in INPUTS
@@ -515,7 +546,7 @@ class _Adjoint:
     def __init__(self, spec: MapSpec, saved: tuple[Tensor, ...], needed: dict[str, bool]) -> None:
         self.spec, self.needed = spec, needed
         self.mems, self.counts, self.decoded = saved
-        self.dictionary = Dictionary(spec.weight, spec.mask)
+        self.dictionary = Dictionary(spec.weight, spec.mask, events=is_native(spec))
 
     def __call__(self, grads: dict[str, Tensor | None]) -> dict[str, Tensor]:
         spec, dictionary = self.spec, self.dictionary
@@ -539,8 +570,7 @@ class _Adjoint:
                 by_error = dictionary.project(error_grad)
                 spk_grad = by_error if spk_grad is None else spk_grad + by_error
             if self.needed["weight"]:
-                spk = self.counts[t].to(spec.mem.dtype)
-                dictionary.add_gradient(error_grad, spk, of_decoding=True)
+                dictionary.add_gradient_of_spikes(error_grad, self.counts[t])
             mem_grad = self._recorded("mem", t, grads)
             if mem_grad is not None:
                 neurons.mem_grad = neurons.mem_grad + mem_grad

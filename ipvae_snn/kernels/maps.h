@@ -58,6 +58,49 @@ static void decode_row(const Map *m, int64_t image, int64_t row, float *sum) {
     }
 }
 
+/* to += z from, over n numbers. */
+static inline ALWAYS_INLINE void add_run(float *restrict to, const float *restrict from, float z,
+                                         int64_t n) {
+    int64_t j = 0;
+    for (; j + WIDTH <= n; j += WIDTH) *(Vector *)(to + j) += z * *(const Vector *)(from + j);
+    for (; j < n; j++) to[j] += z * from[j];
+}
+
+typedef struct {
+    int64_t batch, height, width, latents; /* of the counts, (batch, height, width, K) */
+    int64_t rows, columns, depth;          /* of a feature, q_h, q_w cells of D values */
+    const uint8_t *counts;                 /* of count_bytes each */
+    int32_t count_bytes;
+    const float *cells; /* (batch, height - q_h + 1, width - q_w + 1, D) */
+    float *grad;        /* (threads, K, q_h, q_w, D): cells times counts are added */
+    float *spk;         /* (threads, K): work */
+    int32_t *active;    /* (threads, K): work */
+    int32_t threads;
+} MapGradient;
+
+/* Add the cells around each spike of one row of places to the gradient of its neuron's feature. */
+static void gradient_row(const MapGradient *m, int64_t image, int64_t row, int thread) {
+    int64_t K = m->latents, D = m->depth, q = m->columns, feature = m->rows * q * D;
+    int64_t H = m->height - m->rows + 1, W = m->width - q + 1;
+    float *grad = m->grad + thread * K * feature, *spk = m->spk + thread * K;
+    int32_t *active = m->active + thread * K;
+    for (int64_t c = 0; c < m->width; c++) {
+        int64_t place = (image * m->height + row) * m->width + c;
+        load_counts(spk, m->counts + place * K * m->count_bytes, m->count_bytes, K);
+        int64_t count = list_active(spk, K, active);
+        int64_t left = c - (q - 1), from = left < 0 ? -left : 0;
+        int64_t until = left + q > W ? W - left : q;
+        for (int64_t a = 0; a < m->rows && count; a++) {
+            int64_t cell_row = row - (m->rows - 1) + a;
+            if (cell_row < 0 || cell_row >= H) continue;
+            const float *cells = m->cells + ((image * H + cell_row) * W + left + from) * D;
+            float *to = grad + (a * q + from) * D;
+            for (int64_t e = 0; e < count; e++)
+                add_run(to + active[e] * feature, cells, spk[active[e]], (until - from) * D);
+        }
+    }
+}
+
 typedef struct {
     int64_t height, width, latents, reach_h, reach_w; /* a neuron inhibits places up to reach away */
     const float *spk;                                 /* (height, width, K) */
@@ -67,14 +110,6 @@ typedef struct {
     int32_t *count;      /* (height, width): work */
     int32_t threads;
 } MapInhibition;
-
-/* to += z from, over n numbers. */
-static inline ALWAYS_INLINE void add_run(float *restrict to, const float *restrict from, float z,
-                                         int64_t n) {
-    int64_t j = 0;
-    for (; j + WIDTH <= n; j += WIDTH) *(Vector *)(to + j) += z * *(const Vector *)(from + j);
-    for (; j < n; j++) to[j] += z * from[j];
-}
 
 /* What all spikes take from one row of places. A spike adds one run of numbers to it. */
 static void inhibit_row(const MapInhibition *m, int64_t row) {

@@ -46,12 +46,13 @@ void ipvae_inhibition(int64_t rows, int64_t latents, int64_t stride, const float
 }
 
 /* Sizes of the structures in bytes: Python compares them with its own when it loads the library. */
-void ipvae_sizes(int64_t sizes[5]) {
+void ipvae_sizes(int64_t sizes[6]) {
     sizes[0] = sizeof(Dynamics);
     sizes[1] = sizeof(Forward);
     sizes[2] = sizeof(Backward);
     sizes[3] = sizeof(Map);
     sizes[4] = sizeof(MapInhibition);
+    sizes[5] = sizeof(MapGradient);
 }
 
 /* Returns the number of neurons that spiked in the previous timestep, over all rows. */
@@ -103,4 +104,10 @@ void ipvae_inhibit_map(const MapInhibition *m) {
     list_places(m->spk, m->height * m->width, m->latents, m->active, m->count, m->threads);
 #pragma omp parallel for num_threads(m->threads) schedule(dynamic, 1)
     for (int64_t row = 0; row < m->height; row++) inhibit_row(m, row);
+}
+
+void ipvae_map_gradient(const MapGradient *m) {
+#pragma omp parallel for num_threads(m->threads) schedule(static)
+    for (int64_t i = 0; i < m->batch * m->height; i++)
+        gradient_row(m, i / m->height, i % m->height, THREAD);
 }

@@ -3,7 +3,7 @@
 PyTorch alone is slower for three reasons. Its Poisson sampler is scalar and runs on one thread,
 which takes longer than the (K, K) product of a timestep. Sampling by inversion needs a loop whose
 length depends on the data, which ``torch.compile`` cannot generate. And no operation sums only the
-rows of G of the neurons that spiked. The C code is some 700 lines (``*.h``); everything runs
+rows of G of the neurons that spiked. The C code is some 900 lines (``*.h``); everything runs
 without it.
 """
 
@@ -52,11 +52,9 @@ def _load() -> ctypes.CDLL | build.BuildError:
 
 def _check_structure_sizes(lib: ctypes.CDLL) -> None:
     """Raise ``BuildError`` unless the structures have the same sizes here and in the library."""
-    sizes = (c_int64 * 5)()
+    expected = [ctypes.sizeof(structure) for structure in STRUCTURES]
+    sizes = (c_int64 * len(expected))()
     lib.ipvae_sizes(sizes)
-    expected = [
-        ctypes.sizeof(structure) for structure in (Dynamics, Forward, Backward, Map, MapInhibition)
-    ]
     if list(sizes) != expected:
         raise build.BuildError(
             f"the compiled structures have {list(sizes)} bytes, those of Python {expected}: "
@@ -182,6 +180,14 @@ MapInhibition = _structure(
 )  # fmt: skip
 
 
+MapGradient = _structure(
+    "MapGradient", batch=c_int64, height=c_int64, width=c_int64, latents=c_int64, rows=c_int64,
+    columns=c_int64, depth=c_int64, counts=P, count_bytes=c_int32, cells=P, grad=P, spk=P, active=P,
+    threads=c_int32,
+)  # fmt: skip
+STRUCTURES = (Dynamics, Forward, Backward, Map, MapInhibition, MapGradient)
+
+
 def padded_rows(weight: Tensor) -> Tensor:
     """Features (K, D, q_h, q_w) as :func:`decode_map` takes them: rows of vectors, (K, q_h, n)."""
     rows = weight.permute(0, 2, 3, 1).flatten(2)
@@ -217,6 +223,37 @@ def inhibit_map(spk: Tensor, gram: Tensor, out: Tensor) -> int:
     arguments = MapInhibition(height, width, latents, *reach, *pointers, torch.get_num_threads())
     library().ipvae_inhibit_map(byref(arguments))
     return int(count.sum())
+
+
+class MapGradientSum:
+    """Σ cells ⋆ counts, the gradient of features that decoded counts, over their spikes.
+
+    Args:
+        weight: features (K, D, q_h, q_w).
+    """
+
+    def __init__(self, weight: Tensor) -> None:
+        latents, depth, rows, columns = weight.shape
+        self.threads = torch.get_num_threads()
+        self.total = weight.new_zeros(self.threads, latents, rows, columns, depth)
+        self.work = (
+            weight.new_empty(self.threads, latents),
+            torch.empty(self.threads, latents, dtype=torch.int32),
+        )
+
+    def add(self, cells: Tensor, counts: Tensor) -> None:
+        """Cells (B, D, H, W) and counts (B, h, w, K), integers of 1, 2 or 4 bytes."""
+        by_place = cells.movedim(1, -1).contiguous()
+        _, _, rows, columns, depth = self.total.shape
+        arguments = MapGradient(
+            *counts.shape, rows, columns, depth, pointer(counts), counts.element_size(),
+            pointer(by_place), pointer(self.total), *map(pointer, self.work), self.threads,
+        )  # fmt: skip
+        library().ipvae_map_gradient(byref(arguments))
+
+    def gradient(self) -> Tensor:
+        """(K, D, q_h, q_w)."""
+        return self.total.sum(0).movedim(-1, 1)
 
 
 def slope_of_kind(slope: str, estimator: Any) -> dict[str, Any]:

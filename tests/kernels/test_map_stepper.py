@@ -5,7 +5,7 @@ import torch
 
 from ipvae_snn import surrogate
 from ipvae_snn.kernels import native
-from ipvae_snn.kernels.convolution import infer_maps
+from ipvae_snn.kernels.convolution import Dictionary, infer_maps
 from ipvae_snn.kernels.map_stepper import MapStepper
 from tests.kernels.test_convolution import GEOMETRIES, Problem
 
@@ -74,3 +74,17 @@ def test_events_are_summed_where_they_are_few(events, monkeypatch):
         monkeypatch.setattr(stepper, name, lambda n=name, f=plain: taken.append(n) or f())
     stepper.advance()
     assert taken == ["current_of_events" if events == 2 else "dense_current"]
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int16, torch.int32])
+@pytest.mark.parametrize("geometry", GEOMETRIES, ids=str)
+def test_the_gradient_of_features_is_a_sum_over_spikes(geometry, dtype):
+    spec = one_image(geometry)
+    counts = torch.poisson(torch.full((3, *spec.spk.shape[1:]), 0.5))
+    cells = torch.randn(3, *spec.x.shape[1:])
+    found = native.MapGradientSum(spec.weight)
+    dense = Dictionary(spec.weight, None)
+    for scale in (1.0, 0.5):
+        found.add(scale * cells, counts.to(dtype))
+        dense.add_gradient(scale * cells, counts, of_decoding=True)
+    torch.testing.assert_close(found.gradient(), dense.gradient(), rtol=1e-4, atol=1e-4)
