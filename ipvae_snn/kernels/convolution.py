@@ -18,9 +18,9 @@ Backward, with g_t = α h̄_t and c_t the gradient of the NLL:
     E_t = c_t (f_t − x) − Φ g_{t+1},   z̄_t = Φᵀ E_t
     Φ̄ = Σ_t E_t ⋆ z_t + (x − f_{t−1}) ⋆ g_t
 
-Two convolutions forward and four backward per timestep. With compiled kernels the two that take counts,
-Φ z_t and E_t ⋆ z_t, are sums over the neurons that spiked. Saved are membranes, counts and f_t, which
-is small beside them.
+Two convolutions forward and four backward per timestep. With compiled kernels the two that take
+counts, Φ z_t and E_t ⋆ z_t, are sums over the neurons that spiked. Saved are membranes, counts and
+f_t, which is small beside them.
 """
 
 import math
