@@ -111,6 +111,7 @@ def test_encode_and_decode_refuse(run, photos, tmp_path, capsys):
     assert list(tmp_path.iterdir()) == [taken]
 
 
+@pytest.mark.slow
 def test_colour_from_files_to_features_and_back(tmp_path, capsys):
     image = pytest.importorskip("PIL.Image")
     folder, out = tmp_path / "photos", tmp_path / "run"
