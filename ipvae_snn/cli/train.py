@@ -12,6 +12,7 @@ from ipvae_snn._utils.options import given
 from ipvae_snn._utils.seeding import seeded
 from ipvae_snn._utils.text import printable
 from ipvae_snn.cli.options import RESUMABLE, estimators, models, training_options
+from ipvae_snn.models import MapModel
 from ipvae_snn.models.base import MODELS, make_model
 from ipvae_snn.recipes import Recipe, find, suited
 from ipvae_snn.runs import (
@@ -73,20 +74,18 @@ def _start(arguments: argparse.Namespace) -> None:
 
 WHOLE_IMAGES = {"treat": "images", "model": "conv-ipvae", "eval_steps": 256, "samples": 32}
 """What ``--decoder conv`` stands for, where nothing else is said; crops take longer."""
-OF_WHOLE_IMAGES = ("conv-ipvae", "conv-lca")
 
 
 IMAGE_TREATMENTS = ("images", "colour")
 
 
 def _choose_decoder(arguments: argparse.Namespace) -> None:
-    asked = arguments.decoder == "conv" or arguments.model in OF_WHOLE_IMAGES
+    of_maps = [name for name, cls in MODELS.items() if issubclass(cls, MapModel)]
+    asked = arguments.decoder == "conv" or arguments.model in of_maps
     if not asked and arguments.treat not in IMAGE_TREATMENTS:
         return
-    if arguments.decoder == "linear" or arguments.model not in (None, *OF_WHOLE_IMAGES):
-        raise ValueError(
-            f"whole images need --decoder conv, and --model {' or '.join(OF_WHOLE_IMAGES)}"
-        )
+    if arguments.decoder == "linear" or arguments.model not in (None, *of_maps):
+        raise ValueError(f"whole images need --decoder conv, and --model {' or '.join(of_maps)}")
     if arguments.treat not in (None, "auto", *IMAGE_TREATMENTS):
         raise ValueError(f"--decoder conv takes whole images, not --as {arguments.treat}")
     arguments.treat = None if arguments.treat == "auto" else arguments.treat

@@ -177,7 +177,7 @@ class Dictionary:
         self.grad = torch.zeros_like(self.weight)
         self.backward_grad = torch.zeros_like(self.backward_weight)
         self.rows = native.padded_rows(weight.detach()) if events else None
-        self.of_spikes = native.MapGradientSum(weight) if events else None
+        self.of_spikes: native.MapGradientSum | None = None  # made when it is first added to
 
     def decode(self, neurons: Tensor) -> Tensor:
         """Φ of values of any kind."""
@@ -213,10 +213,12 @@ class Dictionary:
 
     def add_gradient_of_spikes(self, cells: Tensor, counts: Tensor) -> None:
         """Add cells ⋆ z, z in few bytes: by the neurons that spiked where compiled kernels run."""
-        if self.of_spikes is None:
+        if self.rows is None:
             self.add_gradient(cells, counts.to(cells.dtype), of_decoding=True)
-        else:
-            self.of_spikes.add(cells, counts)
+            return
+        if self.of_spikes is None:
+            self.of_spikes = native.MapGradientSum(self.weight)
+        self.of_spikes.add(cells, counts)
 
     def gradient(self) -> Tensor:
         dense = self.grad + self.backward_grad.flip(-2, -1).transpose(0, 1)

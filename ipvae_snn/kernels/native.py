@@ -208,8 +208,8 @@ def decode_map(spk: Tensor, features: Tensor, columns: int, depth: int) -> Tenso
     return cells
 
 
-def inhibit_map(spk: Tensor, gram: Tensor, out: Tensor) -> int:
-    """What the spikes (h, w, K) take from all neurons, into ``out``; returns how many spiked.
+def inhibit_map(spk: Tensor, gram: Tensor, out: Tensor) -> None:
+    """What the spikes (h, w, K) take from all neurons, into ``out``.
 
     Args:
         spk: counts.
@@ -222,7 +222,6 @@ def inhibit_map(spk: Tensor, gram: Tensor, out: Tensor) -> int:
     pointers = (pointer(tensor) for tensor in (spk, gram, out, active, count))
     arguments = MapInhibition(height, width, latents, *reach, *pointers, torch.get_num_threads())
     library().ipvae_inhibit_map(byref(arguments))
-    return int(count.sum())
 
 
 class MapGradientSum:
