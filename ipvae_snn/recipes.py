@@ -22,7 +22,6 @@ from ipvae_snn.training import TrainConfig
 
 __all__ = ["RECIPES", "Recipe", "find", "suited"]
 
-"""Neurons of a recipe that states no other number."""
 TRAINING = tuple(entry.name for entry in fields(TrainConfig))
 """Values with these names are of the training; all others are options of the model."""
 

@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import r2_score
 
 from ipvae_snn import IPVAE, evaluate, metrics
@@ -93,6 +94,39 @@ def test_probe_accuracy():
     features = torch.nn.functional.one_hot(labels).float() + 0.1 * torch.randn(90, 3)
     args = (features[:60], labels[:60], features[60:], labels[60:])
     assert metrics.probe_accuracy(*args) == 1.0
+
+
+def test_probe_accuracy_chooses_the_strength_on_training_samples():
+    torch.manual_seed(0)
+    labels = torch.arange(1200) % 2
+    features = torch.randn(1200, 100)
+    features[:, 0] += 2.0 * labels  # one useful feature of 100
+    features[:, 1:] *= torch.logspace(-3, 3, 99)
+    train, test = slice(0, 300), slice(300, None)
+    args = (features[train], labels[train], features[test], labels[test])
+
+    def accuracy(fit_on, score_on, strength):
+        mean, std = features[fit_on].mean(0), features[fit_on].std(0, correction=0)
+        x, x_test = ((features[rows] - mean) / std for rows in (fit_on, score_on))
+        probe = LogisticRegression(C=strength, max_iter=1000).fit(x, labels[fit_on])
+        return probe.score(x_test, labels[score_on])
+
+    held_out = torch.arange(300) % 10 == 9
+    parts = held_out.logical_not().nonzero()[:, 0], held_out.nonzero()[:, 0]
+    strengths = (10.0, 0.1, 0.001)
+    best = max(strengths, key=lambda strength: accuracy(*parts, strength))
+    scores = {strength: accuracy(train, test, strength) for strength in strengths}
+    assert len(set(scores.values())) == 3
+    assert metrics.probe_accuracy(*args, strengths=strengths) == pytest.approx(scores[best])
+
+
+@pytest.mark.parametrize("strengths", [(), (0.0,), (math.nan,), ("1",)])
+def test_probe_accuracy_refuses_odd_strengths(strengths):
+    labels = torch.arange(20) % 2
+    with pytest.raises((ValueError, TypeError), match="strength"):
+        metrics.probe_accuracy(
+            torch.rand(20, 2), labels, torch.rand(20, 2), labels, strengths=strengths
+        )
 
 
 @pytest.mark.parametrize(
