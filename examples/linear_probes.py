@@ -77,7 +77,9 @@ def main() -> None:
     for row, (name, model) in enumerate(models.items()):
         train, test = codes(model, x, arguments.step), codes(model, x_test, arguments.step)
         accuracies = []
-        for colour, features in zip(("#808080", "#E69F00", "#0072B2"), PROBES.values(), strict=True):
+        for colour, features in zip(
+            ("#808080", "#E69F00", "#0072B2"), PROBES.values(), strict=True
+        ):
             (trained_on, strengths), (tested_on, _) = features(train), features(test)
             accuracies.append(
                 metrics.probe_accuracy(trained_on, y, tested_on, y_test, strengths=strengths)

@@ -17,7 +17,6 @@ of images are tested on noisy, covered and pale ones too.
 """
 
 import argparse
-import json
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -28,12 +27,22 @@ import numpy as np
 import snntorch as snn
 import torch
 from matplotlib.figure import Figure
-from tasks import DISTURBANCES, TASKS, Layer, Part, Task, accuracy, settled, splits_of
+from tasks import (
+    DISTURBANCES,
+    TASKS,
+    Layer,
+    Part,
+    Task,
+    accuracy,
+    kept,
+    settled,
+    splits_of,
+    write_json,
+)
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from ipvae_snn import IPVAENeuron, metrics, over_time, surrogate
-from ipvae_snn._utils.files import atomic_write
 from ipvae_snn.bench.timing import machine
 
 Options = dict[str, Any]
@@ -42,6 +51,8 @@ DEFAULTS: Options = {"lr": RATES[1], "norm": False, "price": PRICES[1]}
 WITHIN = 0.002
 """Of the best score: where the highest price is taken."""
 BATCH, LEAST_BATCHES, SEARCHED = 64, 1000, 5000
+NOT_OF_RESULTS = "out", "cache", "seeds", "quick"
+"""Options that finished networks do not depend on."""
 VERSIONS = {
     "Leaky": "#808080", "IPVAE, Poisson": "#D55E00", "IPVAE, rounded": "#0072B2",
     "IPVAE, Poisson, defaults": "#E69F00", "IPVAE, rounded, defaults": "#56B4E9",
@@ -154,13 +165,22 @@ def train(
     return network, {"history": history, "seconds": seconds / epochs}
 
 
-def searched(task: Task, version: str, epochs: int) -> list[Options]:
+Kept = Callable[[str, Callable[[], Options]], Options]
+"""Name and maker of a result: made once, then read from its file, if there is a cache."""
+
+
+def searched(task: Task, version: str, epochs: int, kept: Kept) -> list[Options]:
     """All options that were tried, the chosen ones last, on part of the training samples."""
     task = replace(task, train=Part(*(part[:SEARCHED] for part in task.train)))
 
     def tried(options: Options) -> Options:
-        network, _ = train(task, version, options, seed=100, epochs=epochs)
-        return {**options, **network.measure(task.validation)}
+        options = {key: options[key] for key in DEFAULTS}
+
+        def measured() -> Options:
+            network, _ = train(task, version, options, seed=100, epochs=epochs)
+            return {**options, **network.measure(task.validation)}
+
+        return kept(f"{version} tried {listed(options)}", measured)
 
     middle = {"price": PRICES[0]}
     rows = [tried({**middle, "lr": lr, "norm": norm}) for norm in (False, True) for lr in RATES]
@@ -172,28 +192,52 @@ def searched(task: Task, version: str, epochs: int) -> list[Options]:
     return [*rows, *priced, chosen]
 
 
+def listed(options: Options) -> str:
+    return ", ".join(f"{key} {value}" for key, value in options.items())
+
+
+def tested(task: Task, version: str, options: Options, seed: int, epochs: int) -> Options:
+    """What a final network does on test samples."""
+    network, took = train(task, version, options, seed, epochs)
+    row = {**network.measure(task.test), **took}
+    row["operations"] = network.operations(task.test.x[:200])
+    if task.images and task.score is accuracy:
+        row["disturbed"] = network.disturbed()
+    return row
+
+
 def versions_of(task: Task) -> list[str]:
     return [name for name in VERSIONS if task.images or name != "ReLU"]
+
+
+def cache_of(arguments: argparse.Namespace) -> Kept:
+    """Results under the folder ``--cache``, named by all that they depend on."""
+    if arguments.cache is None:
+        return lambda name, make: make()
+    same = {key: value for key, value in vars(arguments).items() if key not in NOT_OF_RESULTS}
+    same["data"] = Path(arguments.data).stem
+    folder = arguments.cache / "; ".join(f"{key} {value}" for key, value in same.items())
+    return lambda name, make: kept(folder / f"{name}.json", make)
 
 
 def compared(task: Task, arguments: argparse.Namespace) -> dict[str, Any]:
     """Per version: options that were tried, and the final networks of all seeds."""
     results: dict[str, Any] = {}
+    keep = cache_of(arguments)
     epochs = arguments.epochs or max(task.epochs, LEAST_BATCHES * BATCH // len(task.train.x))
     versions = tqdm(versions_of(task), desc=arguments.task, disable=None)
     for version in versions:
         versions.set_postfix_str(version)
         defaults = version.endswith("defaults")
-        tried = [] if defaults else searched(task, version, epochs)
+        tried = [] if defaults else searched(task, version, epochs, keep)
         options = DEFAULTS if defaults else {key: tried[-1][key] for key in DEFAULTS}
-        runs = []
-        for seed in range(arguments.seeds):
-            network, took = train(task, version, options, seed, epochs)
-            row = {**network.measure(task.test), **took}
-            row["operations"] = network.operations(task.test.x[:200])
-            if task.images and task.score is accuracy:
-                row["disturbed"] = network.disturbed()
-            runs.append(row)
+        runs = [
+            keep(
+                f"{version} seed {seed} {listed(options)}",
+                lambda: tested(task, version, options, seed, epochs),  # noqa: B023, called at once
+            )
+            for seed in range(arguments.seeds)
+        ]
         results[version] = {"options": options, "tried": tried, "runs": runs}
         print(line(version, results))
     return results
@@ -204,10 +248,10 @@ def line(version: str, results: dict[str, Any]) -> str:
     runs, first = results[version]["runs"], results["Leaky"]["runs"]
     score, spikes, work = ([run[key] for run in runs] for key in ("score", "spikes", "operations"))
     seconds = np.mean([run["seconds"] for run in runs]) / np.mean([r["seconds"] for r in first])
-    options = ", ".join(f"{key} {value}" for key, value in results[version]["options"].items())
     return (
         f"{version:<26}{np.mean(score):8.4f} ±{np.std(score):.4f}{np.mean(spikes):9.0f} "
-        f"±{np.std(spikes):<5.0f}{np.mean(work):12,.0f}{seconds:6.2f}   {options}"
+        f"±{np.std(spikes):<5.0f}{np.mean(work):12,.0f}{seconds:6.2f}   "
+        f"{listed(results[version]['options'])}"
     )
 
 
@@ -254,6 +298,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--steps", type=int, help="timesteps, where the input stays")
     parser.add_argument("--epochs", type=int, help="of every training")
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--cache", type=Path, help="folder of finished networks, for a later run")
     parser.add_argument("--quick", action="store_true", help="smoke test, takes seconds")
     parser.add_argument("--out", type=Path, default=Path("hidden_layers.png"))
     arguments = parser.parse_args()
@@ -280,8 +325,7 @@ def main() -> None:
         "machine": machine(torch.device("cpu")), "command": command, "sizes": sizes,
         "results": results,
     }  # fmt: skip
-    with atomic_write(record) as temporary:
-        temporary.write_text(json.dumps(content, indent=1) + "\n")
+    write_json(record, content)
     print(f"picture: {arguments.out}\nresult: {record}")
 
 

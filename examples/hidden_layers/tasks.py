@@ -14,6 +14,20 @@ from ipvae_snn import data, metrics
 
 sys.path.append(str(Path(__file__).parent.parent / "paper"))
 from harness.datasets import spoken_digits
+from harness.setup import kept, write_json
+
+__all__ = [
+    "DISTURBANCES",
+    "TASKS",
+    "Layer",
+    "Part",
+    "Task",
+    "accuracy",
+    "kept",
+    "settled",
+    "splits_of",
+    "write_json",
+]
 
 Layer = Callable[..., list[nn.Module]]
 """``layer(K, "flat" | "maps" | "recurrent")``: normalisation, if any, and a spiking layer."""

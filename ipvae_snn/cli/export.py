@@ -14,6 +14,7 @@ from ipvae_snn._utils.checks import require_integer, require_seed
 from ipvae_snn._utils.files import fsync, require_free_file
 from ipvae_snn._utils.options import Family
 from ipvae_snn._utils.text import printable
+from ipvae_snn.export.graphs.maps import fits
 from ipvae_snn.models import ConvIPVAE, unrolled
 from ipvae_snn.runs import open_run, pick, read, recorded_data
 from ipvae_snn.runs.whole_images import whitened
@@ -46,18 +47,23 @@ def export_run(arguments: argparse.Namespace) -> None:
     if isinstance(model, ConvIPVAE):
         size = tuple(arguments.size or SIZE)
         dataset = _of_size(whitened(dataset, model, "train", "test"), size)
-        print(f"unrolled over {size[0]}×{size[1]} pixels: neurons of all places as one layer")
-        model = unrolled(model, size)
+        as_map = getattr(target, "takes_maps", False) and fits(model, size)
+        layout = "maps" if as_map else "one layer, those of all places side by side"
+        print(f"neurons for images of {size[0]}×{size[1]} pixels: {layout}")
+        model = model if as_map else unrolled(model, size)
     values = dataset.shape[0] * dataset.shape[1]
     if isinstance(dataset.train, data.Crops):
         values *= dataset.train.channels
-    if values != model.in_features:
+    is_map = isinstance(model, ConvIPVAE)
+    if values != model.in_features and not is_map:
         raise ValueError(
             f"{arguments.run} takes inputs of {model.in_features} values, these have "
             f"{values}: give it data of the kind it was trained on (--data, --as)"
         )
-    calibration = read(pick(dataset.train, CALIBRATION_SAMPLES, seed)).flatten(1)
-    x = read(pick(dataset.test, arguments.samples, seed)).flatten(1)
+    calibration = read(pick(dataset.train, CALIBRATION_SAMPLES, seed))
+    x = read(pick(dataset.test, arguments.samples, seed))
+    if not is_map:
+        calibration, x = calibration.flatten(1), x.flatten(1)
     # In a folder of its own: what fails leaves nothing behind, and the name stays that of --out.
     with tempfile.TemporaryDirectory(prefix=".", suffix=".part", dir=out.parent) as folder:
         path = Path(folder) / out.name

@@ -332,8 +332,8 @@ def _add_export(commands: Any, with_targets: bool) -> None:
         type=int,
         nargs=2,
         metavar=("H", "W"),
-        help="of a run with --decoder conv: the images that its neurons are laid out for, as one "
-        "layer (default: 16 16)",
+        help="of a run with --decoder conv: the images that its neurons are laid out for "
+        "(default: 16 16)",
     )
     fidelity = export.add_argument_group("fidelity")
     fidelity.add_argument("--data", help="data set (default: the held-out samples of the run)")

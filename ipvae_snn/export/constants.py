@@ -17,8 +17,8 @@ Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True, eq=False)
-class NeuronConstants:
-    """Constants of K Poisson neurons.
+class NeuronSettings:
+    """Constants of Poisson neurons but their lateral inhibition.
 
     Attributes:
         step: the step size α.
@@ -26,8 +26,6 @@ class NeuronConstants:
         mem_init: initial membrane u_0, (K,), in nats.
         leak: fraction of u − u_0 that is lost per timestep, α included.
         clamp: upper bound of the membrane and of its increment, in nats.
-        lateral_scale: factor on the lateral inhibition.
-        gram: lateral_scale · G, (K, K), in nats per spike.
         state_quant: whether the neurons quantise their membranes.
     """
 
@@ -36,9 +34,20 @@ class NeuronConstants:
     mem_init: Floats
     leak: float
     clamp: float
+    state_quant: bool
+
+
+@dataclass(frozen=True, eq=False)
+class NeuronConstants(NeuronSettings):
+    """Constants of K Poisson neurons.
+
+    Attributes:
+        lateral_scale: factor on the lateral inhibition.
+        gram: lateral_scale · G, (K, K), in nats per spike.
+    """
+
     lateral_scale: float
     gram: Floats
-    state_quant: bool
 
 
 @dataclass(frozen=True, eq=False)

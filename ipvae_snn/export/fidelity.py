@@ -110,7 +110,7 @@ def report(
             ``in_sinabs`` or ``in_xylosim`` returned, or a sequence of these. A graph in seconds is
             given as a :class:`~ipvae_snn.export.GraphSource` with its ``dt``.
         model: the :class:`~ipvae_snn.IPVAE`, or the network, that was exported.
-        data: samples (N, M), shown at every timestep.
+        data: samples (N, M), or images (N, C, H, W), shown at every timestep.
         num_steps: T.
         window: number of timesteps at the end that the figures are taken over.
         seed: of stochastic forms. The original also runs with another seed, to show how much two
@@ -167,7 +167,7 @@ def _row(
             f"{label} has spikes of shape {tuple(counts.shape)} (T, B, K), the original "
             f"{tuple(reference.shape)}: they are not of the same model"
         )
-    x = x.detach().cpu().float()
+    x = x.detach().cpu().float().flatten(1)
     last = counts[-window:]
     reconstructions = [source.decode(spk) for spk in last]
     scores = [float(metrics.r2(x, x_hat)) for x_hat in reconstructions if x_hat is not None]

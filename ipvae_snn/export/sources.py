@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Iterator
+from math import prod
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -17,6 +18,7 @@ from ipvae_snn.export.graphs.graph_fragment import nir_module, require_graph, sa
 from ipvae_snn.export.graphs.network import GraphNetwork, flattened, reset_of
 from ipvae_snn.export.graphs.timestep import timestep_of
 from ipvae_snn.models.base import Model
+from ipvae_snn.models.convolutional import ConvIPVAE
 from ipvae_snn.neurons.states import reset as reset_states
 from ipvae_snn.surrogate import rounded
 
@@ -54,9 +56,11 @@ class ModelSource:
     def __init__(self, model: Any, label: str = "stochastic original", chunk: int = 16) -> None:
         self.model, self.label, self.chunk = model, label, chunk
         self.notes: tuple[str, ...] = ()
+        self._size: tuple[int, ...] = ()
 
     def unroll(self, x: Tensor, num_steps: int, seed: int = 0) -> Iterator[Tensor]:
         model, state = self.model, None
+        self._size = tuple(x.shape[2:])  # of images, whose codes are maps
         x = x.to(next(model.parameters()))
         spikes: list[Tensor] = []
         with eval_mode(model), torch.no_grad(), model.seeded(seed):
@@ -64,18 +68,22 @@ class ModelSource:
                 steps = min(self.chunk, num_steps - start)
                 out = model.run(x, steps, record=("spk",), state=state)
                 state = out.state
-                spikes += out.spk.cpu().float()
+                spikes += out.spk.cpu().float().flatten(2)
         yield from spikes  # only now: a suspended generator must not hold the seeded block
 
     def decode(self, spk: Tensor) -> Tensor:
+        spk = spk.to(next(self.model.parameters()))
+        if isinstance(self.model, ConvIPVAE):
+            spk = spk.unflatten(1, self.model.code_shape(self._size))
         with torch.no_grad():
-            x_hat: Tensor = self.model.decode(spk.to(next(self.model.parameters())))
-        return x_hat.cpu().float()
+            x_hat: Tensor = self.model.decode(spk)
+        return x_hat.cpu().float().flatten(1)
 
 
 def rounded_source(model: Any) -> ModelSource:
     """A copy of an :class:`~ipvae_snn.IPVAE` that emits z = round(e^u) in place of a draw."""
-    require_linear_gaussian(model)
+    if not isinstance(model, ConvIPVAE):
+        require_linear_gaussian(model)
     model = copy.deepcopy(model)
     model.neuron.spike_grad = rounded()
     return ModelSource(model, "float, rounded")
@@ -143,7 +151,7 @@ class GraphSource:
         default = f"{form} graph" + ("" if form == "exact" else f", {self.reset} reset")
         self.graph, self.label = graph, label or default
         self.notes: tuple[str, ...] = tuple(str(graph.metadata.get("notes", "")).splitlines())
-        self._weight = _readout(graph)
+        self._weight, self._cells = _readout(graph), graph.metadata.get("cells")
 
     def unroll(self, x: Tensor, num_steps: int, seed: int = 0) -> Iterator[Tensor]:
         network = GraphNetwork(self.graph, self.reset, dt=self.dt)
@@ -151,9 +159,15 @@ class GraphSource:
             yield spk
 
     def decode(self, spk: Tensor) -> Tensor | None:
-        if self._weight is None or spk.shape[1] != self._weight.shape[1]:
+        if self._weight is None:
             return None
-        return spk @ self._weight.mT
+        weight, places = self._weight
+        if places is not None:
+            if self._cells is None or spk.shape[1] != weight.shape[1] * prod(places):
+                return None
+            cells = torch.conv2d(spk.unflatten(1, (-1, *places)), weight)
+            return torch.pixel_shuffle(cells, int(self._cells)).flatten(1)
+        return spk @ weight.mT if spk.shape[1] == weight.shape[1] else None
 
 
 def as_source(item: Any) -> Source:
@@ -178,13 +192,17 @@ def as_source(item: Any) -> Source:
     )
 
 
-def _readout(graph: Any) -> Tensor | None:
-    """The weights of the last layer, if it is linear and without bias."""
+def _readout(graph: Any) -> tuple[Tensor, tuple[int, ...] | None] | None:
+    """The weights of the last layer, if it is linear and without bias; and the sides of the map it
+    takes, if it is a convolution.
+    """
     nodes, edges = flattened(graph)
     kinds = {name: type(node).__name__ for name, node in nodes.items()}
     last = [nodes[a] for a, b in edges if kinds.get(b) == "Output"]
-    if len(last) != 1 or type(last[0]).__name__ not in ("Affine", "Linear"):
+    kind = type(last[0]).__name__ if len(last) == 1 else ""
+    if kind not in ("Affine", "Linear", "Conv2d"):
         return None
     if getattr(last[0], "bias", None) is not None and last[0].bias.any():
         return None
-    return torch.from_numpy(last[0].weight.astype("float32"))
+    places = tuple(int(n) for n in last[0].input_shape) if kind == "Conv2d" else None
+    return torch.from_numpy(last[0].weight.astype("float32")), places

@@ -2,7 +2,7 @@
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
 
 from torch import Tensor
 
@@ -17,6 +17,7 @@ from ipvae_snn.export.sources import GraphSource, rounded_source
 from ipvae_snn.export.toolchains import InNorse, InSinabs
 from ipvae_snn.export.xylo.convert import to_xylo
 from ipvae_snn.export.xylo.network import XyloNetwork
+from ipvae_snn.models.convolutional import ConvIPVAE
 
 
 @runtime_checkable
@@ -24,8 +25,10 @@ class Target(Protocol):
     """A form that a model can be exported to: a dataclass, registered under a name.
 
     Its fields are its options, and need defaults. Each becomes a flag of the command, whose help is
-    the sentence under ``Attributes:``; the first line of the docstring describes the target. A file
-    of your own that defines and registers one, and then calls ``ipvae_snn.cli.main()``, is the
+    the sentence under ``Attributes:``; the first line of the docstring describes the target. With
+    ``takes_maps: ClassVar[bool] = True`` it is given convolutional models as they are, and images
+    (N, C, H, W); else their neurons of all places as one layer, and images as rows. A file of your
+    own that defines and registers one, and then calls ``ipvae_snn.cli.main()``, is the
     command with this target added::
 
         @export.TARGETS.register("mine")
@@ -71,6 +74,7 @@ class NIRTarget:
         levels: exact: largest count of a neuron (default: 16).
     """
 
+    takes_maps: ClassVar[bool] = True
     form: Form = "exact"
     reset: Reset | None = None
     levels: int | None = None
@@ -81,13 +85,18 @@ class NIRTarget:
             raise ValueError(f"--{other} belongs to --form {form}: leave it out")
 
     def write(self, model: Any, calibration: Tensor, path: Path, *, progress: bool) -> list[Any]:
+        shape = tuple(calibration.shape[1:])
         if self.form == "exact":
-            write(path, to_nir(model, levels=LEVELS if self.levels is None else self.levels))
+            levels = LEVELS if self.levels is None else self.levels
+            write(path, to_nir(model, levels=levels, input_shape=shape))
             return [GraphSource(read(path))]
         portable = calibrate(model, calibration, self.reset or "subtract", progress=progress)
-        graph = to_nir(model, self.form, portable=portable)
+        graph = to_nir(model, self.form, portable=portable, input_shape=shape)
         write(path, graph)
         source = GraphSource(read(path))
+        if isinstance(model, ConvIPVAE):
+            source.notes += ("not run in the toolchain itself: recurrent convolutions",)
+            return [source]
         try:
             return [source, (InNorse if portable.reset == "zero" else InSinabs)(graph)]
         except ImportError as error:

@@ -152,17 +152,21 @@ def test_a_run_is_tuned(run, photos, tmp_path, capsys):
 
 
 @pytest.mark.parametrize("target", ["nir", "fixed-point"])
-def test_an_export_is_unrolled_over_images_of_a_size(target, run, tmp_path, capsys):
+def test_an_export_lays_neurons_out_for_images_of_a_size(target, run, tmp_path, capsys):
     if target == "nir":
         pytest.importorskip("nir")
     out = tmp_path / "model"
     command = ["export", str(run), "--to", target, "--size", "7", "9", "--out", str(out)]
     assert main([*command, "--samples", "3", "--steps", "20", "--quiet"]) == 0
     said = capsys.readouterr().out
-    assert "unrolled over 7×9 pixels" in said
+    assert "7×9 pixels: one layer" in said
     assert "agree" in said
     assert out.stat().st_size > 1000
     assert main([*command[:-1], str(tmp_path / "b"), "--size", "0", "9"]) != 0
+    maps = [*command[:-1], str(tmp_path / "maps"), "--size", "9", "12"]
+    assert main([*maps, "--samples", "3", "--steps", "20", "--quiet"]) == 0
+    layout = "maps" if target == "nir" else "one layer"
+    assert f"9×12 pixels: {layout}" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

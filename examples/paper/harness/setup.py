@@ -53,17 +53,16 @@ class Setup:
             make: computes it.
             experiment: whose cell it is, if it is not of this experiment alone.
         """
-        path = self.cache / "cells" / (experiment or self.name) / f"{key}.json"
-        if path.is_file():
-            return json.loads(path.read_text())
-        print(f"{self.name}: {key}", flush=True)
-        started = time.monotonic()
-        value = make()
-        if isinstance(value, dict):
-            value = {**value, "seconds": round(time.monotonic() - started, 1)}
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_json(path, value)
-        return json.loads(path.read_text())
+
+        def timed() -> Any:
+            print(f"{self.name}: {key}", flush=True)
+            started = time.monotonic()
+            value = make()
+            if isinstance(value, dict):
+                value = {**value, "seconds": round(time.monotonic() - started, 1)}
+            return value
+
+        return kept(self.cache / "cells" / (experiment or self.name) / f"{key}.json", timed)
 
     def by_seed(self, name: str, make: Callable[[int], Any], several: bool) -> list[Any]:
         """One cell per seed if ``several``, else one of seed 0."""
@@ -80,6 +79,14 @@ class Setup:
         path = self.out / f"{self.name}.json"
         write_json(path, {"environment": environment, **result})
         print(f"result: {path}")
+
+
+def kept(path: Path, make: Callable[[], Any]) -> Any:
+    """The result of ``make``, plain data: computed once, then read from its file."""
+    if not path.is_file():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_json(path, make())
+    return json.loads(path.read_text())
 
 
 def write_json(path: Path, content: Any) -> None:

@@ -9,12 +9,15 @@ import torch
 from torch import Tensor
 
 from ipvae_snn import metrics
-from ipvae_snn._utils.checks import require_integer
+from ipvae_snn._utils.checks import require_finite, require_float, require_integer
 from ipvae_snn._utils.progress import progress_bar
-from ipvae_snn.export.constants import Floats, linear_gaussian, samples
+from ipvae_snn.export.constants import linear_gaussian, samples
+from ipvae_snn.export.graphs.competition import Competition, Matrix
 from ipvae_snn.export.graphs.encode import to_nir
+from ipvae_snn.export.graphs.maps import map_constants
 from ipvae_snn.export.graphs.network import RUNAWAY, GraphNetwork
 from ipvae_snn.export.graphs.poisson import Portable, require_reset
+from ipvae_snn.models.convolutional import ConvIPVAE
 
 GAIN_FACTOR, THRESHOLD_FACTOR, SELF_RETURN_CHANGE = 2**0.5, 2.0, 0.5
 """Moves of the search."""
@@ -42,8 +45,9 @@ def calibrate(
     takes the one with the fewest spikes. The factor on the decoder is the least-squares one.
 
     Args:
-        model: a trained :class:`~ipvae_snn.IPVAE`.
-        data: samples (N, M) like those the model will see; a hundred are enough.
+        model: a trained :class:`~ipvae_snn.IPVAE` or :class:`~ipvae_snn.models.ConvIPVAE`.
+        data: samples (N, M), or images (N, C, H, W), like those the model will see; a hundred are
+            enough.
         reset: the reset of the toolchain: ``"subtract"`` (sinabs) or ``"zero"`` (norse, NIR). With
             zero reset a neuron emits at most one spike per timestep, so that the gain trades
             resolution against range.
@@ -54,7 +58,7 @@ def calibrate(
         What ``to_nir(model, "portable", portable=...)`` takes.
 
     Raises:
-        TypeError: ``model`` is not an IPVAE.
+        TypeError: ``model`` is neither of them.
         ValueError: bad data, or the neurons run away at every setting.
 
     Warns:
@@ -66,13 +70,21 @@ def calibrate(
     >>> portable.reset, portable.self_return == portable.threshold - 1
     ('subtract', True)
     """
-    constants = linear_gaussian(model)
+    competition: Competition
+    if isinstance(model, ConvIPVAE):
+        require_float(data, "data")
+        maps = map_constants(model, tuple(data.shape[1:]))
+        require_finite(data, "data")
+        data, competition = data.detach().cpu().float(), maps.competition
+    else:
+        constants = linear_gaussian(model)
+        data = torch.from_numpy(samples(data, len(constants.weight), "data")).float()
+        competition = Matrix(constants.gram)
     require_reset(reset)
-    data = torch.from_numpy(samples(data, len(constants.weight), "data")).float()
     num_steps = require_integer(num_steps, "num_steps", least=8)
     tried: dict[Portable, _Score] = {}
     with progress_bar(None, "calibrating", shown=progress, unit="setting") as bar:
-        for best in _starts(constants.gram, reset):
+        for best in _starts(competition, reset):
             for _ in range(MAX_ROUNDS):
                 candidates = [best, *_neighbours(best)]
                 for setting in candidates:
@@ -98,8 +110,8 @@ class _Score:
     decode: float = 1.0
 
 
-def _starts(gram: Floats, reset: str) -> Iterator[Portable]:
-    default, safe = Portable.default(reset, gram), Portable.default("subtract", gram)
+def _starts(competition: Competition, reset: str) -> Iterator[Portable]:
+    default, safe = (Portable.default(kind, competition) for kind in (reset, "subtract"))
     yield default
     if reset == "zero":
         excess = default.self_return - default.threshold
@@ -125,7 +137,9 @@ def _neighbours(setting: Portable) -> Iterator[Portable]:
 
 def _score(model: Any, x: Tensor, setting: Portable, num_steps: int) -> _Score:
     """R² of a setting with the least-squares decoder; −∞ if spikes run away."""
-    network = GraphNetwork(to_nir(model, "portable", portable=setting), setting.reset)
+    shape = tuple(x.shape[1:])
+    graph = to_nir(model, "portable", portable=setting, input_shape=shape)
+    network = GraphNetwork(graph, setting.reset)
     outputs, spikes = [], 0.0
     for t, (spk, out) in enumerate(network.unroll(x, num_steps)):
         if not float(spk.max()) < RUNAWAY:
@@ -133,7 +147,9 @@ def _score(model: Any, x: Tensor, setting: Portable, num_steps: int) -> _Score:
         if t >= num_steps // 2:
             outputs.append(out)
             spikes += float(spk.sum())
-    x_hat = torch.stack(outputs)
+    if isinstance(model, ConvIPVAE):
+        x = torch.pixel_unshuffle(x, model.stride[0])  # as the graph returns them
+    x, x_hat = x.flatten(1), torch.stack(outputs).flatten(2)
     norm = float(x_hat.square().sum())
     decode = float((x_hat * x).sum()) / norm if norm > 0 else 0.0
     if decode <= 0:
@@ -147,7 +163,7 @@ def _warn_below_aim(model: Any, x: Tensor, r2: float, num_steps: int) -> None:
     with torch.no_grad():
         inputs = x.to(model.decoder.weight)
         state = model.run(inputs, num_steps, record=(), seed=0).state
-        own = float(metrics.r2(x, model.decode(state.spk).cpu().float()))
+        own = float(metrics.r2(x.flatten(1), model.decode(state.spk).cpu().float().flatten(1)))
     if r2 < AIM * own and own > 0:
         warnings.warn(
             f"the portable form reconstructs with R² {r2:.3f} at best, the model itself with "

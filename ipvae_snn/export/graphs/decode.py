@@ -13,6 +13,7 @@ from torch import nn
 
 from ipvae_snn import surrogate
 from ipvae_snn._utils.seeding import seeded
+from ipvae_snn._utils.storage import AllocationLimit
 from ipvae_snn.export.graphs.encode import to_nir
 from ipvae_snn.export.graphs.files import read
 from ipvae_snn.export.graphs.graph_fragment import (
@@ -26,13 +27,15 @@ from ipvae_snn.export.graphs.graph_fragment import (
 from ipvae_snn.export.graphs.network import GraphNetwork, flattened, layer_of, reset_of
 from ipvae_snn.export.graphs.poisson import Portable
 from ipvae_snn.export.graphs.timestep import timestep_of
+from ipvae_snn.models.base import make_model
+from ipvae_snn.models.convolutional import ConvIPVAE
 from ipvae_snn.models.ipvae import IPVAE
 from ipvae_snn.neurons.lateral import Lateral, LearnedGram, NoLateral, UnitGram
 from ipvae_snn.neurons.poisson import IPVAENeuron
 
 _LEARNED = {"LearnedGram": LearnedGram.near_identity, "UnitGram": UnitGram.near_identity}
 _SOURCES: dict[str, Callable[[int], Lateral]] = {"NoLateral": NoLateral, **_LEARNED}
-_DECODER = "neuron.lateral.decoder.weight"
+_MODELS: dict[str, type[IPVAE] | type[ConvIPVAE]] = {"IPVAE": IPVAE, "ConvIPVAE": ConvIPVAE}
 _DAMAGE: tuple[type[Exception], ...] = (LookupError, TypeError, AttributeError, RuntimeError)
 _DAMAGE += (OverflowError, MemoryError, json.JSONDecodeError, UnicodeError)
 """What damaged metadata can raise."""
@@ -44,7 +47,7 @@ def from_nir(
     stochastic: bool | None = None,
     reset: str | None = None,
     dt: float | None = None,
-) -> IPVAE | GraphNetwork:
+) -> IPVAE | ConvIPVAE | GraphNetwork:
     """The model or network that a NIR graph describes.
 
     Args:
@@ -59,8 +62,9 @@ def from_nir(
             take no other.
 
     Returns:
-        In ``eval()`` mode: an :class:`~ipvae_snn.IPVAE` with the weights, settings and estimator of
-        the exported one, which gives the same spikes for the same seed; or a
+        In ``eval()`` mode: an :class:`~ipvae_snn.IPVAE` or
+        :class:`~ipvae_snn.models.ConvIPVAE` with the weights, settings and estimator of the
+        exported one, which gives the same spikes for the same seed; or a
         :class:`~ipvae_snn.export.GraphNetwork`, in which IPVAENeuron layers of the exported network
         are restored.
 
@@ -99,7 +103,7 @@ def from_nir(
     neurons: dict[str, IPVAENeuron] = {}
     if own_format and stochastic is not False:
         try:
-            if said(graph, "kind") == "IPVAE":
+            if said(graph, "kind") in _MODELS:
                 return _model(graph)
             graph, neurons = _with_neurons(graph)
         except _DAMAGE as error:
@@ -112,22 +116,25 @@ def from_nir(
     return GraphNetwork(graph, reset, dict(neurons), dt=dt).eval()
 
 
-def _model(graph: Any) -> IPVAE:
-    metadata = graph.metadata
+def _model(graph: Any) -> IPVAE | ConvIPVAE:
+    metadata, kind = graph.metadata, _MODELS[said(graph, "kind")]
     config, options = json.loads(metadata["config"]), json.loads(metadata["options"])
-    shape = np.shape(metadata["weights"][_DECODER])
-    # Validate the sizes before anything is allocated by them.
-    if shape != (config["in_features"], config["latents"]):
-        raise KeyError(f"the sizes in config are not those of the weights, {shape}")
+    arrays = {name: torch.from_numpy(value) for name, value in metadata["weights"].items()}
+    try:  # before anything is allocated by the sizes
+        kind.check_sizes(config, arrays)
+    except ValueError as error:
+        raise KeyError(f"the sizes in config are not those of the weights: {error}") from error
     if said(graph, "form") == "exact" and options["levels"] > len(flattened(graph)[0]):
         raise KeyError(f"{options['levels']} levels, for which the graph has too few nodes")
-    config["spike_grad"] = surrogate.from_config(config["spike_grad"])
-    with seeded(0):  # initial weights, replaced below: leave the global generator alone
-        model = IPVAE(**{**IPVAE.earlier, **config})
+    # Initial weights, replaced below: leave the global generator alone.
+    with seeded(0), AllocationLimit(arrays):
+        model: IPVAE | ConvIPVAE = make_model(kind, {**kind.earlier, **config})
     weights = _tensors(metadata["weights"], model)
     model.to(weights["neuron.mem_init"].dtype).load_state_dict(weights)
     if options["portable"] is not None:
         options["portable"] = Portable(**options["portable"])
+    if options.get("input_shape") is not None:
+        options["input_shape"] = tuple(options["input_shape"])
     _require_same(graph, to_nir(model, str(metadata["form"]), **options))
     return model.eval()
 

@@ -10,6 +10,7 @@ from torch.nn.parameter import is_lazy
 
 from ipvae_snn._utils.checks import require_integer, require_values
 from ipvae_snn.export.constants import ModelConstants, linear_gaussian
+from ipvae_snn.export.graphs.competition import Matrix
 from ipvae_snn.export.graphs.folding import folded
 from ipvae_snn.export.graphs.graph_fragment import (
     FORMAT,
@@ -19,9 +20,11 @@ from ipvae_snn.export.graphs.graph_fragment import (
     nir_module,
     state_arrays,
 )
+from ipvae_snn.export.graphs.maps import map_constants, map_fragments
 from ipvae_snn.export.graphs.modules import ExtraMap, first_shape, fragments_of
 from ipvae_snn.export.graphs.poisson import LEVELS, GraphOptions, Portable, poisson_fragment
 from ipvae_snn.models.base import Model
+from ipvae_snn.models.convolutional import ConvIPVAE
 from ipvae_snn.neurons.poisson import IPVAENeuron
 from ipvae_snn.version import __version__
 
@@ -56,7 +59,10 @@ def to_nir(
     :func:`~ipvae_snn.export.calibrate` chooses them on data.
 
     Args:
-        network: an :class:`~ipvae_snn.IPVAE`, whose graph maps inputs x (M,) to Φz (M,); or an
+        network: an :class:`~ipvae_snn.IPVAE`, whose graph maps inputs x (M,) to Φz (M,); a
+            :class:`~ipvae_snn.models.ConvIPVAE`, whose graph of convolutions maps images (C, H, W)
+            of one size, borders included, to Φz in cells (C s², H / s, W / s), which
+            ``torch.pixel_shuffle`` makes an image again; or an
             ``nn.Sequential`` of nn.Linear, nn.Conv2d, nn.AvgPool2d, nn.Flatten, snn.Leaky,
             snn.Synaptic, snn.RLeaky and IPVAENeuron, whose output is that of its last module.
         form: ``"exact"`` or ``"portable"``.
@@ -65,7 +71,8 @@ def to_nir(
             ``"zero"`` (norse, NIR).
         portable: portable form: what ``calibrate`` returned, in place of ``reset``.
         nested: make each neuron layer a subgraph; flat graphs suit more toolchains.
-        input_shape: shape of an input, without batch, if the first module does not define it.
+        input_shape: shape of an input, without batch, if the first module does not define it; of a
+            convolutional model always, with sides that are multiples of its stride.
         extra_map: translations of your own modules, ``{type: function from module to nir node}``.
 
     Returns:
@@ -93,9 +100,16 @@ def to_nir(
     options = GraphOptions(form, levels, reset, portable)
     _require_finite(network)
     metadata: dict[str, Any] = {}
-    if isinstance(network, Model):
+    shape: tuple[int, ...]
+    if isinstance(network, ConvIPVAE):
+        maps = map_constants(network, input_shape)
+        shape = (network.channels, *(maps.stride * side for side in maps.cells))
+        fragments = map_fragments(maps, options)
+        metadata = _model_metadata(network, options, nested, input_shape=shape)
+        metadata["cells"] = maps.stride
+    elif isinstance(network, Model):
         constants = linear_gaussian(network)
-        shape: tuple[int, ...] = constants.weight.shape[:1]
+        shape = constants.weight.shape[:1]
         fragments = _model_fragments(constants, options)
         metadata = _model_metadata(network, options, nested)
     else:
@@ -181,7 +195,7 @@ def _add(
 
 def _model_fragments(c: ModelConstants, options: GraphOptions) -> list[Fragment]:
     """The neurons with their drive before them, and the decoder."""
-    nir, layer = nir_module(), poisson_fragment(c, options)
+    nir, layer = nir_module(), poisson_fragment(c, Matrix(c.gram), options)
     drive = nir.Affine(array(layer.gain * c.drive_weight.T), layer.bias)
     layer.nodes = {"1_drive": drive, **layer.nodes}
     layer.edges = [("1_drive", layer.entries[0]), *layer.edges]
@@ -195,16 +209,16 @@ def _model_fragments(c: ModelConstants, options: GraphOptions) -> list[Fragment]
     return [layer, Fragment.single("1_weight", decoder, pixels, linear=True)]
 
 
-def _model_metadata(model: Any, options: GraphOptions, nested: bool) -> dict[str, Any]:
+def _model_metadata(model: Any, options: GraphOptions, nested: bool, **more: Any) -> dict[str, Any]:
     """Plain data to restore the stochastic model; empty if its estimator is not registered."""
     try:
         config = model.config()
     except TypeError:
         return {}
-    arguments = {**asdict(options), "nested": nested}
+    arguments = {**asdict(options), "nested": nested, **more}
     arguments.pop("form")
     return {
-        "kind": "IPVAE",
+        "kind": type(model).__name__,
         "config": json.dumps(config),
         "options": json.dumps(arguments),
         "weights": state_arrays(model),

@@ -11,6 +11,7 @@ from torch import nn
 
 from ipvae_snn import surrogate
 from ipvae_snn.export.constants import neuron_constants
+from ipvae_snn.export.graphs.competition import Matrix
 from ipvae_snn.export.graphs.graph_fragment import (
     Array,
     Fragment,
@@ -90,7 +91,8 @@ def _translate(
         return _own(extra_map[type(module)](module), module, shape)
     if isinstance(module, IPVAENeuron):
         _require_shape(shape, (module.features,), "currents")
-        fragment = poisson_fragment(neuron_constants(module), options)
+        constants = neuron_constants(module)
+        fragment = poisson_fragment(constants, Matrix(constants.gram), options)
         fragment.metadata = neuron_metadata(module)
         return fragment
     kind = _kind_of(module)

@@ -4,10 +4,9 @@ import math
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-import numpy as np
-
 from ipvae_snn._utils.checks import require_integer, require_number
-from ipvae_snn.export.constants import Floats, NeuronConstants
+from ipvae_snn.export.constants import NeuronSettings
+from ipvae_snn.export.graphs.competition import Competition, unit_of
 from ipvae_snn.export.graphs.graph_fragment import Fragment, array, nir_module
 
 Form = Literal["exact", "portable"]
@@ -55,7 +54,7 @@ class Portable:
             object.__setattr__(self, name, number)
 
     @classmethod
-    def default(cls, reset: str, gram: Floats) -> "Portable":
+    def default(cls, reset: str, competition: Competition) -> "Portable":
         """Settings for a Gram matrix, without data.
 
         With subtract reset, the threshold is half the largest eigenvalue of G normalised to a unit
@@ -64,9 +63,7 @@ class Portable:
         """
         if require_reset(reset) == "zero":
             return cls("zero", 0.35, 1.0, 2.0)
-        scale = np.sqrt(np.maximum(np.diag(gram), 1e-12 * np.diag(gram).max()))
-        largest = float(np.linalg.eigvalsh(gram / np.outer(scale, scale))[-1])
-        threshold = max(2.0, 0.5 * largest)
+        threshold = max(2.0, 0.5 * competition.largest())
         return cls(reset, 1.0, threshold, threshold - 1)
 
 
@@ -108,14 +105,16 @@ class GraphOptions:
             )
 
 
-def poisson_fragment(constants: NeuronConstants, options: GraphOptions) -> Fragment:
+def poisson_fragment(
+    constants: NeuronSettings, competition: Competition, options: GraphOptions
+) -> Fragment:
     """Poisson neurons in the form that the options say."""
     if options.form == "exact":
-        return _exact(constants, options.levels)
-    return _portable(constants, options.portable or options.reset)
+        return _exact(constants, competition, options.levels)
+    return _portable(constants, competition, options.portable or options.reset)
 
 
-def _exact(c: NeuronConstants, levels: int) -> Fragment:
+def _exact(c: NeuronSettings, competition: Competition, levels: int) -> Fragment:
     """I → Thresholds → Linear(−αG) → I: the recursion of u, with round(e^u) for a draw.
 
     v = u − u_0 starts from 0. Threshold n lies at log(n − ½) − u_0 and adds the n-th spike, so
@@ -129,15 +128,18 @@ def _exact(c: NeuronConstants, levels: int) -> Fragment:
     counts = tuple(f"3_count{n:02d}" for n in range(1, levels + 1))
     for n, name in enumerate(counts, 1):
         nodes[name] = nir.Threshold(array(math.log(n - 0.5) - c.mem_init))
-    nodes["4_lateral"] = nir.Linear(array(-c.step * c.gram))
-    edges = [("2_mem", name) for name in counts] + [(name, "4_lateral") for name in counts]
+    lateral = competition.wiring("4_lateral", c.step)
+    nodes |= lateral.nodes
+    edges = [("2_mem", name) for name in counts]
+    edges += [(name, entry) for name in counts for entry in lateral.entries]
+    edges += [*lateral.edges, *((last, "2_mem") for last in lateral.exits)]
     clamp_loss = math.log1p(math.exp(-c.clamp))  # v − clamp(v) at v = 0
     return Fragment(
         nodes,
         entries=("2_mem",),
         exits=counts,
         shape=features,
-        edges=[*edges, ("4_lateral", "2_mem")],
+        edges=edges,
         gain=c.step,
         bias=array(-c.step * c.bias - clamp_loss),
         notes=(
@@ -149,42 +151,43 @@ def _exact(c: NeuronConstants, levels: int) -> Fragment:
     )
 
 
-def _portable(c: NeuronConstants, setting: Portable | str) -> Fragment:
+def _portable(c: NeuronSettings, competition: Competition, setting: Portable | str) -> Fragment:
     """IF or LIF with a lateral Affine, as most toolchains import; see :class:`Portable`.
 
     Args:
-        c: the neurons.
+        c, competition: the neurons.
         setting: a reset stands for its default setting.
 
     Raises:
         ValueError: diag(G) is 0, so that no threshold can be set.
     """
-    nir, features, diagonal = nir_module(), c.bias.shape, np.diag(c.gram).copy()
+    nir, features, diagonal = nir_module(), c.bias.shape, competition.diagonal
     if not diagonal.max() > 0:
         raise ValueError(
             "the portable form takes thresholds from the diagonal of lateral_scale · G, which is "
             "0 here: train the model first, or use form='exact'"
         )
-    # A neuron without a feature never gets a current; a threshold of 0 would divide by it.
-    unit = np.where(diagonal > 1e-6 * diagonal.max(), diagonal, np.median(diagonal[diagonal > 0]))
+    unit = unit_of(diagonal)
     if isinstance(setting, str):
-        setting = Portable.default(setting, c.gram - np.diag(diagonal - unit))
+        setting = Portable.default(setting, competition)
     threshold = array(c.step * setting.threshold * unit)
     if c.leak:
         tau = 1 / c.leak
         spike = nir.LIF(array(tau, features), array(1, features), array(0, features), threshold)
     else:
         tau, spike = 1.0, nir.IF(array(1, features), threshold)
-    lateral = -c.gram + np.diag(diagonal + setting.self_return * unit)
+    returned = diagonal + setting.self_return * unit
+    lateral = competition.wiring("3_lateral", tau * c.step, returned)
     return Fragment(
-        {
-            "2_spike": spike,
-            "3_lateral": nir.Affine(array(tau * c.step * lateral), array(0, features)),
-        },
+        {"2_spike": spike, **lateral.nodes},
         entries=("2_spike",),
         exits=("2_spike",),
         shape=features,
-        edges=[("2_spike", "3_lateral"), ("3_lateral", "2_spike")],
+        edges=[
+            *(("2_spike", entry) for entry in lateral.entries),
+            *lateral.edges,
+            *((last, "2_spike") for last in lateral.exits),
+        ],
         gain=tau * c.step * setting.gain,
         bias=array(-tau * c.step * setting.gain * c.bias),
         out_scale=setting.decode / setting.gain,
@@ -198,5 +201,5 @@ def _portable(c: NeuronConstants, setting: Portable | str) -> Fragment:
     )
 
 
-def _state_quant_note(c: NeuronConstants) -> tuple[str, ...]:
+def _state_quant_note(c: NeuronSettings) -> tuple[str, ...]:
     return ("state_quant: left out",) if c.state_quant else ()
