@@ -50,7 +50,7 @@ RATES, PRICES = (2e-3, 5e-3, 1e-2), (0.1, 0.3, 1.0)
 DEFAULTS: Options = {"lr": RATES[1], "norm": False, "price": PRICES[1]}
 WITHIN = 0.002
 """Of the best score: where the highest price is taken."""
-BATCH, LEAST_BATCHES, SEARCHED = 64, 1000, 5000
+BATCH, LEAST_BATCHES, SEARCHED, WATCHED = 64, 1000, 5000, 1000
 NOT_OF_RESULTS = "out", "cache", "seeds", "quick"
 """Options that finished networks do not depend on."""
 VERSIONS = {
@@ -141,7 +141,7 @@ class Network:
 def train(
     task: Task, version: str, options: Options, seed: int, epochs: int
 ) -> tuple[Network, Options]:
-    """A trained network, its score on validation samples by epoch, and seconds per epoch."""
+    """A trained network, its score on a few validation samples by epoch, and seconds per epoch."""
     torch.manual_seed(seed)
     network = Network(task, version, options["norm"])
     net, samples = network.net, len(task.train.x)
@@ -149,6 +149,7 @@ def train(
     batches = max(1, samples // BATCH)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, epochs * batches)
     history, seconds = [], 0.0
+    watched = Part(*(part[:WATCHED] for part in task.validation))
     for epoch in range(epochs):
         price = 1e-3 * options["price"] * min(1.0, 2 * epoch / epochs)
         started = time.process_time()
@@ -161,7 +162,7 @@ def train(
             optimizer.step()
             schedule.step()
         seconds += time.process_time() - started
-        history.append(network.measure(task.validation)["score"])
+        history.append(network.measure(watched)["score"])
     return network, {"history": history, "seconds": seconds / epochs}
 
 
