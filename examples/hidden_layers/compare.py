@@ -66,22 +66,21 @@ def leaky(features: int, kind: str) -> nn.Module:
     return snn.Leaky(0.5 if kind == "maps" else 0.9, init_hidden=True)
 
 
-def ours(features: int, kind: str, estimator: Callable[[], Any]) -> nn.Module:
+def ours(features: int, kind: str, rounded: bool) -> nn.Module:
+    options = {"spike_grad": surrogate.rounded()} if rounded else {}
     dim = 1 if kind == "maps" else None
-    return IPVAENeuron(features, dim=dim, init_hidden=True, spike_grad=estimator())
+    return IPVAENeuron(features, dim=dim, init_hidden=True, **options)
 
 
 def layer_of(version: str, norm: bool) -> Layer:
     """What makes the spiking layers of a version."""
-    estimator = surrogate.rounded if "rounded" in version else surrogate.midpoint
 
     def layer(features: int, kind: str) -> list[nn.Module]:
         if version == "ReLU":
             neuron: nn.Module = nn.ReLU()
         else:
-            neuron = (
-                leaky(features, kind) if version == "Leaky" else ours(features, kind, estimator)
-            )
+            rounded = "rounded" in version
+            neuron = leaky(features, kind) if version == "Leaky" else ours(features, kind, rounded)
         norms = nn.BatchNorm2d if kind == "maps" else nn.BatchNorm1d
         return [norms(features), neuron] if norm else [neuron]
 

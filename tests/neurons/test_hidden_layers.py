@@ -72,6 +72,9 @@ def test_a_read_out_hears_the_loss_though_it_is_silent():
     assert IPVAENeuron(K, output=True, spike_grad=own).spike_grad is own
     decoder = nn.Linear(K, 9, bias=False)
     assert IPVAENeuron(decoder, output=True).spike_grad == surrogate.midpoint()
+    assert IPVAENeuron(K, dim=1).spike_grad == surrogate.midpoint(floor=0.03)
+    assert IPVAENeuron(K, dim=-1).spike_grad == surrogate.midpoint()
+    assert IPVAENeuron(K, gram=torch.eye(K), dim=1).spike_grad == surrogate.midpoint()
 
 
 @pytest.mark.parametrize("estimator", [surrogate.midpoint, surrogate.rate, surrogate.rounded])
