@@ -178,7 +178,8 @@ class IPVAENeuron(StatefulNeuron):
         spike_grad: an estimator of :mod:`ipvae_snn.surrogate`, or a callable from membranes to
             counts of about the rates e^mem, which is tried when it is set. Default
             ``midpoint()``; in a hidden layer on maps, by ``dim``, ``midpoint(floor=0.03)``, and
-            with ``output=True``, as read-outs have, ``midpoint(floor=0.5)``. Relaxed estimators draw integer counts in ``eval()``.
+            with ``output=True``, as read-outs have, ``midpoint(floor=0.5)``. Relaxed estimators
+            draw integer counts in ``eval()``.
         surrogate_disable: emit the same spikes without a gradient.
         init_hidden: keep the state inside: ``spk = neuron(input_)``.
         output: for a read-out: return ``(spk, mem)`` even with ``init_hidden``.
