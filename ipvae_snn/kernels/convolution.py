@@ -58,9 +58,11 @@ class MapSpec:
         weight: Φ / σ, (K, D, q, q).
         spk, mem: initial state, (B, h, w, K).
         step_size: α, a scalar tensor.
-        bias: what is taken from every current, (h w, K), or (1, K) for all places alike.
+        bias: what is taken from every current, (B h w, K), (h w, K) for all samples alike, or
+            (1, K) for all places alike.
         mem_rest: the membrane that the leak pulls to, (K,).
-        mask: 1 where a cell has a pixel, else 0, (D, H, W); None if all have.
+        mask: what residuals are multiplied by, (D, H, W) or (B, D, H, W): 1 where a cell has a
+            pixel, else 0, or the square root of its precision; x is multiplied already. None: 1.
         row_ids: int64, (B h w,): numbers of places that the draws of compiled kernels depend on.
         lateral_scale, leak, clamp, estimator, law, slope, kl_form, steps, fields, every: as in
             :class:`~ipvae_snn.kernels.spec.UnrollSpec`; a field ``nll``, ½ |x − f|² / σ², takes the
@@ -173,6 +175,8 @@ class Dictionary:
     def __init__(self, weight: Tensor, mask: Tensor | None, *, events: bool = False) -> None:
         self.weight = weight.contiguous(memory_format=torch.channels_last)
         self.backward_weight, self.mask = _reversed(weight), mask
+        # A residual has a mask of zeros and ones already.
+        self.weighs = mask is not None and not bool(((mask == 0) | (mask == 1)).all())
         self.padding = _padding(weight)
         self.grad = torch.zeros_like(self.weight)
         self.backward_grad = torch.zeros_like(self.backward_weight)
@@ -202,6 +206,10 @@ class Dictionary:
 
     def masked(self, cells: Tensor) -> Tensor:
         return cells if self.mask is None else cells * self.mask
+
+    def weighed(self, cells: Tensor) -> Tensor:
+        """Of residuals, or of what flows back to Φ z: as they act on neurons and on Φ."""
+        return self.masked(cells) if self.weighs else cells
 
     def add_gradient(self, cells: Tensor, of_neurons: Tensor, *, of_decoding: bool) -> None:
         """Add cells ⋆ neurons, of an operation that mapped one to the other."""
@@ -299,8 +307,9 @@ class PlainNeurons:
     def __init__(self, spec: MapSpec) -> None:
         self.spec, self.rows = spec, spec.neurons()
         self.shape = spec.mem.shape
-        # (B, places, K), to which a bias per place broadcasts
-        self.by_place = (self.shape[0], -1, self.shape[-1])
+        # (B, places, K), or (1, B places, K), to which the bias broadcasts
+        places = len(spec.bias) if len(spec.bias) > 1 else self.shape[1] * self.shape[2]
+        self.by_place = (-1, places, self.shape[-1])
 
     def draw_keys(self) -> None:
         """Nothing to do: PyTorch's generator goes on."""
@@ -329,7 +338,8 @@ class PlainNeurons:
 
     def prepare(self, mems: Tensor, counts: Tensor, kl_grad: Tensor) -> None:
         """Called before the backward pass, with what was saved and the gradient of the KL."""
-        self.mems, self.counts, self.kl_grad = mems, counts, kl_grad
+        self.mems, self.counts = mems, counts
+        self.kl_grad = kl_grad.repeat_interleave(self.shape[1] * self.shape[2], 1)
         self.mem_grad = torch.zeros_like(self.spec.mem)
         self.h_sum = torch.zeros_like(self.spec.bias)
         self.step_sum = self.spec.mem.new_zeros((), dtype=torch.float64)
@@ -354,7 +364,7 @@ class PlainNeurons:
         )  # fmt: skip
         grads = plain.Grads(
             self.mem_grad.view(self.by_place), spk=None, product=spk_grad.view(self.by_place),
-            quad=none, quad_before=None, kl=self.kl_grad[t].view(-1, 1, 1),
+            quad=none, quad_before=None, kl=self.kl_grad[t].view(-1, self.by_place[1], 1),
         )  # fmt: skip
         settings = plain.Settings(*(getattr(self.rows, n) for n in plain.Settings._fields))
         mem_grad, inhibition_grad, _, _, h_sum, step_sum = plain.backward(values, grads, settings)
@@ -396,7 +406,8 @@ class NativeNeurons:
         keys, row_ids = None if self.keys is None else self.keys[t:], self.row_ids
         bias = self.spec.bias
         if len(bias) > 1:
-            bias = bias.view(*state.mem.shape[1:])[part.rows].flatten(0, 1)
+            maps = bias.view(-1, *state.mem.shape[1:])
+            bias = (part.of(maps) if len(maps) > 1 else maps[:, part.rows]).flatten(0, 2)
         self.dynamics.bias, self.dynamics.places = pointer(bias), len(bias)
         arguments = native.Forward(
             steps=1, rows=current[..., 0].numel(), latents=self.latents, stride=self.stride,
@@ -416,7 +427,7 @@ class NativeNeurons:
         places = self.count // len(self.spec.mem)
         self.kl_grad = kl_grad.repeat_interleave(places, 1)
         self.mem_grad = torch.zeros_like(self.spec.mem)
-        self.h_sum = self.spec.mem.new_zeros(places, self.latents)
+        self.h_sum = torch.zeros_like(self.spec.bias)
         self.h_sums = self.spec.mem.new_zeros(self.threads, self.stride)
         self.step_sums = torch.zeros(self.count, dtype=torch.float64)
         self.dynamics.bias, self.dynamics.places = pointer(self.spec.bias), len(self.spec.bias)
@@ -441,7 +452,7 @@ class NativeNeurons:
         )  # fmt: skip
         self.library.ipvae_backward(byref(self.dynamics), byref(arguments))
         if len(spec.bias) > 1:
-            self.h_sum += g.view(len(spec.mem), -1, self.latents).sum(0)
+            self.h_sum += g.view(-1, *spec.bias.shape).sum(0)
         return g
 
     def sums(self) -> tuple[Tensor, Tensor]:
@@ -477,6 +488,7 @@ def _forward(spec: MapSpec, save: bool = False) -> tuple[MapResult, Saved | None
         x = spec.x_at(t)
         if residual is None or spec.lateral_scale != 1 or spec.x.ndim == 5:
             residual = x - spec.lateral_scale * decoded
+        residual = dictionary.weighed(residual)
         for part in parts:
             neurons.advance(t, dictionary.project(residual, part), state, part, saved)
         last = t + 1 == spec.steps
@@ -567,6 +579,7 @@ class _Adjoint:
                 self._at(x_grad, t).sub_(error_grad)
             if sent_back is not None:
                 error_grad = error_grad - spec.lateral_scale * sent_back
+            error_grad = dictionary.weighed(error_grad)
             spk_grad = self._recorded("spk", t, grads)
             if spec.slope != "none":
                 by_error = dictionary.project(error_grad)
@@ -577,7 +590,7 @@ class _Adjoint:
             if mem_grad is not None:
                 neurons.mem_grad = neurons.mem_grad + mem_grad
             zeros = torch.zeros_like(spec.mem) if spk_grad is None else spk_grad.contiguous()
-            residual = x - spec.lateral_scale * self._decoded_before(t)
+            residual = dictionary.weighed(x - spec.lateral_scale * self._decoded_before(t))
             current = dictionary.project(residual) if self._is_close_to_clamp(t) else None
             g = neurons.go_back(t, current, zeros)
             if self.needed["weight"]:
@@ -594,7 +607,8 @@ class _Adjoint:
         spec, dictionary = self.spec, self.dictionary
         spk_grad = torch.zeros_like(spec.spk)
         if sent_back is not None and (self.needed["spk"] or bool(spec.spk.any())):
-            first = -spec.lateral_scale * sent_back  # what spikes of the initial state leave
+            # What spikes of the initial state leave
+            first = dictionary.weighed(-spec.lateral_scale * sent_back)
             spk_grad = dictionary.project(first)
             dictionary.add_gradient(first, spec.spk, of_decoding=True)
         h_sum, step_sum = neurons.sums()

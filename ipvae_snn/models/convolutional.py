@@ -9,7 +9,6 @@ from torch import Tensor, nn
 
 from ipvae_snn import functional as F
 from ipvae_snn._utils.checks import (
-    require_all_finite,
     require_finite,
     require_instance,
     require_integer,
@@ -24,9 +23,9 @@ from ipvae_snn.models import run_output
 from ipvae_snn.models.base import MODELS
 from ipvae_snn.models.map_model import MapModel
 from ipvae_snn.models.neuron_model import NeuronModel
+from ipvae_snn.models.residual import Seen, inferred, neuron_spec, seen
 from ipvae_snn.models.whitening import Whitening
 from ipvae_snn.neurons import BIAS, CLAMP, MEM_INIT_RANGE, STEP, IPVAENeuron
-from ipvae_snn.neurons.inference import assumptions_of
 from ipvae_snn.neurons.lateral import NoLateral, remake_weights, require_transposed
 
 SIDE_BITS = 20
@@ -144,6 +143,7 @@ class ConvIPVAE(MapModel, NeuronModel):
         seed: int | None = None,
         sample_seeds: Tensor | None = None,
         graph: bool | None = None,
+        mask: Tensor | Literal["nan"] | None = None,
     ) -> Any:
         """Infer x for a number of timesteps: as :meth:`ipvae_snn.IPVAE.run`, for images.
 
@@ -153,7 +153,11 @@ class ConvIPVAE(MapModel, NeuronModel):
             num_steps, record, every, state, seed, sample_seeds, graph: as there; ``spk`` and
                 ``mem`` have the shape (T, B, K, h, w). With compiled kernels a neuron's draws
                 depend on its place, not on the size of the image.
+            mask: as there, broadcast to (B, C, H, W).
         """
+        precision = None
+        if mask is not None:
+            x, precision = seen(x, mask, self.dimensions + 1, self.like)
         x, num_steps = self._require_x(x, num_steps)
         require_integer(every, "every")
         fields = run_output.check_fields(record)
@@ -171,12 +175,14 @@ class ConvIPVAE(MapModel, NeuronModel):
             _require_decoder_of(self)
             state = self.neuron.initial_state(shape) if state is None else state
             if sample_seeds is None or self.draws_by_row:
-                values = self._infer(x, num_steps, fields, every, state, sample_seeds)
+                values = self._infer(x, num_steps, fields, every, state, sample_seeds, precision)
             else:
                 values = row_by_row(
                     lambda i: self._infer(
                         x.narrow(-self.dimensions - 2, i, 1), num_steps, fields, every,
                         State(*(part[i : i + 1] for part in state)), None,
+                        precision if precision is None or len(precision) == 1
+                        else precision[i : i + 1],
                     ),
                     sample_seeds, self.generator, self.seeded,
                 )  # fmt: skip
@@ -191,70 +197,59 @@ class ConvIPVAE(MapModel, NeuronModel):
         every: int,
         state: State,
         sample_seeds: Tensor | None,
+        precision: Tensor | None,
     ) -> dict[str, Any]:
-        size, watched = x.shape[-self.dimensions :], bool(self.neuron.observers)
-        spec = self.spec_of(x, state, sample_seeds)
+        spec = self.spec_of(x, state, sample_seeds, precision)
         spec.steps = num_steps
-        spec.fields = tuple(dict.fromkeys((*fields, "spk", "mem"))) if watched else fields
-        spec.every = 1 if watched else every
-        out = convolution.infer_maps(spec)
-        values: dict[str, Any] = {
-            name: None if part is None else self._unflat(part.movedim(-1, -3))
-            for name, part in (
-                ("spk", out.spk), ("mem", out.mem), ("last_spk", out.last_spk),
-                ("last_mem", out.last_mem),
-            )
-        }  # fmt: skip
-        require_finite(values["last_mem"], "the membranes")
-        if watched:
-            self.neuron.notify_observers(State(values["spk"], values["mem"]))
-            for name in ("spk", "mem"):
-                values[name] = values[name][every - 1 :: every]
-        if out.nll is not None:
-            constant = F.nll_constant(self.channels, self.log_scale) * prod(size)
-            values["nll"] = (out.nll + constant)[every - 1 :: every]
-        if out.kl is not None:
-            values["kl"] = out.kl[every - 1 :: every]
+        values = inferred(
+            self.neuron, spec, fields, every, lambda map_: self._unflat(map_.movedim(-1, -3))
+        )
+        if values["nll"] is not None:
+            values["nll"] = values["nll"] + self._nll_constant(x, precision)
         return values
+
+    def _nll_constant(self, x: Tensor, precision: Tensor | None) -> Tensor | float:
+        if precision is None:
+            size = prod(x.shape[-self.dimensions :])
+            return F.nll_constant(self.channels, self.log_scale) * size
+        log_scale = self.log_scale
+        if log_scale is not None:
+            log_scale = log_scale.view(-1, *(1,) * self.dimensions)
+        return Seen(x, precision).nll_constant(log_scale)
 
     def cells_of(self, x: Tensor) -> Tensor:
         """Images as the kernels take them, in units of σ."""
         return to_cells(self._flat(x) * self._inverse_scale(), self._s)
 
-    def spec_of(self, x: Tensor, state: State, sample_seeds: Tensor | None = None) -> MapSpec:
-        """One timestep of the neurons, as the kernels take it."""
-        neuron, size = self.neuron, x.shape[-self.dimensions :]
-        cells = self.cells_of(x)
+    def spec_of(
+        self,
+        x: Tensor,
+        state: State,
+        sample_seeds: Tensor | None = None,
+        precision: Tensor | None = None,
+    ) -> MapSpec:
+        """One timestep of the neurons, as the kernels take it.
+
+        Args:
+            x, state, sample_seeds: as in :meth:`run`.
+            precision: of each value, (B, C, H, W) or (1, C, H, W), in units of 1 / σ².
+        """
+        require_finite(x, "x")
         weight = to_cells(self._features() * self._inverse_scale(), self._s)
-        mask = to_cells(cells.new_ones(self.channels, *self._flat_size(size)), self._s)
-        tonic, places = neuron.log_bias.exp().reshape(1, -1), self._flat_size(state.mem.shape[2:])
-        if neuron.form == "exact":
-            variance = convolution.project(mask[None], weight.square())[0].flatten(0, 1)
-            tonic = tonic + 0.5 * neuron.lateral_scale * variance
+        ones = x.new_ones(1, self.channels, *x.shape[-self.dimensions :])
+        known = to_cells(self._flat(ones if precision is None else precision), self._s)
+        root = known.sqrt()
+        by_place = convolution.project(known, weight.square()).flatten(0, 2)
+        cells = self.cells_of(x) if precision is None else self.cells_of(x) * root
+        if len(root) == 1:
+            root = root[0]
         spk, mem = (self._flat(part).movedim(1, -1) for part in state)
-        known = assumptions_of(neuron)
-        spec = MapSpec(
-            x=cells,
-            weight=weight,
-            spk=spk,
-            mem=mem,
-            step_size=neuron.log_step.exp(),
-            bias=tonic.expand(-1, self.latents),
-            mem_rest=neuron.mem_init.expand(self.latents),
-            mask=None if bool(mask.all()) else mask,
-            lateral_scale=neuron.lateral_scale,
-            leak=neuron.leak,
-            clamp=neuron.clamp,
-            estimator=neuron.spike_grad,
-            law="own" if known is None else known.law,
-            slope="own" if known is None else known.slope,
-            kl_form=self.kl_form,
+        places = self._flat_size(state.mem.shape[2:])
+        return neuron_spec(
+            self.neuron, self.kl_form, x=cells, weight=weight, spk=spk, mem=mem,
+            mask=None if bool((root == 1).all()) else root, variance=by_place,
             row_ids=_place_numbers(len(state.mem), places, sample_seeds),
-        )
-        require_all_finite(
-            x=x, weight=weight, step=spec.step_size, bias=spec.bias, mem_init=spec.mem_rest
-        )
-        return spec
+        )  # fmt: skip
 
 
 def _require_decoder_of(model: ConvIPVAE) -> None:

@@ -35,6 +35,7 @@ from ipvae_snn.models.generative import (
 )
 from ipvae_snn.models.likelihoods import Gaussian, Likelihood
 from ipvae_snn.models.neuron_model import NeuronModel
+from ipvae_snn.models.residual import Seen, inferred, neuron_spec, seen
 from ipvae_snn.models.published import CLAMP as PUBLISHED_CLAMP
 from ipvae_snn.models.published import read_published
 from ipvae_snn.neurons import BIAS, CLAMP, MEM_INIT_RANGE, STEP, IPVAENeuron
@@ -372,6 +373,7 @@ class IPVAE(_ChosenByDecoder):
         seed: int | None = None,
         sample_seeds: Tensor | None = None,
         graph: bool | None = None,
+        mask: Tensor | Literal["nan"] | None = None,
     ) -> Any:
         """Infer x for a number of timesteps.
 
@@ -391,6 +393,11 @@ class IPVAE(_ChosenByDecoder):
             graph: whether gradients flow from the result. Default: in ``train()`` mode; in
                 ``eval()`` mode, as after :meth:`load` and ``fit``, only if x or the state requires
                 a gradient. :meth:`loss` always has one. Under ``torch.no_grad()`` there is none.
+            mask: what was seen of x: 1 and 0, or a precision for each value in units of 1 / σ²,
+                that broadcasts to (B, M); ``"nan"``: all that is not NaN. Values with 0 do not
+                count, whatever they are: the reconstruction fills them in. Each sample then has a
+                Gram matrix of its own, which costs two products with Φ in place of one with G.
+                For the linear Gaussian model.
 
         Returns:
             A named tuple with the fields of ``record`` in that order, time first, and ``state``,
@@ -400,6 +407,14 @@ class IPVAE(_ChosenByDecoder):
             TypeError: x is no floating tensor, or of another dtype than the weights.
             ValueError: wrong shapes, NaN or infinity in x, no steps, unknown names in ``record``.
         """
+        precision = None
+        if mask is not None:
+            if self.decoded is not None:
+                raise ValueError(
+                    "mask belongs to the linear decoder with its Gaussian: a likelihood of one's "
+                    "own says itself which values count, in its nll"
+                )
+            x, precision = seen(x, mask, 1, self.like)
         num_steps = require_input(x, num_steps, self.in_features, like=self.like)
         require_integer(every, "every")
         fields = run_output.check_fields(record)
@@ -415,7 +430,11 @@ class IPVAE(_ChosenByDecoder):
             self.require_together()
             self.neuron.check_parameters()
             state = self.neuron.initial_state(shape) if state is None else state
-            if self.decoded is None:
+            if precision is not None:
+                values, last = self._masked(
+                    Seen(x, precision), num_steps, fields, every, state, sample_seeds
+                )
+            elif self.decoded is None:
                 values, last = self._unroll(x, num_steps, fields, every, state, sample_seeds)
             else:
                 values, last = self._loop(x, num_steps, fields, every, state, sample_seeds)
@@ -456,6 +475,49 @@ class IPVAE(_ChosenByDecoder):
         if out.quad is not None:
             values["nll"] = (out.quad + 0.5 * energy + constant)[every - 1 :: every]
         return values, State(out.last_spk, out.last_mem)
+
+    def _masked(
+        self,
+        given: Seen,
+        num_steps: int,
+        fields: tuple[str, ...],
+        every: int,
+        state: State,
+        sample_seeds: Tensor | None,
+    ) -> tuple[dict[str, Any], State]:
+        """Timesteps with a precision for each value: a map of one place, with M channels."""
+        log_scale, root = self.log_scale, given.precision.sqrt()
+        inverse = self.like.new_ones(()) if log_scale is None else torch.exp(-log_scale)
+        weight = self._lateral.weight * inverse.unsqueeze(-1)
+
+        def run(rows: slice, numbers: Tensor | None) -> dict[str, Any]:
+            of_rows = slice(None) if len(root) == 1 else rows
+            spk, mem = (part[rows, None, None] for part in state)
+            spec = neuron_spec(
+                self.neuron,
+                self.kl_form,
+                x=(given.x[..., rows, :] * inverse * root[of_rows])[..., None, None],
+                weight=weight.mT[..., None, None],
+                mask=root[of_rows, :, None, None],
+                variance=given.precision[of_rows] @ weight.square(),
+                spk=spk,
+                mem=mem,
+                row_ids=numbers,
+            )
+            spec.steps = num_steps
+            return inferred(
+                self.neuron, spec, fields, every, lambda map_: map_.flatten(-3, -2)[..., 0, :]
+            )
+
+        if sample_seeds is None or self.draws_by_row:
+            values = run(slice(None), sample_seeds)
+        else:
+            values = row_by_row(
+                lambda i: run(slice(i, i + 1), None), sample_seeds, self.generator, self.seeded
+            )
+        if values["nll"] is not None:
+            values["nll"] = values["nll"] + given.nll_constant(log_scale)
+        return values, State(values["last_spk"], values["last_mem"])
 
     def _loop(
         self,
