@@ -35,9 +35,9 @@ from ipvae_snn.models.generative import (
 )
 from ipvae_snn.models.likelihoods import Gaussian, Likelihood
 from ipvae_snn.models.neuron_model import NeuronModel
-from ipvae_snn.models.residual import Seen, inferred, neuron_spec, seen
 from ipvae_snn.models.published import CLAMP as PUBLISHED_CLAMP
 from ipvae_snn.models.published import read_published
+from ipvae_snn.models.residual import Seen, inferred, neuron_spec, seen
 from ipvae_snn.neurons import BIAS, CLAMP, MEM_INIT_RANGE, STEP, IPVAENeuron
 from ipvae_snn.neurons.inference import infer, spec_of
 from ipvae_snn.neurons.lateral import TRANSPOSED, NoLateral, SharedDecoder, remake_weights

@@ -70,17 +70,18 @@ MEM_INIT_RANGE = -6.0, -4.0
 """Default range of the initial membrane, uniform, in nats."""
 INFERENCE = Defaults(CLAMP, STEP, MEM_INIT_RANGE)
 """For hundreds of timesteps of inference."""
-HIDDEN = Defaults(clamp=2.0, step=0.5, mem_init=(-2.5, -1.5))
+HIDDEN = Defaults(clamp=2.0, step=1.0, mem_init=(-2.5, -1.5))
 """For a hidden layer, with tens of timesteps: near firing, and at most e² = 7.4 spikes in one. A
-membrane oscillates where α G_kk times the rate exceeds 2, and training raises all three: with a
-clamp of 3 or 5 it can end in bursts."""
+membrane oscillates where α G_kk times the rate exceeds 2. Training raises rates, with a clamp of 3
+or 5 until it ends in bursts, and would raise a learned α beyond 2, where gradients explode; so α is
+constant there, and G_kk = 1."""
 READOUT_FLOOR = 0.5
 """Least slope of the counts of a read-out. A loss of spike counts is less, at first, the less the
 read-out fires: it falls silent before it has learned what to fire at, and with its rates the
 gradient of the whole network vanishes."""
-MAP_FLOOR = 0.03
+MAP_FLOOR = 0.1
 """The same on feature maps, whose channels are used at many places and by few of them: without it
-a convolutional network is less accurate; with ten times as much it can run away."""
+a convolutional network is less accurate."""
 MEM_INIT_MAX = 60.0
 """Largest |mem_init|, |log_bias| and |log_step|, in nats: beyond, a KL or step overflows."""
 LARGEST = 1e6
@@ -167,7 +168,7 @@ class IPVAENeuron(StatefulNeuron):
             (:func:`~ipvae_snn.functional.soft_clamp`). The lower bound is always −8; hardly any
             gradient passes there. Default 5, in a hidden layer 2.
         step: α > 0, the step size of inference; stored as its logarithm, ``log_step``. Default 0.2,
-            in a hidden layer 0.5.
+            in a hidden layer 1.
         bias: b > 0, tonic inhibition in nats per timestep, number or (K,); stored as ``log_bias``.
         dim: the dimension of a timestep's input that holds the neurons: 1 for feature maps
             (B, K, H, W), whose channels compete at each place, −1 for (B, L, K). Inputs (B, K) need
@@ -175,9 +176,10 @@ class IPVAENeuron(StatefulNeuron):
         mem_init: u_0 ≥ −60 nats, number or (K,); default uniform in (−6, −4) per neuron, in a
             hidden layer in (−2.5, −1.5).
         learn_step, learn_bias, learn_mem_init: learn this parameter instead of keeping it constant.
+            Default: all but the step of a hidden layer.
         spike_grad: an estimator of :mod:`ipvae_snn.surrogate`, or a callable from membranes to
             counts of about the rates e^mem, which is tried when it is set. Default
-            ``midpoint()``; in a hidden layer on maps, by ``dim``, ``midpoint(floor=0.03)``, and
+            ``midpoint()``; in a hidden layer on maps, by ``dim``, ``midpoint(floor=0.1)``, and
             with ``output=True``, as read-outs have, ``midpoint(floor=0.5)``. Relaxed estimators
             draw integer counts in ``eval()``.
         surrogate_disable: emit the same spikes without a gradient.
@@ -243,7 +245,7 @@ class IPVAENeuron(StatefulNeuron):
         step: float | None = None,
         bias: float | Tensor = BIAS,
         mem_init: float | Tensor | None = None,
-        learn_step: bool = True,
+        learn_step: bool | None = None,
         learn_bias: bool = True,
         learn_mem_init: bool = True,
         spike_grad: Callable[[Tensor], Tensor] | None = None,
@@ -262,7 +264,7 @@ class IPVAENeuron(StatefulNeuron):
         require_quantizer(state_quant)
         flags = {
             "surrogate_disable": surrogate_disable,
-            "learn_step": learn_step,
+            "learn_step": not alone if learn_step is None else learn_step,
             "learn_bias": learn_bias,
             "learn_mem_init": learn_mem_init,
         }
@@ -293,7 +295,7 @@ class IPVAENeuron(StatefulNeuron):
             rest = torch.empty(features).uniform_(*default.mem_init).to(like)
         self._declare("mem_init", rest, learn_mem_init)
         self._declare("log_bias", tonic.log(), learn_bias)
-        self._declare("log_step", like.new_tensor(log_step), learn_step)
+        self._declare("log_step", like.new_tensor(log_step), flags["learn_step"])
 
     def __setattr__(self, name: str, value: Any) -> None:
         modules = self.__dict__.get("_modules", {})

@@ -13,7 +13,10 @@ K = 6
 def gradients(dtype: torch.dtype, steps: int, create_graph: bool) -> list[torch.Tensor]:
     """Of a loss in which one current serves all timesteps, and the start is ``mem_init``."""
     torch.manual_seed(0)
-    neuron, layer = IPVAENeuron(K, mem_init=0.0).to(dtype), nn.Linear(3, K).to(dtype)
+    neuron, layer = (
+        IPVAENeuron(K, mem_init=0.0, learn_step=True).to(dtype),
+        nn.Linear(3, K).to(dtype),
+    )
     x = torch.ones(2, 3, dtype=dtype, requires_grad=True)
     drive, (spk, mem) = layer(x), neuron.initial_state((2, K))
     torch.manual_seed(1)
@@ -51,7 +54,7 @@ def test_weights_that_were_frozen_learn_again():
 
 
 def test_a_fused_optimizer_moves_the_lateral_weights():
-    neuron = IPVAENeuron(K)
+    neuron = IPVAENeuron(K, learn_step=True)
     optimizer = torch.optim.SGD(neuron.parameters(), lr=0.1, fused=True)
     for _ in range(3):
         optimizer.zero_grad()
@@ -63,7 +66,7 @@ def test_a_fused_optimizer_moves_the_lateral_weights():
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_checkpointing_recomputes_what_was_saved(dtype):
     torch.manual_seed(0)
-    neuron = IPVAENeuron(K, mem_init=0.0).to(dtype)
+    neuron = IPVAENeuron(K, mem_init=0.0, learn_step=True).to(dtype)
     drive = torch.ones(5, 3, K, dtype=dtype, requires_grad=True)
 
     def loss(drive: torch.Tensor) -> torch.Tensor:
@@ -95,7 +98,7 @@ def test_a_parameter_for_all_neurons_together_is_broadcast(name):
 
 
 def test_an_empty_batch_has_gradients_of_zero():
-    neuron = IPVAENeuron(K)
+    neuron = IPVAENeuron(K, learn_step=True)
     neuron.run(torch.zeros(3, 0, K))[1].sum().backward()
     assert float(neuron.log_step.grad) == 0
 
@@ -106,7 +109,7 @@ class Rates(nn.Module):
 
 
 def test_estimators_are_checked_when_they_are_set():
-    neuron = IPVAENeuron(K)
+    neuron = IPVAENeuron(K, learn_step=True)
     before = neuron.spike_grad
     with pytest.raises(TypeError, match="spike_grad must be a callable"):
         neuron.spike_grad = 3

@@ -17,7 +17,7 @@ STATES = ("spk", "mem")
 
 def network(**options):
     torch.manual_seed(0)
-    neuron = IPVAENeuron(K, init_hidden=True, mem_init=-1.0, **options)
+    neuron = IPVAENeuron(K, init_hidden=True, mem_init=-1.0, learn_step=True, **options)
     return nn.Sequential(nn.Linear(3, K), neuron)
 
 

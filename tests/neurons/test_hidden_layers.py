@@ -16,8 +16,16 @@ K = 6
 def test_a_number_alone_makes_a_hidden_layer():
     hidden = IPVAENeuron(K)
     assert type(hidden.lateral) is UnitGram
-    assert (hidden.clamp, hidden.log_step.exp().item()) == pytest.approx((2.0, 0.5))
+    assert (hidden.clamp, hidden.log_step.exp().item()) == pytest.approx((2.0, 1.0))
     assert ((hidden.mem_init > -2.5) & (hidden.mem_init < -1.5)).all()
+
+
+def test_a_hidden_layer_keeps_its_step():
+    """A learned one grows until membranes oscillate, and the gradients explode."""
+    assert "log_step" not in dict(IPVAENeuron(K).named_parameters())
+    assert "log_step" in dict(IPVAENeuron(K, learn_step=True).named_parameters())
+    assert "log_step" in dict(IPVAENeuron(nn.Linear(K, 9, bias=False)).named_parameters())
+    assert "log_step" in IPVAENeuron(K).state_dict()
 
 
 @pytest.mark.parametrize(
@@ -72,7 +80,7 @@ def test_a_read_out_hears_the_loss_though_it_is_silent():
     assert IPVAENeuron(K, output=True, spike_grad=own).spike_grad is own
     decoder = nn.Linear(K, 9, bias=False)
     assert IPVAENeuron(decoder, output=True).spike_grad == surrogate.midpoint()
-    assert IPVAENeuron(K, dim=1).spike_grad == surrogate.midpoint(floor=0.03)
+    assert IPVAENeuron(K, dim=1).spike_grad == surrogate.midpoint(floor=0.1)
     assert IPVAENeuron(K, dim=-1).spike_grad == surrogate.midpoint()
     assert IPVAENeuron(K, gram=torch.eye(K), dim=1).spike_grad == surrogate.midpoint()
 

@@ -153,7 +153,7 @@ def test_recorders_see_maps(make):
 def test_networks_of_convolutions_learn():
     """Convolution, batch norm, pooling and dropout around the layer, several timesteps a call."""
     torch.manual_seed(0)
-    neuron = IPVAENeuron(K, dim=1, mem_init=-1.0, step=0.5)
+    neuron = IPVAENeuron(K, dim=1, mem_init=-1.0)
     front = nn.Sequential(nn.Conv2d(1, K, 3), nn.BatchNorm2d(K))
     back = nn.Sequential(nn.AvgPool2d(2), nn.Flatten(), nn.Dropout(0.1), nn.LazyLinear(2))
     x = torch.randn(64, 1, 8, 8)

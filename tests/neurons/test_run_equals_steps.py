@@ -10,14 +10,15 @@ from ipvae_snn import IPVAENeuron, surrogate
 from ipvae_snn.kernels import native
 
 NATIVE = pytest.mark.skipif(not native.available(), reason=native.unavailable_reason())
+LEARNED = {"learn_step": True, "spike_grad": surrogate.midpoint()}
 KINDS = {
-    "learned": lambda k, **o: IPVAENeuron(k, **o),
+    "learned": lambda k, **o: IPVAENeuron(k, **{**LEARNED, **o}),
     "decoder": lambda k, **o: IPVAENeuron(
         nn.Linear(k, k + 3, bias=False), log_scale=nn.Parameter(torch.linspace(-1, 1, k + 3)), **o
     ),
     "fixed": lambda k, **o: IPVAENeuron(k, gram=0.2 + torch.eye(k), **o),
     "published": lambda k, **o: IPVAENeuron(nn.Linear(k, k, bias=False), form="published", **o),
-    "learned, exact": lambda k, **o: IPVAENeuron(k, form="exact", **o),
+    "learned, exact": lambda k, **o: IPVAENeuron(k, form="exact", **{**LEARNED, **o}),
 }
 OPTIONS = [{"leak": 0.0}, {"leak": 0.3, "lateral_scale": 0.6, "clamp": 2.0}]
 
