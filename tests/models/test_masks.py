@@ -243,7 +243,7 @@ def test_bad_masks_are_refused(mask, error, says):
 def test_nan_that_was_seen_is_refused():
     model, x = flat(), torch.randn(B, M).double()
     x[0, 0] = NAN
-    with pytest.raises(ValueError, match="x holds NaN|NaN"):
+    with pytest.raises(ValueError, match="NaN"):
         model.run(x, 3, mask=torch.ones(B, M))
     other = IPVAE(M, K, decoder=nn.Linear(K, M))
     with pytest.raises(ValueError, match="linear decoder"):
