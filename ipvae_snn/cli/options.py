@@ -119,7 +119,7 @@ def _as_flag(name: str, value: Any) -> str:
 
 def training_options() -> list[Option]:
     """The fields of ``TrainConfig`` that are flags of ``train`` under their own names."""
-    return options_of(TrainConfig, skip=("seed", "device", "progress"))
+    return options_of(TrainConfig, skip=("seed", "device", "progress", "missing"))
 
 
 def models() -> Family:

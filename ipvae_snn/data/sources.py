@@ -1,5 +1,6 @@
 """Samples that need not fit in memory: read in batches, by worker processes if asked to."""
 
+import math
 import multiprocessing
 import os
 import signal
@@ -64,7 +65,8 @@ class InMemory(Samples):
 
     Raises:
         TypeError: not a floating-point tensor.
-        ValueError: another shape, empty, NaN or infinity.
+        ValueError: another shape, empty, NaN or infinity; with ``missing``, NaN are allowed: values
+            that were not seen.
 
     >>> samples = InMemory(torch.eye(3))
     >>> len(samples), samples.features, samples.read(torch.tensor([2]))
@@ -73,14 +75,14 @@ class InMemory(Samples):
 
     in_memory = True
 
-    def __init__(self, data: Tensor, name: str = "data") -> None:
+    def __init__(self, data: Tensor, name: str = "data", *, missing: bool = False) -> None:
         require_float(data, name)
         if data.is_meta:
             raise ValueError(f"{name} is on the meta device, which holds no values")
         if data.ndim < 2 or not data.numel():
             shape = tuple(data.shape)
             raise ValueError(f"{name} must have shape (N, M) and not be empty, got {shape}")
-        require_finite(data, name)
+        require_finite(data.nan_to_num(0.0, math.inf, -math.inf) if missing else data, name)
         self.data, self.features = data.detach(), data[0].numel()
 
     @property
@@ -140,7 +142,7 @@ def fingerprint_of(tensor: Tensor) -> str:
     return f"{zlib.crc32(content.data):08x}"
 
 
-def as_samples(data: Tensor | Samples, name: str = "data") -> Samples:
+def as_samples(data: Tensor | Samples, name: str = "data", *, missing: bool = False) -> Samples:
     """Samples as they are, a tensor as :class:`InMemory`, with its errors.
 
     >>> as_samples(torch.zeros(4))
@@ -153,7 +155,7 @@ def as_samples(data: Tensor | Samples, name: str = "data") -> Samples:
             f"{type(data).__name__}: put its samples into one tensor, such as "
             "torch.stack([image.flatten() for image, label in dataset])"
         )
-    return data if isinstance(data, Samples) else InMemory(data, name)
+    return data if isinstance(data, Samples) else InMemory(data, name, missing=missing)
 
 
 def stream(samples: Samples, batches: Iterable[Tensor], workers: int = 0) -> Batches:

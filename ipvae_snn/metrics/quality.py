@@ -64,10 +64,37 @@ def r2_from_error(error: Tensor, variation: Variation) -> Tensor:
     return torch.where(variation.constant, (error == 0).to(score.dtype), score)
 
 
-def r2(x: Tensor, x_hat: Tensor) -> Tensor:
-    """Mean over samples of :func:`r2_per_sample`; from spikes of one timestep, or from rates."""
-    _require_pair(x, x_hat)
-    return require_result(r2_of(x, x_hat).mean(), "x and x_hat")
+def r2(x: Tensor, x_hat: Tensor, mask: Tensor | None = None) -> Tensor:
+    """Mean over samples of :func:`r2_per_sample`; from spikes of one timestep, or from rates.
+
+    Args:
+        x, x_hat: as there.
+        mask: of x's shape: only values where it is not 0 count, and samples that have any; the
+            others may hold anything.
+
+    >>> x = torch.tensor([[0.0, 2.0, float("nan")]])
+    >>> r2(x, torch.tensor([[0.0, 1.0, 7.0]]), mask=~x.isnan())
+    tensor(0.5000)
+    """
+    if mask is None:
+        _require_pair(x, x_hat)
+        return require_result(r2_of(x, x_hat).mean(), "x and x_hat")
+    counted = mask != 0
+    if counted.shape != x.shape or not bool(counted.any()):
+        raise ValueError(
+            f"mask must have the shape of x, {tuple(x.shape)}, and a value that is not 0, got "
+            f"{tuple(mask.shape)}"
+        )
+    filled = torch.where(counted, x, x_hat)  # no error where nothing counts
+    _require_pair(filled, x_hat)
+    rows = counted.any(-1)
+    x, x_hat, counted = wide(filled[rows]), x_hat[rows], counted[rows]
+    mean = torch.where(counted, x, 0).sum(-1, keepdim=True) / counted.sum(-1, keepdim=True)
+    total = torch.where(counted, x - mean, 0).square().sum(-1)
+    highest = x.masked_fill(~counted, -math.inf).amax(-1)
+    constant = highest == x.masked_fill(~counted, math.inf).amin(-1)
+    score = r2_from_error(squared_error_of(x, x_hat), Variation(total, constant))
+    return require_result(score.mean(), "x and x_hat")
 
 
 def mse(x: Tensor, x_hat: Tensor) -> Tensor:

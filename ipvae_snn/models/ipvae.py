@@ -341,6 +341,10 @@ class IPVAE(_ChosenByDecoder):
     has_matrix = True
 
     @property
+    def takes_masks(self) -> bool:  # type: ignore[override]
+        return self.decoded is None
+
+    @property
     def draws_by_row(self) -> bool:  # type: ignore[override]
         return self.decoded is None and super().draws_by_row
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ipvae_snn import functional as F
-from ipvae_snn._utils.checks import require_integer, require_number, require_seed
+from ipvae_snn._utils.checks import require_flag, require_integer, require_number, require_seed
 from ipvae_snn.kernels.spec import PRECISIONS, Precision
 
 MAX_BATCH = 2**20
@@ -57,6 +57,8 @@ class TrainConfig:
         temp_ramp: fraction of the iterations over which the temperature falls.
         seed: seed of batches and spikes.
         device: ``"cpu"``, ``"cuda"``, ...
+        missing: NaN in the data are values that were not seen, in training and validation. For
+            the linear Gaussian model, flat or convolutional.
         precision: precision of the products with the lateral weights G. See
             :attr:`IPVAE.precision`.
         log_every: iterations between rows of the history.
@@ -83,6 +85,7 @@ class TrainConfig:
     temp_ramp: float = 0.5
     seed: int = 0
     device: str = "cpu"
+    missing: bool = False
     precision: Precision = "float32"
     log_every: int = 20
     checkpoint_every: int = 500
@@ -95,6 +98,8 @@ class TrainConfig:
             require_number(value, name, *RANGES[name])
         if name == "seed":
             require_seed(value)
+        if name == "missing":
+            require_flag(value, name)
         if name == "batch" and value > MAX_BATCH:
             raise ValueError(f"batch must be at most {MAX_BATCH:,}, got {value}")
         if name == "precision" and value not in PRECISIONS:

@@ -10,12 +10,11 @@ from torch import Tensor
 
 from ipvae_snn._utils.checks import (
     require_device,
-    require_finite,
     require_fitting,
     require_integer,
 )
 from ipvae_snn._utils.files import exclusive_lock
-from ipvae_snn.data.sources import Samples, as_samples
+from ipvae_snn.data.sources import InMemory, Samples, as_samples
 from ipvae_snn.models.base import BaseModel, require_model
 from ipvae_snn.training.checkpointer import Checkpointer, History
 from ipvae_snn.training.config import TrainConfig
@@ -73,7 +72,8 @@ def fit(
 
     Raises:
         TypeError: data is not a floating-point tensor; watch cannot be called.
-        ValueError: wrong shape, no samples, NaN or infinity in data or weights; a checkpoint that
+        ValueError: wrong shape, no samples, NaN (unless ``config.missing``) or infinity in data or
+            weights; a checkpoint that
             is damaged, or of another model, recipe or data.
         FloatingPointError: loss, gradient or weights become NaN or infinite; the message names
             which, and the iteration. The model keeps the weights from before that iteration, and
@@ -106,8 +106,13 @@ def fit(
         raise ValueError(
             "no parameter of the model requires a gradient: call model.requires_grad_() first"
         )
-    samples = _fitting_samples(model, data, "data")
-    x_val = None if validation is None else _read_all(model, validation)
+    if config.missing and not getattr(model, "takes_masks", False):
+        raise ValueError(
+            "missing belongs to the linear Gaussian model, an IPVAE or ConvIPVAE: fill in values "
+            f"before a {type(model).__name__} learns from them"
+        )
+    samples = _fitting_samples(model, data, "data", config.missing)
+    x_val = None if validation is None else _read_all(model, validation, config.missing)
     if not (watch is None or callable(watch)):
         raise TypeError(f"watch must be a function of the history, got {type(watch).__name__}")
     require_integer(workers, "workers", least=0)
@@ -129,8 +134,8 @@ def fit(
     return checkpointer.history
 
 
-def _fitting_samples(model: BaseModel, data: Tensor | Samples, name: str) -> Samples:
-    samples = as_samples(data, name)
+def _fitting_samples(model: BaseModel, data: Tensor | Samples, name: str, missing: bool) -> Samples:
+    samples = as_samples(data, name, missing=missing)
     if not model.takes_samples(samples.shape):
         raise ValueError(
             f"{name} must have shape {model.expected_samples()} with N ≥ 1, got "
@@ -139,11 +144,9 @@ def _fitting_samples(model: BaseModel, data: Tensor | Samples, name: str) -> Sam
     return samples
 
 
-def _read_all(model: BaseModel, validation: Tensor | Samples) -> Tensor:
-    samples = _fitting_samples(model, validation, "validation")
-    x = samples.read(torch.arange(len(samples)))
-    require_finite(x, "validation")
-    return x
+def _read_all(model: BaseModel, validation: Tensor | Samples, missing: bool) -> Tensor:
+    samples = _fitting_samples(model, validation, "validation", missing)
+    return InMemory(samples.read(torch.arange(len(samples))), "validation", missing=missing).data
 
 
 @contextmanager

@@ -6,7 +6,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ipvae_snn._utils.checks import require_finite
 from ipvae_snn._utils.progress import progress_bar
 from ipvae_snn.data.sources import InMemory, Samples, stream
 from ipvae_snn.models.base import BaseModel
@@ -77,14 +76,16 @@ class Loop:
         config, start, like = self.config, self.checkpointer.start, self.model.like
         samples = self.samples
         if isinstance(samples, InMemory):
-            samples = InMemory(samples.data.to(device=like.device, dtype=like.dtype))
+            values = samples.data.to(device=like.device, dtype=like.dtype)
+            samples = InMemory(values, missing=config.missing)
         elif samples.in_memory and like.device.type != "cpu":
-            samples = InMemory(samples.read(torch.arange(len(samples))).to(like))
+            values = samples.read(torch.arange(len(samples))).to(like)
+            samples = InMemory(values, missing=config.missing)
         order = batches(len(samples), config.batch, config.seed, start=start)
         rows = (next(order)[self.rows] for _ in range(start, config.iterations))
         for iteration, x in enumerate(stream(samples, rows, workers), start + 1):
             if not samples.in_memory:
-                require_finite(x, f"the batch of iteration {iteration}")
+                InMemory(x, f"the batch of iteration {iteration}", missing=config.missing)
             yield x.to(device=like.device, dtype=like.dtype)
 
     def _advance(
@@ -110,7 +111,8 @@ class Loop:
         bar.update()
         if iteration < self.config.iterations and iteration % self.config.log_every:
             return
-        row = history_row(self.model, x, step, self.group, self.config.batch)
+        config = self.config
+        row = history_row(self.model, x, step, self.group, config.batch, config.missing)
         row |= self.monitor.measure(iteration)
         self.checkpointer.history.append({"iteration": iteration, **row, **schedule})
         bar.set_postfix(self.monitor.shown(row), refresh=False)

@@ -1,11 +1,11 @@
 """What is seen of a training while it runs: R² of validation samples, and each new row."""
 
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from ipvae_snn import metrics
 from ipvae_snn._utils.checks import NotFinite
 from ipvae_snn._utils.modes import eval_mode
 from ipvae_snn._utils.seeding import combine
@@ -13,6 +13,7 @@ from ipvae_snn.models.base import BaseModel
 from ipvae_snn.training.checkpointer import History
 from ipvae_snn.training.config import TrainConfig
 from ipvae_snn.training.distributed import ProcessGroup
+from ipvae_snn.training.step import r2_of_spikes
 
 VALIDATE_EVERY = 5
 """Rows of the history from one measurement of the validation samples to the next."""
@@ -67,9 +68,10 @@ class Monitor:
         model, seed = self.model, combine(self.config.seed, "validation")
         try:
             with eval_mode(model), torch.no_grad(), model.seeded(seed):
-                spk = model.run(self.validation, self.config.steps, record=()).state.spk
-                x_hat = model.reconstruct(spk, self.validation)
-                return float(metrics.r2(self.validation.flatten(1), x_hat.flatten(1)))
+                x, missing = self.validation, self.config.missing
+                options: Any = {"mask": "nan"} if missing else {}
+                spk = model.run(x, self.config.steps, record=(), **options).state.spk
+                return float(r2_of_spikes(model, x, spk, missing))
         except NotFinite:  # the next iteration, or the checkpoint, says so
             return None
 

@@ -37,6 +37,7 @@ class Objective(nn.Module):
         super().__init__()
         self.model, self.config = model, config
         self.options: Any = {} if row_ids is None else {"sample_seeds": row_ids}
+        self.options |= {"mask": "nan"} if config.missing else {}
 
     def forward(self, x: Tensor, beta: float) -> tuple[Tensor, ...]:
         """Loss, mean NLL, mean KL and the last spikes, for x of shape (B, M)."""
@@ -88,7 +89,7 @@ def train_step(
 
 
 def history_row(
-    model: BaseModel, x: Tensor, step: Step, group: ProcessGroup, batch: int
+    model: BaseModel, x: Tensor, step: Step, group: ProcessGroup, batch: int, missing: bool
 ) -> dict[str, float]:
     """Means of a step over the whole batch, for the history."""
     with torch.no_grad():
@@ -96,7 +97,7 @@ def history_row(
             "loss": step.loss,
             "nll": step.nll,
             "kl": step.kl,
-            "r2": metrics.r2(x.flatten(1), model.reconstruct(step.spk, x).flatten(1)),
+            "r2": r2_of_spikes(model, x, step.spk, missing),
             "zeros": metrics.zeros(step.spk),
         }
     row = {name: float(value) for name, value in means.items()}
@@ -105,3 +106,9 @@ def history_row(
         totals = (group.sum(values * len(x)) / batch).tolist()
         row = dict(zip(row, totals, strict=True))
     return {**row, "grad_norm": float(step.grad_norm)}
+
+
+def r2_of_spikes(model: BaseModel, x: Tensor, spk: Tensor, missing: bool) -> Tensor:
+    """R² of the reconstruction of x, over what is not NaN where values are ``missing``."""
+    shown, x_hat = x.flatten(1), model.reconstruct(spk, x).flatten(1)
+    return metrics.r2(shown, x_hat, ~shown.isnan() if missing else None)
