@@ -9,6 +9,7 @@ from ipvae_snn.models.convolutional import ConvIPVAE
 from ipvae_snn.models.generative import DECODERS, Decoder, Feedback, LinearDecoder
 from ipvae_snn.models.image_code import ImageCode, decode_image, encode_image
 from ipvae_snn.models.image_stream import ImageStream
+from ipvae_snn.models.imputation import Imputed, impute
 from ipvae_snn.models.ipvae import IPVAE
 from ipvae_snn.models.likelihoods import LIKELIHOODS, Bernoulli, Gaussian, Likelihood
 from ipvae_snn.models.map_model import MapModel
@@ -28,6 +29,7 @@ __all__ = [
     "Gaussian",
     "ImageCode",
     "ImageStream",
+    "Imputed",
     "Likelihood",
     "LinearDecoder",
     "MapModel",
@@ -35,6 +37,7 @@ __all__ = [
     "Whitening",
     "decode_image",
     "encode_image",
+    "impute",
     "load_model",
     "require_model",
     "unrolled",

@@ -1,0 +1,97 @@
+"""What was not seen is filled in, with an interval."""
+
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from ipvae_snn import IPVAE, metrics
+from ipvae_snn.baselines import LCA
+from ipvae_snn.models import ConvIPVAE, impute
+
+M, K, SIGMA = 20, 6, 0.3
+
+
+def known(count=400):
+    """A model with the features and the σ of its data, and these with a third missing."""
+    torch.manual_seed(0)
+    features = torch.rand(M, K) * (torch.rand(M, K) > 0.5)
+    model = IPVAE(M, K, step=0.02, clamp=4.0, bias=1e-6).eval()
+    with torch.no_grad():
+        model.decoder.weight.copy_(features)
+        model.neuron.mem_init.fill_(0.7)
+        model.neuron.lateral.log_scale.fill_(math.log(SIGMA))
+    x = torch.poisson(torch.full((count, K), 2.0)) @ features.mT
+    x = x + SIGMA * torch.randn(count, M)
+    lost = torch.rand(count, M) < 1 / 3
+    return model, x, lost
+
+
+def test_the_mean_is_near_and_the_interval_holds_what_it_says():
+    model, x, lost = known()
+    filled = impute(model, x.masked_fill(lost, math.nan), num_steps=400, seed=0)
+    torch.testing.assert_close(filled.x[~lost], x[~lost], rtol=0, atol=0)
+    torch.testing.assert_close(filled.x[lost], filled.mean[lost], rtol=0, atol=0)
+    error = (filled.mean - x)[lost].square().mean()
+    assert error < 0.4 * (x - x.mean(0))[lost].square().mean()
+    inside = ((x > filled.low) & (x < filled.high))[lost].float().mean()
+    assert 0.8 < inside < 0.99
+    assert metrics.r2(x, filled.x, lost) > 0.5
+
+
+def test_levels_are_nested_and_draws_are_seeded():
+    model, x, lost = known(20)
+    options = {"num_steps": 50, "draws": 40, "seed": 3}
+    narrow, wide = (impute(model, x, ~lost, level=level, **options) for level in (0.5, 0.95))
+    assert (wide.low <= narrow.low).all()
+    assert (wide.high >= narrow.high).all()
+    again = impute(model, x, ~lost, level=0.5, **options)
+    assert all(torch.equal(a, b) for a, b in zip(narrow, again, strict=True))
+    bare = impute(model, x, ~lost, noise=False, **options)
+    assert (bare.high - bare.low).mean() < (wide.high - wide.low).mean()
+
+
+def test_large_sets_are_inferred_in_parts(monkeypatch):
+    model, x, lost = known(7)
+    whole = impute(model, x, ~lost, num_steps=9, draws=4, seed=0)
+    monkeypatch.setattr("ipvae_snn.models.imputation.TOGETHER", 2 * 4 * M)
+    parts = impute(model, x, ~lost, num_steps=9, draws=4, seed=0)
+    torch.testing.assert_close(parts.x[~lost], whole.x[~lost])
+    assert parts.mean.shape == whole.mean.shape == x.shape
+
+
+def test_images_are_filled_in():
+    torch.manual_seed(0)
+    model = ConvIPVAE(2, 3, 4, 2).eval()
+    x = torch.randn(3, 2, 9, 7)
+    x[:, :, 3:5, 2:4] = math.nan
+    filled = impute(model, x, num_steps=5, draws=4)
+    assert all(part.shape == x.shape and part.isfinite().all() for part in filled)
+    assert torch.equal(filled.x[:, :, 0], x[:, :, 0])
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "says"),
+    [
+        ({"draws": 1}, ValueError, "draws"),
+        ({"level": 1.0}, ValueError, "level"),
+        ({"num_steps": 0}, ValueError, "num_steps"),
+        ({"noise": 1}, TypeError, "noise"),
+        ({"mask": torch.ones(3)}, ValueError, "broadcast"),
+    ],
+)
+def test_bad_options_are_refused(options, error, says):
+    with pytest.raises(error, match=says):
+        impute(IPVAE(M, K), torch.rand(2, M), **options)
+
+
+@pytest.mark.parametrize("model", [LCA(M, K), IPVAE(M, K, decoder=nn.Linear(K, M))])
+def test_other_models_are_refused(model):
+    with pytest.raises(TypeError, match="linear decoder"):
+        impute(model, torch.rand(2, M))
+
+
+def test_a_film_is_refused():
+    with pytest.raises(ValueError, match="samples that stay"):
+        impute(IPVAE(M, K), torch.rand(4, 2, M))
