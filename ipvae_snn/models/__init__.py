@@ -5,6 +5,7 @@ commands rely on; ``MODELS``, ``DECODERS`` and ``LIKELIHOODS`` name what can be 
 """
 
 from ipvae_snn.models.base import MODELS, BaseModel, Model, load_model, require_model
+from ipvae_snn.models.code_prior import Bound, CodePrior, Sampled, interpolate
 from ipvae_snn.models.convolutional import ConvIPVAE
 from ipvae_snn.models.generative import DECODERS, Decoder, Feedback, LinearDecoder
 from ipvae_snn.models.image_code import ImageCode, decode_image, encode_image
@@ -23,6 +24,8 @@ __all__ = [
     "MODELS",
     "BaseModel",
     "Bernoulli",
+    "Bound",
+    "CodePrior",
     "ConvIPVAE",
     "Decoder",
     "Feedback",
@@ -34,10 +37,12 @@ __all__ = [
     "LinearDecoder",
     "MapModel",
     "Model",
+    "Sampled",
     "Whitening",
     "decode_image",
     "encode_image",
     "impute",
+    "interpolate",
     "load_model",
     "require_model",
     "unrolled",
