@@ -30,6 +30,8 @@ SOMETIMES = {"r2_val"}
 """Values that not every row of the history has."""
 CHANGEABLE = ("device", "lr", "log_every", "checkpoint_every", "progress")
 """Fields of the config that may change on resume."""
+EARLIER = {"missing": False}
+"""Fields that earlier checkpoints lack, as they were."""
 
 
 def write_checkpoint(path: str | Path, content: Mapping[str, Any]) -> None:
@@ -95,7 +97,7 @@ def require_same_training(
     options -= {"class", "init_std"}
     recipe = [name for name in asdict(config) if name not in CHANGEABLE]
     for kind, names, saved, current in (
-        ("training", recipe, content["config"], asdict(config)),
+        ("training", recipe, {**EARLIER, **content["config"]}, asdict(config)),
         ("model", ["class", *sorted(options)], content["model"], model),
     ):
         for name in names:
