@@ -70,11 +70,13 @@ MEM_INIT_RANGE = -6.0, -4.0
 """Default range of the initial membrane, uniform, in nats."""
 INFERENCE = Defaults(CLAMP, STEP, MEM_INIT_RANGE)
 """For hundreds of timesteps of inference."""
-HIDDEN = Defaults(clamp=2.0, step=1.0, mem_init=(-2.5, -1.5))
+HIDDEN = Defaults(clamp=2.0, step=0.5, mem_init=(-2.5, -1.5))
 """For a hidden layer, with tens of timesteps: near firing, and at most e² = 7.4 spikes in one. A
 membrane oscillates where α G_kk times the rate exceeds 2. Training raises rates, with a clamp of 3
 or 5 until it ends in bursts, and would raise a learned α beyond 2, where gradients explode; so α is
 constant there, and G_kk = 1."""
+MAPS = HIDDEN._replace(step=1.0)
+"""For one on feature maps, as convolutional networks are run for fewer timesteps still."""
 READOUT_FLOOR = 0.5
 """Least slope of the counts of a read-out. A loss of spike counts is less, at first, the less the
 read-out fires: it falls silent before it has learned what to fire at, and with its rates the
@@ -109,7 +111,11 @@ def _floor(dim: int | None, output: bool) -> float:
     """The least slope of a hidden layer's counts."""
     if output:
         return READOUT_FLOOR
-    return 0.0 if dim in (None, -1) else MAP_FLOOR
+    return MAP_FLOOR if _is_of_maps(dim) else 0.0
+
+
+def _is_of_maps(dim: int | None) -> bool:
+    return dim not in (None, -1)
 
 
 def require_quantizer(state_quant: Any) -> None:
@@ -168,7 +174,7 @@ class IPVAENeuron(StatefulNeuron):
             (:func:`~ipvae_snn.functional.soft_clamp`). The lower bound is always −8; hardly any
             gradient passes there. Default 5, in a hidden layer 2.
         step: α > 0, the step size of inference; stored as its logarithm, ``log_step``. Default 0.2,
-            in a hidden layer 1.
+            in a hidden layer 0.5, on maps 1.
         bias: b > 0, tonic inhibition in nats per timestep, number or (K,); stored as ``log_bias``.
         dim: the dimension of a timestep's input that holds the neurons: 1 for feature maps
             (B, K, H, W), whose channels compete at each place, −1 for (B, L, K). Inputs (B, K) need
@@ -276,7 +282,7 @@ class IPVAENeuron(StatefulNeuron):
         rest = None
         if mem_init is not None:
             rest = per_neuron(mem_init, "mem_init", features, like, least=-MEM_INIT_MAX)
-        default = HIDDEN if alone else INFERENCE
+        default = INFERENCE if not alone else MAPS if _is_of_maps(dim) else HIDDEN
         self.lateral_scale, self.leak = lateral_scale, leak
         self.clamp = default.clamp if clamp is None else clamp
         require_dim(dim)

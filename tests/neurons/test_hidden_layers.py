@@ -16,7 +16,8 @@ K = 6
 def test_a_number_alone_makes_a_hidden_layer():
     hidden = IPVAENeuron(K)
     assert type(hidden.lateral) is UnitGram
-    assert (hidden.clamp, hidden.log_step.exp().item()) == pytest.approx((2.0, 1.0))
+    assert (hidden.clamp, hidden.log_step.exp().item()) == pytest.approx((2.0, 0.5))
+    assert IPVAENeuron(K, dim=1).log_step.exp().item() == pytest.approx(1.0)
     assert ((hidden.mem_init > -2.5) & (hidden.mem_init < -1.5)).all()
 
 

@@ -159,7 +159,7 @@ def test_networks_of_convolutions_learn():
     x = torch.randn(64, 1, 8, 8)
     labels = (x.mean((1, 2, 3)) > 0).long()
     optimizer, losses = torch.optim.Adam([*front.parameters(), *neuron.parameters()], 2e-2), []
-    for _ in range(30):
+    for _ in range(45):
         spk, _ = neuron.run(front(x).expand(6, -1, -1, -1, -1))
         loss = nn.functional.cross_entropy(back(spk.mean(0)), labels)
         optimizer.zero_grad()
