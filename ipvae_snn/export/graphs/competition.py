@@ -44,10 +44,12 @@ class Competition(Protocol):
 
 
 def unit_of(diagonal: Floats) -> Floats:
-    """The diagonal of G; where it is 0, the median of the others.
+    """The diagonal of G; where it is 0, the median of the others, or 1 if all are 0.
 
     A neuron without a feature never gets a current; a threshold of 0 would divide by it.
     """
+    if not diagonal.max() > 0:
+        return np.ones_like(diagonal)
     present = diagonal > 1e-6 * diagonal.max()
     return np.where(present, diagonal, np.median(diagonal[diagonal > 0]))
 
