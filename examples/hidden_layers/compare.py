@@ -166,7 +166,8 @@ def train(
 
 
 Kept = Callable[[str, Callable[[], Options]], Options]
-"""Name and maker of a result: made once, then read from its file, if there is a cache."""
+"""Name and maker of a result: made once, then read from its file, if there is a cache. With another
+release, whose defaults may differ, take another folder."""
 
 
 def searched(task: Task, version: str, epochs: int, kept: Kept) -> list[Options]:
@@ -211,7 +212,7 @@ def versions_of(task: Task) -> list[str]:
 
 
 def cache_of(arguments: argparse.Namespace) -> Kept:
-    """Results under the folder ``--cache``, named by all that they depend on."""
+    """Results under the folder ``--cache``, named by all that they depend on but the library."""
     if arguments.cache is None:
         return lambda name, make: make()
     same = {key: value for key, value in vars(arguments).items() if key not in NOT_OF_RESULTS}

@@ -118,7 +118,10 @@ def _as_flag(name: str, value: Any) -> str:
 
 
 def training_options() -> list[Option]:
-    """The fields of ``TrainConfig`` that are flags of ``train`` under their own names."""
+    """The fields of ``TrainConfig`` that are flags of ``train`` under their own names.
+
+    ``missing`` is for Python alone: files with NaN are refused.
+    """
     return options_of(TrainConfig, skip=("seed", "device", "progress", "missing"))
 
 

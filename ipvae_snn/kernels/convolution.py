@@ -607,7 +607,7 @@ class _Adjoint:
         spec, dictionary = self.spec, self.dictionary
         spk_grad = torch.zeros_like(spec.spk)
         if sent_back is not None and (self.needed["spk"] or bool(spec.spk.any())):
-            # What spikes of the initial state leave
+            # What spikes of the initial state leave.
             first = dictionary.weighed(-spec.lateral_scale * sent_back)
             spk_grad = dictionary.project(first)
             dictionary.add_gradient(first, spec.spk, of_decoding=True)

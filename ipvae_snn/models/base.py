@@ -123,8 +123,9 @@ class BaseModel(Checked, Recorded, nn.Module):
     earlier: ClassVar[Mapping[str, Any]] = {}
     """Values of arguments that files of earlier releases, which lacked them, stand for."""
     takes_sample_seeds = False
-    takes_masks: bool = False
     """Whether ``run`` has an argument ``sample_seeds``."""
+    takes_masks: bool = False
+    """Whether ``run`` takes a ``mask``: values that were not seen."""
     draws_by_row = False
     """Whether ``sample_seeds`` cost no time, so that ranks can share the draws of a batch."""
     emits_counts = False

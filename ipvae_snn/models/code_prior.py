@@ -6,6 +6,7 @@ fitted to codes after training, in closed form, and makes the model a generative
 """
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
@@ -27,6 +28,7 @@ from ipvae_snn._utils.seeding import source
 from ipvae_snn.functional import gaussian_nll
 from ipvae_snn.kernels.sampler import poisson
 from ipvae_snn.models.ipvae import IPVAE
+from ipvae_snn.models.residual import pixel_noise
 
 KINDS = "gamma", "poisson"
 SETTLED, AVERAGED = 128, 16
@@ -119,19 +121,14 @@ class CodePrior:
         counts = of_sample.bincount()
         if counts.min() < 2:
             raise ValueError("each label needs at least two samples, to have a variance")
-        rate, shape = [], []
-        for number in range(len(found)):
-            of_class = rates[of_sample == number]
-            mean = of_class.mean(0).clamp(min=LEAST_RATE)
-            gamma = mean.square() / of_class.var(0).clamp(min=1e-12)
-            rate.append(mean)
-            shape.append(gamma.clamp(max=LARGEST_SHAPE))
-        shapes = torch.stack(shape) if kind == "gamma" else torch.full_like(
-            torch.stack(rate), LARGEST_SHAPE
-        )  # fmt: skip
-        weight = counts.double() / len(labels)
-        rates_of = torch.stack(rate).float().cpu()
-        return cls(rates_of, shapes.float().cpu(), weight.float().cpu(), found.cpu())
+        classes = [rates[of_sample == number] for number in range(len(found))]
+        rate = torch.stack([part.mean(0) for part in classes]).clamp(min=LEAST_RATE)
+        variance = torch.stack([part.var(0) for part in classes]).clamp(min=1e-12)
+        shape = (rate.square() / variance).clamp(max=LARGEST_SHAPE)
+        if kind == "poisson":
+            shape = torch.full_like(shape, LARGEST_SHAPE)
+        weight = counts / len(labels)
+        return cls(rate.float().cpu(), shape.float().cpu(), weight.float(), found)
 
     def log_prob(self, spk: Tensor) -> Tensor:
         """log p(z) of counts (..., K), in nats, (...)."""
@@ -167,10 +164,12 @@ class CodePrior:
             seed: of the draws.
 
         Raises:
-            ValueError: no such label, or a model of another size.
+            ValueError: no such label, a model of another size, or noise of another likelihood.
         """
         self._require_fitting(model)
         require_integer(count, "count")
+        if noise and model.decoded is not None:
+            raise ValueError("noise belongs to the linear decoder with its Gaussian: leave it out")
         device = model.like.device
         with model.seeded(seed):
             generator = source(None, device)
@@ -185,9 +184,8 @@ class CodePrior:
             rate = torch.where(shape >= LARGEST_SHAPE, rate, rate * gamma)
             spk = poisson(rate.to(model.like.dtype), generator)
             x = model.decode(spk)
-            if noise and model.log_scale is not None:
-                scale = model.log_scale.exp()
-                x = x + scale * torch.randn(x.shape, generator=generator, device=device)
+            if noise:
+                x = x + pixel_noise(x, model.log_scale)
         return Sampled(x, spk, self.labels.to(device)[number])
 
     @torch.no_grad()
@@ -347,14 +345,14 @@ class Proposal:
         return source(None, self.rates.device)
 
 
-def _rates_over_time(model: IPVAE, x: Tensor, num_steps: int) -> Tensor:
-    """Rates of timesteps after ``num_steps``, four apart, (B, J, K)."""
+def _rates_over_time(model: IPVAE, x: Tensor, num_steps: int) -> Iterator[Tensor]:
+    """For each sample the rates of timesteps after ``num_steps``, four apart, (J, K)."""
     require_integer(num_steps, "num_steps")
     require_float(x, "x")
-    state = model.run(x, num_steps, record=()).state
-    out = model.run(x, 4 * PROPOSED, record=("mem",), every=4, state=state)
-    rates: Tensor = out.mem.exp().movedim(0, 1)
-    return rates
+    for part in x.split(ROWS):
+        state = model.run(part, num_steps, record=()).state
+        out = model.run(part, 4 * PROPOSED, record=("mem",), every=4, state=state)
+        yield from out.mem.exp().unbind(1)
 
 
 @torch.no_grad()

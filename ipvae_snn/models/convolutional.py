@@ -9,7 +9,6 @@ from torch import Tensor, nn
 
 from ipvae_snn import functional as F
 from ipvae_snn._utils.checks import (
-    require_finite,
     require_instance,
     require_integer,
 )
@@ -235,12 +234,13 @@ class ConvIPVAE(MapModel, NeuronModel):
             x, state, sample_seeds: as in :meth:`run`.
             precision: of each value, (B, C, H, W) or (1, C, H, W), in units of 1 / σ².
         """
-        require_finite(x, "x")
         weight = to_cells(self._features() * self._inverse_scale(), self._s)
         ones = x.new_ones(1, self.channels, *x.shape[-self.dimensions :])
         known = to_cells(self._flat(ones if precision is None else precision), self._s)
         root = known.sqrt()
-        by_place = convolution.project(known, weight.square()).flatten(0, 2)
+        variance = None
+        if self.neuron.form == "exact":
+            variance = convolution.project(known, weight.square()).flatten(0, 2)
         cells = self.cells_of(x) if precision is None else self.cells_of(x) * root
         if len(root) == 1:
             root = root[0]
@@ -248,7 +248,7 @@ class ConvIPVAE(MapModel, NeuronModel):
         places = self._flat_size(state.mem.shape[2:])
         return neuron_spec(
             self.neuron, self.kl_form, x=cells, weight=weight, spk=spk, mem=mem,
-            mask=None if bool((root == 1).all()) else root, variance=by_place,
+            mask=None if bool((root == 1).all()) else root, variance=variance,
             row_ids=_place_numbers(len(state.mem), places, sample_seeds),
         )  # fmt: skip
 

@@ -7,10 +7,9 @@ from torch import Tensor
 
 from ipvae_snn._utils.checks import require_flag, require_integer, require_number
 from ipvae_snn._utils.modes import eval_mode
-from ipvae_snn._utils.seeding import source
 from ipvae_snn.models.convolutional import ConvIPVAE
 from ipvae_snn.models.ipvae import IPVAE
-from ipvae_snn.models.residual import seen
+from ipvae_snn.models.residual import pixel_noise, seen
 
 BETWEEN = 4
 """Timesteps from one draw to the next; those of successive ones are much alike."""
@@ -107,12 +106,15 @@ def _drawn(
     mean = model.reconstruct(out.mem.exp().mean(0), x)
     values = model.reconstruct(out.spk, x)
     if noise:
-        log_scale = model.log_scale
-        scale = x.new_ones(()) if log_scale is None else log_scale.exp()
-        scale = scale.view(-1, *(1,) * (x.ndim - 2)) if log_scale is not None else scale
-        generator = source(None, x.device)
-        noises = torch.randn(values.shape, generator=generator, dtype=values.dtype, device=x.device)
-        values = values + scale * noises
-    tail = (1 - level) / 2
-    low, high = torch.quantile(values, values.new_tensor([tail, 1 - tail]), dim=0)
+        values = values + pixel_noise(values, model.log_scale, channel_dim=1 - x.ndim)
+    ordered = values.sort(0).values  # torch.quantile refuses large tensors
+    low, high = (_between(ordered, share) for share in ((1 - level) / 2, (1 + level) / 2))
     return mean, low, high
+
+
+def _between(ordered: Tensor, share: float) -> Tensor:
+    """The quantile of sorted values (N, ...), linear between neighbours."""
+    place = share * (len(ordered) - 1)
+    below = int(place)
+    above = min(below + 1, len(ordered) - 1)
+    return torch.lerp(ordered[below], ordered[above], place - below)

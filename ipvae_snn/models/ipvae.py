@@ -493,6 +493,7 @@ class IPVAE(_ChosenByDecoder):
         log_scale, root = self.log_scale, given.precision.sqrt()
         inverse = self.like.new_ones(()) if log_scale is None else torch.exp(-log_scale)
         weight = self._lateral.weight * inverse.unsqueeze(-1)
+        square, exact = weight.square(), self.neuron.form == "exact"
 
         def run(rows: slice, numbers: Tensor | None) -> dict[str, Any]:
             of_rows = slice(None) if len(root) == 1 else rows
@@ -503,7 +504,7 @@ class IPVAE(_ChosenByDecoder):
                 x=(given.x[..., rows, :] * inverse * root[of_rows])[..., None, None],
                 weight=weight.mT[..., None, None],
                 mask=root[of_rows, :, None, None],
-                variance=given.precision[of_rows] @ weight.square(),
+                variance=given.precision[of_rows] @ square if exact else None,
                 spk=spk,
                 mem=mem,
                 row_ids=numbers,

@@ -19,6 +19,7 @@ from ipvae_snn._utils.checks import (
     require_fitting,
     require_float,
 )
+from ipvae_snn._utils.seeding import source
 from ipvae_snn.kernels.convolution import MapSpec, infer_maps
 from ipvae_snn.kernels.loop import State
 from ipvae_snn.neurons import IPVAENeuron
@@ -27,7 +28,7 @@ from ipvae_snn.neurons.inference import assumptions_of
 
 def neuron_spec(
     neuron: IPVAENeuron, kl_form: str, *, x: Tensor, weight: Tensor, mask: Tensor | None,
-    variance: Tensor, spk: Tensor, mem: Tensor, row_ids: Tensor | None,
+    variance: Tensor | None, spk: Tensor, mem: Tensor, row_ids: Tensor | None,
 ) -> MapSpec:  # fmt: skip
     """One timestep of neurons (B, h, w, K), as the kernels take it.
 
@@ -35,10 +36,11 @@ def neuron_spec(
         neuron: the neurons.
         kl_form: of the model.
         x, weight, mask, spk, mem, row_ids: see :class:`~ipvae_snn.kernels.convolution.MapSpec`.
-        variance: diag G, of each place or for all alike; the exact form takes half of it away.
+        variance: diag G, of each place or for all alike, half of which the exact form takes away;
+            ``None`` in the published form.
     """
     tonic = neuron.log_bias.exp().reshape(1, -1)
-    if neuron.form == "exact":
+    if variance is not None:
         tonic = tonic + 0.5 * neuron.lateral_scale * variance
     known = assumptions_of(neuron)
     spec = MapSpec(
@@ -145,3 +147,17 @@ def seen(x: Any, mask: Any, sample_ndim: int, like: Tensor) -> Seen:
     x = x.to(like.dtype)
     x = torch.where(precision > 0, x, torch.zeros((), dtype=x.dtype, device=x.device))
     return Seen(x, precision)
+
+
+def pixel_noise(x: Tensor, log_scale: Tensor | None, channel_dim: int = -1) -> Tensor:
+    """σ ε in the shape of x, from the generator of the present block; σ = 1 without a log σ.
+
+    Args:
+        x: shape (..., M), or (..., C, H, W).
+        log_scale: log σ of each pixel (M,), or of each channel (C,).
+        channel_dim: the dimension of x, from its end, that log σ belongs to.
+    """
+    noise = torch.randn(x.shape, generator=source(None, x.device), dtype=x.dtype, device=x.device)
+    if log_scale is None:
+        return noise
+    return noise * log_scale.exp().view(-1, *(1,) * (-1 - channel_dim))

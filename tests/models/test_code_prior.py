@@ -81,6 +81,15 @@ def test_samples_have_the_moments_of_the_prior():
     torch.testing.assert_close(scale, model.log_scale.exp().detach(), rtol=0.03, atol=0)
 
 
+def test_noise_is_that_of_the_pixels():
+    prior = CodePrior(torch.ones(1, 3), torch.ones(1, 3), torch.ones(1), torch.zeros(1).long())
+    model = IPVAE(M, 3, learn_scale=False)
+    noisy, mean = (prior.sample(model, 20_000, seed=0, noise=noise).x for noise in (True, False))
+    torch.testing.assert_close((noisy - mean).std(0), torch.ones(M), rtol=0.03, atol=0)
+    with pytest.raises(ValueError, match="noise belongs"):
+        prior.sample(IPVAE(M, 3, decoder=nn.Linear(3, M)), 2, noise=True)
+
+
 def test_classes_are_kept_apart():
     model, x = known(5)
     labels = (x[:, 0] > x[:, 0].median()).long() * 3 + 2

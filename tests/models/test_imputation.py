@@ -9,6 +9,7 @@ from torch import nn
 from ipvae_snn import IPVAE, metrics
 from ipvae_snn.baselines import LCA
 from ipvae_snn.models import ConvIPVAE, impute
+from ipvae_snn.models.imputation import _between
 
 M, K, SIGMA = 20, 6, 0.3
 
@@ -59,6 +60,14 @@ def test_large_sets_are_inferred_in_parts(monkeypatch):
     parts = impute(model, x, ~lost, num_steps=9, draws=4, seed=0)
     torch.testing.assert_close(parts.x[~lost], whole.x[~lost])
     assert parts.mean.shape == whole.mean.shape == x.shape
+
+
+def test_quantiles_are_those_of_torch():
+    torch.manual_seed(0)
+    values = torch.randn(37, 5)
+    for share in (0.0, 0.05, 0.5, 0.95, 1.0):
+        expected = values.quantile(share, dim=0)
+        torch.testing.assert_close(_between(values.sort(0).values, share), expected)
 
 
 def test_images_are_filled_in():
