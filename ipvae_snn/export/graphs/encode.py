@@ -218,7 +218,7 @@ def _model_metadata(model: Any, options: GraphOptions, nested: bool, **more: Any
     arguments = {**asdict(options), "nested": nested, **more}
     arguments.pop("form")
     return {
-        "kind": type(model).__name__,
+        "kind": "ConvIPVAE" if isinstance(model, ConvIPVAE) else "IPVAE",
         "config": json.dumps(config),
         "options": json.dumps(arguments),
         "weights": state_arrays(model),
