@@ -215,10 +215,14 @@ def cache_of(arguments: argparse.Namespace) -> Kept:
     """Results under the folder ``--cache``, named by all that they depend on but the library."""
     if arguments.cache is None:
         return lambda name, make: make()
-    same = {key: value for key, value in vars(arguments).items() if key not in NOT_OF_RESULTS}
-    same["data"] = Path(arguments.data).stem
-    folder = arguments.cache / "; ".join(f"{key} {value}" for key, value in same.items())
+    folder = arguments.cache / listed(of_results(arguments)).replace(",", ";")
     return lambda name, make: kept(folder / f"{name}.json", make)
+
+
+def of_results(arguments: argparse.Namespace) -> Options:
+    """Options that finished networks depend on, data by name."""
+    same = {key: value for key, value in vars(arguments).items() if key not in NOT_OF_RESULTS}
+    return {**same, "data": Path(arguments.data).stem}
 
 
 def compared(task: Task, arguments: argparse.Namespace) -> dict[str, Any]:
@@ -321,9 +325,8 @@ def main() -> None:
     title = f"{arguments.task}, {Path(arguments.data).stem}, {sizes[0]:,} training samples"
     draw(results, title, arguments.out)
     record = arguments.out.with_suffix(".json")
-    command = {key: str(value) for key, value in vars(arguments).items()}
     content = {
-        "machine": machine(torch.device("cpu")), "command": command, "sizes": sizes,
+        "machine": machine(torch.device("cpu")), "options": of_results(arguments), "sizes": sizes,
         "results": results,
     }  # fmt: skip
     write_json(record, content)
