@@ -9,8 +9,9 @@ price 0.3. Test samples are looked at once, by the final networks. "Price" is wh
 loss pays for a thousand spikes per sample; it rises from zero over the first half of training.
 Small data sets are shown more often. "Operations" are those of ``metrics.synops`` per sample:
 additions by spikes, also those of lateral inhibition, and the products of an input that is no
-spikes. Training steps are timed in turns, as processor time of one thread. Without spikes, and with a single pass, a network with ReLUs shows what is lost. Classifiers
-of images are tested on noisy, covered and pale ones too.
+spikes. Training steps are timed in turns, as processor time of one thread. Without spikes, and with
+a single pass, a network with ReLUs shows what is lost. Classifiers of images are tested on noisy,
+covered and pale ones too.
 
     python examples/hidden_layers/compare.py --task classifier
     python examples/hidden_layers/compare.py --task convolutional --data path/to/mnist.npz
