@@ -4,14 +4,14 @@ Every version trains for equal epochs of the same samples. Its learning rate, no
 currents and price of spikes are searched in the same way, each with a network of its own, on
 validation samples, with at most 5,000 samples to learn from: first the learning rate and
 normalisation with the best score, then the highest price whose score is within .2 points of the
-best. ``defaults`` is ``IPVAENeuron(K)`` as it is, without normalisation, at learning rate 5e-3 and
-price 0.3. Test samples are looked at once, by the final networks. "Price" is what the
-loss pays for a thousand spikes per sample; it rises from zero over the first half of training.
-Small data sets are shown more often. "Operations" are those of ``metrics.synops`` per sample:
-additions by spikes, also those of lateral inhibition, and the products of an input that is no
-spikes. Training steps are timed in turns, as processor time of one thread. Without spikes, and with
-a single pass, a network with ReLUs shows what is lost. Classifiers of images are tested on noisy,
-covered and pale ones too.
+best. ``defaults`` is ``IPVAENeuron(K)`` as it is, with normalised currents, at learning rate 5e-3
+and price 0.3. Test samples are looked at once, by the final networks. "Price" is what the loss pays
+for a thousand spikes per sample; it rises from zero over the first half of training. Small data
+sets are shown more often. "Operations" are those of ``metrics.synops`` per sample: additions by
+spikes, also those of lateral inhibition, and the products of an input that is no spikes. Training
+steps are timed in turns, as processor time of one thread. Without spikes, and with a single pass, a
+network with ReLUs shows what is lost. Classifiers of images are tested on noisy, covered and pale
+ones too.
 
     python examples/hidden_layers/compare.py --task classifier
     python examples/hidden_layers/compare.py --task convolutional --data path/to/mnist.npz
@@ -48,7 +48,7 @@ from ipvae_snn.bench.timing import machine
 
 Options = dict[str, Any]
 RATES, PRICES = (2e-3, 5e-3, 1e-2), (0.1, 0.3, 1.0, 3.0, 10.0)
-DEFAULTS: Options = {"lr": RATES[1], "norm": False, "price": PRICES[1]}
+DEFAULTS: Options = {"lr": RATES[1], "norm": True, "price": PRICES[1]}
 WITHIN = 0.002
 """Of the best score: where the highest price is taken."""
 BATCH, LEAST_BATCHES, SEARCHED, WATCHED = 64, 1000, 5000, 1000
