@@ -56,6 +56,8 @@ ROUNDS, TIMED = 7, 10
 """Of the timing: in each round every version learns from so many batches; the fastest counts."""
 NOT_OF_RESULTS = "out", "cache", "seeds", "quick"
 """Options that finished networks do not depend on."""
+OF_KIND: dict[str, Options] = {"maps": {"dim": 1}, "recurrent": {"leak": 0.1, "step": 1.0}}
+"""What our layers are told of their place; ``leak`` is 1 − the β of the other side."""
 VERSIONS = {
     "Leaky": "#808080", "IPVAE, Poisson": "#D55E00", "IPVAE, rounded": "#0072B2",
     "IPVAE, Poisson, defaults": "#E69F00", "IPVAE, rounded, defaults": "#56B4E9",
@@ -70,9 +72,9 @@ def leaky(features: int, kind: str) -> nn.Module:
 
 
 def ours(features: int, kind: str, rounded: bool) -> nn.Module:
-    options = {"spike_grad": surrogate.rounded()} if rounded else {}
-    dim = 1 if kind == "maps" else None
-    return IPVAENeuron(features, dim=dim, init_hidden=True, **options)
+    options: Options = {"spike_grad": surrogate.rounded()} if rounded else {}
+    options |= OF_KIND.get(kind, {})
+    return IPVAENeuron(features, init_hidden=True, **options)
 
 
 def layer_of(version: str, norm: bool) -> Layer:
