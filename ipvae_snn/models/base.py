@@ -124,8 +124,9 @@ class BaseModel(Checked, Recorded, nn.Module):
     """Values of arguments that files of earlier releases, which lacked them, stand for."""
     takes_sample_seeds = False
     """Whether ``run`` has an argument ``sample_seeds``."""
-    takes_masks: bool = False
-    """Whether ``run`` takes a ``mask``: values that were not seen."""
+    linear_gaussian: bool = False
+    """Whether x ~ N(Φ z, σ²) with counts z: ``run`` takes a ``mask`` of values that were not seen,
+    ``spread`` is there, and the local rule learns."""
     draws_by_row = False
     """Whether ``sample_seeds`` cost no time, so that ranks can share the draws of a batch."""
     emits_counts = False

@@ -73,7 +73,7 @@ class ConvIPVAE(MapModel, NeuronModel):
     >>> model.loss(torch.rand(5, 1, 20, 31), num_steps=10).backward()
     """
 
-    takes_masks = True
+    linear_gaussian = True
     recipe: ClassVar[Mapping[str, Any]] = {
         "iterations": 1000, "batch": 4, "steps": 16, "lr": 1e-2, "beta": 3.0, "clamp_start": 2.0,
     }  # fmt: skip

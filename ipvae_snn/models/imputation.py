@@ -71,7 +71,7 @@ def impute(
     >>> bool(filled.x.isfinite().all()), bool((filled.low <= filled.high).all())
     (True, True)
     """
-    if not getattr(model, "takes_masks", False):
+    if not getattr(model, "linear_gaussian", False):
         raise TypeError(
             "model must be an IPVAE with its linear decoder, or a ConvIPVAE, got "
             f"{type(model).__name__}"

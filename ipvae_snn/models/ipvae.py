@@ -341,7 +341,7 @@ class IPVAE(_ChosenByDecoder):
     has_matrix = True
 
     @property
-    def takes_masks(self) -> bool:  # type: ignore[override]
+    def linear_gaussian(self) -> bool:  # type: ignore[override]
         return self.decoded is None
 
     @property
@@ -365,6 +365,10 @@ class IPVAE(_ChosenByDecoder):
             x_hat = self.generative.mean(spk.to(self.like.dtype))
         require_finite(x_hat, "the reconstruction of spk")
         return x_hat
+
+    def spread(self, rate: Tensor, like: Tensor) -> Tensor:
+        """Var[Φ z] = Φ² λ of counts with rates λ (..., K), of a linear decoder; (..., M)."""
+        return rate @ self._lateral.weight.square().mT
 
     def run(
         self,

@@ -138,14 +138,22 @@ class MapModel(BaseModel):
             )
         self.require_together()
         with torch.set_grad_enabled(self.keeps_graph(None, spk)):
-            leading = spk.shape[: -self.dimensions - 1]
-            counts = self._flat(spk.to(self.like.dtype).flatten(0, len(leading) - 1)
-                                if leading else spk.to(self.like.dtype)[None])  # fmt: skip
-            cells = convolution.decode(counts.movedim(1, -1), to_cells(self._features(), self._s))
-            images = from_cells(cells, self._s, self._flat_size(size))
-            x_hat = images.reshape(*leading, self.channels, *size)
+            x_hat = self._spread_out(spk.to(self.like.dtype), self._features(), size)
         require_finite(x_hat, "the reconstruction of spk")
         return x_hat
+
+    def spread(self, rate: Tensor, like: Tensor) -> Tensor:
+        """Var[Φ z] = Φ² λ of counts with rates λ (..., K, h, w), to the size of ``like``."""
+        size = like.shape[-self.dimensions :]
+        return self._spread_out(rate, self._features().square(), size)
+
+    def _spread_out(self, code: Tensor, features: Tensor, size: Sequence[int]) -> Tensor:
+        """The sum of features wherever they occur in a code (..., K, h, w): (..., C, H, W)."""
+        leading = code.shape[: -self.dimensions - 1]
+        maps = self._flat(code.flatten(0, len(leading) - 1) if leading else code[None])
+        cells = convolution.decode(maps.movedim(1, -1), to_cells(features, self._s))
+        images = from_cells(cells, self._s, self._flat_size(size))
+        return images.reshape(*leading, self.channels, *size)
 
     def _require_x(self, x: Any, num_steps: int | None) -> tuple[Tensor, int]:
         """x in the dtype of the weights, and T."""

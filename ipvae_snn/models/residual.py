@@ -149,6 +149,29 @@ def seen(x: Any, mask: Any, sample_ndim: int, like: Tensor) -> Seen:
     return Seen(x, precision)
 
 
+def expected_nll(
+    residual: Tensor, spread: Tensor, log_scale: Tensor | None, precision: Tensor
+) -> Tensor:
+    """Mean NLL of counts, from mean and variance of the reconstruction, in nats.
+
+    ½ Σ w / σ² (r² + v) + Σ log σ + ½ log 2π − ½ log w, over the values that were seen.
+
+    Args:
+        residual: r = x − E[Φ z], (..., B, M) or (..., B, C, H, W).
+        spread: v = Var[Φ z], in the same shape.
+        log_scale: log σ of each pixel (M,), or with as many dimensions as a sample; ``None`` for
+            σ = 1.
+        precision: w, (B, ...) or (1, ...), 0 where nothing was seen.
+
+    Returns:
+        (..., B).
+    """
+    inverse = 1.0 if log_scale is None else torch.exp(-2 * log_scale)
+    energy = precision * inverse * (residual.square() + spread)
+    given = Seen(residual, precision)
+    return 0.5 * energy.flatten(1 - precision.ndim).sum(-1) + given.nll_constant(log_scale)
+
+
 def pixel_noise(x: Tensor, log_scale: Tensor | None, channel_dim: int = -1) -> Tensor:
     """σ ε in the shape of x, from the generator of the present block; σ = 1 without a log σ.
 

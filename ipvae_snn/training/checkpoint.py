@@ -12,6 +12,7 @@ from ipvae_snn._utils.checks import require_finite, require_integer
 from ipvae_snn._utils.storage import read_content, write_content
 from ipvae_snn.models.base import PARTS
 from ipvae_snn.training.config import TrainConfig
+from ipvae_snn.training.local import LocalRule
 from ipvae_snn.version import __version__
 
 FORMAT, FORMAT_VERSION = "ipvae_snn.checkpoint", 2
@@ -30,7 +31,7 @@ SOMETIMES = {"r2_val"}
 """Values that not every row of the history has."""
 CHANGEABLE = ("device", "lr", "log_every", "checkpoint_every", "progress")
 """Fields of the config that may change on resume."""
-EARLIER = {"missing": False}
+EARLIER = {"missing": False, "rule": "backprop", "target_rate": 0.0}
 """Fields that earlier checkpoints lack, as they were."""
 
 
@@ -136,7 +137,7 @@ def restore(
 
 
 def _check_optimizer(content: Mapping[str, Any], optimizer: torch.optim.Optimizer) -> None:
-    """Raise unless the saved Adamax state is complete, finite, and has the settings of this one."""
+    """Raise unless the saved state is complete, finite, and has the settings of this one."""
     saved, own = content["optimizer"], optimizer.state_dict()
     saved_groups, own_groups = (
         [{**group, "lr": 0} for group in state["param_groups"]] for state in (saved, own)
@@ -147,8 +148,12 @@ def _check_optimizer(content: Mapping[str, Any], optimizer: torch.optim.Optimize
     for number, parameter in enumerate(parameters if content["iteration"] else ()):
         if not parameter.requires_grad and number not in saved["state"]:
             continue  # it never learned
+        if isinstance(optimizer, LocalRule) and parameter is not optimizer.features:
+            continue  # it keeps nothing of them
         state = saved["state"][number]
         shapes = {"step": (), "exp_avg": parameter.shape, "exp_inf": parameter.shape}
+        if isinstance(optimizer, LocalRule):
+            shapes = {"step": (), "moment": optimizer.moment.shape}
         for name, shape in shapes.items():
             if state[name].shape != shape:
                 raise ValueError(f"{name} of its optimizer has shape {tuple(state[name].shape)}")

@@ -2,12 +2,20 @@
 
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal, get_args
 
 from ipvae_snn import functional as F
-from ipvae_snn._utils.checks import require_flag, require_integer, require_number, require_seed
+from ipvae_snn._utils.checks import (
+    require_choice,
+    require_flag,
+    require_integer,
+    require_number,
+    require_seed,
+)
 from ipvae_snn.kernels.spec import PRECISIONS, Precision
 
+Rule = Literal["backprop", "local"]
+RULES: tuple[Rule, ...] = get_args(Rule)
 MAX_BATCH = 2**20
 MIN_INTEGERS = {
     **dict.fromkeys(("iterations", "batch", "steps", "log_every", "checkpoint_every"), 1),
@@ -18,6 +26,7 @@ RANGES: dict[str, tuple[float, float]] = {
     **dict.fromkeys(("warmup", "beta_ramp", "clamp_ramp", "temp_ramp"), (0, 1)),
     **dict.fromkeys(("lr_end", "weight_decay", "beta", "beta_start"), (0, math.inf)),
     **dict.fromkeys(("temp_start", "temp_end"), (1e-6, 1)),
+    "target_rate": (0, math.inf),
     "lr": (1e-12, 100),
     "grad_clip": (1e-12, math.inf),
     "clamp_start": (F.MEM_FLOOR + 1, math.inf),
@@ -57,6 +66,12 @@ class TrainConfig:
         temp_ramp: fraction of the iterations over which the temperature falls.
         seed: seed of batches and spikes.
         device: ``"cpu"``, ``"cuda"``, ...
+        rule: ``"backprop"``, through the timesteps and the counts, by Adamax; or ``"local"``, by
+            what each synapse sees, for the linear Gaussian model, see
+            :mod:`ipvae_snn.training.local`. β and weight decay have no part in it, the step α
+            stays, and ``lr`` wants to be near 0.1.
+        target_rate: by the local rule, the spikes per neuron and timestep that a learned tonic
+            inhibition b brings about; 0 leaves b as it is.
         missing: NaN in the data are values that were not seen, in training and validation. For
             the linear Gaussian model, flat or convolutional.
         precision: precision of the products with the lateral weights G. See
@@ -85,6 +100,8 @@ class TrainConfig:
     temp_ramp: float = 0.5
     seed: int = 0
     device: str = "cpu"
+    rule: Rule = "backprop"
+    target_rate: float = 0.0
     missing: bool = False
     precision: Precision = "float32"
     log_every: int = 20
@@ -100,6 +117,8 @@ class TrainConfig:
             require_seed(value)
         if name == "missing":
             require_flag(value, name)
+        if name == "rule":
+            require_choice(value, name, RULES)
         if name == "batch" and value > MAX_BATCH:
             raise ValueError(f"batch must be at most {MAX_BATCH:,}, got {value}")
         if name == "precision" and value not in PRECISIONS:

@@ -20,6 +20,7 @@ from ipvae_snn.training.checkpointer import Checkpointer, History
 from ipvae_snn.training.config import TrainConfig
 from ipvae_snn.training.distributed import ProcessGroup
 from ipvae_snn.training.health import require_finite_weights
+from ipvae_snn.training.local import LocalRule
 from ipvae_snn.training.loop import Loop
 from ipvae_snn.training.monitor import Monitor, Watch
 from ipvae_snn.training.signals import deferred_signals
@@ -106,10 +107,16 @@ def fit(
         raise ValueError(
             "no parameter of the model requires a gradient: call model.requires_grad_() first"
         )
-    if config.missing and not getattr(model, "takes_masks", False):
+    linear = getattr(model, "linear_gaussian", False)
+    if config.missing and not linear:
         raise ValueError(
             "missing belongs to the linear Gaussian model, an IPVAE or ConvIPVAE: fill in values "
             f"before a {type(model).__name__} learns from them"
+        )
+    if config.rule == "local" and not linear:
+        raise ValueError(
+            "rule='local' belongs to the linear Gaussian model, an IPVAE or ConvIPVAE with its own "
+            f"decoder: a {type(model).__name__} like this one learns by rule='backprop'"
         )
     samples = _fitting_samples(model, data, "data", config.missing)
     x_val = None if validation is None else _read_all(model, validation, config.missing)
@@ -119,9 +126,14 @@ def fit(
     require_finite_weights(model)
     device, group = require_device(config.device), ProcessGroup()
     path = None if checkpoint is None else Path(checkpoint)
-    optimizer = torch.optim.Adamax(
-        model.to(device).parameters(), lr=config.lr, weight_decay=config.weight_decay
-    )
+    model.to(device)
+    optimizer: torch.optim.Optimizer
+    if config.rule == "local":
+        optimizer = LocalRule(model, samples.shape, config)
+    else:
+        optimizer = torch.optim.Adamax(
+            model.parameters(), lr=config.lr, weight_decay=config.weight_decay
+        )
     x_val = None if x_val is None else x_val.to(model.like)
     monitor = Monitor(model, config, group, x_val, watch)
     lock = exclusive_lock(path if group.is_main else None)

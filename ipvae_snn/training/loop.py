@@ -14,6 +14,7 @@ from ipvae_snn.training.checkpointer import Checkpointer
 from ipvae_snn.training.config import TrainConfig
 from ipvae_snn.training.distributed import ProcessGroup
 from ipvae_snn.training.health import Diverged
+from ipvae_snn.training.local import LocalObjective, LocalRule
 from ipvae_snn.training.monitor import Monitor
 from ipvae_snn.training.schedules import apply_schedules
 from ipvae_snn.training.signals import PendingSignal, Stopped
@@ -62,7 +63,7 @@ class Loop:
         bar = progress_bar(config.iterations, "training", shown=shown, initial=start)
         try:
             with bar, self.group.detecting_lost_ranks():
-                objective = self.group.data_parallel(Objective(self.model, config, row_ids))
+                objective = self.group.data_parallel(self._objective(row_ids))
                 for iteration, x in enumerate(self._read_batches(workers), start):
                     step, schedule = self._advance(objective, iteration, x)
                     self._log(iteration + 1, x, step, schedule, bar)
@@ -70,6 +71,11 @@ class Loop:
         except Diverged as error:
             note = self.checkpointer.last_saved()
             raise Diverged(error.iteration, error.reason, note) from error
+
+    def _objective(self, row_ids: Tensor | None) -> torch.nn.Module:
+        if isinstance(self.optimizer, LocalRule):
+            return LocalObjective(self.model, self.config, row_ids, self.optimizer.moment)
+        return Objective(self.model, self.config, row_ids)
 
     def _read_batches(self, workers: int) -> Iterator[Tensor]:
         """This rank's share of each batch, with the device and dtype of the weights."""

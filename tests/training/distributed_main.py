@@ -17,6 +17,7 @@ ESTIMATORS = {
     "midpoint": surrogate.midpoint,
     "rounded": surrogate.rounded,
     "bernoulli": surrogate.bernoulli,
+    "local": surrogate.midpoint,
 }
 
 
@@ -27,9 +28,11 @@ def trained(estimator, iterations):
     options = {} if make is IGVAE else {"spike_grad": ESTIMATORS[estimator]()}
     model = make(20, 15, init_std=0.3, **options)
     recipe = {"batch": 11, "steps": 5, "log_every": 1, "lr": 1e-3}
+    if estimator == "local":
+        recipe |= {"rule": "local", "lr": 0.1, "target_rate": 0.5}
     config = TrainConfig(iterations=iterations, progress=False, **recipe)
     history = fit(model, X, config, validation=X[:4])
-    grads = {name: p.grad.clone() for name, p in model.named_parameters()}
+    grads = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
     return {"weights": model.state_dict(), "history": history, "grads": grads}
 
 

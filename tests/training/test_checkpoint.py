@@ -87,22 +87,26 @@ def equal(a, b):
 
 
 @pytest.mark.parametrize("at", [1, 4, 5, 9])
-@pytest.mark.parametrize("make", MODELS, ids=lambda make: make.__name__)
-def test_a_resumed_training_equals_an_uninterrupted_one(make, at, tmp_path):
+@pytest.mark.parametrize(
+    ("make", "options"),
+    [*((make, {}) for make in MODELS), (midpoint, {"rule": "local", "target_rate": 0.5})],
+    ids=[*(make.__name__ for make in MODELS), "local"],
+)
+def test_a_resumed_training_equals_an_uninterrupted_one(make, options, at, tmp_path):
     torch.manual_seed(3)
-    model = make()
+    model, config = make(), recipe(**options)
     again, path = copy.deepcopy(model), tmp_path / "a.ckpt"
-    history = fit(model, X, recipe())
+    history = fit(model, X, config)
     with pytest.raises(Stopped) as stopped:
-        fit(again, SamplesThatSignal(at), recipe(), checkpoint=path)
+        fit(again, SamplesThatSignal(at), config, checkpoint=path)
     assert (stopped.value.iteration, stopped.value.signum) == (at, signal.SIGTERM)
     assert read_checkpoint(path)["iteration"] == at
     torch.manual_seed(4)
     again = make()
     torch.rand(7)
-    assert fit(again, X, recipe(), checkpoint=path) == history
+    assert fit(again, X, config, checkpoint=path) == history
     assert equal(weights(again), weights(model))
-    assert fit(make(), X, recipe(), checkpoint=path) == history  # nothing is left to do
+    assert fit(make(), X, config, checkpoint=path) == history  # nothing is left to do
     assert os.listdir(tmp_path) == ["a.ckpt"]
 
 

@@ -54,7 +54,7 @@ def nearly_equal(a, b, rtol=1e-6):
         assert torch.allclose(a[name], value, rtol=0, atol=rtol * largest), name
 
 
-@pytest.mark.parametrize("estimator", ["midpoint", "rounded"])
+@pytest.mark.parametrize("estimator", ["midpoint", "rounded", "local"])
 @pytest.mark.parametrize("iterations", [1, 30])
 def test_two_processes_train_like_one(two_process_results, estimator, iterations):
     if not native.available():
