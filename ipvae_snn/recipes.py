@@ -19,8 +19,9 @@ from ipvae_snn._utils.checks import require_integer
 from ipvae_snn.models import MODELS
 from ipvae_snn.models.base import BaseModel, make_model
 from ipvae_snn.training import TrainConfig
+from ipvae_snn.training.config import RULES
 
-__all__ = ["RECIPES", "Recipe", "find", "suited"]
+__all__ = ["LOCAL", "RECIPES", "Recipe", "by_rule", "find", "suited"]
 
 TRAINING = tuple(entry.name for entry in fields(TrainConfig))
 """Values with these names are of the training; all others are options of the model."""
@@ -177,6 +178,36 @@ OTHER_MODELS: dict[str, dict[str, Any]] = {
     "samples": {"steps": 32, "beta": 32.0, "lr": 5e-3, "grad_clip": 3000.0},
 }
 """What other models are trained with, by kind, where their class attribute ``recipe`` is silent."""
+
+
+_LOCAL = {"rule": "local", "lr": 0.1, "lr_end": 0.01, "weight_decay": 0.0, "batch": 50}
+LOCAL: dict[str, dict[str, Any]] = {
+    "natural": {
+        **_LOCAL, "iterations": 6000, "burn_in": 8, "bias": 0.05, "learn_bias": True,
+        "target_rate": 1.1,
+    },
+    "mnist": {**_LOCAL, "iterations": 4000, "burn_in": 24, "bias": 0.025},
+    "conv-ipvae": {**_LOCAL, "batch": 4, "bias": 0.05, "target_rate": 0.05},
+}  # fmt: skip
+"""What the recipes become for the local rule, by name."""
+
+
+def by_rule(recipe: Recipe, rule: str) -> Recipe:
+    """A recipe for back-propagation, for another rule of learning.
+
+    >>> by_rule(find("natural"), "local").name, by_rule(find("natural"), "backprop").name
+    ('natural-local', 'natural')
+
+    Raises:
+        ValueError: the recipe has no form for this rule.
+    """
+    if rule == recipe.training.get("rule", TrainConfig.rule):
+        return recipe
+    if rule not in RULES or recipe.name not in LOCAL:
+        known = f"the local rule has values for {', '.join(LOCAL)}"
+        raise ValueError(f"the recipe {recipe.name} is not for the rule {rule!r}: {known}")
+    changed = recipe.changed(**LOCAL[recipe.name])
+    return replace(changed, name=f"{recipe.name}-{rule}")
 
 
 def find(name: str) -> Recipe:

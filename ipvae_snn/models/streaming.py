@@ -11,14 +11,17 @@ from ipvae_snn import functional as F
 from ipvae_snn._utils.checks import (
     require_finite,
     require_fitting,
+    require_flag,
     require_float,
     require_integer,
+    require_number,
     require_values,
 )
 from ipvae_snn._utils.seeding import make_generator
 from ipvae_snn.kernels.spec import INPUTS
 from ipvae_snn.kernels.stepper import make_stepper
 from ipvae_snn.models.ipvae import IPVAE
+from ipvae_snn.models.local_rule import LocalRule, local_loss
 from ipvae_snn.neurons.base import State
 from ipvae_snn.neurons.inference import spec_of
 from ipvae_snn.neurons.lateral import SharedDecoder, remake_weights
@@ -32,12 +35,17 @@ class Stream:
     A timestep costs K element-wise updates and one row of G, K numbers, for every neuron that
     spiked, where a dense product costs K² whatever happens. The state stays inside and may be fed
     without end. Nothing is recorded and no gradient is kept. The weights are those at the time
-    the stream was made.
+    the stream was made, unless it is told to learn.
 
     Args:
         model: :class:`~ipvae_snn.IPVAE`, fed with frames of shape (M,), or
             :class:`~ipvae_snn.IPVAENeuron`, fed with currents of shape (K,).
         seed: of the spikes; ``None`` to draw from torch's global generator.
+        learn: whether the model, an IPVAE, learns from what it is shown, by
+            :mod:`ipvae_snn.models.local_rule`: its weights move after every 25 pushes, by the
+            rates at their ends. Nothing more is kept, however long the stream.
+        lr: learning rate of Φ; it may be set later.
+        target_rate: spikes per neuron and timestep that a learned b brings about; 0: b stays.
 
     Raises:
         TypeError: ``model`` is neither, or has another decoder or likelihood than the linear
@@ -51,7 +59,15 @@ class Stream:
     (torch.Size([32]), 15)
     """
 
-    def __init__(self, model: IPVAE | IPVAENeuron, *, seed: int | None = None) -> None:
+    def __init__(
+        self,
+        model: IPVAE | IPVAENeuron,
+        *,
+        seed: int | None = None,
+        learn: bool = False,
+        lr: float = 0.02,
+        target_rate: float = 0.0,
+    ) -> None:
         if not isinstance(model, IPVAE | IPVAENeuron):
             raise TypeError(
                 f"a stream needs an IPVAE or an IPVAENeuron, got {type(model).__name__}"
@@ -64,7 +80,13 @@ class Stream:
             )
         self.neuron = model.neuron if isinstance(model, IPVAE) else model
         require_values(self.neuron.mem_init)
-        remake_weights(self.neuron)
+        self.lr = require_number(lr, "lr", least=0, most=1)
+        self.target_rate = require_number(target_rate, "target_rate", least=0)
+        self._learned: _Learned | None = None
+        if require_flag(learn, "learn"):
+            if not isinstance(model, IPVAE):
+                raise TypeError("learn=True needs an IPVAE: a neuron alone has no input to explain")
+            self._learned = _Learned(model)
         self.timestep = 0
         """Timesteps so far."""
         estimator = copy(self.neuron.spike_grad)
@@ -76,8 +98,14 @@ class Stream:
         if seed is not None:
             device = self.neuron.mem_init.device
             estimator.generator = make_generator(seed, device)
+        self._estimator = estimator
+        self._take_weights(self.neuron.initial_state((1, self.neuron.features)))
+
+    def _take_weights(self, state: State) -> None:
+        """Go on from a state (1, K) with the weights of the model as they are now."""
+        estimator = self._estimator
+        remake_weights(self.neuron)
         with torch.no_grad():
-            state = self.neuron.initial_state((1, self.neuron.features))
             spec = spec_of(self.neuron, torch.zeros_like(state.mem), self.neuron.gram(), state)
             known = (estimator.assumptions(False) or Assumptions("own", "own"))._asdict()
             tensors: dict[str, Any] = {
@@ -107,7 +135,18 @@ class Stream:
             for _ in range(num_steps):
                 self._stepper.advance()
         self.timestep += num_steps
-        return self.state
+        state = self.state
+        if self._learned is not None:
+            self._learn(self._learned, input_, state)
+        return state
+
+    def _learn(self, learned: "_Learned", frame: Tensor | None, state: State) -> None:
+        """Note what inference made of the frame; with enough of that, learn."""
+        learned.note(frame, state.mem)
+        if learned.complete:
+            learned.step(self.lr, self.target_rate)
+            self._take_weights(State(*(part.unsqueeze(0) for part in state)))
+            self._spec.drive.copy_(learned.frame @ self._weight)
 
     @property
     def state(self) -> State:
@@ -126,6 +165,8 @@ class Stream:
         """Back to the initial state; the frame goes too."""
         spk, mem = self.neuron.initial_state((self.neuron.features,))
         self._spec.drive.zero_()
+        if self._learned is not None:
+            self._learned.frame = None
         self.state = State(spk, mem)
         self.timestep = 0
 
@@ -145,3 +186,47 @@ class Stream:
             raise ValueError(f"{name} must have shape ({length},), got {tuple(values.shape)}")
         require_fitting(values, name, like=self._spec.mem)
         require_finite(values, name)
+
+
+class _Learned:
+    """What a stream has seen since its weights moved last, and the rule that moves them."""
+
+    TOGETHER = 25
+
+    def __init__(self, model: IPVAE) -> None:
+        self.model = model
+        self.rule = LocalRule(model, (model.in_features,), 0.0)
+        self.frame: Any = None
+        self.frames: list[Tensor] = []
+        self.rates: list[Tensor] = []
+
+    def note(self, frame: Tensor | None, mem: Tensor) -> None:
+        """A frame, None for the last one again, and the membranes (K,) that it led to."""
+        if frame is not None:
+            self.frame = frame.detach().to(mem.dtype).clone()
+        if self.frame is not None:
+            self.frames.append(self.frame)
+            self.rates.append(mem.exp())
+
+    @property
+    def complete(self) -> bool:
+        return len(self.frames) == self.TOGETHER
+
+    def step(self, lr: float, target_rate: float) -> None:
+        """Learn from the frames, and forget all but the last."""
+        x, rate, model = torch.stack(self.frames), torch.stack(self.rates), self.model
+        self.frames, self.rates = [], []
+        training = model.training
+        model.train()  # in which a reconstruction has a graph
+        try:
+            with torch.enable_grad():
+                ones = x.new_ones(1, x.shape[1])
+                loss = local_loss(model, x, rate[None], ones, self.rule.moment, target_rate)
+                self.rule.zero_grad()
+                loss.backward()
+        finally:
+            model.train(training)
+        for group in self.rule.param_groups:
+            group["lr"] = lr
+        self.rule.step()
+        self.rule.zero_grad()

@@ -11,8 +11,8 @@ from torch import nn
 from ipvae_snn._utils.checks import require_finite, require_integer
 from ipvae_snn._utils.storage import read_content, write_content
 from ipvae_snn.models.base import PARTS
+from ipvae_snn.models.local_rule import LocalRule
 from ipvae_snn.training.config import TrainConfig
-from ipvae_snn.training.local import LocalRule
 from ipvae_snn.version import __version__
 
 FORMAT, FORMAT_VERSION = "ipvae_snn.checkpoint", 2

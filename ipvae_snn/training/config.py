@@ -68,7 +68,7 @@ class TrainConfig:
         device: ``"cpu"``, ``"cuda"``, ...
         rule: ``"backprop"``, through the timesteps and the counts, by Adamax; or ``"local"``, by
             what each synapse sees, for the linear Gaussian model, see
-            :mod:`ipvae_snn.training.local`. β and weight decay have no part in it, the step α
+            :mod:`ipvae_snn.models.local_rule`. β and weight decay have no part in it, the step α
             stays, and ``lr`` wants to be near 0.1.
         target_rate: by the local rule, the spikes per neuron and timestep that a learned tonic
             inhibition b brings about; 0 leaves b as it is.

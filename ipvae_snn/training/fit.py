@@ -16,11 +16,11 @@ from ipvae_snn._utils.checks import (
 from ipvae_snn._utils.files import exclusive_lock
 from ipvae_snn.data.sources import InMemory, Samples, as_samples
 from ipvae_snn.models.base import BaseModel, require_model
+from ipvae_snn.models.local_rule import LocalRule
 from ipvae_snn.training.checkpointer import Checkpointer, History
 from ipvae_snn.training.config import TrainConfig
 from ipvae_snn.training.distributed import ProcessGroup
 from ipvae_snn.training.health import require_finite_weights
-from ipvae_snn.training.local import LocalRule
 from ipvae_snn.training.loop import Loop
 from ipvae_snn.training.monitor import Monitor, Watch
 from ipvae_snn.training.signals import deferred_signals
@@ -129,7 +129,7 @@ def fit(
     model.to(device)
     optimizer: torch.optim.Optimizer
     if config.rule == "local":
-        optimizer = LocalRule(model, samples.shape, config)
+        optimizer = LocalRule(model, samples.shape, config.lr)
     else:
         optimizer = torch.optim.Adamax(
             model.parameters(), lr=config.lr, weight_decay=config.weight_decay

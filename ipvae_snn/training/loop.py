@@ -9,12 +9,13 @@ from torch import Tensor
 from ipvae_snn._utils.progress import progress_bar
 from ipvae_snn.data.sources import InMemory, Samples, stream
 from ipvae_snn.models.base import BaseModel
+from ipvae_snn.models.local_rule import LocalRule
 from ipvae_snn.training.batches import batches, share
 from ipvae_snn.training.checkpointer import Checkpointer
 from ipvae_snn.training.config import TrainConfig
 from ipvae_snn.training.distributed import ProcessGroup
 from ipvae_snn.training.health import Diverged
-from ipvae_snn.training.local import LocalObjective, LocalRule
+from ipvae_snn.training.local import LocalObjective
 from ipvae_snn.training.monitor import Monitor
 from ipvae_snn.training.schedules import apply_schedules
 from ipvae_snn.training.signals import PendingSignal, Stopped

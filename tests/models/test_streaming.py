@@ -123,3 +123,38 @@ def test_unsupported_models_and_states_are_refused():
         Stream(IPVAENeuron(4, spike_grad=torch.exp))
     with pytest.raises(ValueError, match=r"state\.mem"):
         Stream(make()).state = (torch.zeros(70), torch.zeros(69))
+
+
+def test_a_stream_learns_from_what_it_sees():
+    torch.manual_seed(0)
+    features = torch.randn(12, 5)
+    frames = (torch.rand(1500, 5) < 0.3).float() @ features.mT
+    model = IPVAE(12, 8, bias=0.05)
+    stream = Stream(model, seed=0, learn=True, lr=0.1, target_rate=0.5)
+    errors = []
+    for frame in frames:
+        _, mem = stream.push(frame, num_steps=8)
+        errors.append(float((frame - model.decode(mem.exp()).detach()).square().mean()))
+    assert sum(errors[-200:]) < 0.5 * sum(errors[:200])
+    assert model.decoder.weight.grad is None
+    # The stream goes on with the weights that the model has now.
+    again = Stream(model, seed=1)
+    stream.state = again.state = stream.state
+    stream._estimator.generator.manual_seed(5)
+    again._estimator.generator.manual_seed(5)
+    a, b = stream.push(frames[0], 3), again.push(frames[0], 3)
+    assert all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
+
+
+def test_a_learning_stream_keeps_the_mode_and_refuses_neurons():
+    model = IPVAE(12, 8).eval()
+    stream = Stream(model, learn=True)
+    for frame in torch.rand(30, 12):
+        stream.push(frame)
+    assert not model.training
+    assert stream.reset() is None
+    assert stream.push(num_steps=30).mem.isfinite().all()  # nothing was shown: nothing is learned
+    with pytest.raises(TypeError, match="learn=True needs an IPVAE"):
+        Stream(IPVAENeuron(4), learn=True)
+    with pytest.raises(ValueError, match="lr must be"):
+        Stream(model, learn=True, lr=-1.0)

@@ -9,8 +9,9 @@ from torch import nn
 from ipvae_snn import IPVAE, TrainConfig, fit, metrics
 from ipvae_snn.baselines import LCA
 from ipvae_snn.models import ConvIPVAE
+from ipvae_snn.models.local_rule import LocalRule
 from ipvae_snn.models.residual import expected_nll
-from ipvae_snn.training.local import LocalObjective, LocalRule
+from ipvae_snn.training.local import LocalObjective
 
 CONFIG = TrainConfig(
     rule="local", iterations=200, batch=20, steps=12, lr=0.1, lr_end=0.01, log_every=20,
@@ -61,7 +62,7 @@ def test_each_gradient_is_what_a_synapse_sees(learn_bias):
     x, config = torch.randn(5, 6, dtype=torch.float64), TrainConfig(
         rule="local", steps=3, target_rate=0.5, progress=False
     )  # fmt: skip
-    rule = LocalRule(model, (6,), config)
+    rule = LocalRule(model, (6,), config.lr)
     objective = LocalObjective(model, config, None, rule.moment)
     with model.seeded(3):
         objective(x, 1.0)[0].backward()
@@ -93,7 +94,7 @@ def test_each_gradient_is_what_a_synapse_sees(learn_bias):
 def test_a_step_solves_with_the_running_mean_of_the_moments():
     torch.manual_seed(0)
     model, config = IPVAE(6, 4, init_std=0.5, learn_scale=False).train(), TrainConfig(rule="local")
-    rule = LocalRule(model, (6,), config)
+    rule = LocalRule(model, (6,), config.lr)
     before, running = model.weight.detach().clone(), None
     for _ in range(3):
         grad, now = torch.randn(6, 4), torch.eye(4) * torch.rand(4)
