@@ -35,6 +35,9 @@ RIDGE = 0.05
 """ε, in counts² per neuron."""
 RELATIVE = {"log_scale": 0.5, "mem_init": 0.2, "log_bias": 0.2}
 """Learning rates relative to that of Φ."""
+BURST, SHRINK = 1e4, 0.9
+"""Mean of λ² + λ beyond which a batch teaches nothing, and what features shrink by: membranes whose
+feedback is too strong oscillate, and such rates would spoil the running mean for long."""
 LEAST_RATE = 1e-4
 """Added to the mean rate, in spikes, before its logarithm."""
 REFERENCE = 256
@@ -101,6 +104,11 @@ class LocalRule(torch.optim.Optimizer):
         assert self.moment.grad is not None
         assert weight.grad is not None
         state, now = self.state[weight], self.moment.grad
+        if now.trace() > BURST * self.scale * self.places * len(now):
+            weight.mul_(SHRINK)  # the rates are no code: they jump up and down, out of control
+            state.setdefault("moment", torch.eye(len(now)).to(now))
+            state["step"] = state.get("step", torch.zeros(())) + 1
+            return
         moment = state["moment"].lerp(now, 1 - DECAY) if state else now.clone()
         state["moment"], state["step"] = moment, state.get("step", torch.zeros(())) + 1
         ridge = RIDGE * self.scale * self.places
