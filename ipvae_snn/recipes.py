@@ -186,8 +186,7 @@ LOCAL: dict[str, dict[str, Any]] = {
         **_LOCAL, "iterations": 9000, "lr": 0.15, "burn_in": 8, "bias": 0.05, "learn_bias": True,
         "target_rate": 1.3,
     },
-    "mnist": {**_LOCAL, "iterations": 4000, "burn_in": 24, "bias": 0.025},
-    "conv-ipvae": {**_LOCAL, "batch": 4, "bias": 0.05, "target_rate": 0.05},
+    "mnist": {**_LOCAL, "iterations": 4000, "burn_in": 24, "bias": 0.025, "step": 0.25},
 }  # fmt: skip
 """What the recipes become for the local rule, by name."""
 

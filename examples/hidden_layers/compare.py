@@ -28,6 +28,7 @@ import numpy as np
 import snntorch as snn
 import torch
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 from tasks import (
     DISTURBANCES,
     TASKS,
@@ -309,6 +310,10 @@ def draw(results: dict[str, Any], title: str, path: Path) -> None:
         mean = np.mean([run["history"] for run in runs], axis=0)
         learning.plot(range(1, len(mean) + 1), mean, ms=4, **look)
     quality.set_xscale("log")
+    quality.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    quality.xaxis.set_major_formatter("{x:,.0f}")
+    quality.xaxis.set_minor_locator(NullLocator())
+    learning.xaxis.set_major_locator(MaxNLocator(integer=True))
     quality.set_xlabel("hidden spikes per sample")
     quality.set_ylabel("score on test samples (small: tried, validation)")
     learning.set_xlabel("epoch")
