@@ -184,7 +184,7 @@ def to_grey(array: NDArray[Any], name: str, ground: float = WHITE) -> NDArray[An
     if array.ndim in (2, 3):
         return array
     colours, opacity = _colours(array, name)
-    grey = colours[..., 0] if colours.shape[-1] == 1 else colours @ LUMA
+    grey = colours[..., 0] if colours.shape[-1] == 1 else _luma(colours)
     if opacity is not None:
         grey = grey * opacity + np.float32(ground) * (1 - opacity)
     return grey
@@ -204,6 +204,12 @@ def to_colour(array: NDArray[Any], name: str, ground: float = WHITE) -> NDArray[
         opacity = opacity[..., None]
         colours = colours * opacity + np.float32(ground) * (1 - opacity)
     return np.moveaxis(np.broadcast_to(colours, (*colours.shape[:3], 3)), -1, 1)
+
+
+def _luma(colours: NDArray[Any]) -> NDArray[Any]:
+    """Grey of (..., 3 or more), to the same bits for every order in memory, unlike a product."""
+    red, green, blue = (colours[..., i] * LUMA[i] for i in range(3))
+    return red + green + blue
 
 
 def _colours(array: NDArray[Any], name: str) -> tuple[NDArray[Any], NDArray[Any] | None]:
@@ -226,7 +232,7 @@ class Ground:
         opacity = images[..., 3]
         self.transparent |= bool((opacity < 1).any())
         self.seen += float(opacity.sum())
-        self.light += float((images[..., :3] @ LUMA * opacity).sum())
+        self.light += float((_luma(images) * opacity).sum())
 
     @property
     def value(self) -> float:
