@@ -209,7 +209,8 @@ def to_colour(array: NDArray[Any], name: str, ground: float = WHITE) -> NDArray[
 def _luma(colours: NDArray[Any]) -> NDArray[Any]:
     """Grey of (..., 3 or more), to the same bits for every order in memory, unlike a product."""
     red, green, blue = (colours[..., i] * LUMA[i] for i in range(3))
-    return red + green + blue
+    grey: NDArray[Any] = red + green + blue
+    return grey
 
 
 def _colours(array: NDArray[Any], name: str) -> tuple[NDArray[Any], NDArray[Any] | None]:
