@@ -19,6 +19,7 @@ import numpy as np
 import snntorch as snn
 import torch
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from snntorch.functional import ce_rate_loss
 from snntorch.utils import reset
 from tasks import Part, splits_of
@@ -114,6 +115,7 @@ def draw(results: dict[str, list[list[float]]], path: Path) -> None:
         ax.axhline(CHANCE, color="#808080", ls=":", lw=1)
         ax.set_title(name, fontsize=10, loc="left")
         ax.set_xlabel("epoch (dotted: chance; bands: all seeds)")
+        ax.xaxis.set_major_locator(MaxNLocator(integer=True))
         ax.spines[["top", "right"]].set_visible(False)
         ax.set_ylim(0, 1)
         ax.legend(frameon=False, fontsize=8)
