@@ -183,8 +183,8 @@ OTHER_MODELS: dict[str, dict[str, Any]] = {
 _LOCAL = {"rule": "local", "lr": 0.1, "lr_end": 0.01, "weight_decay": 0.0, "batch": 50}
 LOCAL: dict[str, dict[str, Any]] = {
     "natural": {
-        **_LOCAL, "iterations": 9000, "lr": 0.15, "burn_in": 8, "bias": 0.05, "learn_bias": True,
-        "target_rate": 1.3,
+        **_LOCAL, "iterations": 4000, "lr": 0.15, "steps": 32, "burn_in": 24, "bias": 0.05,
+        "learn_bias": True, "target_rate": 1.1,
     },
     "mnist": {**_LOCAL, "iterations": 4000, "burn_in": 24, "bias": 0.025, "step": 0.25},
 }  # fmt: skip
