@@ -11,7 +11,6 @@ as it comes, and what is remembered: R² of held-out images of both kinds, as th
 
 import argparse
 import copy
-import json
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +21,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from ipvae_snn import IPVAE, Stream, data, fit, metrics, recipes
-from ipvae_snn._utils.files import atomic_write
+from ipvae_snn.runs.folder import write_json
 
 COLOURS = {"learning": "#D55E00", "frozen": "#808080"}
 HELD_OUT, WINDOW, MEASURED_EVERY = 300, 200, 250
@@ -79,7 +78,10 @@ def watch(model: IPVAE, learn: bool, frames: Tensor, kinds: Any, options: Any) -
 
 
 def overtakes(learning: Any, frozen: Any, count: int) -> int | None:
-    """Images of the second kind until the mean error of the last ones is below the frozen one's."""
+    """Images of the second kind until the mean error of the last ones is below the frozen one's.
+
+    It is at least ``WINDOW``, over which errors are averaged.
+    """
     mine, theirs = (
         np.convolve(run["errors"][count : 2 * count], np.ones(WINDOW) / WINDOW, "valid")
         for run in (learning, frozen)
@@ -145,7 +147,10 @@ def main() -> None:
     for name in COLOURS:
         one = copy.deepcopy(model)
         results[name] = watch(one, name == "learning", frames, kinds, arguments)
-    names = (Path(arguments.data).stem, "turned" if arguments.then is None else "letters")
+    names = (
+        Path(arguments.data).stem,
+        "turned" if arguments.then is None else Path(arguments.then).stem,
+    )
     print(f"{'R² of held-out images':<28}{names[0]:>10}{names[1]:>10}")
     for name, run in results.items():
         for when, row in zip(("before", "after the second"), (0, 2), strict=True):
@@ -157,16 +162,11 @@ def main() -> None:
     if after is None:
         print("learning never has the lower error on the second kind")
     else:
-        print(f"learning has the lower error on the second kind after {after} images")
+        print(f"of the first {after} images of the second kind, learning has the lower error")
     draw(results, arguments.count, names, arguments.out)
     record = arguments.out.with_suffix(".json")
-    with atomic_write(record) as temporary:
-        rounded = {
-            name: {**run, "errors": [round(value, 4) for value in run["errors"]]}
-            for name, run in results.items()
-        }
-        text = {"lr": arguments.lr, "seed": arguments.seed, "overtakes": after, "results": rounded}
-        temporary.write_text(json.dumps(text) + "\n")
+    content = {"lr": arguments.lr, "seed": arguments.seed, "overtakes": after, "results": results}
+    write_json(record, content)
     print(f"picture: {arguments.out}\nresult: {record}")
 
 

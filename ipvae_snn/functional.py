@@ -29,6 +29,8 @@ from ipvae_snn._utils import checks
 from ipvae_snn.kernels import equations
 from ipvae_snn.kernels.equations import MEM_FLOOR as MEM_FLOOR  # e⁻⁸, one spike in 3,000 timesteps
 
+PATCH = 256
+"""Pixels of a 16×16 patch, the size that losses of all inputs are scaled to."""
 LOG_SCALE_BOUND = 3.45
 """Learned log σ stays inside ±3.45 (see :func:`bound_log_scale`)."""
 
@@ -296,4 +298,4 @@ def free_energy(nll: Tensor, kl: Tensor, beta: float, in_features: int) -> Tenso
     """
     checks.require_broadcastable(nll=nll, kl=kl)
     checks.require_integer(in_features, "in_features")
-    return (nll + beta * kl).mean() * (256 / in_features)
+    return (nll + beta * kl).mean() * (PATCH / in_features)

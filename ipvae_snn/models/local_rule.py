@@ -16,7 +16,7 @@ inverse is not local.
 
 log σ relaxes to the size of the error, u₀ to the log of the mean rate; the step α stays. With a
 ``target_rate``, the tonic inhibition b of each neuron rises while it fires more, and falls while it
-fires less: neurons that fell silent come back.
+fires less, so that a silent neuron becomes easier to excite.
 """
 
 from collections.abc import Callable
@@ -26,7 +26,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ipvae_snn.functional import free_energy
+from ipvae_snn.functional import PATCH, free_energy
 from ipvae_snn.models.residual import expected_nll
 
 DECAY = 0.99
@@ -40,8 +40,6 @@ BURST, SHRINK = 1e4, 0.9
 feedback is too strong oscillate, and such rates would spoil the running mean for long."""
 LEAST_RATE = 1e-4
 """Added to the mean rate, in spikes, before its logarithm."""
-REFERENCE = 256
-"""Size of samples that gradients are scaled to, as those of back-propagation are."""
 
 
 def columns(weight: Tensor) -> Tensor:
@@ -67,6 +65,8 @@ def learned_by_rule(model: Any) -> dict[str, nn.Parameter]:
 class LocalRule(torch.optim.Optimizer):
     """Moves parameters by the natural form of the gradients of :func:`local_loss`.
 
+    It keeps the running mean of E with the features, as ``"moment"``, and nothing of the others.
+
     Args:
         model: linear and Gaussian.
         shape: of a sample.
@@ -75,7 +75,7 @@ class LocalRule(torch.optim.Optimizer):
 
     def __init__(self, model: Any, shape: tuple[int, ...], lr: float) -> None:
         self.model = model
-        self.scale = REFERENCE / prod(shape)
+        self.scale = PATCH / prod(shape)
         self.places = prod(model.code_shape(shape[1:])[1:]) if len(shape) > 1 else 1
         self.pixels = prod(shape[1:])
         self.features: nn.Parameter = model.decoder.weight
@@ -107,10 +107,8 @@ class LocalRule(torch.optim.Optimizer):
         if now.trace() > BURST * self.scale * self.places * len(now):
             weight.mul_(SHRINK)  # the rates are no code: they jump up and down, out of control
             state.setdefault("moment", torch.eye(len(now)).to(now))
-            state["step"] = state.get("step", torch.zeros(())) + 1
             return
-        moment = state["moment"].lerp(now, 1 - DECAY) if state else now.clone()
-        state["moment"], state["step"] = moment, state.get("step", torch.zeros(())) + 1
+        state["moment"] = moment = state["moment"].lerp(now, 1 - DECAY) if state else now.clone()
         ridge = RIDGE * self.scale * self.places
         root = torch.linalg.cholesky(moment + ridge * torch.eye(len(moment)).to(moment))
         step = torch.cholesky_solve(columns(weight.grad).mT, root).mT
@@ -142,7 +140,7 @@ def local_loss(
     nll = expected_nll(residual, spread, log_scale, precision)
     size, mean = model.size_of(x), rows.mean(0)
     loss: Tensor = free_energy(nll, torch.zeros_like(nll), 0.0, size)
-    loss = loss + (moment * moments).sum() * (REFERENCE / size)
+    loss = loss + (moment * moments).sum() * (PATCH / size)
     # Of u₀ that of KL(λ | e^u₀), in its natural form.
     loss = loss + _moved(
         model.neuron.mem_init, lambda u: 1 - (_like(u, mean) + LEAST_RATE) / u.exp()

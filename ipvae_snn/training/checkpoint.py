@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from ipvae_snn._utils.checks import require_finite, require_integer
 from ipvae_snn._utils.storage import read_content, write_content
@@ -148,15 +148,20 @@ def _check_optimizer(content: Mapping[str, Any], optimizer: torch.optim.Optimize
     for number, parameter in enumerate(parameters if content["iteration"] else ()):
         if not parameter.requires_grad and number not in saved["state"]:
             continue  # it never learned
-        if isinstance(optimizer, LocalRule) and parameter is not optimizer.features:
-            continue  # it keeps nothing of them
-        state = saved["state"][number]
-        shapes = {"step": (), "exp_avg": parameter.shape, "exp_inf": parameter.shape}
-        if isinstance(optimizer, LocalRule):
-            shapes = {"step": (), "moment": optimizer.moment.shape}
+        shapes = _kept_of(parameter, optimizer)
+        state = saved["state"][number] if shapes else {}
         for name, shape in shapes.items():
             if state[name].shape != shape:
                 raise ValueError(f"{name} of its optimizer has shape {tuple(state[name].shape)}")
             require_finite(state[name], f"{name} of its optimizer")
-        if not 1 <= float(state["step"]) <= content["iteration"]:
+        if "step" in shapes and not 1 <= float(state["step"]) <= content["iteration"]:
             raise ValueError(f"its optimizer has made {float(state['step']):g} steps")
+
+
+def _kept_of(parameter: Tensor, optimizer: torch.optim.Optimizer) -> dict[str, tuple[int, ...]]:
+    """Names and shapes of what an optimizer keeps of a parameter that has learned."""
+    if isinstance(optimizer, LocalRule):
+        of_features = parameter is optimizer.features
+        return {"moment": tuple(optimizer.moment.shape)} if of_features else {}
+    shape = tuple(parameter.shape)
+    return {"step": (), "exp_avg": shape, "exp_inf": shape}

@@ -40,8 +40,9 @@ class LocalObjective(nn.Module):
             if config.steps > window:
                 state = model.run(x, config.steps - window, record=(), **self.options).state
             out = model.run(x, window, record=("mem", "nll", "kl"), state=state, **self.options)
-        mask = "nan" if config.missing else x.new_ones(1, *x.shape[1:])
-        x, precision = seen(x, mask, x.ndim - 1, model.like)
+        precision = x.new_ones(1, *x.shape[1:])
+        if config.missing:
+            x, precision = seen(x, "nan", x.ndim - 1, model.like)
         loss = local_loss(model, x, out.mem.exp(), precision, self.moment, config.target_rate)
         # Ranks wait for a gradient of every parameter.
         idle = sum(0.0 * p.sum() for p in model.parameters() if p.requires_grad)
