@@ -2,16 +2,17 @@
 
 Every version trains for equal epochs of the same samples. Its learning rate, normalisation of
 currents and price of spikes are searched in the same way, each with a network of its own, on
-validation samples, with at most 5,000 samples to learn from: first the learning rate and
-normalisation with the best score, then the highest price whose score is within .2 points of the
-best. ``defaults`` is ``IPVAENeuron(K)`` as it is, with normalised currents, at learning rate 5e-3
-and price 0.3. Test samples are looked at once, by the final networks. "Price" is what the loss pays
-for a thousand spikes per sample; it rises from zero over the first half of training. Small data
-sets are shown more often. "Operations" are those of ``metrics.synops`` per sample: additions by
-spikes, also those of lateral inhibition, and the products of an input that is no spikes. Training
-steps are timed in turns, as processor time of one thread. Without spikes, and with a single pass, a
-network with ReLUs shows what is lost. Classifiers of images are tested on noisy, covered and pale
-ones too.
+validation samples: first the learning rate and normalisation with the best score, with at most
+5,000 samples to learn from, then, with all of them, the highest price whose score is within .2
+points of the best. ``sparse`` has the highest price whose score is no less than that of ``Leaky``.
+``defaults`` is ``IPVAENeuron(K)`` as it is, in sequences ``IPVAENeuron(Recurrent(K))``, with
+normalised currents, at learning rate 5e-3 and price 0.3. Test samples are looked at once, by the
+final networks. "Price" is what the loss pays for a thousand spikes per sample; it rises from zero
+over the first half of training. Small data sets are shown more often. "Operations" are those of
+``metrics.synops`` per sample: additions by spikes, also those of lateral inhibition, and the
+products of an input that is no spikes. Training steps are timed in turns, as processor time of one
+thread. Without spikes, and with a single pass, a network with ReLUs shows what is lost. Classifiers
+of images are tested on noisy, covered and pale ones too.
 
     python examples/hidden_layers/compare.py --task classifier
     python examples/hidden_layers/compare.py --task convolutional --data path/to/mnist.npz
@@ -46,9 +47,10 @@ from tqdm.auto import tqdm
 
 from ipvae_snn import IPVAENeuron, metrics, over_time, surrogate
 from ipvae_snn.bench.timing import machine
+from ipvae_snn.neurons import Recurrent
 
 Options = dict[str, Any]
-RATES, PRICES = (2e-3, 5e-3, 1e-2), (0.1, 0.3, 1.0, 3.0, 10.0)
+RATES, PRICES = (2e-3, 5e-3, 1e-2), (0.1, 0.3, 1.0, 3.0, 10.0, 30.0)
 DEFAULTS: Options = {"lr": RATES[1], "norm": True, "price": PRICES[1]}
 WITHIN = 0.002
 """Of the best score: where the highest price is taken."""
@@ -57,13 +59,13 @@ ROUNDS, TIMED = 7, 10
 """Of the timing: in each round every version learns from so many batches; the fastest counts."""
 NOT_OF_RESULTS = "out", "cache", "seeds", "quick"
 """Options that finished networks do not depend on."""
-OF_KIND: dict[str, Options] = {"maps": {"dim": 1}, "recurrent": {"leak": 0.1, "step": 1.0}}
-"""What our layers are told of their place; ``leak`` is 1 − the β of the other side."""
 VERSIONS = {
     "Leaky": "#808080", "IPVAE, Poisson": "#D55E00", "IPVAE, rounded": "#0072B2",
+    "IPVAE, Poisson, sparse": "#D55E00", "IPVAE, rounded, sparse": "#0072B2",
     "IPVAE, Poisson, defaults": "#E69F00", "IPVAE, rounded, defaults": "#56B4E9",
     "ReLU": "#009E73",
 }  # fmt: skip
+MARKERS = {"sparse": "^", "defaults": "s"}
 
 
 def leaky(features: int, kind: str) -> nn.Module:
@@ -74,8 +76,10 @@ def leaky(features: int, kind: str) -> nn.Module:
 
 def ours(features: int, kind: str, rounded: bool) -> nn.Module:
     options: Options = {"spike_grad": surrogate.rounded()} if rounded else {}
-    options |= OF_KIND.get(kind, {})
-    return IPVAENeuron(features, init_hidden=True, **options)
+    if kind == "maps":
+        options["dim"] = 1
+    source = Recurrent(features) if kind == "recurrent" else features
+    return IPVAENeuron(source, init_hidden=True, **options)
 
 
 def layer_of(version: str, norm: bool) -> Layer:
@@ -195,27 +199,32 @@ Kept = Callable[[str, Callable[[], Options]], Options]
 release, whose defaults may differ, take another folder."""
 
 
-def searched(task: Task, version: str, epochs: int, kept: Kept) -> list[Options]:
-    """All options that were tried, the chosen ones last, on part of the training samples."""
-    task = replace(task, train=Part(*(part[:SEARCHED] for part in task.train)))
+def searched(
+    task: Task, version: str, epochs: int, kept: Kept
+) -> tuple[list[Options], list[Options]]:
+    """Options with their scores: those tried on part of the training samples, then all prices."""
+    part = replace(task, train=Part(*(part[:SEARCHED] for part in task.train)))
 
-    def tried(options: Options) -> Options:
+    def tried(task: Task, options: Options, how: str) -> Options:
         options = {key: options[key] for key in DEFAULTS}
 
         def measured() -> Options:
             network, _ = train(task, version, options, seed=100, epochs=epochs)
             return {**options, **network.measure(task.validation)}
 
-        return kept(f"{version} tried {listed(options)}", measured)
+        return kept(f"{version} {how} {listed(options)}", measured)
 
-    middle = {"price": PRICES[0]}
-    rows = [tried({**middle, "lr": lr, "norm": norm}) for norm in (False, True) for lr in RATES]
+    ways = [{"lr": lr, "norm": norm, "price": PRICES[0]} for norm in (False, True) for lr in RATES]
+    rows = [tried(part, way, "tried") for way in ways]
     best = max(rows, key=lambda row: row["score"])
-    prices = () if version == "ReLU" else PRICES[1:]
-    priced = [tried({**best, "price": price}) for price in prices]
-    good = max(row["score"] for row in (best, *priced)) - WITHIN
-    chosen = max((r for r in (best, *priced) if r["score"] >= good), key=lambda r: r["price"])
-    return [*rows, *priced, chosen]
+    prices = PRICES[:1] if version == "ReLU" else PRICES
+    return rows, [tried(task, {**best, "price": price}, "priced") for price in prices]
+
+
+def dearest(rows: list[Options], least: float) -> Options | None:
+    """The row of the highest price whose score is at least this, if any."""
+    good = (row for row in rows if row["score"] >= least)
+    return max(good, key=lambda row: row["price"], default=None)
 
 
 def listed(options: Options) -> str:
@@ -258,17 +267,29 @@ def compared(task: Task, arguments: argparse.Namespace) -> dict[str, Any]:
     versions = tqdm(versions_of(task), desc=arguments.task, disable=None)
     for version in versions:
         versions.set_postfix_str(version)
-        defaults = version.endswith("defaults")
-        tried = [] if defaults else searched(task, version, epochs, keep)
-        options = DEFAULTS if defaults else {key: tried[-1][key] for key in DEFAULTS}
+        base, tried, priced = version.removesuffix(", defaults"), list[Options](), list[Options]()
+        chosen: Options | None = DEFAULTS
+        if version.endswith("sparse"):
+            base = version.removesuffix(", sparse")
+            chosen = dearest(results[base]["priced"], results["Leaky"]["validation"])
+        elif base == version:
+            tried, priced = searched(task, version, epochs, keep)
+            chosen = dearest(priced, max(row["score"] for row in priced) - WITHIN)
+        if chosen is None:
+            print(f"{version:<26}  none: Leaky is more accurate at every price")
+            continue
+        options = {key: chosen[key] for key in DEFAULTS}
         runs = [
             keep(
-                f"{version} seed {seed} {listed(options)}",
-                lambda: tested(task, version, options, seed, epochs),  # noqa: B023, called at once
+                f"{base} seed {seed} {listed(options)}",
+                lambda: tested(task, base, options, seed, epochs),  # noqa: B023, called at once
             )
             for seed in range(arguments.seeds)
         ]
-        results[version] = {"options": options, "tried": tried, "runs": runs}
+        results[version] = {
+            "options": options, "validation": chosen.get("score"), "tried": tried, "priced": priced,
+            "runs": runs,
+        }  # fmt: skip
         print(line(version, results[version]))
     print("\na training step, relative to Leaky's")
     seconds = timed(task, results)
@@ -300,13 +321,16 @@ def draw(results: dict[str, Any], title: str, path: Path) -> None:
     figure = Figure(figsize=(9.5, 3.8), layout="constrained")
     quality, learning = figure.subplots(1, 2)
     for version, found in results.items():
-        runs, tried = found["runs"], found["tried"]
-        look = {"color": VERSIONS[version], "marker": "s" if "defaults" in version else "o"}
+        runs, tried = found["runs"], found["priced"]
+        look = {"color": VERSIONS[version], "marker": MARKERS.get(version.split(", ")[-1], "o")}
         if version == "ReLU":
             quality.axhline(np.mean([r["score"] for r in runs]), color=look["color"], lw=1, ls="--")
-        for rows, size in ((runs, {"ms": 8, "mec": "white"}), (tried, {"ms": 3, "alpha": 0.6})):
+        for rows, size in (
+            (runs, {"ms": 8, "mec": "white", "ls": ""}),
+            (tried, {"ms": 3, "lw": 1}),
+        ):
             points = [r["spikes"] or np.nan for r in rows], [r["score"] for r in rows]
-            quality.plot(*points, ls="", label=version if rows is runs else None, **size, **look)
+            quality.plot(*points, label=version if rows is runs else None, **size, **look)
         mean = np.mean([run["history"] for run in runs], axis=0)
         learning.plot(range(1, len(mean) + 1), mean, ms=4, **look)
     quality.set_xscale("log")
@@ -315,7 +339,7 @@ def draw(results: dict[str, Any], title: str, path: Path) -> None:
     quality.xaxis.set_minor_locator(NullLocator())
     learning.xaxis.set_major_locator(MaxNLocator(integer=True))
     quality.set_xlabel("hidden spikes per sample")
-    quality.set_ylabel("score on test samples (small: tried, validation)")
+    quality.set_ylabel("score on test samples (lines: prices, validation)")
     learning.set_xlabel("epoch")
     learning.set_ylabel("score on validation samples")
     quality.set_title(title, loc="left", fontsize="medium")

@@ -10,7 +10,7 @@ from torch import Tensor
 from ipvae_snn._utils.checks import require_finite, require_float, require_values
 from ipvae_snn.functional import drive_weight
 from ipvae_snn.models.base import Model
-from ipvae_snn.neurons.lateral import SharedDecoder
+from ipvae_snn.neurons.lateral import Recurrent, SharedDecoder
 from ipvae_snn.neurons.poisson import IPVAENeuron
 
 Floats = NDArray[np.float64]
@@ -69,8 +69,14 @@ def neuron_constants(neuron: IPVAENeuron) -> NeuronConstants:
     """The constants of Poisson neurons, whatever their lateral weights are made of.
 
     Raises:
-        ValueError: neurons on feature maps, which no export of this package can carry.
+        ValueError: neurons on feature maps, or with recurrent weights of either sign, which no
+            export of this package can carry.
     """
+    if isinstance(neuron.lateral, Recurrent):
+        raise ValueError(
+            f"IPVAENeuron(Recurrent({neuron.features})) has weights that are not symmetric, which "
+            "no export can carry: those of IPVAENeuron(K) are"
+        )
     if neuron.dim not in (None, -1) or neuron.lateral.between_places:
         raise ValueError(
             f"IPVAENeuron({neuron.features}, dim={neuron.dim}) competes between the channels of a "

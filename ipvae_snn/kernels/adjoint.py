@@ -53,14 +53,14 @@ class Adjoint:
     Membrane u_t and count z_t of each timestep are saved. With ū, z̄, h̄ the adjoints of membrane,
     count and membrane change h, c_t the gradient of ``quad`` and w_t the slope of the draw,
 
-        z̄_t = −c_t d_t + p_t G,    p_t = c_t z_t − α h̄_{t+1}      (one product per timestep)
+        z̄_t = −c_t d_t + p_t Gᵀ,   p_t = c_t z_t − α h̄_{t+1}      (one product per timestep)
         ū_t += w_t z̄_t,            Ḡ = Σ_t z_tᵀ (c_t z_t / 2 − α h̄_{t+1})
 
     h_t itself, needed for the gradient of α and where a clamp saturates, follows from u_t and
     u_{t−1}. Source: derived from arXiv 2410.19315, section 3.
 
     A subclass gives :meth:`_timestep`. It goes backward from ``mem_grad``, ū_t, and ``product``,
-    p_t G, and leaves ū_{t−1} in ``mem_grad``, p_{t−1} in ``product_input``, and
+    p_t Gᵀ, and leaves ū_{t−1} in ``mem_grad``, p_{t−1} in ``product_input``, and
     c_{t−1} z_{t−1} / 2 − α h̄_t in ``gram_factor``.
     """
 
@@ -103,7 +103,7 @@ class Adjoint:
         latents = self.product_input.shape[1]
         self.gram_factor[self._slot(last), :, :latents] = self.product_input / 2
         self._add_mem_grad(last, grads)
-        product = spec.product()
+        product = spec.product(backward=True)
         for t in range(last, -1, -1):
             if t % CHUNK == 0 and "gram" in self.needed:
                 self._add_gram_grad(t, min(t + CHUNK, spec.steps))
@@ -122,7 +122,9 @@ class Adjoint:
         return {
             "drive": self.drive_grad,
             "gram": gram_grad,
-            "spk": self.product_input @ spec.gram if "spk" in self.needed else self.product_input,
+            "spk": self.product_input @ spec.gram.mT
+            if "spk" in self.needed
+            else self.product_input,
             "mem": self.mem_grad,
             "step_size": (self.step_sum / spec.step_size).to(spec.step_size.dtype),
             "bias": -spec.step_size * self.bias_sum,

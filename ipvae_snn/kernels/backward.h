@@ -16,7 +16,7 @@ typedef struct {
     const float *gram;               /* (K, stride), or NULL: the drive is the whole current */
     const float *first_spk;          /* (rows, K): spikes before the first timestep, else NULL */
     float *work;                     /* threads * (stride + 2 K) */
-    const float *product;            /* (rows, K): product_input of this timestep, times G */
+    const float *product;            /* (rows, K): product_input of this timestep, times G^T */
     const float *slope;              /* (rows, K), or NULL: see slope_kind */
     float slope_floor;               /* the least slope of the kinds 0 and 1 */
     int32_t slope_kind;              /* 0: (z + rate) / 2, 1: rate, 2: slope[], 3: no gradient */

@@ -160,7 +160,7 @@ def _backward(
     return (
         drive_grad if needed[0] else None,
         spk.reshape(rows, latents).mT @ flat_grad if needed[1] else None,
-        inhibition_grad @ gram if needed[2] else None,
+        inhibition_grad @ gram.mT if needed[2] else None,
         mem_grad if needed[3] else None,
         step_sums.sum().to(mem.dtype).reshape(tensors[4].shape) if needed[4] else None,
         -spec.step_size * bias_sum if needed[5] else None,

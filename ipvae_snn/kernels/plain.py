@@ -163,7 +163,7 @@ class Values(NamedTuple):
 
 
 class Grads(NamedTuple):
-    """Gradients that reach a timestep; of ``product`` that of later spikes, p_t G."""
+    """Gradients that reach a timestep; of ``product`` that of later spikes, p_t Gᵀ."""
 
     mem: Tensor
     spk: Tensor | None

@@ -22,7 +22,7 @@ class UnrollSpec:
 
     Attributes:
         drive: d, (B, K), or (T, B, K) where the input changes.
-        gram: G, (K, K), symmetric.
+        gram: G, (K, K); symmetric where ``quad`` is recorded.
         spk, mem: initial state, (B, K).
         step_size: α, a scalar tensor.
         bias, mem_rest: b, and the membrane that the leak pulls to, (K,).
@@ -80,14 +80,15 @@ class UnrollSpec:
         spk: Tensor = (self.estimator.sample if self.law == "own" else self.estimator.draw)(mem)
         return spk
 
-    def product(self) -> Callable[[Tensor], Tensor]:
-        """The function z ↦ zG in the precision of this spec."""
+    def product(self, *, backward: bool = False) -> Callable[[Tensor], Tensor]:
+        """The function z ↦ zG in the precision of this spec, or ``backward`` p ↦ pGᵀ."""
+        gram = self.gram.mT if backward else self.gram
         if self.precision == "bfloat16":
-            low = self.gram.bfloat16()
+            low = gram.bfloat16()
             return lambda rows: (rows.bfloat16() @ low).to(rows.dtype)
-        if self.precision == "tf32" and self.gram.device.type == "cuda":
-            return lambda rows: _tf32_product(rows, self.gram)
-        return lambda rows: rows @ self.gram
+        if self.precision == "tf32" and gram.device.type == "cuda":
+            return lambda rows: _tf32_product(rows, gram)
+        return lambda rows: rows @ gram
 
     def output_buffer(self, name: str) -> Tensor | None:
         """Output buffer of a recorded field, else None."""

@@ -384,8 +384,8 @@ FOREIGN: dict[str, tuple[Any, str]] = {
 }
 """snnTorch's arguments without a meaning here: the only value accepted, and what to use instead."""
 _RECURRENT = (
-    "spikes act on other neurons by lateral weights, which IPVAENeuron(K) learns; to excite them, "
-    "add nn.Linear(K, K)(spk) to the next input_"
+    "spikes act on other neurons by lateral weights, which IPVAENeuron(K) learns; in "
+    "IPVAENeuron(Recurrent(K)), with ipvae_snn.neurons.Recurrent, they may excite them, too"
 )
 _SYNAPSE = "there is no synaptic current: filter the input before the layer"
 ABSENT = {

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from ipvae_snn._utils.checks import require_instance
 from ipvae_snn.neurons.base import State, StatefulNeuron
+from ipvae_snn.neurons.lateral import Recurrent
 from ipvae_snn.neurons.poisson import FLAT, IPVAENeuron
 
 
@@ -52,9 +53,10 @@ def from_snntorch(
 
     Each new layer has as many neurons as its input has features; on maps (B, C, H, W) the channels
     of a place are its neurons. It is called as the old one: with ``init_hidden`` alone, and else
-    with the same states. What it does not take over is named: decay, threshold and surrogate
-    gradient, and the recurrent weights of ``RLeaky``, whose place lateral weights take. The other
-    layers keep their weights. A ``Leaky`` read-out whose membrane is read may stay: ``keep`` it.
+    with the same states. The recurrent weights of an ``RLeaky`` are taken over, those of maps and
+    of neurons that each excite themselves excepted, whose place lateral weights take. Decay,
+    threshold, surrogate gradient and recurrent bias are not. The other layers keep their
+    weights. A ``Leaky`` read-out whose membrane is read may stay: ``keep`` it.
 
     Args:
         net: any module; the copy starts from a reset state, ``net`` stays as it is.
@@ -110,13 +112,20 @@ def _replace(
         given["dim"] = 1
     features = shape[1] if on_maps else shape[-1]
     with_mem_alone = type(old) is Leaky and not old.init_hidden
-    new = (OneStateNeuron if with_mem_alone else IPVAENeuron)(features, **{**given, **options})
+    recurrent = getattr(old, "recurrent", None)
+    source: Recurrent | int = features
+    if isinstance(recurrent, nn.Linear):  # what a spike adds, less its reset
+        source = Recurrent(torch.eye(features) - recurrent.weight.detach().mT.cpu())
+    new = (OneStateNeuron if with_mem_alone else IPVAENeuron)(source, **{**given, **options})
     like = next((p for p in network.parameters() if p.is_floating_point()), None)
     new = new if like is None else new.to(like)
     new.train(old.training)
     said = f"{type(old).__name__}(beta={_number(old.beta)}, threshold={_number(old.threshold)}) → "
-    said += f"{type(new).__name__}({features}{', dim=1' if on_maps else ''})"
-    if type(old) is RLeaky:
+    if source is features:
+        said += f"{type(new).__name__}({features}{', dim=1' if on_maps else ''})"
+    else:
+        said += f"{type(new).__name__}(Recurrent({features})), with its recurrent weights"
+    if type(old) is RLeaky and source is features:
         said += "; lateral weights take the place of its recurrent ones"
     if not name:  # the network is the layer itself
         return new, said

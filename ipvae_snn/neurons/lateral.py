@@ -1,6 +1,7 @@
 """Sources of lateral weights: modules that own or share the parameters of a Gram matrix.
 
-Each gives K neurons a symmetric (K, K) matrix, in nats per spike, by ``gram()``.
+Each gives K neurons a (K, K) matrix, in nats per spike, by ``gram()``; all but those of
+:class:`Recurrent` are symmetric.
 """
 
 import numbers
@@ -141,6 +142,8 @@ class Lateral(nn.Module):
     _cache: _GramCache | None = None
     _unit = False
     """Whether each neuron's feature is scaled to length 1."""
+    hidden = False
+    """Whether these weights are of a hidden layer, which learns them for itself."""
 
     @property
     def features(self) -> int:
@@ -495,7 +498,62 @@ class UnitGram(LearnedGram):
     3.0
     """
 
-    _unit = True
+    _unit, hidden = True, True
+
+
+class Recurrent(Lateral):
+    r"""Learned weights of either sign, for sequences: a spike may inhibit other neurons or excite.
+
+    A spike of neuron k takes G_kl from the next current of neuron l. Inhibition by a dictionary is
+    mutual, and only makes neurons compete for what is there now; weights that need not be symmetric
+    also carry what was there before.
+
+    Args:
+        weight: G, shape (K, K), or K for a start from the identity plus numbers of variance 1 / K.
+
+    Raises:
+        TypeError, ValueError: neither.
+
+    Source: the recurrent weights V of ``snntorch.RLeaky``, G = 1 − Vᵀ: the identity is its reset.
+
+    >>> from ipvae_snn import IPVAENeuron
+    >>> neuron = IPVAENeuron(Recurrent(4))
+    >>> spk, mem = neuron.run(torch.rand(10, 2, 3) @ torch.rand(3, 4))
+    >>> spk.shape
+    torch.Size([10, 2, 4])
+    """
+
+    hidden = True
+    weight: nn.Parameter
+
+    def __init__(self, weight: Tensor | int) -> None:
+        super().__init__()
+        if isinstance(weight, Tensor):
+            require_float(weight, "weight")
+            if weight.ndim != 2 or weight.shape[0] != weight.shape[1] or not len(weight):
+                raise ValueError(f"weight must have shape (K, K), got {tuple(weight.shape)}")
+            require_finite(weight, "weight")
+            start = weight.detach().clone()
+        else:
+            features = features_of(weight)
+            start = torch.eye(features) + torch.randn(features, features) / features**0.5
+        self.weight = nn.Parameter(start)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        present = self._parameters.get("weight") if name == "weight" else None
+        if isinstance(value, Tensor) and present is not None and value.shape != present.shape:
+            raise ValueError(
+                f"weight must have shape {tuple(present.shape)}, got {tuple(value.shape)}"
+            )
+        super().__setattr__(name, value)
+
+    @property
+    def features(self) -> int:
+        return self.weight.shape[0]
+
+    def gram(self) -> Tensor:
+        remake_weights(self)
+        return self.weight
 
 
 class MapLateral(Lateral):
@@ -651,6 +709,8 @@ class ConvLateral(MapLateral):
     >>> spk.shape
     torch.Size([5, 2, 8, 6, 6])
     """
+
+    hidden = True
 
     def __init__(self, features: int, neighbours: int = 1, *, dimensions: int = 2) -> None:
         super().__init__()

@@ -35,6 +35,7 @@ from ipvae_snn.neurons.inference import (
 )
 from ipvae_snn.neurons.lateral import (
     Lateral,
+    Recurrent,
     SharedDecoder,
     SharedMapDecoder,
     features_of,
@@ -54,6 +55,9 @@ class Defaults(NamedTuple):
     clamp: float
     step: float
     mem_init: tuple[float, float]
+    leak: float = 0.0
+    floor: float = 0.0
+    """Least slope of the counts."""
 
 
 CLAMP = 5.0
@@ -70,20 +74,21 @@ MEM_INIT_RANGE = -6.0, -4.0
 """Default range of the initial membrane, uniform, in nats."""
 INFERENCE = Defaults(CLAMP, STEP, MEM_INIT_RANGE)
 """For hundreds of timesteps of inference."""
-HIDDEN = Defaults(clamp=2.0, step=0.5, mem_init=(-2.5, -1.5))
-"""For a hidden layer, with tens of timesteps: near firing, and at most e² = 7.4 spikes in one. A
+HIDDEN = Defaults(clamp=1.5, step=1.0, mem_init=(-1.25, -0.75))
+"""For a hidden layer, with tens of timesteps: near firing, and at most e^1.5 = 4.5 spikes in one. A
 membrane oscillates where α G_kk times the rate exceeds 2. Training raises rates, with a clamp of 3
 or 5 until it ends in bursts, and would raise a learned α beyond 2, where gradients explode; so α is
-constant there, and G_kk = 1."""
-MAPS = HIDDEN._replace(step=1.0)
-"""For one on feature maps, as convolutional networks are run for fewer timesteps still."""
-READOUT_FLOOR = 0.5
-"""Least slope of the counts of a read-out. A loss of spike counts is less, at first, the less the
-read-out fires: it falls silent before it has learned what to fire at, and with its rates the
-gradient of the whole network vanishes."""
-MAP_FLOOR = 0.1
-"""The same on feature maps, whose channels are used at many places and by few of them: without it
-a convolutional network is less accurate."""
+constant there, and G_kk = 1. With a smaller α, or a start farther from firing, layers with few
+spikes and no noise fall silent before they have learned anything."""
+MAPS = Defaults(clamp=2.0, step=1.0, mem_init=(-2.5, -1.5), floor=0.1)
+"""For one on feature maps, whose channels are used at many places and by few of them: without the
+floor a convolutional network is less accurate."""
+SEQUENCES = Defaults(clamp=2.0, step=1.0, mem_init=(-2.5, -1.5), leak=0.1)
+"""For one with recurrent weights: its currents change, and what was there long ago fades."""
+READOUT = HIDDEN._replace(floor=0.5)
+"""For a read-out. A loss of spike counts is less, at first, the less the read-out fires: without
+the floor it falls silent before it has learned what to fire at, and with its rates the gradient of
+the whole network vanishes."""
 MEM_INIT_MAX = 60.0
 """Largest |mem_init|, |log_bias| and |log_step|, in nats: beyond, a KL or step overflows."""
 LARGEST = 1e6
@@ -107,15 +112,18 @@ NOT_SCRIPTED = (
 )
 
 
-def _floor(dim: int | None, output: bool) -> float:
-    """The least slope of a hidden layer's counts."""
-    if output:
-        return READOUT_FLOOR
-    return MAP_FLOOR if _is_of_maps(dim) else 0.0
-
-
-def _is_of_maps(dim: int | None) -> bool:
-    return dim not in (None, -1)
+def _defaults(decoder: Any, gram: Tensor | None, dim: int | None, output: bool) -> Defaults:
+    """For the arguments of a neuron."""
+    alone = (
+        decoder.hidden if isinstance(decoder, Lateral) else isinstance(decoder, numbers.Integral)
+    )
+    if gram is not None or not alone:
+        return INFERENCE
+    if output is True:
+        return READOUT
+    if isinstance(decoder, Recurrent):
+        return SEQUENCES
+    return HIDDEN if dim in (None, -1) else MAPS
 
 
 def require_quantizer(state_quant: Any) -> None:
@@ -160,7 +168,8 @@ class IPVAENeuron(StatefulNeuron):
             convolution, for maps (B, K, h, w). A number K makes K neurons
             with their own lateral weights: ``gram`` if given, else a hidden layer, which learns
             them from G ≈ 1 with G_kk = 1. A module of :mod:`ipvae_snn.neurons.lateral` is used as
-            it is.
+            it is: ``Recurrent(K)`` for sequences, ``ConvLateral(K)`` for maps whose neighbouring
+            places compete, too, also make hidden layers.
         log_scale: with a decoder, log σ per pixel, ``nn.Parameter`` or tensor of shape (M,), also
             shared, bounded by :func:`~ipvae_snn.functional.bound_log_scale`. Default σ = 1.
         gram: with a number K, symmetric (K, K) lateral weights in nats per spike.
@@ -170,17 +179,19 @@ class IPVAENeuron(StatefulNeuron):
             its variance term ½ ``lateral_scale`` diag G. Default: exact with a decoder, published
             with lateral weights of the neurons' own, which belong to no error.
         leak: pull of the membrane to ``mem_init`` per timestep, in [0, 1]; like 1 − ``beta``.
+            Default 0, with recurrent weights 0.1.
         clamp: upper bound of the membrane and of its change per timestep, in nats
             (:func:`~ipvae_snn.functional.soft_clamp`). The lower bound is always −8; hardly any
-            gradient passes there. Default 5, in a hidden layer 2.
+            gradient passes there. Default 5, in a hidden layer 1.5, on maps and with recurrent
+            weights 2.
         step: α > 0, the step size of inference; stored as its logarithm, ``log_step``. Default 0.2,
-            in a hidden layer 0.5, on maps 1.
+            in a hidden layer 1.
         bias: b > 0, tonic inhibition in nats per timestep, number or (K,); stored as ``log_bias``.
         dim: the dimension of a timestep's input that holds the neurons: 1 for feature maps
             (B, K, H, W), whose channels compete at each place, −1 for (B, L, K). Inputs (B, K) need
             none.
-        mem_init: u_0 ≥ −60 nats, number or (K,); default uniform in (−6, −4) per neuron, in a
-            hidden layer in (−2.5, −1.5).
+        mem_init: u_0 ≥ −60 nats, number or (K,); default uniform per neuron in (−6, −4), in a
+            hidden layer in (−1.25, −0.75), on maps and with recurrent weights in (−2.5, −1.5).
         learn_step, learn_bias, learn_mem_init: learn this parameter instead of keeping it constant.
             Default: all but the step of a hidden layer.
         spike_grad: an estimator of :mod:`ipvae_snn.surrogate`, or a callable from membranes to
@@ -245,7 +256,7 @@ class IPVAENeuron(StatefulNeuron):
         learn_gram: bool = False,
         form: Literal["exact", "published"] | None = None,
         lateral_scale: float = 1.0,
-        leak: float = 0.0,
+        leak: float | None = None,
         clamp: float | None = None,
         dim: int | None = None,
         step: float | None = None,
@@ -264,13 +275,14 @@ class IPVAENeuron(StatefulNeuron):
         # Validate before drawing, so that a rejected call leaves the generator untouched. Numbers
         # may be set before the constructor of nn.Module is called.
         refuse_foreign(foreign)
-        alone = isinstance(decoder, numbers.Integral) and gram is None
+        require_dim(dim)
+        default = _defaults(decoder, gram, dim, output)
         if spike_grad is None:
-            spike_grad = midpoint(_floor(dim, output is True) if alone else 0.0)
+            spike_grad = midpoint(default.floor)
         require_quantizer(state_quant)
         flags = {
             "surrogate_disable": surrogate_disable,
-            "learn_step": not alone if learn_step is None else learn_step,
+            "learn_step": default is INFERENCE if learn_step is None else learn_step,
             "learn_bias": learn_bias,
             "learn_mem_init": learn_mem_init,
         }
@@ -282,10 +294,9 @@ class IPVAENeuron(StatefulNeuron):
         rest = None
         if mem_init is not None:
             rest = per_neuron(mem_init, "mem_init", features, like, least=-MEM_INIT_MAX)
-        default = INFERENCE if not alone else MAPS if _is_of_maps(dim) else HIDDEN
-        self.lateral_scale, self.leak = lateral_scale, leak
+        self.lateral_scale = lateral_scale
+        self.leak = default.leak if leak is None else leak
         self.clamp = default.clamp if clamp is None else clamp
-        require_dim(dim)
         of_maps = isinstance(decoder, nn.ConvTranspose1d | nn.ConvTranspose2d | SharedMapDecoder)
         decoded = of_maps or isinstance(decoder, nn.Linear | SharedDecoder)
         dim = 1 if of_maps and dim is None else dim

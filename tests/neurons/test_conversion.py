@@ -49,9 +49,11 @@ def test_a_tutorial_network_runs_and_learns_as_before():
     converted, changes = from_snntorch(net, x, mem_init=-0.5, step=0.5)
     assert changes == {
         "lif1": "Leaky(beta=0.95, threshold=1) → OneStateNeuron(5)",
-        "lif2": "RLeaky(beta=0.8, threshold=1) → IPVAENeuron(3); lateral weights take the place of "
-        "its recurrent ones",
+        "lif2": "RLeaky(beta=0.8, threshold=1) → IPVAENeuron(Recurrent(3)), with its "
+        "recurrent weights",
     }
+    wanted = torch.eye(3) - net.lif2.recurrent.weight.mT
+    assert torch.equal(converted.lif2.gram(), wanted)
     assert torch.equal(converted.fc1.weight, net.fc1.weight)
     assert type(net.lif1) is snn.Leaky
     for _ in range(3):
@@ -63,7 +65,7 @@ def test_a_tutorial_network_runs_and_learns_as_before():
 
 def test_one_state_is_the_neuron_with_its_spikes_inside():
     torch.manual_seed(0)
-    x = torch.randn(8, 2, 5)
+    x = 2 * torch.randn(8, 2, 5)
     one = OneStateNeuron(5, mem_init=0.0, spike_grad=ipvae_snn.surrogate.rounded())
     two = IPVAENeuron(5, spike_grad=ipvae_snn.surrogate.rounded())
     two.load_state_dict(one.state_dict())

@@ -8,6 +8,7 @@ from torch import nn
 
 import ipvae_snn
 from ipvae_snn import IPVAENeuron, over_time, surrogate
+from ipvae_snn.neurons import ConvLateral, Recurrent
 from ipvae_snn.neurons.lateral import FixedGram, LearnedGram, SharedDecoder, UnitGram
 
 K = 6
@@ -16,9 +17,20 @@ K = 6
 def test_a_number_alone_makes_a_hidden_layer():
     hidden = IPVAENeuron(K)
     assert type(hidden.lateral) is UnitGram
-    assert (hidden.clamp, hidden.log_step.exp().item()) == pytest.approx((2.0, 0.5))
-    assert IPVAENeuron(K, dim=1).log_step.exp().item() == pytest.approx(1.0)
-    assert ((hidden.mem_init > -2.5) & (hidden.mem_init < -1.5)).all()
+    assert (hidden.clamp, hidden.log_step.exp().item()) == pytest.approx((1.5, 1.0))
+    assert ((hidden.mem_init > -1.25) & (hidden.mem_init < -0.75)).all()
+
+
+@pytest.mark.parametrize(
+    "make",
+    [lambda: IPVAENeuron(K, dim=1), lambda: IPVAENeuron(ConvLateral(K), dim=1),
+     lambda: IPVAENeuron(Recurrent(K))],
+)  # fmt: skip
+def test_on_maps_and_in_sequences_it_starts_farther_from_firing(make):
+    neuron = make()
+    assert (neuron.clamp, neuron.log_step.exp().item()) == pytest.approx((2.0, 1.0))
+    assert ((neuron.mem_init > -2.5) & (neuron.mem_init < -1.5)).all()
+    assert "log_step" not in dict(neuron.named_parameters())
 
 
 def test_a_hidden_layer_keeps_its_step():

@@ -36,7 +36,7 @@ def test_channels_of_a_place_are_rows_of_a_flat_layer():
         IPVAENeuron(K, mem_init=torch.linspace(-2, 0, K), step=0.5, dim=1),
         torch.randn(9, *MAP),
     )
-    flat = IPVAENeuron(K)
+    flat = IPVAENeuron(K, clamp=neuron.clamp)
     flat.load_state_dict(neuron.state_dict())
     torch.manual_seed(1)
     spk, mem = neuron.run(x)

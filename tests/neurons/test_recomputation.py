@@ -20,7 +20,7 @@ def layer(features=K, **options):
 
 
 def network(**options):
-    options = {"init_hidden": True, **options}
+    options = {"init_hidden": True, "clamp": 3.0, **options}
     inner = nn.Sequential(layer(**options), nn.Linear(K, 4))
     torch.manual_seed(2)
     return nn.Sequential(nn.Sequential(nn.Linear(K, K), inner), layer(4, **options))
