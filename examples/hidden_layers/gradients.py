@@ -15,43 +15,46 @@ network in the middle. Neurons and currents are as in a new ``IPVAENeuron(K)``.
 """
 
 import argparse
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 from matplotlib.figure import Figure
+from tasks import write_json
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from ipvae_snn import IPVAENeuron, surrogate
-from ipvae_snn._utils.files import atomic_write
 
 INPUTS, NEURONS, CLASSES = 6, 8, 3
 COLOURS = {"first layer": "#0072B2", "second layer": "#D55E00"}
 LAYERS = tuple(COLOURS)
-MIDDLE: dict[str, Any] = {"T": 20, "mem_init": -2.0, "clamp": 2.0, "estimator": "midpoint"}
+MIDDLE: dict[str, Any] = {
+    "T": 20, "mem_init": -1.0, "clamp": 1.5, "step": 1.0, "estimator": "midpoint",
+}  # fmt: skip
 VARIED: dict[str, tuple[Any, ...]] = {
     "T": (5, 10, 20, 40),
     "mem_init": (-6.0, -4.0, -2.0, -1.0, 0.0),
-    "clamp": (1.0, 2.0, 3.0, 5.0),
-    "estimator": ("midpoint", "rate", "bernoulli"),
+    "clamp": (1.0, 1.5, 2.0, 3.0, 5.0),
+    "step": (0.2, 0.5, 1.0, 2.0),
+    "estimator": ("midpoint", "floor 0.5", "rate", "Bernoulli"),
 }
 ESTIMATORS: dict[str, Callable[[], Any]] = {
-    "midpoint": surrogate.midpoint, "rate": surrogate.rate, "bernoulli": surrogate.bernoulli,
+    "midpoint": surrogate.midpoint, "floor 0.5": lambda: surrogate.midpoint(0.5),
+    "rate": surrogate.rate, "Bernoulli": surrogate.bernoulli,
 }  # fmt: skip
 
 
 class Network(nn.Module):
     """Two spiking layers and a linear read-out, on one random input."""
 
-    def __init__(self, clamp: float, mem_init: float, estimator: str, T: int) -> None:
+    def __init__(self, T: int, estimator: str, **options: float) -> None:
         super().__init__()
         torch.manual_seed(0)
-        options = {"clamp": clamp, "mem_init": mem_init, "spike_grad": ESTIMATORS[estimator]()}
+        neuron = {"spike_grad": ESTIMATORS[estimator](), **options}
         self.currents = nn.ModuleList([nn.Linear(INPUTS, NEURONS), nn.Linear(NEURONS, NEURONS)])
-        self.neurons = nn.ModuleList([IPVAENeuron(NEURONS, **options) for _ in range(2)])
+        self.neurons = nn.ModuleList([IPVAENeuron(NEURONS, **neuron) for _ in range(2)])
         self.readout, self.steps = nn.Linear(NEURONS, CLASSES), T
         self.x = torch.randn(INPUTS)
         with torch.no_grad():
@@ -99,7 +102,7 @@ def gradients(
     return {name: torch.stack(row) for name, row in rows.items()}
 
 
-def measure(settings: dict[str, Any], scale: int) -> dict[str, dict[str, float]]:
+def measure(settings: dict[str, Any], scale: int) -> dict[str, dict[str, float | None]]:
     """Signal-to-noise ratio per draw, and relative bias, in each layer; the layer's rate."""
     network, draws = Network(**settings), 64
     torch.manual_seed(1)
@@ -121,13 +124,13 @@ def measure(settings: dict[str, Any], scale: int) -> dict[str, dict[str, float]]
             "rate": float(spk.mean()),
             "gradient": signal**0.5,
             "signal_to_noise": strength / (draws * noise),
-            "bias": (distance / signal) ** 0.5 if signal else float("nan"),
+            "bias": (distance / signal) ** 0.5 if signal else None,  # the draws do not show it
         }
     return result
 
 
 def draw(results: dict[str, list[Any]], path: Path) -> None:
-    figure = Figure(figsize=(11, 5.4), layout="constrained")
+    figure = Figure(figsize=(12, 5.6), layout="constrained")
     axes = figure.subplots(2, len(VARIED), sharey="row")
     for column, (option, values) in enumerate(VARIED.items()):
         for name in LAYERS:
@@ -141,10 +144,12 @@ def draw(results: dict[str, list[Any]], path: Path) -> None:
                     label=name,
                 )
         for ax in axes[:, column]:
-            ax.set_xticks(range(len(values)), [str(value) for value in values])
+            names = [str(value).replace(" ", "\n") for value in values]
+            ax.set_xticks(range(len(values)), names)
             ax.grid(alpha=0.25)
             ax.spines[["top", "right"]].set_visible(False)
         axes[0, column].set_yscale("log")
+        axes[1, column].set_yscale("symlog", linthresh=0.1)
         axes[1, column].set_xlabel(option)
     axes[0, 0].set_ylabel("signal / noise, per draw")
     axes[1, 0].set_ylabel("bias / gradient")
@@ -166,14 +171,14 @@ def main() -> None:
         row = measure({**MIDDLE, option: value}, scale)
         results.setdefault(option, []).append(row)
         for name, found in row.items():
+            bias = "?" if found["bias"] is None else f"{found['bias']:.3f}"
             print(
                 f"{option + ' ' + str(value):<24}{name:<14}{found['rate']:8.3f}"
-                f"{found['gradient']:11.2e}{found['signal_to_noise']:14.2e}{found['bias']:8.3f}"
+                f"{found['gradient']:11.2e}{found['signal_to_noise']:14.2e}{bias:>8}"
             )
     draw(results, arguments.out)
     record = arguments.out.with_suffix(".json")
-    with atomic_write(record) as temporary:
-        temporary.write_text(json.dumps(results, indent=1) + "\n")
+    write_json(record, results)
     print(f"picture: {arguments.out}\nresult: {record}")
 
 

@@ -10,7 +10,6 @@ to it? The lowest and the highest accuracy over ten seeds, after each epoch, on 
 """
 
 import argparse
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -22,12 +21,11 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from snntorch.functional import ce_rate_loss
 from snntorch.utils import reset
-from tasks import Part, splits_of
+from tasks import Part, splits_of, write_json
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from ipvae_snn import from_snntorch, surrogate
-from ipvae_snn._utils.files import atomic_write
 
 STEPS, BATCH, CHANCE = 25, 128, 0.1
 COLOURS = {"Leaky": "#808080", "counts": "#D55E00", "rounded": "#0072B2"}
@@ -148,8 +146,7 @@ def main() -> None:
             print(f"{name + ', ' + version:<36}" + "".join(f"{cell:>16}" for cell in cells))
     draw(results, arguments.out)
     record = arguments.out.with_suffix(".json")
-    with atomic_write(record) as temporary:
-        temporary.write_text(json.dumps(results, indent=1) + "\n")
+    write_json(record, results)
     print(f"picture: {arguments.out}\nresult: {record}; chance is {CHANCE}")
 
 
