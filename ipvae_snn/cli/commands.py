@@ -28,6 +28,7 @@ from ipvae_snn.runs import (
     tune_run,
 )
 from ipvae_snn.runs.photographs import decode_photograph, encode_photograph
+from ipvae_snn.runs.questions import impute_run, read_values, sample_run, stream_run
 from ipvae_snn.runs.report import write_report
 from ipvae_snn.runs.whole_images import KIND, whitened
 
@@ -180,6 +181,67 @@ def _decode(arguments: argparse.Namespace) -> None:
     print(f"photograph: {arguments.out}")
 
 
+def _sample(arguments: argparse.Namespace) -> None:
+    config = read_config(arguments.run)
+    source = recorded_data(arguments.run, config, arguments.data, arguments.data_dir)
+    dataset = data.load(
+        source["source"],
+        treat=source.get("treat", "auto"),
+        data_dir=source.get("data_dir", "."),
+        axis=source.get("axis"),
+        stream=source.get("stream"),
+        seed=config["training"]["seed"],
+    )
+    print(f"data: {printable(dataset.description)}")
+    sample_run(
+        arguments.run,
+        dataset,
+        arguments.out,
+        count=require_integer(arguments.count, "--count"),
+        label=arguments.label,
+        noise=arguments.noise,
+        num_steps=require_integer(arguments.steps, "--steps"),
+        seed=require_seed(arguments.seed),
+        device=arguments.device,
+    )
+
+
+def _impute(arguments: argparse.Namespace) -> None:
+    model, config = open_run(arguments.run, arguments.device)
+    if arguments.values is None:
+        x = _held_out_samples(arguments, config, model)
+    else:
+        x = read_values(arguments.values, model).to(arguments.device)
+    impute_run(
+        arguments.run,
+        x,
+        arguments.out,
+        missing=arguments.missing,
+        block=arguments.block,
+        num_steps=arguments.eval_steps,
+        draws=arguments.draws,
+        level=arguments.level,
+        seed=require_seed(arguments.seed),
+    )
+
+
+def _stream(arguments: argparse.Namespace) -> None:
+    out = arguments.out or free_folder(arguments.run / "streams" / "stream")
+    require_free_folder(out)
+    _require_evaluation_options(arguments)
+    model, config = open_run(arguments.run, arguments.device)
+    stream_run(
+        arguments.run,
+        _held_out_samples(arguments, config, model),
+        out,
+        learn=arguments.learn,
+        lr=arguments.lr,
+        steps_each=arguments.eval_steps,
+        seed=require_seed(arguments.seed),
+        progress=not arguments.quiet,
+    )
+
+
 def _bench(arguments: argparse.Namespace) -> None:
     out = arguments.out or free_folder(Path("runs") / "bench")
     require_free_folder(out)
@@ -200,6 +262,9 @@ COMMANDS: dict[str, Callable[[argparse.Namespace], int | None]] = {
     "tune": _tune,
     "encode": _encode,
     "decode": _decode,
+    "sample": _sample,
+    "impute": _impute,
+    "stream": _stream,
     "export": export_run,
     "bench": _bench,
 }

@@ -68,6 +68,20 @@ Writes the counts of the last timestep as .npz, and a picture of its name: origi
 over time, spikes, their orientation. Prints PSNR and SSIM in pixels, active neurons, spikes and
 bits per pixel; bits are the entropy of the counts, each feature with a table of its own.
 """
+SAMPLE_HELP = """\
+Fits a prior to the codes of training samples, of each label its own, and draws from it. Writes x,
+spk and label of the draws as .npz, and a picture of its name: samples of the data, and draws.
+"""
+IMPUTE_HELP = """\
+Infers from what was seen, and writes x (filled in), mean, low and high as .npz, and a picture of
+its name. NaN in --values were not seen; of other samples, --missing or --block says what to hide,
+and the table how well it was found. Intervals are calibrated on seen values that are hidden first.
+"""
+STREAM_HELP = """\
+Writes stream.json and stream.png, the error of each sample as it comes. With --learn the model
+learns from it, by the local rule, and is written as model.pt; a copy that does not is shown the
+same. RUN stays as it is.
+"""
 RESUMABLE = ("checkpoint_every", "data", "data_dir", "device", "lr", "quiet", "workers")
 """Options of ``train`` that may be given with ``--resume``."""
 EXAMPLES = """\
@@ -82,6 +96,9 @@ examples:
   ipvae-snn train --data path/to/photos --decoder conv --out runs/photos
   ipvae-snn encode runs/photos photo.jpg --out spikes.npz
   ipvae-snn decode runs/photos spikes.npz --out decoded.png
+  ipvae-snn sample runs/mnist --label 3 --out threes.npz
+  ipvae-snn impute runs/natural --missing 0.5 --out filled.npz
+  ipvae-snn stream runs/mnist --data path/to/letters.npz --learn
   ipvae-snn check runs/natural
   ipvae-snn report runs/natural
   ipvae-snn evaluate runs/mnist --data path/to/other_digits.npz --steps 1000
@@ -182,6 +199,9 @@ def parser(command: str | None = None) -> argparse.ArgumentParser:
     _add_tune(commands)
     _add_encode(commands)
     _add_decode(commands)
+    _add_sample(commands)
+    _add_impute(commands)
+    _add_stream(commands)
     _add_export(commands, with_targets=command in (None, "export"))
     _add_bench(commands)
     return root
@@ -317,6 +337,58 @@ def _add_decode(commands: Any) -> None:
     command.add_argument("spikes", type=Path, help="file .npz of encode")
     command.add_argument("--out", type=Path, required=True, help="file .png to write")
     command.add_argument("--device", default="cpu", help="cpu (default), cuda, cuda:1, ...")
+
+
+def _add_sample(commands: Any) -> None:
+    command = _add_command(commands, "sample", "draw samples from a trained model", SAMPLE_HELP)
+    command.add_argument("run", type=Path, help="run folder of train or demo")
+    command.add_argument("--out", type=Path, required=True, help="file .npz to write")
+    command.add_argument("--count", type=int, default=64, help="samples to draw (default: 64)")
+    command.add_argument(
+        "--label", type=int, help="of all draws (default: as often as in the data)"
+    )
+    command.add_argument("--noise", action="store_true", help="add the noise of pixels")
+    command.add_argument("--data", help="where the data of the run lie now, if elsewhere")
+    command.add_argument("--data-dir", type=Path, help="folder of mnist")
+    command.add_argument(
+        "--steps", type=int, default=128, help="timesteps before a code (default: 128)"
+    )
+    command.add_argument("--seed", type=int, default=0, help="random seed (default: 0)")
+    command.add_argument("--device", default="cpu", help="cpu (default), cuda, cuda:1, ...")
+
+
+def _add_impute(commands: Any) -> None:
+    command = _add_command(commands, "impute", "fill in what is missing of samples", IMPUTE_HELP)
+    command.add_argument("run", type=Path, help="run folder of train or demo")
+    command.add_argument("--out", type=Path, required=True, help="file .npz to write")
+    command.add_argument(
+        "--values", type=Path, metavar="FILE.npy", help="samples as the model takes them, with NaN"
+    )
+    command.add_argument("--data", help="data set (default: the held-out samples of the run)")
+    command.add_argument("--missing", type=float, metavar="SHARE", help="hide values at random")
+    command.add_argument("--block", type=float, metavar="SHARE", help="hide a square of each image")
+    command.add_argument("--draws", type=int, default=64, help="of the spikes (default: 64)")
+    command.add_argument(
+        "--level", type=float, default=0.9, help="probability of the interval (default: 0.9)"
+    )
+    _add_data_options(command)
+    _add_evaluation_options(command, "--steps", steps=256, samples=200)
+    _add_common_options(command)
+
+
+def _add_stream(commands: Any) -> None:
+    text = "show samples one after the other to a model that never starts anew"
+    command = _add_command(commands, "stream", text, STREAM_HELP)
+    command.add_argument("run", type=Path, help="run folder of train or demo")
+    command.add_argument("--data", help="data set (default: the held-out samples of the run)")
+    command.add_argument(
+        "--out", type=Path, help="folder to make (default: a new one in RUN/streams)"
+    )
+    command.add_argument("--learn", action="store_true", help="learn from what is shown")
+    command.add_argument("--lr", type=float, default=0.02, help="learning rate (default: 0.02)")
+    _add_data_options(command)
+    _add_evaluation_options(command, "--steps", steps=32, samples=1000)
+    _add_common_options(command)
 
 
 def tune_options() -> list[Option]:

@@ -1,0 +1,299 @@
+"""Questions to a run: ``sample``, ``impute`` and ``stream`` of the command line."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ipvae_snn import data, plotting
+from ipvae_snn._utils.checks import require_integer, require_number
+from ipvae_snn._utils.files import atomic_folder, atomic_write, require_free_file
+from ipvae_snn._utils.progress import progress_bar
+from ipvae_snn._utils.seeding import make_generator
+from ipvae_snn._utils.untrusted import read_npy_array
+from ipvae_snn.models import IPVAE, CodePrior, MapModel, impute
+from ipvae_snn.models.code_prior import SETTLED
+from ipvae_snn.models.streaming import Stream
+from ipvae_snn.runs.figures import figure_file
+from ipvae_snn.runs.folder import MODEL, open_run, require_same_kind, write_json
+from ipvae_snn.runs.photographs import require_suffix
+
+FITTED_TO = 2000
+"""Training samples that a prior of codes is fitted to."""
+DRAWN, SHOWN = 64, 8
+"""Tiles and rows in a picture, at most."""
+SMOOTHED = 50
+"""Samples of a stream whose errors are averaged, at most a tenth of all."""
+LARGEST = 2**30
+"""Bytes of a file of values."""
+
+
+def sample_run(
+    run: str | Path,
+    dataset: data.Dataset,
+    out: str | Path,
+    *,
+    count: int = DRAWN,
+    label: int | None = None,
+    noise: bool = False,
+    num_steps: int = SETTLED,
+    seed: int = 0,
+    device: str = "cpu",
+) -> None:
+    """Fit a prior to the codes of training samples; write draws from the model, and a picture.
+
+    Args:
+        run: folder of an ``ipvae``.
+        dataset: that the run learned from. With labels, each has a prior of its own.
+        out: ``.npz`` file to write, with ``x``, ``spk`` and ``label``; the picture has its name.
+        count: of the draws.
+        label: of all draws; default: as often as in the data.
+        noise: whether draws have the noise of pixels.
+        num_steps: timesteps of inference before a code.
+        seed: of everything.
+        device: ``"cpu"``, ``"cuda"``, ...
+
+    Raises:
+        TypeError, ValueError: the run has another model, or learned from other data; a file exists;
+            no such label.
+    """
+    out, picture = _free_files(out)
+    model, config = open_run(run, device)
+    if not isinstance(model, IPVAE):
+        raise TypeError(f"{run} holds a {type(model).__name__}: samples are drawn from an ipvae")
+    require_same_kind(run, config, dataset)
+    rows = torch.randperm(len(dataset.train), generator=make_generator(seed))[:FITTED_TO]
+    train, labels = dataset.train, dataset.train_labels
+    x = (train[rows] if isinstance(train, Tensor) else train.read(rows)).to(device)
+    labels = None if labels is None else labels[rows]
+    if label is not None and labels is None:
+        raise ValueError(f"--label {label}: the data of {run} have no labels")
+    prior = CodePrior.fit(model, x, labels, num_steps=num_steps, seed=seed)
+    drawn = prior.sample(model, count, label=label, noise=noise, seed=seed)
+    real = x if label is None or labels is None else x[(labels == label).to(device)]
+    codes = model.run(real[:500], num_steps, record=(), seed=seed).state.spk
+    columns = (("data", real, codes), ("drawn", drawn.x, drawn.spk))
+    print(f"{'':<28}" + "".join(f"{name:>12}" for name, _, _ in columns))
+    for name, form, value in (
+        ("variance of a pixel", ".4f", lambda x, _: x.var(0).mean()),
+        ("active neurons per sample", ".1f", lambda _, spk: (spk > 0).float().sum(1).mean()),
+        ("spikes per sample", ".1f", lambda _, spk: spk.sum(1).mean()),
+    ):
+        cells = "".join(f"{float(value(x, spk)):>12{form}}" for _, x, spk in columns)
+        print(f"{name:<28}{cells}")
+    tiles = {"samples of the data": real[:DRAWN], "drawn from the model": drawn.x[:DRAWN]}
+    with atomic_write(picture) as temporary:
+        _draw_mosaics(temporary, tiles, dataset.shape)
+        _save_arrays(out, **drawn._asdict())
+    print(f"samples: {out}; picture: {picture}")
+
+
+def impute_run(
+    run: str | Path,
+    x: Tensor,
+    out: str | Path,
+    *,
+    missing: float | None = None,
+    block: float | None = None,
+    num_steps: int = 256,
+    draws: int = 64,
+    level: float = 0.9,
+    seed: int = 0,
+) -> None:
+    """Fill in what is missing of samples, and write it, with intervals and a picture.
+
+    Args:
+        run: folder of a model with a linear decoder.
+        x: samples as the model takes them, NaN where they were not seen; on the device to use.
+        out: ``.npz`` file to write, with ``x``, ``mean``, ``low`` and ``high``; the picture has its
+            name.
+        missing: share of the values to hide at random.
+        block: share of each image to hide as a square, anywhere.
+        num_steps, draws, level: see :func:`ipvae_snn.models.impute`.
+        seed: of what is hidden, and of the spikes.
+
+    Raises:
+        TypeError, ValueError: the run has another model; samples of another size; nothing is
+            missing; a file exists.
+    """
+    out, picture = _free_files(out)
+    model, config = open_run(run, str(x.device))
+    shape = tuple(x.shape[1:]) if isinstance(model, MapModel) else tuple(config["sample_shape"])
+    seen = ~x.isnan()
+    for name, share in (("missing", missing), ("block", block)):
+        if share is not None:
+            require_number(share, name, least=1e-6, most=1 - 1e-6)
+    if missing is not None:
+        seen &= (torch.rand(x.shape, generator=make_generator(seed)) >= missing).to(x.device)
+    if block is not None:
+        seen &= ~_squares(len(x), shape, block, seed).view(-1, *x.shape[1:]).to(x.device)
+    if bool(seen.all()):
+        raise ValueError("nothing is missing: say how much to hide by --missing or --block")
+    filled = impute(model, x, seen, num_steps=num_steps, draws=draws, level=level, seed=seed)
+    print(f"{float((~seen).float().mean()):.1%} of the values were not seen")
+    hidden = ~seen & ~x.isnan()
+    if bool(hidden.any()):
+        _report_hidden(x, seen, hidden, filled, level)
+    known = torch.where(hidden, x, filled.x) if bool(hidden.any()) else filled.x
+    columns = {
+        "seen": torch.where(seen, x, torch.zeros_like(x)), "filled in": filled.x,
+        f"{level:.0%} interval": filled.high - filled.low,
+    }  # fmt: skip
+    with atomic_write(picture) as temporary:
+        _draw_rows(temporary, known, columns, shape)
+        _save_arrays(out, x=filled.x, mean=filled.mean, low=filled.low, high=filled.high)
+    print(f"filled in: {out}; picture: {picture}")
+
+
+def _report_hidden(x: Tensor, seen: Tensor, hidden: Tensor, filled: Any, level: float) -> None:
+    """How well hidden values were found, pooled over all, beside simple ways to fill them in."""
+    clean = torch.where(seen, x, torch.zeros_like(x))
+    by_pixel = clean.sum(0) / seen.sum(0).clamp(min=1)
+    total = (x - by_pixel)[hidden].square().sum()
+    ways = {"the model": filled.mean, "mean of the pixel": by_pixel.expand_as(x), "zero": 0 * clean}
+    for name, values in ways.items():
+        error = (x - values)[hidden].square().sum()
+        print(f"R² of hidden values, by {name + ':':<20}{float(1 - error / total):>8.3f}")
+    inside = ((x >= filled.low) & (x <= filled.high))[hidden].float().mean()
+    print(f"hidden values within their {level:.0%} interval: {float(inside):>8.1%}")
+
+
+def _squares(count: int, shape: tuple[int, ...], share: float, seed: int) -> Tensor:
+    """A square of each image, (N, ..., H, W) of booleans, of about this share of its area."""
+    height, width = shape[-2:]
+    area = share * height * width
+    tall = min(max(1, round(area**0.5)), height)
+    wide = min(max(1, round(area / tall)), width)
+    generator, hidden = make_generator(seed), torch.zeros(count, *shape, dtype=torch.bool)
+    tops = torch.randint(height - tall + 1, (count,), generator=generator).tolist()
+    lefts = torch.randint(width - wide + 1, (count,), generator=generator).tolist()
+    for image, top, left in zip(hidden, tops, lefts, strict=True):
+        image[..., top : top + tall, left : left + wide] = True
+    return hidden
+
+
+def read_values(path: str | Path, model: Any) -> Tensor:
+    """Samples as a model takes them, from an ``.npy`` array; NaN are values that were not seen.
+
+    Raises:
+        FileNotFoundError, ValueError: no such file, not such an array, or of another size.
+    """
+    found = read_npy_array(path, LARGEST)
+    if found.dtype.kind != "f":
+        raise ValueError(f"{path} must hold floating-point numbers, got {found.dtype}")
+    if found.ndim < 2 or not found.size:
+        raise ValueError(f"{path} must hold samples (N, ...), got shape {found.shape}")
+    values = torch.from_numpy(found.astype(np.float32)).to(model.like.dtype)
+    return values if isinstance(model, MapModel) else values.flatten(1)
+
+
+def stream_run(
+    run: str | Path,
+    x: Tensor,
+    out: str | Path,
+    *,
+    learn: bool = False,
+    lr: float = 0.02,
+    steps_each: int = 32,
+    seed: int = 0,
+    progress: bool = True,
+) -> None:
+    """Show samples one after the other to a model that never starts anew; write errors, a picture.
+
+    Args:
+        run: folder of an ``ipvae`` with a linear decoder.
+        x: samples of its kind, (N, M), in the order in which they are shown; on the device to use.
+        out: folder to write. With ``learn`` it also gets ``model.pt``, with what was learned.
+        learn: learn from what is shown, by the local rule; a copy that does not is shown the same.
+        lr: learning rate.
+        steps_each: timesteps for each sample.
+        seed: of the spikes.
+        progress: show a progress bar.
+
+    Raises:
+        TypeError, ValueError: the run has another model, or takes other samples.
+    """
+    require_integer(steps_each, "steps")
+    model, _ = open_run(run, str(x.device))
+    errors = {"frozen": _errors(model, x, False, lr, steps_each, seed, progress)}
+    if learn:
+        errors["learning"] = _errors(model, x, True, lr, steps_each, seed, progress)
+    quarter = -(-len(x) // 4)
+    with atomic_folder(out) as folder:
+        for name, values in errors.items():
+            first, last = np.mean(values[:quarter]), np.mean(values[-quarter:])
+            print(
+                f"{name}: error / energy {first:.3f} in the first quarter, {last:.3f} in the last"
+            )
+        write_json(folder / "stream.json", {"errors": errors})
+        _draw_errors(folder / "stream.png", errors)
+        if learn:
+            model.save(folder / MODEL)
+    print(f"results: {out}")
+
+
+def _errors(
+    model: Any, x: Tensor, learn: bool, lr: float, steps_each: int, seed: int, progress: bool
+) -> list[float]:
+    """Of each sample as it comes, as a share of its energy."""
+    stream = Stream(model, seed=seed, learn=learn, lr=lr)
+    errors = []
+    with progress_bar(len(x), "learning" if learn else "frozen", shown=progress) as bar:
+        for frame in x:
+            _, mem = stream.push(frame, num_steps=steps_each)
+            with torch.no_grad():
+                left = (frame - model.decode(mem.exp())).square().sum()
+            errors.append(float(left / frame.square().sum().clamp(min=1e-6)))
+            bar.update()
+    return errors
+
+
+def _free_files(out: str | Path) -> tuple[Path, Path]:
+    """The ``.npz`` file to write and the picture beside it; neither exists."""
+    out = require_suffix(out, ".npz")
+    picture = out.with_suffix(".png")
+    for path in (out, picture):
+        require_free_file(path)
+    return out, picture
+
+
+def _save_arrays(out: Path, **arrays: Tensor) -> None:
+    with atomic_write(out) as temporary, temporary.open("wb") as file:
+        content: dict[str, Any] = {name: value.cpu().numpy() for name, value in arrays.items()}
+        np.savez_compressed(file, **content)
+
+
+def _draw_mosaics(path: Path, tiles: dict[str, Tensor], shape: tuple[int, ...]) -> None:
+    unit = all(float(x.min()) >= 0 for x in list(tiles.values())[:1])
+    with figure_file(path, (9.0, 4.7 * shape[0] / shape[1] + 0.2)) as figure:
+        for ax, (title, x) in zip(figure.subplots(1, len(tiles)), tiles.items(), strict=True):
+            images = x.cpu().unflatten(1, shape)
+            images = images.clamp(0, 1) if unit else images
+            plotting.mosaic(images, scale="unit" if unit else "each", ax=ax)
+            ax.set_title(title)
+
+
+def _draw_rows(path: Path, x: Tensor, columns: dict[str, Tensor], shape: tuple[int, ...]) -> None:
+    rows = {name: values[:SHOWN].flatten(1).cpu() for name, values in columns.items()}
+    scale = "unit" if float(x.min()) >= 0 and float(x.max()) <= 1 else "each"
+    size = 1.4 * (len(rows) + 1), 1.4 * len(x[:SHOWN]) * shape[-2] / shape[-1] + 0.4
+    with figure_file(path, size) as figure:
+        first = x[:SHOWN].flatten(1).cpu()
+        plotting.reconstructions(first, rows, shape, scale=scale, ax=figure.subplots())
+
+
+def _draw_errors(path: Path, errors: dict[str, list[float]]) -> None:
+    colours = {"frozen": "#808080", "learning": "#D55E00"}
+    with figure_file(path, (6.5, 3.6)) as figure:
+        ax = figure.subplots()
+        for name, values in errors.items():
+            width = max(1, min(SMOOTHED, len(values) // 10))
+            smooth = np.convolve(values, np.ones(width) / width, "valid")
+            ax.plot(np.arange(len(smooth)) + width, smooth, color=colours[name], label=name)
+        ax.set_xlabel("samples shown")
+        ax.set_ylabel(f"error / energy, mean of {width}")
+        ax.set_ylim(bottom=0)
+        ax.spines[["top", "right"]].set_visible(False)
+        ax.legend(frameon=False)
