@@ -12,6 +12,7 @@ from ipvae_snn.models.image_code import ImageCode, decode_image, encode_image
 from ipvae_snn.models.image_stream import ImageStream
 from ipvae_snn.models.imputation import Imputed, impute
 from ipvae_snn.models.ipvae import IPVAE
+from ipvae_snn.models.labelled import FilledLabels, fill_in_labels, join_labels
 from ipvae_snn.models.likelihoods import LIKELIHOODS, Bernoulli, Gaussian, Likelihood
 from ipvae_snn.models.map_model import MapModel
 from ipvae_snn.models.unrolled import unrolled
@@ -29,6 +30,7 @@ __all__ = [
     "ConvIPVAE",
     "Decoder",
     "Feedback",
+    "FilledLabels",
     "Gaussian",
     "ImageCode",
     "ImageStream",
@@ -41,8 +43,10 @@ __all__ = [
     "Whitening",
     "decode_image",
     "encode_image",
+    "fill_in_labels",
     "impute",
     "interpolate",
+    "join_labels",
     "load_model",
     "require_model",
     "unrolled",

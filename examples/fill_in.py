@@ -1,0 +1,246 @@
+"""Ask a model for what it has not seen: missing pixels, and labels.
+
+A model learns images by the local rule. Then pixels of held-out ones are hidden, at random or as a
+square, and filled in; R² is that of the hidden values, pooled over all, about the mean of their
+pixel. Beside it: zeros, the mean of the pixel, LCA with a dictionary of its own and the same mask,
+and the conditional mean of a Gaussian with the covariance of the training images. The threshold of
+LCA, and what is added to the diagonal of the covariance, are chosen on images that no model learned
+from. "Within" is the share of hidden values in their 90% interval. Where there are labels, a second
+model learns images together with them and fills in the labels of held-out images; and a classifier
+of pixels (a layer of 256 ReLUs) says how many draws of a given label it takes for that label.
+
+    python examples/fill_in.py
+    python examples/fill_in.py --data mnist.npz --seeds 3
+    python examples/fill_in.py --data path/to/photos --seeds 3
+"""
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from matplotlib.figure import Figure
+from torch import Tensor, nn
+from tqdm.auto import tqdm
+
+from ipvae_snn import IPVAE, data, fit, metrics, plotting, recipes
+from ipvae_snn.baselines import LCA
+from ipvae_snn.models import CodePrior, fill_in_labels, impute, join_labels
+from ipvae_snn.runs.folder import write_json
+
+MASKS = {
+    "25% at random": 0.25,
+    "50% at random": 0.5,
+    "75% at random": 0.75,
+    "a quarter, square": None,
+}
+HELD_OUT, LCA_STEPS = 500, 300
+THRESHOLDS, RIDGES = (0.02, 0.05, 0.1, 0.2, 0.4), (1e-4, 1e-3, 1e-2, 1e-1)
+
+
+def hidden(name: str, x: Tensor, shape: tuple[int, int], seed: int) -> Tensor:
+    """What is hidden of x, (N, M)."""
+    generator = torch.Generator().manual_seed(1000 + seed)
+    if MASKS[name] is not None:
+        return torch.rand(x.shape, generator=generator) < MASKS[name]
+    places = torch.zeros(len(x), *shape, dtype=torch.bool)
+    height, width = shape[0] // 2, shape[1] // 2
+    for image in places:
+        top = int(torch.randint(shape[0] - height + 1, (), generator=generator))
+        left = int(torch.randint(shape[1] - width + 1, (), generator=generator))
+        image[top : top + height, left : left + width] = True
+    return places.flatten(1)
+
+
+def score(x: Tensor, filled: Tensor, lost: Tensor, pixel_mean: Tensor) -> float:
+    """R² of the hidden values, pooled over all samples."""
+    error = (x - filled)[lost].square().sum()
+    return 1 - float(error / (x - pixel_mean)[lost].square().sum())
+
+
+@torch.no_grad()
+def by_lca(model: LCA, x: Tensor, lost: Tensor, threshold: float) -> Tensor:
+    """Sparse coding of the values that were seen."""
+    weight, seen = model.weight, (~lost).to(x)
+    mem = torch.zeros(len(x), weight.shape[1])
+    for _ in range(LCA_STEPS):
+        code = mem.sign() * (mem.abs() - threshold).clamp(min=0)
+        mem = mem + model.rate * ((seen * (x - code @ weight.mT)) @ weight - mem + code)
+    return (mem.sign() * (mem.abs() - threshold).clamp(min=0)) @ weight.mT
+
+
+def by_gaussian(train: Tensor, x: Tensor, lost: Tensor, ridge: float) -> Tensor:
+    """E[hidden | seen] under a Gaussian with the mean and covariance of the training images."""
+    mean, covariance = train.mean(0), train.mT.cov()
+    covariance = covariance + ridge * covariance.diagonal().mean() * torch.eye(len(covariance))
+    filled = x.clone()
+    for row, image, gone in zip(filled, x, lost, strict=True):
+        seen = ~gone
+        shift = torch.linalg.solve(covariance[seen][:, seen], (image - mean)[seen])
+        row[gone] = mean[gone] + covariance[gone][:, seen] @ shift
+    return filled
+
+
+def best(values: tuple[float, ...], score_of: Callable[[float], float]) -> float:
+    """The value with the highest score."""
+    return max(values, key=score_of)
+
+
+def trained(train: Tensor, recipe: Any, seed: int, options: Any, kind: Any = IPVAE) -> Any:
+    """A model of these inputs."""
+    torch.manual_seed(seed)
+    changed = recipe.changed(latents=options.latents, iterations=options.iterations, seed=seed)
+    model = changed.make_model(train.shape[1])
+    assert isinstance(model, kind)
+    fit(model, train, changed.config())
+    return model.eval()
+
+
+def missing_pixels(dataset: Any, seed: int, options: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+    """R² of each way and the intervals' coverage, by mask; and a few images of each to show."""
+    train, chosen, test = (
+        dataset.train[HELD_OUT:],
+        dataset.train[:HELD_OUT],
+        dataset.test[:HELD_OUT],
+    )
+    recipe = recipes.suited(dataset.kind)
+    model = trained(train, recipes.by_rule(recipe, "local"), seed, options)
+    lca = trained(train, recipes.suited(dataset.kind, "lca"), seed, options, LCA)
+    pixel_mean, few = train.mean(0), slice(0, options.gaussian)
+    rows, shown = {}, {}
+    for name in tqdm(MASKS, desc="missing pixels", disable=None):
+        lost, gone = (hidden(name, x, dataset.shape, seed) for x in (test, chosen))
+        threshold = best(
+            THRESHOLDS,
+            lambda t: score(chosen, by_lca(lca, chosen, gone, t), gone, pixel_mean),  # noqa: B023
+        )
+        some = chosen[few], gone[few]
+        ridge = best(
+            RIDGES,
+            lambda r: score(some[0], by_gaussian(train, *some, r), some[1], pixel_mean),  # noqa: B023
+        )
+        filled = impute(model, test, ~lost, seed=seed)
+        ways = {
+            "zeros": torch.zeros_like(test), "pixel mean": pixel_mean.expand_as(test),
+            "LCA": by_lca(lca, test, lost, threshold),
+            "Gaussian": by_gaussian(train, test, lost, ridge), "IPVAE": filled.mean,
+        }  # fmt: skip
+        inside = (test >= filled.low) & (test <= filled.high)
+        rows[name] = {way: score(test, values, lost, pixel_mean) for way, values in ways.items()}
+        rows[name] |= {"within": float(inside[lost].float().mean()), "threshold": threshold,
+                       "ridge": ridge}  # fmt: skip
+        seen = torch.where(lost, torch.zeros_like(test), test)
+        parts = {way: torch.where(lost, ways[way], test) for way in ("LCA", "Gaussian", "IPVAE")}
+        shown[name] = [test[:3], {"seen": seen[:3], **{way: x[:3] for way, x in parts.items()}}]
+    return rows, shown
+
+
+def labels(dataset: Any, seed: int, options: Any) -> dict[str, float]:
+    """Accuracy of filled-in labels and of a probe, and how well draws are recognised."""
+    count = int(dataset.train_labels.max()) + 1
+    x, known = dataset.train[HELD_OUT:], dataset.train_labels[HELD_OUT:]
+    test, wanted = dataset.test[:2000], dataset.test_labels[:2000]
+    recipe = recipes.by_rule(recipes.suited(dataset.kind), "local")
+    model = trained(join_labels(x, known, count), recipe, seed, options)
+    filled = fill_in_labels(model, test, count, seed=seed)
+    right = filled.label == wanted
+    plain = trained(x, recipe, seed, options)
+    part = torch.randperm(len(x), generator=torch.Generator().manual_seed(seed))[:10_000]
+    codes = [_codes(plain, part_of, seed) for part_of in (x[part], test)]
+    probe = metrics.probe_accuracy(codes[0], known[part], codes[1], wanted)
+    drawn = CodePrior.fit(plain, x[part], known[part], num_steps=64, seed=seed)
+    sampled = drawn.sample(plain, 2000, seed=seed)
+    judge = classifier(x, known, count, seed)
+    with torch.no_grad():
+        recognised = judge(sampled.x).argmax(1) == sampled.label
+        judged = judge(test).argmax(1) == wanted
+    return {
+        "filled in": float(right.float().mean()), "linear probe": float(probe),
+        "classifier of pixels": float(judged.float().mean()),
+        "draws recognised": float(recognised.float().mean()),
+        "mean share of the chosen label": float(filled.share.max(1).values.mean()),
+    }  # fmt: skip
+
+
+def _codes(model: IPVAE, x: Tensor, seed: int) -> Tensor:
+    out = model.run(x, 128, record=("mem",), every=128, seed=seed, graph=False)
+    return out.mem[-1].exp()
+
+
+def classifier(x: Tensor, known: Tensor, count: int, seed: int) -> nn.Module:
+    """One hidden layer of ReLUs, as a judge of draws."""
+    torch.manual_seed(seed)
+    net = nn.Sequential(nn.Linear(x.shape[1], 256), nn.ReLU(), nn.Linear(256, count))
+    optimizer = torch.optim.Adam(net.parameters(), lr=2e-3)
+    for _ in range(max(3, 1000 * 100 // len(x))):
+        for batch in torch.randperm(len(x)).split(100):
+            loss = nn.functional.cross_entropy(net(x[batch]), known[batch])
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+    return net.eval()
+
+
+def draw(shown: dict[str, Any], shape: tuple[int, int], path: Path) -> None:
+    """Three images for each mask: as they are, what was seen, and what was filled in."""
+    figure = Figure(figsize=(10, 6.4), layout="constrained")
+    for ax, (name, (x, columns)) in zip(figure.subplots(2, 2).flat, shown.items(), strict=True):
+        unit = float(x.min()) >= 0 and float(x.max()) <= 1
+        plotting.reconstructions(x, columns, shape, scale="unit" if unit else "each", ax=ax)
+        ax.set_title(name, fontsize="medium", pad=16)
+    figure.savefig(path, dpi=130)
+
+
+def report(rows: list[dict[str, Any]]) -> None:
+    """Means over seeds."""
+    for name in rows[0]:
+        keys = [key for key in rows[0][name] if key not in ("threshold", "ridge")]
+        cells = []
+        for key in keys:
+            values = torch.tensor([row[name][key] for row in rows])
+            spread = f" ±{float(values.std(unbiased=False)):.3f}" if len(rows) > 1 else ""
+            cells.append(f"{key} {float(values.mean()):.3f}{spread}")
+        print(f"{name:<20}" + "   ".join(cells))
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--data", default="digits", help="digits (default), mnist.npz, photographs")
+    parser.add_argument("--latents", type=int, default=512)
+    parser.add_argument("--iterations", type=int, default=1000, help="of each training")
+    parser.add_argument(
+        "--gaussian", type=int, default=100, help="images that its ridge is chosen on"
+    )
+    parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument("--quick", action="store_true", help="smoke test, takes seconds")
+    parser.add_argument("--out", type=Path, default=Path("fill_in.png"))
+    arguments = parser.parse_args()
+    if arguments.quick:
+        arguments.latents, arguments.iterations, arguments.gaussian = 32, 30, 5
+    return arguments
+
+
+def main() -> None:
+    arguments = parse()
+    dataset = data.load(arguments.data)
+    print(dataset.description)
+    pixels, named = [], []
+    for seed in range(arguments.seeds):
+        rows, shown = missing_pixels(dataset, seed, arguments)
+        pixels.append(rows)
+        if dataset.train_labels is not None:
+            named.append({"labels": labels(dataset, seed, arguments)})
+    report(pixels)
+    if named:
+        report(named)
+    draw(shown, dataset.shape, arguments.out)
+    record = arguments.out.with_suffix(".json")
+    options = {key: str(value) for key, value in vars(arguments).items() if key != "out"}
+    options["data"] = Path(arguments.data).stem
+    write_json(record, {"options": options, "missing pixels": pixels, "labels": named})
+    print(f"picture: {arguments.out}\nresult: {record}")
+
+
+if __name__ == "__main__":
+    main()
