@@ -7,10 +7,12 @@ and the conditional mean of a Gaussian with the covariance of the training image
 LCA, and what is added to the diagonal of the covariance, are chosen on images that no model learned
 from. "Within" is the share of hidden values in their 90% interval. Where there are labels, a second
 model learns images together with them and fills in the labels of held-out images; and a classifier
-of pixels (a layer of 256 ReLUs) says how many draws of a given label it takes for that label.
+of pixels (a layer of 256 ReLUs) says how many draws of a given label it takes for that label. Last,
+images of other kinds are told from held-out ones (area under the ROC curve) by what is surprising
+about them: a low bound of log p(x), or a large error of their reconstruction.
 
     python examples/fill_in.py
-    python examples/fill_in.py --data mnist.npz --seeds 3
+    python examples/fill_in.py --data mnist.npz --other emnist_letters_test.npz --seeds 3
     python examples/fill_in.py --data path/to/photos --seeds 3
 """
 
@@ -35,7 +37,7 @@ MASKS = {
     "75% at random": 0.75,
     "a quarter, square": None,
 }
-HELD_OUT, LCA_STEPS = 500, 300
+HELD_OUT, LCA_STEPS, SURPRISED = 500, 300, 100
 THRESHOLDS, RIDGES = (0.02, 0.05, 0.1, 0.2, 0.4), (1e-4, 1e-3, 1e-2, 1e-1)
 
 
@@ -97,15 +99,15 @@ def trained(train: Tensor, recipe: Any, seed: int, options: Any, kind: Any = IPV
     return model.eval()
 
 
-def missing_pixels(dataset: Any, seed: int, options: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+def missing_pixels(
+    dataset: Any, model: IPVAE, seed: int, options: Any
+) -> tuple[dict[str, Any], dict[str, Any]]:
     """R² of each way and the intervals' coverage, by mask; and a few images of each to show."""
     train, chosen, test = (
         dataset.train[HELD_OUT:],
         dataset.train[:HELD_OUT],
         dataset.test[:HELD_OUT],
     )
-    recipe = recipes.suited(dataset.kind)
-    model = trained(train, recipes.by_rule(recipe, "local"), seed, options)
     lca = trained(train, recipes.suited(dataset.kind, "lca"), seed, options, LCA)
     pixel_mean, few = train.mean(0), slice(0, options.gaussian)
     rows, shown = {}, {}
@@ -136,7 +138,7 @@ def missing_pixels(dataset: Any, seed: int, options: Any) -> tuple[dict[str, Any
     return rows, shown
 
 
-def labels(dataset: Any, seed: int, options: Any) -> dict[str, float]:
+def labels(dataset: Any, plain: IPVAE, seed: int, options: Any) -> dict[str, float]:
     """Accuracy of filled-in labels and of a probe, and how well draws are recognised."""
     count = int(dataset.train_labels.max()) + 1
     x, known = dataset.train[HELD_OUT:], dataset.train_labels[HELD_OUT:]
@@ -145,7 +147,6 @@ def labels(dataset: Any, seed: int, options: Any) -> dict[str, float]:
     model = trained(join_labels(x, known, count), recipe, seed, options)
     filled = fill_in_labels(model, test, count, seed=seed)
     right = filled.label == wanted
-    plain = trained(x, recipe, seed, options)
     part = torch.randperm(len(x), generator=torch.Generator().manual_seed(seed))[:10_000]
     codes = [_codes(plain, part_of, seed) for part_of in (x[part], test)]
     probe = metrics.probe_accuracy(codes[0], known[part], codes[1], wanted)
@@ -161,6 +162,42 @@ def labels(dataset: Any, seed: int, options: Any) -> dict[str, float]:
         "draws recognised": float(recognised.float().mean()),
         "mean share of the chosen label": float(filled.share.max(1).values.mean()),
     }  # fmt: skip
+
+
+def surprising(dataset: Any, model: IPVAE, seed: int, options: Any) -> dict[str, dict[str, float]]:
+    """Area under the ROC curve, by what images are told from held-out ones, and by which score."""
+    known = dataset.test[-SURPRISED:]
+    generator = torch.Generator().manual_seed(seed)
+    order = torch.randperm(known.shape[1], generator=generator)
+    others = {
+        "turned by a quarter": known.unflatten(1, dataset.shape).mT.flip(-1).flatten(1),
+        "pixels shuffled": known[:, order],
+        "noise": known.flatten()[torch.randint(known.numel(), known.shape, generator=generator)],
+    }
+    if options.other is not None:
+        source = data.load(options.other, hold_out=False)
+        x = source.test if len(source.test) else source.train
+        others[Path(options.other).stem] = x[
+            torch.randperm(len(x), generator=generator)[:SURPRISED]
+        ]
+    prior = CodePrior.fit(model, dataset.train[:2000], num_steps=64, seed=seed)
+
+    def scores(x: Tensor) -> dict[str, Tensor]:
+        bound = prior.log_likelihood(model, x, options.draws, rounds=2, num_steps=64, seed=seed)
+        error = (x - model.decode(_codes(model, x, seed))).square().sum(1)
+        return {"bound": -bound.log_likelihood, "error": error.detach()}
+
+    mine, found = scores(known), {}
+    for name, x in tqdm(others.items(), desc="surprising", disable=None):
+        theirs = scores(x)
+        found[name] = {by: auroc(mine[by], theirs[by]) for by in mine}
+    return found
+
+
+def auroc(known: Tensor, other: Tensor) -> float:
+    """How often an image of another kind has the higher score."""
+    higher, equal = (other[:, None] > known).double(), (other[:, None] == known).double()
+    return float((higher + equal / 2).mean())
 
 
 def _codes(model: IPVAE, x: Tensor, seed: int) -> Tensor:
@@ -212,12 +249,15 @@ def parse() -> argparse.Namespace:
     parser.add_argument(
         "--gaussian", type=int, default=100, help="images that its ridge is chosen on"
     )
+    parser.add_argument("--other", help="images of another kind, of the same size")
+    parser.add_argument("--draws", type=int, default=200, help="of the bound of log p(x)")
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--quick", action="store_true", help="smoke test, takes seconds")
     parser.add_argument("--out", type=Path, default=Path("fill_in.png"))
     arguments = parser.parse_args()
     if arguments.quick:
         arguments.latents, arguments.iterations, arguments.gaussian = 32, 30, 5
+        arguments.draws = 5
     return arguments
 
 
@@ -225,20 +265,28 @@ def main() -> None:
     arguments = parse()
     dataset = data.load(arguments.data)
     print(dataset.description)
-    pixels, named = [], []
+    pixels, named, told = [], [], []
+    recipe = recipes.by_rule(recipes.suited(dataset.kind), "local")
     for seed in range(arguments.seeds):
-        rows, shown = missing_pixels(dataset, seed, arguments)
+        model = trained(dataset.train[HELD_OUT:], recipe, seed, arguments)
+        rows, shown = missing_pixels(dataset, model, seed, arguments)
         pixels.append(rows)
+        told.append(surprising(dataset, model, seed, arguments))
         if dataset.train_labels is not None:
-            named.append({"labels": labels(dataset, seed, arguments)})
+            named.append({"labels": labels(dataset, model, seed, arguments)})
+    print("\nR² of hidden values")
     report(pixels)
     if named:
+        print("\naccuracy")
         report(named)
+    print("\narea under the ROC curve")
+    report(told)
     draw(shown, dataset.shape, arguments.out)
     record = arguments.out.with_suffix(".json")
     options = {key: str(value) for key, value in vars(arguments).items() if key != "out"}
     options["data"] = Path(arguments.data).stem
-    write_json(record, {"options": options, "missing pixels": pixels, "labels": named})
+    write_json(record, {"options": options, "missing pixels": pixels, "labels": named,
+                        "surprising": told})  # fmt: skip
     print(f"picture: {arguments.out}\nresult: {record}")
 
 

@@ -1,9 +1,13 @@
 """Evaluation at every timestep equals the metrics of a plain run, in batches and in chunks."""
 
+import math
+
 import pytest
 import torch
 
 from ipvae_snn import IPVAE, evaluate, metrics, surrogate
+from ipvae_snn.baselines import LCA
+from ipvae_snn.models import CodePrior
 from tests.training.test_fit import sparse_sums
 
 
@@ -33,3 +37,18 @@ def test_evaluation_in_batches_covers_every_sample():
     for name, values in whole.curves.items():
         assert parts.curves[name] == pytest.approx(values, rel=1e-4, abs=1e-5), name
     assert model.training  # left in the mode it had
+
+
+def test_bits_per_dimension_are_the_bound_of_a_prior():
+    torch.manual_seed(0)
+    model, x = IPVAE(8, 4), torch.rand(12, 8)
+    prior = CodePrior.fit(model, x, num_steps=8, seed=0)
+    result = evaluate(model, x, num_steps=3, batch=5, prior=prior)
+    bits, error = result.bits_per_dim
+    bound = prior.log_likelihood(model, x, seed=1).log_likelihood / (8 * math.log(2))
+    assert bits == pytest.approx(float(-bound.mean()), abs=0.05)
+    assert error == pytest.approx(float(bound.std()) / math.sqrt(12), rel=0.2)
+    assert result.summary()["bits_per_dim"] == [bits, error]
+    assert "bits_per_dim" not in evaluate(model, x, num_steps=3).summary()
+    with pytest.raises(TypeError, match="model must be"):
+        evaluate(LCA(8, 4), x, num_steps=3, prior=prior)
