@@ -38,7 +38,7 @@ MASKS = {
     "a quarter, square": None,
 }
 HELD_OUT, LCA_STEPS, SURPRISED = 500, 300, 100
-THRESHOLDS, RIDGES = (0.02, 0.05, 0.1, 0.2, 0.4), (1e-4, 1e-3, 1e-2, 1e-1)
+THRESHOLDS, RIDGES = (0.02, 0.05, 0.1, 0.2, 0.4, 0.8, 1.6), (1e-4, 1e-3, 1e-2, 1e-1)
 
 
 def hidden(name: str, x: Tensor, shape: tuple[int, int], seed: int) -> Tensor:
