@@ -55,6 +55,8 @@ DEFAULTS: Options = {"lr": RATES[1], "norm": True, "price": PRICES[1]}
 WITHIN = 0.002
 """Of the best score: where the highest price is taken."""
 BATCH, LEAST_BATCHES, SEARCHED, WATCHED = 64, 1000, 5000, 1000
+FEW_EPOCHS = 12
+"""Each has a dot in the picture, if there are no more."""
 ROUNDS, TIMED = 7, 10
 """Of the timing: in each round every version learns from so many batches; the fastest counts."""
 NOT_OF_RESULTS = "out", "cache", "seeds", "quick"
@@ -332,7 +334,9 @@ def draw(results: dict[str, Any], title: str, path: Path) -> None:
             points = [r["spikes"] or np.nan for r in rows], [r["score"] for r in rows]
             quality.plot(*points, label=version if rows is runs else None, **size, **look)
         mean = np.mean([run["history"] for run in runs], axis=0)
-        learning.plot(range(1, len(mean) + 1), mean, ms=4, **look)
+        dots = {"ms": 4} if len(mean) <= FEW_EPOCHS else {"marker": ""}
+        style = "--" if version.endswith("sparse") else "-"
+        learning.plot(range(1, len(mean) + 1), mean, ls=style, **{**look, **dots})
     quality.set_xscale("log")
     quality.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     quality.xaxis.set_major_formatter("{x:,.0f}")

@@ -85,10 +85,10 @@ MAPS = Defaults(clamp=2.0, step=1.0, mem_init=(-2.5, -1.5), floor=0.1)
 floor a convolutional network is less accurate."""
 SEQUENCES = Defaults(clamp=2.0, step=1.0, mem_init=(-2.5, -1.5), leak=0.1)
 """For one with recurrent weights: its currents change, and what was there long ago fades."""
-READOUT = HIDDEN._replace(floor=0.5)
-"""For a read-out. A loss of spike counts is less, at first, the less the read-out fires: without
-the floor it falls silent before it has learned what to fire at, and with its rates the gradient of
-the whole network vanishes."""
+READOUT_FLOOR = 0.5
+"""That of a read-out. A loss of spike counts is less, at first, the less the read-out fires: it
+falls silent before it has learned what to fire at, and with its rates the gradient of the whole
+network vanishes."""
 MEM_INIT_MAX = 60.0
 """Largest |mem_init|, |log_bias| and |log_step|, in nats: beyond, a KL or step overflows."""
 LARGEST = 1e6
@@ -119,11 +119,9 @@ def _defaults(decoder: Any, gram: Tensor | None, dim: int | None, output: bool) 
     )
     if gram is not None or not alone:
         return INFERENCE
-    if output is True:
-        return READOUT
-    if isinstance(decoder, Recurrent):
-        return SEQUENCES
-    return HIDDEN if dim in (None, -1) else MAPS
+    of_maps = dim not in (None, -1)
+    found = SEQUENCES if isinstance(decoder, Recurrent) else MAPS if of_maps else HIDDEN
+    return found._replace(floor=READOUT_FLOOR) if output is True else found
 
 
 def require_quantizer(state_quant: Any) -> None:
