@@ -211,7 +211,10 @@ def _impute(arguments: argparse.Namespace) -> None:
     if arguments.values is None:
         x = _held_out_samples(arguments, config, model)
     else:
-        x = read_values(arguments.values, model).to(arguments.device)
+        if arguments.data is not None:
+            raise ValueError("--values and --data both say what to fill in: leave out one of them")
+        shape = tuple(config["sample_shape"])
+        x = read_values(arguments.values, model, shape).to(arguments.device)
     impute_run(
         arguments.run,
         x,

@@ -135,6 +135,7 @@ def evaluate(  # noqa: PLR0913
         sample_seeds = require_sample_seeds(sample_seeds, count)
         if not model.takes_sample_seeds:
             raise TypeError(f"sample_seeds are for an IPVAE, not for a {type(model).__name__}")
+    _require_prior(prior, model)
     rows = (torch.arange(i, min(i + batch, count)) for i in range(0, count, batch))
     batches = stream(samples, rows, workers)
     if not isinstance(x, Tensor):
@@ -166,11 +167,25 @@ def evaluate(  # noqa: PLR0913
     curves = sums.means(count)
     if not model.emits_counts:
         del curves["spikes"]
-    bits_per_dim = None
-    if nats:
-        bits = torch.cat(nats) / (-math.log(2) * samples.features)
-        bits_per_dim = float(bits.mean()), float(bits.std()) / math.sqrt(count)
-    return Evaluation(curves, samples.features, parameters, bits_per_dim)
+    bits = _bits_per_dim(nats, samples.features)
+    return Evaluation(curves, samples.features, parameters, bits)
+
+
+def _require_prior(prior: Any, model: BaseModel) -> None:
+    """Raise unless there is no prior, or one that fits."""
+    if prior is None:
+        return
+    require_bounded = getattr(prior, "require_bounded", None)
+    if require_bounded is None:
+        raise TypeError(f"prior must be a CodePrior, got {type(prior).__name__}")
+    require_bounded(model)
+
+
+def _bits_per_dim(nats: list[Tensor], features: int) -> tuple[float, float] | None:
+    if not nats:
+        return None
+    bits = torch.cat(nats) / (-math.log(2) * features)
+    return float(bits.mean()), float(bits.std()) / math.sqrt(len(bits))
 
 
 class _Sums:

@@ -120,7 +120,10 @@ class CodePrior:
         found, of_sample = labels.unique(return_inverse=True)
         counts = of_sample.bincount()
         if counts.min() < 2:
-            raise ValueError("each label needs at least two samples, to have a variance")
+            raise ValueError(
+                "each label needs at least two samples, to have a variance: leave out those with "
+                f"label {found[counts < 2].tolist()}"
+            )
         classes = [rates[of_sample == number] for number in range(len(found))]
         rate = torch.stack([part.mean(0) for part in classes]).clamp(min=LEAST_RATE)
         variance = torch.stack([part.var(0) for part in classes]).clamp(min=1e-12)
@@ -224,11 +227,9 @@ class CodePrior:
         Source: Burda et al., "Importance weighted autoencoders", 2016; Cappé et al., "Population
         Monte Carlo", 2004.
         """
-        self._require_fitting(model)
+        self.require_bounded(model)
         require_integer(draws, "draws", least=2)
         require_integer(rounds, "rounds")
-        if model.decoded is not None:
-            raise TypeError("model must have its linear decoder and Gaussian likelihood")
         bounds, errors = [], []
         with eval_mode(model), model.seeded(seed):
             for row, rates in zip(x, _rates_over_time(model, x, num_steps), strict=True):
@@ -276,6 +277,12 @@ class CodePrior:
             torch.from_numpy(rate), torch.from_numpy(shape), torch.from_numpy(weight),
             torch.from_numpy(labels.astype(np.int64)),
         )  # fmt: skip
+
+    def require_bounded(self, model: Any) -> None:
+        """Raise unless the prior was fitted to such a model, and log p(x) has a bound by it."""
+        self._require_fitting(model)
+        if model.decoded is not None:
+            raise TypeError("model must have its linear decoder and Gaussian likelihood")
 
     def _require_fitting(self, model: Any) -> None:
         require_instance(model, "model", IPVAE)

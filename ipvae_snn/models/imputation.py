@@ -17,10 +17,10 @@ BETWEEN = 4
 """Timesteps from one draw to the next; those of successive ones are much alike."""
 TOGETHER = 2**24
 """Values of all draws of the samples that are inferred together, at most."""
-HIDDEN = 0.05
-"""Share of the seen values that calibration hides."""
-NARROWEST = 1e-12
-"""Of an interval that is stretched, each side."""
+HIDDEN, MOST_HIDDEN = 0.05, 0.2
+"""Share of the seen values that calibration hides, and the most of few values."""
+NARROWEST = 0.1
+"""Each side of an interval that is stretched, as a share of the mean over all."""
 
 
 class Imputed(NamedTuple):
@@ -61,7 +61,7 @@ def impute(
     of values that were all seen. So calibration first hides a twentieth of the seen values, at
     random, and finds the factor for all intervals with which they hold the asked share of these. It
     is right, on average over all values, where others are missing in the same way: for blocks, far
-    from what was seen, intervals are too narrow.
+    from what was seen, intervals are too narrow. Few seen values only make intervals wider.
 
     Args:
         model: linear and Gaussian, flat or convolutional.
@@ -99,8 +99,11 @@ def impute(
     require_flag(calibrate, "calibrate")
     dimensions = model.dimensions + 1 if isinstance(model, ConvIPVAE) else 1
     filled, precision = seen(x, mask, dimensions, model.like)
-    if x.ndim != dimensions + 1:
-        raise ValueError(f"x must hold samples that stay, got shape {tuple(x.shape)}")
+    if x.ndim != dimensions + 1 or not len(x):
+        expected = "(N, M)" if dimensions == 1 else "(N, C, H, W)"
+        raise ValueError(
+            f"x must hold samples that stay, of shape {expected}, got {tuple(x.shape)}"
+        )
     rows, stretch = max(1, TOGETHER // (draws * x[:1].numel())), 1.0
 
     def drawn(precision: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -115,33 +118,46 @@ def impute(
     with eval_mode(model), model.seeded(seed):
         if calibrate and noise:
             precision_of_all = precision.expand_as(filled)
-            hidden = _some_of(precision_of_all > 0)
+            hidden = _some_of(precision_of_all > 0, level)
             stretch = _stretch(filled, *drawn(precision_of_all * ~hidden), hidden, level)
         mean, low, high = drawn(precision)
-    low, high = mean + stretch * (low - mean), mean + stretch * (high - mean)
+    if calibrate and noise:
+        below, above = _sides(mean, low, high)
+        low, high = mean - stretch * below, mean + stretch * above
     return Imputed(torch.where(precision > 0, filled, mean), mean, low, high, stretch)
 
 
-def _some_of(shown: Tensor) -> Tensor:
-    """A twentieth of the values that were seen."""
+def _some_of(shown: Tensor, level: float) -> Tensor:
+    """A twentieth of the values that were seen; of few more, as far as the level asks for it."""
     places = shown.flatten().nonzero().squeeze(1)
     # A permutation: plain random numbers may be those that a caller made the mask of.
     order = torch.randperm(len(places), generator=source(None, shown.device), device=shown.device)
     hidden = torch.zeros_like(shown).flatten()
-    hidden[places[order[: round(HIDDEN * len(places))]]] = True
+    few = min(math.ceil(level / (1 - level)), int(MOST_HIDDEN * len(places)))
+    hidden[places[order[: max(round(HIDDEN * len(places)), few)]]] = True
     return hidden.view_as(shown)
 
 
 def _stretch(
     x: Tensor, mean: Tensor, low: Tensor, high: Tensor, hidden: Tensor, level: float
 ) -> float:
-    """The factor with which intervals about the mean hold the share ``level`` of hidden values."""
-    error = (x - mean)[hidden]
-    side = torch.where(x > mean, high - mean, mean - low)[hidden]
-    needed = (error.abs() / side.clamp(min=NARROWEST)).sort().values
-    if not len(needed):
-        return 1.0
-    return float(needed[min(math.ceil((len(needed) + 1) * level), len(needed)) - 1])
+    """The factor with which intervals about the mean hold the share ``level`` of hidden values.
+
+    Of too few values to tell that share, intervals are made no narrower.
+    """
+    below, above = _sides(mean, low, high)
+    side = torch.where(x > mean, above, below)[hidden]
+    needed = ((x - mean)[hidden].abs() / side).sort().values
+    rank = math.ceil((len(needed) + 1) * level)
+    if rank > len(needed):
+        return max(1.0, float(needed[-1])) if len(needed) else 1.0
+    return float(needed[rank - 1])
+
+
+def _sides(mean: Tensor, low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
+    """Of intervals, below and above the mean, neither next to nothing: few draws may agree."""
+    least = max(NARROWEST * float((high - low).mean()) / 2, torch.finfo(mean.dtype).tiny)
+    return (mean - low).clamp(min=least), (high - mean).clamp(min=least)
 
 
 def _drawn(

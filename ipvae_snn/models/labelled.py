@@ -24,6 +24,8 @@ from ipvae_snn.models.ipvae import IPVAE
 
 STRENGTH = 2.0
 """Of a label; that of a bright pixel is 1."""
+MOST = 1e4
+"""Strength, at most: half precision holds it."""
 
 
 class FilledLabels(NamedTuple):
@@ -32,7 +34,8 @@ class FilledLabels(NamedTuple):
     Attributes:
         label: int64 (N,), the most likely.
         score: what was filled in at each label's place by the mean rates, over strength, (N, C).
-        share: of draws of the spikes that fill in most at this label's place, (N, C).
+        share: of draws of the spikes that fill in most at this label's place, (N, C); those without
+            a spike count for all alike.
     """
 
     label: Tensor
@@ -54,16 +57,17 @@ def join_labels(x: Tensor, labels: Tensor, count: int, strength: float = STRENGT
     """
     _require_images(x)
     require_integer(count, "count")
-    require_number(strength, "strength", least=1e-6)
+    require_number(strength, "strength", least=1e-6, most=MOST)
     integers = isinstance(labels, Tensor) and not labels.is_floating_point()
     if not integers or labels.dtype == torch.bool or labels.is_complex():
         raise TypeError(f"labels must be a tensor of integers, got {labels!r}")
+    labels = labels.to(x.device, torch.int64)
     if labels.shape != x.shape[:1]:
         raise ValueError(f"labels must have shape ({len(x)},), got {tuple(labels.shape)}")
     if len(labels) and not (int(labels.min()) >= -1 and int(labels.max()) < count):
         found = f"{int(labels.min())} to {int(labels.max())}"
         raise ValueError(f"labels must be 0 to {count - 1}, or -1 for none, got {found}")
-    known = labels.to(x.device, torch.int64).unsqueeze(-1)
+    known = labels.unsqueeze(-1)
     places = strength * (known == torch.arange(count, device=x.device)).to(x.dtype)
     return torch.cat([x, places.masked_fill(known < 0, math.nan)], -1)
 
@@ -98,6 +102,7 @@ def fill_in_labels(
         raise TypeError("model must have its linear decoder and Gaussian likelihood")
     _require_images(x)
     require_integer(count, "count")
+    require_number(strength, "strength", least=1e-6, most=MOST)
     require_integer(num_steps, "num_steps")
     require_integer(draws, "draws")
     pixels = x.shape[1]
@@ -114,9 +119,9 @@ def fill_in_labels(
             joined, BETWEEN * draws, record=("spk", "mem"), every=BETWEEN, state=settled, mask="nan"
         )
     score = out.mem.exp().mean(0) @ weight.mT / strength
-    most = (out.spk @ weight.mT).argmax(-1, keepdim=True)
-    share = torch.zeros_like(out.spk[..., :1].expand(*out.spk.shape[:-1], count))
-    share = share.scatter(-1, most, 1.0).mean(0)
+    values = out.spk @ weight.mT
+    most = (values == values.amax(-1, keepdim=True)).to(values.dtype)
+    share = (most / most.sum(-1, keepdim=True)).mean(0)
     return FilledLabels(score.argmax(-1), score, share)
 
 

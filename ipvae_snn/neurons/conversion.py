@@ -106,31 +106,38 @@ def _replace(
     network: nn.Module, name: str, old: Any, shape: torch.Size, options: dict[str, Any]
 ) -> tuple[nn.Module, str]:
     """The network with another layer of this name, and what changed."""
-    on_maps = len(shape) > FLAT
-    given: dict[str, Any] = {"init_hidden": old.init_hidden, "output": old.output}
-    if on_maps:
-        given["dim"] = 1
-    features = shape[1] if on_maps else shape[-1]
-    with_mem_alone = type(old) is Leaky and not old.init_hidden
     recurrent = getattr(old, "recurrent", None)
+    dense = isinstance(recurrent, nn.Linear)  # it acts on the last dimension
+    dim = options.get("dim")
+    if dim is None and len(shape) > FLAT:
+        dim = -1 if dense else 1
+    given: dict[str, Any] = {"init_hidden": old.init_hidden, "output": old.output}
+    features = shape[-1 if dim is None else dim]
+    with_mem_alone = type(old) is Leaky and not old.init_hidden
     source: Recurrent | int = features
     if isinstance(recurrent, nn.Linear):  # what a spike adds, less its reset
         source = Recurrent(torch.eye(features) - recurrent.weight.detach().mT.cpu())
-    new = (OneStateNeuron if with_mem_alone else IPVAENeuron)(source, **{**given, **options})
+        source.weight.requires_grad_(recurrent.weight.requires_grad)
+    new = (OneStateNeuron if with_mem_alone else IPVAENeuron)(
+        source, **{**given, **options, "dim": dim}
+    )
     like = next((p for p in network.parameters() if p.is_floating_point()), None)
     new = new if like is None else new.to(like)
     new.train(old.training)
     said = f"{type(old).__name__}(beta={_number(old.beta)}, threshold={_number(old.threshold)}) → "
     if source is features:
-        said += f"{type(new).__name__}({features}{', dim=1' if on_maps else ''})"
+        said += f"{type(new).__name__}({features}{'' if dim is None else f', dim={dim}'})"
     else:
         said += f"{type(new).__name__}(Recurrent({features})), with its recurrent weights"
     if type(old) is RLeaky and source is features:
         said += "; lateral weights take the place of its recurrent ones"
     if not name:  # the network is the layer itself
         return new, said
-    parent, _, child = name.rpartition(".")
-    network.get_submodule(parent).add_module(child, new)
+    shared = network.get_submodule(name)
+    for other, module in [*network.named_modules(remove_duplicate=False)]:
+        if module is shared:  # a layer may be used under several names
+            parent, _, child = other.rpartition(".")
+            network.get_submodule(parent).add_module(child, new)
     return network, said
 
 

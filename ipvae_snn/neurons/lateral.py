@@ -876,6 +876,11 @@ def make_lateral(
     if isinstance(source, nn.ConvTranspose1d | nn.ConvTranspose2d):
         return SharedMapDecoder(source)
     if isinstance(source, Lateral):
+        if gram is not None or learn_gram:
+            raise ValueError(
+                f"{type(source).__name__} already gives the lateral weights: leave out gram and "
+                "learn_gram, or pass a number of neurons"
+            )
         return source
     if gram is None:
         return UnitGram.near_identity(features)

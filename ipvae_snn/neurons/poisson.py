@@ -579,7 +579,8 @@ class IPVAENeuron(StatefulNeuron):
 
     def _check_gram(self, gram: Tensor) -> None:
         require_float(gram, "gram")
-        shape, dtype = (self.features, self.features), self.mem_init.dtype
+        between, dtype = self.lateral.between_places, self.mem_init.dtype
+        shape = tuple(self.gram().shape) if between else (self.features, self.features)
         if gram.shape != shape or gram.dtype != dtype:
             raise ValueError(
                 f"gram must be what neuron.gram() returned, {dtype} of shape {shape}, got "

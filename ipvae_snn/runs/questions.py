@@ -1,5 +1,6 @@
 """Questions to a run: ``sample``, ``impute`` and ``stream`` of the command line."""
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -67,8 +68,11 @@ def sample_run(
     rows = torch.randperm(len(dataset.train), generator=make_generator(seed))[:FITTED_TO]
     train, labels = dataset.train, dataset.train_labels
     x = (train[rows] if isinstance(train, Tensor) else train.read(rows)).to(device)
-    labels = None if labels is None else labels[rows]
-    if label is not None and labels is None:
+    if labels is not None:
+        labels = labels[rows]
+        common = labels.bincount()[labels] > 1
+        x, labels = x[common.to(device)], labels[common]
+    elif label is not None:
         raise ValueError(f"--label {label}: the data of {run} have no labels")
     prior = CodePrior.fit(model, x, labels, num_steps=num_steps, seed=seed)
     drawn = prior.sample(model, count, label=label, noise=noise, seed=seed)
@@ -77,7 +81,7 @@ def sample_run(
     columns = (("data", real, codes), ("drawn", drawn.x, drawn.spk))
     print(f"{'':<28}" + "".join(f"{name:>12}" for name, _, _ in columns))
     for name, form, value in (
-        ("variance of a pixel", ".4f", lambda x, _: x.var(0).mean()),
+        ("variance of a pixel", ".4f", lambda x, _: x.var(0, correction=0).mean()),
         ("active neurons per sample", ".1f", lambda _, spk: (spk > 0).float().sum(1).mean()),
         ("spikes per sample", ".1f", lambda _, spk: spk.sum(1).mean()),
     ):
@@ -139,7 +143,7 @@ def impute_run(
     known = torch.where(hidden, x, filled.x) if bool(hidden.any()) else filled.x
     columns = {
         "seen": torch.where(seen, x, torch.zeros_like(x)), "filled in": filled.x,
-        f"{level:.0%} interval": filled.high - filled.low,
+        f"{100 * level:g}% interval": filled.high - filled.low,
     }  # fmt: skip
     with atomic_write(picture) as temporary:
         _draw_rows(temporary, known, columns, shape)
@@ -155,9 +159,10 @@ def _report_hidden(x: Tensor, seen: Tensor, hidden: Tensor, filled: Any, level: 
     ways = {"the model": filled.mean, "mean of the pixel": by_pixel.expand_as(x), "zero": 0 * clean}
     for name, values in ways.items():
         error = (x - values)[hidden].square().sum()
-        print(f"R² of hidden values, by {name + ':':<20}{float(1 - error / total):>8.3f}")
+        found = f"{float(1 - error / total):.3f}" if total > 0 else "none, as they do not vary"
+        print(f"R² of hidden values, by {name + ':':<20}{found:>8}")
     inside = ((x >= filled.low) & (x <= filled.high))[hidden].float().mean()
-    print(f"hidden values within their {level:.0%} interval: {float(inside):>8.1%}")
+    print(f"hidden values within their {100 * level:g}% interval: {float(inside):>8.1%}")
 
 
 def _squares(count: int, shape: tuple[int, ...], share: float, seed: int) -> Tensor:
@@ -174,17 +179,29 @@ def _squares(count: int, shape: tuple[int, ...], share: float, seed: int) -> Ten
     return hidden
 
 
-def read_values(path: str | Path, model: Any) -> Tensor:
+def read_values(path: str | Path, model: Any, shape: tuple[int, ...]) -> Tensor:
     """Samples as a model takes them, from an ``.npy`` array; NaN are values that were not seen.
+
+    Args:
+        path: the file.
+        model: that of a run.
+        shape: of a sample of the run, (H, W).
 
     Raises:
         FileNotFoundError, ValueError: no such file, not such an array, or of another size.
     """
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"{path} is no file: expected an .npy array of samples")
     found = read_npy_array(path, LARGEST)
     if found.dtype.kind != "f":
         raise ValueError(f"{path} must hold floating-point numbers, got {found.dtype}")
-    if found.ndim < 2 or not found.size:
-        raise ValueError(f"{path} must hold samples (N, ...), got shape {found.shape}")
+    flat = (math.prod(shape),)
+    fits = found.ndim == 4 if isinstance(model, MapModel) else found.shape[1:] in (shape, flat)
+    if not fits or not found.size:
+        wanted = "(N, C, H, W)" if isinstance(model, MapModel) else f"(N, {shape[0]}, {shape[1]})"
+        raise ValueError(f"{path} must hold samples {wanted}, got shape {found.shape}")
+    if not (np.abs(found[~np.isnan(found)]) < np.finfo(np.float32).max).all():
+        raise ValueError(f"{path} holds infinite values, or such beyond float32: remove them first")
     values = torch.from_numpy(found.astype(np.float32)).to(model.like.dtype)
     return values if isinstance(model, MapModel) else values.flatten(1)
 

@@ -102,7 +102,8 @@ def test_a_stream_learns_and_leaves_the_run_alone(run, tmp_path, capsys):
         (["impute"], "nothing is missing"),
         (["impute", "--missing", "1.5"], "missing"),
         (["impute", "--missing", "0.5", "--level", "1"], "level"),
-        (["impute", "--values", "nowhere.npy"], "nowhere.npy"),
+        (["impute", "--values", "nowhere.npy"], "nowhere.npy is no file"),
+        (["impute", "--values", "x.npy", "--data", "digits"], "leave out one of them"),
         (["stream", "--steps", "0"], "steps"),
         (["stream", "--lr", "7"], "lr"),
     ],
@@ -113,6 +114,31 @@ def test_errors_are_one_line_and_write_nothing(command, says, run, tmp_path, cap
     error = capsys.readouterr().err.strip()
     assert says in error
     assert not list(tmp_path.iterdir())
+
+
+def test_values_of_another_size_or_beyond_bounds_are_refused(run, tmp_path, capsys):
+    for values, says in (
+        (np.zeros((6, 4, 4, 4)), "(N, 8, 8)"),
+        (np.full((2, 64), 1e300), "beyond float32"),
+        (np.zeros((2, 64), np.int64), "floating-point"),
+    ):
+        np.save(tmp_path / "values.npy", values)
+        command = ["impute", str(run), "--values", str(tmp_path / "values.npy")]
+        assert main([*command, "--missing", "0.5", "--out", str(tmp_path / "out.npz")]) == 1
+        assert says in capsys.readouterr().err
+
+
+def test_images_that_do_not_vary_and_a_single_draw(run, tmp_path, capsys):
+    np.save(tmp_path / "values.npy", np.zeros((3, 8, 8)))
+    command = ["impute", str(run), "--values", str(tmp_path / "values.npy"), "--missing", "0.5"]
+    assert main([*command, "--out", str(tmp_path / "a.npz"), "--steps", "5", "--draws", "4"]) == 0
+    assert (
+        main(["sample", str(run), "--count", "1", "--out", str(tmp_path / "b.npz"), "--steps", "5"])
+        == 0
+    )
+    printed = capsys.readouterr().out
+    assert "as they do not vary" in printed
+    assert "nan" not in printed
 
 
 def test_other_names_and_existing_files_are_refused(run, tmp_path, capsys):

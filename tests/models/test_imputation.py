@@ -61,6 +61,29 @@ def test_calibration_makes_up_for_a_wrong_sigma(wrong):
     assert filled.stretch != 1
 
 
+@pytest.mark.parametrize("shown", [1, 3, 8])
+def test_few_seen_values_make_no_interval_narrower(shown):
+    """A few tell nothing about a share of nine tenths."""
+    model, x, _ = known(20)
+    seen = torch.arange(M)[None] < shown
+    for seed, row in enumerate(x):
+        assert impute(model, row[None], seen, num_steps=20, draws=16, seed=seed).stretch >= 1
+
+
+def test_two_draws_that_agree_make_no_interval_without_bound():
+    model, x, lost = known(100)
+    filled = impute(model, x, ~lost, num_steps=50, draws=2, seed=0)
+    assert filled.stretch < 20
+    assert (filled.high - filled.low).max() < 1000
+    inside = ((x > filled.low) & (x < filled.high))[lost].float().mean()
+    assert 0.85 < inside < 0.95
+
+
+def test_an_empty_batch_is_refused():
+    with pytest.raises(ValueError, match="of shape \\(N, M\\)"):
+        impute(IPVAE(M, K), torch.rand(0, M))
+
+
 def test_an_input_without_seen_values_has_no_calibration():
     filled = impute(IPVAE(M, K), torch.full((1, M), math.nan), num_steps=5, draws=4)
     assert filled.stretch == 1

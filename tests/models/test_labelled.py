@@ -45,6 +45,15 @@ def test_they_are_filled_in(strength):
     assert all(torch.equal(a, b) for a, b in zip(filled, again, strict=True))
 
 
+def test_draws_without_a_spike_are_for_no_label():
+    model = IPVAE(M + C, 4)
+    with torch.no_grad():
+        model.neuron.mem_init.fill_(-8.0)
+        model.neuron.log_step.fill_(-9.0)
+    share = fill_in_labels(model, torch.zeros(4, M), C, num_steps=5, draws=50, seed=0).share
+    torch.testing.assert_close(share, torch.full((4, C), 1 / C), rtol=0, atol=0.05)
+
+
 def test_also_from_half_of_the_image():
     model, x, labels = prototypes()
     x[:, ::2] = math.nan
@@ -82,6 +91,8 @@ def test_few_labels_are_learned_with_many_images():
         ({"x": torch.ones(3, M, dtype=torch.long)}, TypeError, "x"),
         ({"count": 0}, ValueError, "count"),
         ({"strength": 0.0}, ValueError, "strength"),
+        ({"strength": 1e39}, ValueError, "strength"),
+        ({"labels": torch.tensor([0, 1, 7], dtype=torch.uint16)}, ValueError, "0 to 2"),
     ],
 )
 def test_wrong_labels_are_refused(options, error, says):
@@ -91,6 +102,9 @@ def test_wrong_labels_are_refused(options, error, says):
 
 
 def test_other_models_are_refused():
+    for strength, error in ((0.0, ValueError), (math.nan, ValueError), ("x", TypeError)):
+        with pytest.raises(error, match="strength"):
+            fill_in_labels(IPVAE(M + C, 4), torch.rand(2, M), C, strength=strength)
     with pytest.raises(ValueError, match="join_labels"):
         fill_in_labels(IPVAE(M, 4), torch.rand(2, M), C)
     with pytest.raises(TypeError, match="linear decoder"):

@@ -63,6 +63,28 @@ def test_a_tutorial_network_runs_and_learns_as_before():
     assert converted.fc1.weight.grad.abs().sum() > 0
 
 
+@pytest.mark.parametrize("dim", [None, -1])
+def test_a_sequence_within_a_timestep(dim):
+    """snnTorch's recurrent weights act on the last dimension; else dim says which."""
+    options = {} if dim is None else {"dim": dim}
+    net = nn.Sequential(nn.Linear(3, 5), snn.RLeaky(0.9, linear_features=5, init_hidden=True))
+    assert from_snntorch(net, torch.rand(2, 7, 3), **options).network(torch.rand(2, 7, 3)).shape[
+        1:
+    ] == (7, 5)
+    net = nn.Sequential(nn.Linear(3, 5), snn.Leaky(0.9, init_hidden=True))
+    network, changes = from_snntorch(net, torch.rand(2, 7, 3), dim=-1)
+    assert changes["1"].endswith("IPVAENeuron(5, dim=-1)")
+    assert network(torch.rand(2, 7, 3)).shape == (2, 7, 5)
+
+
+def test_a_layer_under_two_names_is_replaced_under_both():
+    layer = snn.Leaky(0.9, init_hidden=True)
+    net = nn.Sequential(nn.Linear(5, 5), layer, nn.Linear(5, 5), layer)
+    network, _ = from_snntorch(net, torch.rand(2, 5))
+    assert type(network[1]) is IPVAENeuron
+    assert network[3] is network[1]
+
+
 def test_one_state_is_the_neuron_with_its_spikes_inside():
     torch.manual_seed(0)
     x = 2 * torch.randn(8, 2, 5)

@@ -108,6 +108,12 @@ def test_a_recurrent_layer_of_snntorch_keeps_its_weights():
     network, changes = from_snntorch(net, torch.rand(B, 3))
     assert changes["1"].endswith(f"IPVAENeuron(Recurrent({K})), with its recurrent weights")
     assert torch.equal(network[1].gram(), torch.eye(K) - net[1].recurrent.weight.mT)
+    fixed = nn.Sequential(
+        nn.Linear(3, K),
+        snn.RLeaky(0.9, linear_features=K, learn_recurrent=False, init_hidden=True),
+    )
+    kept = from_snntorch(fixed, torch.rand(B, 3)).network[1].lateral.weight
+    assert kept.requires_grad is fixed[1].recurrent.weight.requires_grad
     each = nn.Sequential(nn.Linear(3, K), snn.RLeaky(0.9, all_to_all=False, init_hidden=True))
     assert "lateral weights take the place" in from_snntorch(each, torch.rand(B, 3)).changes["1"]
 
@@ -128,5 +134,8 @@ def test_what_is_refused():
         Recurrent(torch.ones(2, 2, dtype=torch.long))
     with pytest.raises(ValueError, match="weight must have shape"):
         Recurrent(3).weight = nn.Parameter(torch.ones(2, 2))
+    for given in ({"gram": torch.eye(3)}, {"learn_gram": True}):
+        with pytest.raises(ValueError, match="already gives the lateral weights"):
+            IPVAENeuron(Recurrent(3), **given)
     with pytest.raises(ValueError, match="no export can carry"):
         export.constants.neuron_constants(IPVAENeuron(Recurrent(3)))
