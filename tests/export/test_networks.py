@@ -8,7 +8,7 @@ from torch import nn
 from torch.nn.utils import prune
 
 from ipvae_snn import IPVAE, IPVAENeuron, export
-from ipvae_snn.neurons.lateral import NoLateral
+from ipvae_snn.neurons.lateral import ConvLateral, NoLateral, Recurrent
 from tests.export.networks import STEPS, convolutional, leaky, outputs, poisson
 
 nir = pytest.importorskip("nir", reason="the extra nir is not installed")
@@ -170,3 +170,17 @@ def test_oblong_pools_stay_pools(tmp_path):
     graph = export.to_nir(network, "portable", input_shape=(1, 8, 8))
     export.write(tmp_path / "a.nir", graph)
     torch.testing.assert_close(export.from_nir(tmp_path / "a.nir")(x), network(x).detach())
+
+
+@pytest.mark.parametrize(
+    ("neuron", "says"),
+    [
+        (IPVAENeuron(4, dim=1), "channels of a map"),
+        (IPVAENeuron(ConvLateral(4), dim=1), "channels of a map"),
+        (IPVAENeuron(Recurrent(4), dim=1), "not symmetric"),
+    ],
+)
+def test_layers_that_no_graph_can_carry_are_refused_by_name(neuron, says):
+    net = nn.Sequential(nn.Conv2d(1, 4, 3), neuron)
+    with pytest.raises(ValueError, match=says):
+        export.to_nir(net, input_shape=(1, 8, 8))

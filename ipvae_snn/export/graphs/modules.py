@@ -90,8 +90,8 @@ def _translate(
     if type(module) in extra_map:
         return _own(extra_map[type(module)](module), module, shape)
     if isinstance(module, IPVAENeuron):
+        constants = neuron_constants(module)  # which refuses what no graph can carry
         _require_shape(shape, (module.features,), "currents")
-        constants = neuron_constants(module)
         fragment = poisson_fragment(constants, Matrix(constants.gram), options)
         fragment.metadata = neuron_metadata(module)
         return fragment
