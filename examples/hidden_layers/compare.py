@@ -59,7 +59,7 @@ FEW_EPOCHS = 12
 """Each has a dot in the picture, if there are no more."""
 ROUNDS, TIMED = 7, 10
 """Of the timing: in each round every version learns from so many batches; the fastest counts."""
-NOT_OF_RESULTS = "out", "cache", "seeds", "quick"
+NOT_OF_RESULTS = "out", "cache", "seeds", "quick", "time"
 """Options that finished networks do not depend on."""
 VERSIONS = {
     "Leaky": "#808080", "IPVAE, Poisson": "#D55E00", "IPVAE, rounded": "#0072B2",
@@ -180,7 +180,9 @@ def learn(network: Network, optimizer: Any, batch: Part, price: float) -> None:
     optimizer.step()
 
 
-def timed(task: Task, results: dict[str, Any]) -> dict[str, float]:
+def timed(
+    task: Task, results: dict[str, Any], clock: Callable[[], float] = time.process_time
+) -> dict[str, float]:
     """Seconds of a training step of each version, taken in turns, so that a busy machine and the
     order matter little."""
     batch = Part(*(part[:BATCH] for part in task.train))
@@ -189,11 +191,20 @@ def timed(task: Task, results: dict[str, Any]) -> dict[str, float]:
     seconds = dict.fromkeys(results, float("inf"))
     for _ in range(ROUNDS):
         for name, network, optimizer in zip(results, networks, optimizers, strict=True):
-            started = time.process_time()
+            started = clock()
             for _ in range(TIMED):
                 learn(network, optimizer, batch, 0.0)
-            seconds[name] = min(seconds[name], (time.process_time() - started) / TIMED)
+            seconds[name] = min(seconds[name], (clock() - started) / TIMED)
     return seconds
+
+
+def report_times(task: Task) -> None:
+    """Of a training step by the clock on the wall, on all threads, relative to ``Leaky``."""
+    for norm in (False, True):
+        versions = {name: {"options": {"norm": norm}} for name in list(VERSIONS)[:3]}
+        seconds = timed(task, versions, time.perf_counter)
+        ratios = (f"{name} {value / seconds['Leaky']:.2f}" for name, value in seconds.items())
+        print(f"{'with' if norm else 'without'} normalisation: {', '.join(ratios)}")
 
 
 Kept = Callable[[str, Callable[[], Options]], Options]
@@ -364,6 +375,9 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--epochs", type=int, help="of every training")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--cache", type=Path, help="folder of finished networks, for a later run")
+    parser.add_argument(
+        "--time", action="store_true", help="only time training steps, on all cores"
+    )
     parser.add_argument("--quick", action="store_true", help="smoke test, takes seconds")
     parser.add_argument("--out", type=Path, default=Path("hidden_layers.png"))
     arguments = parser.parse_args()
@@ -375,8 +389,11 @@ def parse() -> argparse.Namespace:
 
 def main() -> None:
     arguments = parse()
-    torch.set_num_threads(1)  # so that times compare whatever else the machine does
     task = TASKS[arguments.task](splits_of(arguments), arguments)
+    if arguments.time:
+        report_times(task)
+        return
+    torch.set_num_threads(1)  # so that times compare whatever else the machine does
     print(f"{'':<26}{'score':>8}{'':8}{'spikes':>9}{'':7}{'operations':>11}   options")
     results = compared(task, arguments)
     if "disturbed" in results["Leaky"]["runs"][0]:
