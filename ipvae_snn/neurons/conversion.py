@@ -150,7 +150,8 @@ def _copied(net: nn.Module) -> nn.Module:
         return copy.deepcopy(net)
     except RuntimeError as error:
         raise ValueError(
-            "net holds states with a graph, which cannot be copied: call ipvae_snn.reset(net) first"
+            "net holds tensors with a graph, which cannot be copied: call ipvae_snn.reset(net) "
+            "first, and torch.nn.utils.prune.remove for weights that were pruned"
         ) from error
 
 
