@@ -17,7 +17,6 @@ about them: a low bound of log p(x), or a large error of their reconstruction.
 """
 
 import argparse
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +26,7 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from ipvae_snn import IPVAE, data, fit, metrics, plotting, recipes
-from ipvae_snn.baselines import LCA
+from ipvae_snn.baselines.lca import LCA, shrink
 from ipvae_snn.models import CodePrior, fill_in_labels, impute, join_labels
 from ipvae_snn.runs.folder import write_json
 
@@ -67,14 +66,13 @@ def by_lca(model: LCA, x: Tensor, lost: Tensor, threshold: float) -> Tensor:
     weight, seen = model.weight, (~lost).to(x)
     mem = torch.zeros(len(x), weight.shape[1])
     for _ in range(LCA_STEPS):
-        code = mem.sign() * (mem.abs() - threshold).clamp(min=0)
+        code = shrink(mem, threshold, nonnegative=False)
         mem = mem + model.rate * ((seen * (x - code @ weight.mT)) @ weight - mem + code)
-    return (mem.sign() * (mem.abs() - threshold).clamp(min=0)) @ weight.mT
+    return shrink(mem, threshold, nonnegative=False) @ weight.mT
 
 
-def by_gaussian(train: Tensor, x: Tensor, lost: Tensor, ridge: float) -> Tensor:
-    """E[hidden | seen] under a Gaussian with the mean and covariance of the training images."""
-    mean, covariance = train.mean(0), train.mT.cov()
+def by_gaussian(mean: Tensor, covariance: Tensor, x: Tensor, lost: Tensor, ridge: float) -> Tensor:
+    """E[hidden | seen] under a Gaussian."""
     covariance = covariance + ridge * covariance.diagonal().mean() * torch.eye(len(covariance))
     filled = x.clone()
     for row, image, gone in zip(filled, x, lost, strict=True):
@@ -84,17 +82,11 @@ def by_gaussian(train: Tensor, x: Tensor, lost: Tensor, ridge: float) -> Tensor:
     return filled
 
 
-def best(values: tuple[float, ...], score_of: Callable[[float], float]) -> float:
-    """The value with the highest score."""
-    return max(values, key=score_of)
-
-
-def trained(train: Tensor, recipe: Any, seed: int, options: Any, kind: Any = IPVAE) -> Any:
+def trained(train: Tensor, recipe: Any, seed: int, options: Any) -> Any:
     """A model of these inputs."""
     torch.manual_seed(seed)
     changed = recipe.changed(latents=options.latents, iterations=options.iterations, seed=seed)
     model = changed.make_model(train.shape[1])
-    assert isinstance(model, kind)
     fit(model, train, changed.config())
     return model.eval()
 
@@ -108,25 +100,28 @@ def missing_pixels(
         dataset.train[:HELD_OUT],
         dataset.test[:HELD_OUT],
     )
-    lca = trained(train, recipes.suited(dataset.kind, "lca"), seed, options, LCA)
-    pixel_mean, few = train.mean(0), slice(0, options.gaussian)
+    lca = trained(train, recipes.suited(dataset.kind, "lca"), seed, options)
+    pixel_mean, covariance, few = train.mean(0), train.mT.cov(), slice(0, options.gaussian)
     rows, shown = {}, {}
     for name in tqdm(MASKS, desc="missing pixels", disable=None):
         lost, gone = (hidden(name, x, dataset.shape, seed) for x in (test, chosen))
-        threshold = best(
+        threshold = max(
             THRESHOLDS,
-            lambda t: score(chosen, by_lca(lca, chosen, gone, t), gone, pixel_mean),  # noqa: B023
+            key=lambda t: score(chosen, by_lca(lca, chosen, gone, t), gone, pixel_mean),
         )
         some = chosen[few], gone[few]
-        ridge = best(
+        ridge = max(
             RIDGES,
-            lambda r: score(some[0], by_gaussian(train, *some, r), some[1], pixel_mean),  # noqa: B023
+            key=lambda r: score(
+                some[0], by_gaussian(pixel_mean, covariance, *some, r), some[1], pixel_mean
+            ),
         )
         filled = impute(model, test, ~lost, seed=seed)
         ways = {
             "zeros": torch.zeros_like(test), "pixel mean": pixel_mean.expand_as(test),
             "LCA": by_lca(lca, test, lost, threshold),
-            "Gaussian": by_gaussian(train, test, lost, ridge), "IPVAE": filled.mean,
+            "Gaussian": by_gaussian(pixel_mean, covariance, test, lost, ridge),
+            "IPVAE": filled.mean,
         }  # fmt: skip
         inside = (test >= filled.low) & (test <= filled.high)
         rows[name] = {way: score(test, values, lost, pixel_mean) for way, values in ways.items()}
@@ -180,7 +175,7 @@ def surprising(dataset: Any, model: IPVAE, seed: int, options: Any) -> dict[str,
         others[Path(options.other).stem] = x[
             torch.randperm(len(x), generator=generator)[:SURPRISED]
         ]
-    prior = CodePrior.fit(model, dataset.train[:2000], num_steps=64, seed=seed)
+    prior = CodePrior.fit(model, dataset.train[HELD_OUT:][:2000], num_steps=64, seed=seed)
 
     def scores(x: Tensor) -> dict[str, Tensor]:
         bound = prior.log_likelihood(model, x, options.draws, rounds=2, num_steps=64, seed=seed)

@@ -27,8 +27,15 @@ from ipvae_snn.runs import (
     require_same_kind,
     tune_run,
 )
-from ipvae_snn.runs.photographs import decode_photograph, encode_photograph
-from ipvae_snn.runs.questions import impute_run, read_values, sample_run, stream_run
+from ipvae_snn.runs.photographs import decode_photograph, encode_photograph, free_files
+from ipvae_snn.runs.questions import (
+    FITTED_TO,
+    impute_run,
+    read_values,
+    sample_run,
+    shown,
+    stream_run,
+)
 from ipvae_snn.runs.report import write_report
 from ipvae_snn.runs.whole_images import KIND, whitened
 
@@ -137,17 +144,8 @@ def _tune(arguments: argparse.Namespace) -> None:
     if arguments.samples is None:
         arguments.samples = TUNED_ON[config["sample_kind"] == KIND]
     require_integer(arguments.samples, "samples", least=2)
-    source = recorded_data(run, config, arguments.data, arguments.data_dir)
-    dataset = data.load(
-        source["source"],
-        treat=source.get("treat", "auto"),
-        data_dir=source.get("data_dir", "."),
-        axis=source.get("axis"),
-        stream=source.get("stream"),
-        patches=(2 * arguments.samples, config["eval_samples"]),
-        seed=config["training"]["seed"],
-    )
-    print(f"data: {printable(dataset.description)}")
+    patches = 2 * arguments.samples, config["eval_samples"]
+    dataset = _load_learned(arguments, config, patches)
     name = run if run.name else run.resolve()
     out = arguments.out or free_folder(name.with_name(f"{name.name}-tuned"))
     tune_run(
@@ -162,6 +160,24 @@ def _tune(arguments: argparse.Namespace) -> None:
         **given(arguments, tune_options()),
     )
     print(f"run folder: {out}")
+
+
+def _load_learned(
+    arguments: argparse.Namespace, config: dict[str, Any], patches: tuple[int, int]
+) -> data.Dataset:
+    """What the run learned from, with so many patches to learn from and held out."""
+    source = recorded_data(arguments.run, config, arguments.data, arguments.data_dir)
+    dataset = data.load(
+        source["source"],
+        treat=source.get("treat", "auto"),
+        data_dir=source.get("data_dir", "."),
+        axis=source.get("axis"),
+        stream=source.get("stream"),
+        patches=patches,
+        seed=config["training"]["seed"],
+    )
+    print(f"data: {printable(dataset.description)}")
+    return dataset
 
 
 def _encode(arguments: argparse.Namespace) -> None:
@@ -182,49 +198,46 @@ def _decode(arguments: argparse.Namespace) -> None:
 
 
 def _sample(arguments: argparse.Namespace) -> None:
+    free_files(arguments.out)
+    count = require_integer(arguments.count, "--count")
+    num_steps = require_integer(arguments.steps, "--steps")
     config = read_config(arguments.run)
-    source = recorded_data(arguments.run, config, arguments.data, arguments.data_dir)
-    dataset = data.load(
-        source["source"],
-        treat=source.get("treat", "auto"),
-        data_dir=source.get("data_dir", "."),
-        axis=source.get("axis"),
-        stream=source.get("stream"),
-        seed=config["training"]["seed"],
-    )
-    print(f"data: {printable(dataset.description)}")
     sample_run(
         arguments.run,
-        dataset,
+        _load_learned(arguments, config, (FITTED_TO, 1)),
         arguments.out,
-        count=require_integer(arguments.count, "--count"),
+        count=count,
         label=arguments.label,
         noise=arguments.noise,
-        num_steps=require_integer(arguments.steps, "--steps"),
+        num_steps=num_steps,
         seed=require_seed(arguments.seed),
         device=arguments.device,
     )
 
 
 def _impute(arguments: argparse.Namespace) -> None:
+    free_files(arguments.out)
+    _require_evaluation_options(arguments)
     model, config = open_run(arguments.run, arguments.device)
+    shape = tuple(config["sample_shape"])
     if arguments.values is None:
         x = _held_out_samples(arguments, config, model)
     else:
         if arguments.data is not None:
             raise ValueError("--values and --data both say what to fill in: leave out one of them")
-        shape = tuple(config["sample_shape"])
         x = read_values(arguments.values, model, shape).to(arguments.device)
+    seed = require_seed(arguments.seed)
+    shape = tuple(x.shape[1:]) if x.ndim > 2 else shape  # crops may be larger than those learned
     impute_run(
-        arguments.run,
+        model,
         x,
+        shown(x, shape, arguments.missing, arguments.block, seed),
         arguments.out,
-        missing=arguments.missing,
-        block=arguments.block,
+        shape,
         num_steps=arguments.eval_steps,
         draws=arguments.draws,
         level=arguments.level,
-        seed=require_seed(arguments.seed),
+        seed=seed,
     )
 
 
@@ -234,7 +247,7 @@ def _stream(arguments: argparse.Namespace) -> None:
     _require_evaluation_options(arguments)
     model, config = open_run(arguments.run, arguments.device)
     stream_run(
-        arguments.run,
+        model,
         _held_out_samples(arguments, config, model),
         out,
         learn=arguments.learn,

@@ -106,16 +106,16 @@ def _replace(
     network: nn.Module, name: str, old: Any, shape: torch.Size, options: dict[str, Any]
 ) -> tuple[nn.Module, str]:
     """The network with another layer of this name, and what changed."""
-    recurrent = getattr(old, "recurrent", None)
-    dense = isinstance(recurrent, nn.Linear)  # it acts on the last dimension
+    found = getattr(old, "recurrent", None)
+    recurrent = found if isinstance(found, nn.Linear) else None  # it acts on the last dimension
     dim = options.get("dim")
     if dim is None and len(shape) > FLAT:
-        dim = -1 if dense else 1
+        dim = 1 if recurrent is None else -1
     given: dict[str, Any] = {"init_hidden": old.init_hidden, "output": old.output}
     features = shape[-1 if dim is None else dim]
     with_mem_alone = type(old) is Leaky and not old.init_hidden
     source: Recurrent | int = features
-    if isinstance(recurrent, nn.Linear):  # what a spike adds, less its reset
+    if recurrent is not None:  # what a spike adds, less its reset
         source = Recurrent(torch.eye(features) - recurrent.weight.detach().mT.cpu())
         source.weight.requires_grad_(recurrent.weight.requires_grad)
     new = (OneStateNeuron if with_mem_alone else IPVAENeuron)(

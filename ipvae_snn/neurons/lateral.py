@@ -203,6 +203,14 @@ class Lateral(nn.Module):
             self._cache = cache = _GramCache(gram, weights, versions, copies, needs_grad)
         return cache.gram
 
+    def _require_present_shape(self, name: str, value: Any) -> None:
+        """Raise ``ValueError`` if a tensor is to replace a parameter of another shape."""
+        present = self._parameters.get(name)
+        if isinstance(value, Tensor) and present is not None and value.shape != present.shape:
+            raise ValueError(
+                f"{name} must have shape {tuple(present.shape)}, got {tuple(value.shape)}"
+            )
+
     def __getstate__(self) -> dict[str, Any]:
         return self.__dict__ | {"_cache": None}  # a copy computes its own
 
@@ -540,11 +548,8 @@ class Recurrent(Lateral):
         self.weight = nn.Parameter(start)
 
     def __setattr__(self, name: str, value: Any) -> None:
-        present = self._parameters.get("weight") if name == "weight" else None
-        if isinstance(value, Tensor) and present is not None and value.shape != present.shape:
-            raise ValueError(
-                f"weight must have shape {tuple(present.shape)}, got {tuple(value.shape)}"
-            )
+        if name == "weight":
+            self._require_present_shape(name, value)
         super().__setattr__(name, value)
 
     @property
@@ -725,11 +730,8 @@ class ConvLateral(MapLateral):
         self.factor = nn.Parameter(factor)
 
     def __setattr__(self, name: str, value: Any) -> None:
-        present = self._parameters.get("factor") if name == "factor" else None
-        if isinstance(value, Tensor) and present is not None and value.shape != present.shape:
-            raise ValueError(
-                f"factor must have shape {tuple(present.shape)}, got {tuple(value.shape)}"
-            )
+        if name == "factor":
+            self._require_present_shape(name, value)
         super().__setattr__(name, value)
 
     @property

@@ -177,11 +177,15 @@ def save_figures(
         ax.set_title("Held-out samples")
     columns, ratio = len(x_hat) + 1, sample[-2] / sample[-1]
     with _png(folder / "reconstructions.png", (1.1 * columns, 1.1 * len(x) * ratio + 0.4)) as ax:
-        scale = "unit" if float(x.min()) >= 0 and float(x.max()) <= 1 else "each"
-        plotting.reconstructions(x, x_hat, sample, scale=scale, ax=ax)
+        plotting.reconstructions(x, x_hat, sample, scale=scale_of(x), ax=ax)
     if history:
         save_training(folder / TRAINING, history)
     return sorted(folder.glob("*.png"))
+
+
+def scale_of(x: Tensor) -> str:
+    """How images are shown: on the scale of pixels, if all are on it, else each on its own."""
+    return "unit" if float(x.min()) >= 0 and float(x.max()) <= 1 else "each"
 
 
 def _by_place(code: Tensor) -> Tensor:

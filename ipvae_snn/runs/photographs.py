@@ -49,10 +49,7 @@ def encode_photograph(
     Raises:
         ValueError: the run is of another kind of samples; a file exists; no such photograph.
     """
-    out = require_suffix(out, ".npz")
-    picture = out.with_suffix(".png")
-    for path in (out, picture):
-        require_free_file(path)
+    out, picture = free_files(out)
     num_steps = require_integer(num_steps, "steps")
     model = open_image_run(run, device)
     image = data.read_photograph(photograph, model.channels)
@@ -100,6 +97,15 @@ def open_image_run(run: str | Path, device: str) -> ConvIPVAE:
             "trained with --decoder conv"
         )
     return model
+
+
+def free_files(out: str | Path) -> tuple[Path, Path]:
+    """The ``.npz`` file to write and the picture beside it; ``ValueError`` if one exists."""
+    out = require_suffix(out, ".npz")
+    picture = out.with_suffix(".png")
+    for path in (out, picture):
+        require_free_file(path)
+    return out, picture
 
 
 def require_suffix(path: str | Path, suffix: str) -> Path:

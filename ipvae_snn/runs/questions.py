@@ -10,16 +10,16 @@ from torch import Tensor
 
 from ipvae_snn import data, plotting
 from ipvae_snn._utils.checks import require_integer, require_number
-from ipvae_snn._utils.files import atomic_folder, atomic_write, require_free_file
+from ipvae_snn._utils.files import atomic_folder, atomic_write
 from ipvae_snn._utils.progress import progress_bar
 from ipvae_snn._utils.seeding import make_generator
 from ipvae_snn._utils.untrusted import read_npy_array
 from ipvae_snn.models import IPVAE, CodePrior, MapModel, impute
 from ipvae_snn.models.code_prior import SETTLED
 from ipvae_snn.models.streaming import Stream
-from ipvae_snn.runs.figures import figure_file
+from ipvae_snn.runs.figures import figure_file, scale_of
 from ipvae_snn.runs.folder import MODEL, open_run, require_same_kind, write_json
-from ipvae_snn.runs.photographs import require_suffix
+from ipvae_snn.runs.photographs import free_files
 
 FITTED_TO = 2000
 """Training samples that a prior of codes is fitted to."""
@@ -60,7 +60,7 @@ def sample_run(
         TypeError, ValueError: the run has another model, or learned from other data; a file exists;
             no such label.
     """
-    out, picture = _free_files(out)
+    out, picture = free_files(out)
     model, config = open_run(run, device)
     if not isinstance(model, IPVAE):
         raise TypeError(f"{run} holds a {type(model).__name__}: samples are drawn from an ipvae")
@@ -95,12 +95,12 @@ def sample_run(
 
 
 def impute_run(
-    run: str | Path,
+    model: Any,
     x: Tensor,
+    seen: Tensor,
     out: str | Path,
+    shape: tuple[int, ...],
     *,
-    missing: float | None = None,
-    block: float | None = None,
     num_steps: int = 256,
     draws: int = 64,
     level: float = 0.9,
@@ -109,22 +109,54 @@ def impute_run(
     """Fill in what is missing of samples, and write it, with intervals and a picture.
 
     Args:
-        run: folder of a model with a linear decoder.
-        x: samples as the model takes them, NaN where they were not seen; on the device to use.
+        model: of a run, with a linear decoder.
+        x: samples as the model takes them, NaN where they were not seen.
+        seen: booleans in the shape of x, from :func:`shown`.
         out: ``.npz`` file to write, with ``x``, ``mean``, ``low`` and ``high``; the picture has its
             name.
-        missing: share of the values to hide at random.
-        block: share of each image to hide as a square, anywhere.
+        shape: of a sample, (H, W) or (C, H, W).
         num_steps, draws, level: see :func:`ipvae_snn.models.impute`.
-        seed: of what is hidden, and of the spikes.
+        seed: of the spikes.
 
     Raises:
-        TypeError, ValueError: the run has another model; samples of another size; nothing is
-            missing; a file exists.
+        TypeError, ValueError: another model; samples of another size; a file exists.
     """
-    out, picture = _free_files(out)
-    model, config = open_run(run, str(x.device))
-    shape = tuple(x.shape[1:]) if isinstance(model, MapModel) else tuple(config["sample_shape"])
+    out, picture = free_files(out)
+    filled = impute(model, x, seen, num_steps=num_steps, draws=draws, level=level, seed=seed)
+    print(f"{float((~seen).float().mean()):.1%} of the values were not seen")
+    hidden = ~seen & ~x.isnan()
+    if bool(hidden.any()):
+        _report_hidden(x, seen, hidden, filled, level)
+    known = torch.where(hidden, x, filled.x)
+    columns = {
+        "seen": torch.where(seen, x, torch.zeros_like(x)), "filled in": filled.x,
+        f"{100 * level:g}% interval": filled.high - filled.low,
+    }  # fmt: skip
+    with atomic_write(picture) as temporary:
+        _draw_rows(temporary, known, columns, shape)
+        _save_arrays(out, x=filled.x, mean=filled.mean, low=filled.low, high=filled.high)
+    print(f"filled in: {out}; picture: {picture}")
+
+
+def shown(
+    x: Tensor,
+    shape: tuple[int, ...],
+    missing: float | None = None,
+    block: float | None = None,
+    seed: int = 0,
+) -> Tensor:
+    """What a model is to see of samples, booleans in the shape of x.
+
+    Args:
+        x: samples, NaN where they were not seen.
+        shape: of a sample, (..., H, W).
+        missing: share of the values to hide at random.
+        block: share of each image to hide as a square, anywhere.
+        seed: of what is hidden.
+
+    Raises:
+        TypeError, ValueError: no such share; nothing is missing.
+    """
     seen = ~x.isnan()
     for name, share in (("missing", missing), ("block", block)):
         if share is not None:
@@ -135,20 +167,7 @@ def impute_run(
         seen &= ~_squares(len(x), shape, block, seed).view(-1, *x.shape[1:]).to(x.device)
     if bool(seen.all()):
         raise ValueError("nothing is missing: say how much to hide by --missing or --block")
-    filled = impute(model, x, seen, num_steps=num_steps, draws=draws, level=level, seed=seed)
-    print(f"{float((~seen).float().mean()):.1%} of the values were not seen")
-    hidden = ~seen & ~x.isnan()
-    if bool(hidden.any()):
-        _report_hidden(x, seen, hidden, filled, level)
-    known = torch.where(hidden, x, filled.x) if bool(hidden.any()) else filled.x
-    columns = {
-        "seen": torch.where(seen, x, torch.zeros_like(x)), "filled in": filled.x,
-        f"{100 * level:g}% interval": filled.high - filled.low,
-    }  # fmt: skip
-    with atomic_write(picture) as temporary:
-        _draw_rows(temporary, known, columns, shape)
-        _save_arrays(out, x=filled.x, mean=filled.mean, low=filled.low, high=filled.high)
-    print(f"filled in: {out}; picture: {picture}")
+    return seen
 
 
 def _report_hidden(x: Tensor, seen: Tensor, hidden: Tensor, filled: Any, level: float) -> None:
@@ -207,7 +226,7 @@ def read_values(path: str | Path, model: Any, shape: tuple[int, ...]) -> Tensor:
 
 
 def stream_run(
-    run: str | Path,
+    model: Any,
     x: Tensor,
     out: str | Path,
     *,
@@ -220,8 +239,8 @@ def stream_run(
     """Show samples one after the other to a model that never starts anew; write errors, a picture.
 
     Args:
-        run: folder of an ``ipvae`` with a linear decoder.
-        x: samples of its kind, (N, M), in the order in which they are shown; on the device to use.
+        model: an IPVAE with a linear decoder; with ``learn`` its weights move.
+        x: samples (N, M), in the order in which they are shown.
         out: folder to write. With ``learn`` it also gets ``model.pt``, with what was learned.
         learn: learn from what is shown, by the local rule; a copy that does not is shown the same.
         lr: learning rate.
@@ -230,10 +249,9 @@ def stream_run(
         progress: show a progress bar.
 
     Raises:
-        TypeError, ValueError: the run has another model, or takes other samples.
+        TypeError, ValueError: another model, or samples of another size.
     """
     require_integer(steps_each, "steps")
-    model, _ = open_run(run, str(x.device))
     errors = {"frozen": _errors(model, x, False, lr, steps_each, seed, progress)}
     if learn:
         errors["learning"] = _errors(model, x, True, lr, steps_each, seed, progress)
@@ -267,15 +285,6 @@ def _errors(
     return errors
 
 
-def _free_files(out: str | Path) -> tuple[Path, Path]:
-    """The ``.npz`` file to write and the picture beside it; neither exists."""
-    out = require_suffix(out, ".npz")
-    picture = out.with_suffix(".png")
-    for path in (out, picture):
-        require_free_file(path)
-    return out, picture
-
-
 def _save_arrays(out: Path, **arrays: Tensor) -> None:
     with atomic_write(out) as temporary, temporary.open("wb") as file:
         content: dict[str, Any] = {name: value.cpu().numpy() for name, value in arrays.items()}
@@ -283,22 +292,21 @@ def _save_arrays(out: Path, **arrays: Tensor) -> None:
 
 
 def _draw_mosaics(path: Path, tiles: dict[str, Tensor], shape: tuple[int, ...]) -> None:
-    unit = all(float(x.min()) >= 0 for x in list(tiles.values())[:1])
+    scale = scale_of(next(iter(tiles.values())))
     with figure_file(path, (9.0, 4.7 * shape[0] / shape[1] + 0.2)) as figure:
         for ax, (title, x) in zip(figure.subplots(1, len(tiles)), tiles.items(), strict=True):
             images = x.cpu().unflatten(1, shape)
-            images = images.clamp(0, 1) if unit else images
-            plotting.mosaic(images, scale="unit" if unit else "each", ax=ax)
+            images = images.clamp(0, 1) if scale == "unit" else images
+            plotting.mosaic(images, scale=scale, ax=ax)
             ax.set_title(title)
 
 
 def _draw_rows(path: Path, x: Tensor, columns: dict[str, Tensor], shape: tuple[int, ...]) -> None:
     rows = {name: values[:SHOWN].flatten(1).cpu() for name, values in columns.items()}
-    scale = "unit" if float(x.min()) >= 0 and float(x.max()) <= 1 else "each"
     size = 1.4 * (len(rows) + 1), 1.4 * len(x[:SHOWN]) * shape[-2] / shape[-1] + 0.4
     with figure_file(path, size) as figure:
         first = x[:SHOWN].flatten(1).cpu()
-        plotting.reconstructions(first, rows, shape, scale=scale, ax=figure.subplots())
+        plotting.reconstructions(first, rows, shape, scale=scale_of(x), ax=figure.subplots())
 
 
 def _draw_errors(path: Path, errors: dict[str, list[float]]) -> None:
