@@ -18,10 +18,10 @@ from typing import Any
 from ipvae_snn._utils.checks import require_integer
 from ipvae_snn.models import MODELS
 from ipvae_snn.models.base import BaseModel, make_model
+from ipvae_snn.neurons import STEP
 from ipvae_snn.training import TrainConfig
-from ipvae_snn.training.config import RULES
 
-__all__ = ["LOCAL", "RECIPES", "Recipe", "by_rule", "find", "suited"]
+__all__ = ["OTHER_RULES", "RECIPES", "Recipe", "by_rule", "find", "suited"]
 
 TRAINING = tuple(entry.name for entry in fields(TrainConfig))
 """Values with these names are of the training; all others are options of the model."""
@@ -181,18 +181,25 @@ OTHER_MODELS: dict[str, dict[str, Any]] = {
 
 
 _LOCAL = {"rule": "local", "lr": 0.1, "lr_end": 0.01, "weight_decay": 0.0, "batch": 50}
-LOCAL: dict[str, dict[str, Any]] = {
-    "natural": {
+OTHER_RULES: dict[tuple[str, str], dict[str, Any]] = {
+    ("natural", "local"): {
         **_LOCAL, "iterations": 4000, "lr": 0.15, "steps": 32, "burn_in": 24, "bias": 0.05,
         "learn_bias": True, "target_rate": 1.1,
     },
-    "mnist": {**_LOCAL, "iterations": 4000, "burn_in": 24, "bias": 0.025, "step": 0.25},
+    ("mnist", "local"): {
+        **_LOCAL, "iterations": 4000, "burn_in": 24, "bias": 0.025, "step": 0.25,
+    },
+    ("conv-ipvae", "backprop"): {
+        "rule": "backprop", "iterations": 4000, "steps": 16, "burn_in": 0, "lr": 1e-2,
+        "lr_end": 1e-5, "weight_decay": 3e-4, "beta": 1.0, "bias": 0.2, "learn_bias": False,
+        "target_rate": 0.0, "lateral_scale": 0.85, "step": STEP,
+    },
 }  # fmt: skip
-"""What the recipes become for the local rule, by name."""
+"""What recipes become for a rule of learning that is not their own, by the names of both."""
 
 
-def by_rule(recipe: Recipe, rule: str) -> Recipe:
-    """A recipe for back-propagation, for another rule of learning.
+def by_rule(recipe: Recipe, rule: str | None) -> Recipe:
+    """A recipe for another rule of learning than its own; ``None`` leaves it.
 
     >>> by_rule(find("natural"), "local").name, by_rule(find("natural"), "backprop").name
     ('natural-local', 'natural')
@@ -200,12 +207,14 @@ def by_rule(recipe: Recipe, rule: str) -> Recipe:
     Raises:
         ValueError: the recipe has no form for this rule.
     """
-    if rule == recipe.training.get("rule", TrainConfig.rule):
+    if rule in (None, recipe.training.get("rule", TrainConfig.rule)):
         return recipe
-    if rule not in RULES or recipe.name not in LOCAL:
-        known = f"the local rule has values for {', '.join(LOCAL)}"
-        raise ValueError(f"the recipe {recipe.name} is not for the rule {rule!r}: {known}")
-    changed = recipe.changed(**LOCAL[recipe.name])
+    if (recipe.name, rule) not in OTHER_RULES:
+        known = ", ".join(name for name, other in OTHER_RULES if other == rule) or "none"
+        raise ValueError(
+            f"the recipe {recipe.name} is not for the rule {rule!r}: those that are: {known}"
+        )
+    changed = recipe.changed(**OTHER_RULES[recipe.name, str(rule)])
     return replace(changed, name=f"{recipe.name}-{rule}")
 
 
@@ -222,7 +231,8 @@ def suited(kind: str, model: str = "ipvae") -> Recipe:
     Args:
         kind: ``"patches"`` or ``"samples"``, as :attr:`ipvae_snn.data.Dataset.kind` says.
         model: its registered name. A model other than the IPVAE has a recipe of its own, which
-            takes the model's name and what its class attribute ``recipe`` states.
+            takes the model's name and what its class attribute ``recipe`` states, of both the
+            model and the training.
 
     >>> suited("samples").name, suited("patches", "lca").training["steps"]
     ('mnist', 40)
@@ -230,4 +240,4 @@ def suited(kind: str, model: str = "ipvae") -> Recipe:
     if model == "ipvae":
         return RECIPES[SUITED[kind]]
     own = MODELS.find(model).recipe
-    return Recipe(model, f"{kind}, for {model}", model, {}, {**OTHER_MODELS[kind], **own})
+    return Recipe(model, f"{kind}, for {model}", model).changed(**{**OTHER_MODELS[kind], **own})

@@ -10,6 +10,9 @@ wrap around at the borders there.
 
     python examples/whole_images/compare.py                                # scikit-image's
     python examples/whole_images/compare.py --data path/to/photos --budget 40min --photographs 100
+
+With --models, trained models are kept in a folder and taken from there, and --train makes one of
+them alone, so that they can be trained beside one another.
 """
 
 import argparse
@@ -27,13 +30,14 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from ipvae_snn import IPVAE, TrainConfig, data, fit, metrics, recipes, surrogate
+from ipvae_snn import IPVAE, TrainConfig, data, fit, load_model, metrics, recipes, surrogate
 from ipvae_snn._utils.files import atomic_write
 from ipvae_snn.baselines import ConvLCA
 from ipvae_snn.models import ConvIPVAE, Whitening
 from ipvae_snn.training import iterations_within
 
 TILE, STEPS = 16, 256
+MODELS = ("conv-ipvae", "conv-lca", "ipvae")
 FACTORS = (0.25, 0.5, 1.0, 2.0, 4.0)
 """On the tonic inhibition after training, or on λ."""
 COLOURS = {
@@ -50,6 +54,9 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--data", default="natural", help="photographs (default: scikit-image's)")
     parser.add_argument("--budget", default="6min", help="of each training (default: 6min)")
     parser.add_argument("--photographs", type=int, default=12, help="how many are coded")
+    parser.add_argument("--curve", type=int, default=12, help="how many with other thresholds")
+    parser.add_argument("--models", type=Path, help="folder that keeps trained models")
+    parser.add_argument("--train", choices=MODELS, help="train this model for --models, no more")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--quick", action="store_true", help="smoke test, takes seconds")
     parser.add_argument("--out", type=Path, default=Path("whole_images.png"))
@@ -78,7 +85,10 @@ class Tiles(data.Samples):
 
 
 def learned(arguments: argparse.Namespace, name: str, images: list[Tensor]) -> Any:
-    """A model after its time of training."""
+    """A model after its time of training, or from the folder of models."""
+    kept = arguments.models and arguments.models / f"{name}-{arguments.budget}-{arguments.seed}.pt"
+    if kept and kept.exists():
+        return load_model(kept).eval()
     recipe = recipes.suited("patches" if name == "ipvae" else "images", name)
     changes: dict[str, Any] = {"seed": arguments.seed}
     if arguments.quick:
@@ -95,6 +105,9 @@ def learned(arguments: argparse.Namespace, name: str, images: list[Tensor]) -> A
     if not arguments.quick:
         config.iterations = iterations_within(arguments.budget, model, samples, config)
     fit(model, samples, config)
+    if kept:
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        model.save(kept)
     return model.eval()
 
 
@@ -163,14 +176,14 @@ def coders(
     graded = copy.deepcopy(conv)
     graded.neuron.spike_grad = surrogate.rounded()
     peer, flat = (learned(arguments, name, images) for name in ("conv-lca", "ipvae"))
-    for factor in FACTORS:
+    for factor in sorted(FACTORS, key=lambda factor: factor != 1):  # as they are, first
         yield "convolutional iP-VAE", factor, as_a_whole(with_threshold(conv, factor), steps)
         yield "the same, graded counts", factor, as_a_whole(with_threshold(graded, factor), steps)
         yield "convolutional LCA", factor, as_a_whole(with_threshold(peer, factor), steps)
         for name, stride in (("flat, tiles", TILE), ("flat, overlapping tiles", TILE // 2)):
             yield name, factor, in_tiles(with_threshold(flat, factor), steps, stride)
-        if find_spec("sporco") is not None:
-            yield "ConvBPDN", factor, by_basis_pursuit(conv, 0.3 * factor)
+    for factor in FACTORS if find_spec("sporco") is not None else ():
+        yield "ConvBPDN", factor, by_basis_pursuit(conv, 0.3 * factor)
 
 
 @torch.no_grad()
@@ -217,8 +230,9 @@ def draw(path: Path, found: dict[str, dict[str, dict[str, float]]]) -> None:
         strict=True,
     ):
         for name, rows in found.items():
-            across = [row[key] for row in rows.values()]
-            up = [1 - row["r2"] for row in rows.values()]
+            ordered = [rows[factor] for factor in sorted(rows, key=float)]
+            across = [row[key] for row in ordered]
+            up = [1 - row["r2"] for row in ordered]
             ax.loglog(across, up, "o-", ms=4, color=COLOURS[name], label=name)
         ax.set_xlabel(label)
         ax.grid(alpha=0.25)
@@ -241,14 +255,20 @@ def main() -> None:
     found: dict[str, dict[str, dict[str, float]]] = {}
     print(f"{'':<24}{'thresh.':>8}{'R²':>7}{'median':>8}{'active':>8}{'spikes':>8}{'PSNR':>7}"
           f"{'SSIM':>7}{'s':>7}")  # fmt: skip
-    for name, factor, coder in coders(arguments, [whitening(x) for x in dataset.train.images]):
-        row = measured(coder, photographs, whitening)
+    images = [whitening(x) for x in dataset.train.images]
+    if arguments.train:
+        learned(arguments, arguments.train, images)
+        return
+    for name, factor, coder in coders(arguments, images):
+        few = factor != 1 or name == "ConvBPDN"
+        row = measured(coder, photographs[: arguments.curve] if few else photographs, whitening)
         found.setdefault(name, {})[f"{factor:g}"] = row
         print(f"{name:<24}{factor:>8g}{row['r2']:>7.3f}{row['median_r2']:>8.3f}{row['active']:>8.3f}"
               f"{row['spikes']:>8.3f}{row['psnr']:>7.2f}{row['ssim']:>7.3f}{row['seconds']:>7.2f}",
               flush=True)  # fmt: skip
     settings = {"data": str(arguments.data), "budget": arguments.budget, "seed": arguments.seed,
-                "photographs": len(photographs), "threads": torch.get_num_threads()}  # fmt: skip
+                "photographs": len(photographs), "curve": arguments.curve,
+                "threads": torch.get_num_threads()}  # fmt: skip
     with atomic_write(arguments.out.with_suffix(".json")) as temporary:
         temporary.write_text(json.dumps({**settings, "found": found}, indent=1) + "\n")
     draw(arguments.out, found)

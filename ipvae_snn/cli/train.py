@@ -24,7 +24,7 @@ from ipvae_snn.runs import (
     train_run,
 )
 from ipvae_snn.runs.folder import read_recipe, remove_leftovers
-from ipvae_snn.training import Stopped, TrainConfig
+from ipvae_snn.training import Stopped
 from ipvae_snn.training.distributed import is_silent_rank, join_process_group
 
 
@@ -159,10 +159,9 @@ def absolute_source(source: str | Path) -> str:
 
 def _recipe(arguments: argparse.Namespace, kind: str) -> Recipe:
     """The recipe that was asked for, else the one that suits the model and the kind of data."""
-    rule = arguments.rule or TrainConfig.rule
     if arguments.recipe is None:
-        return by_rule(suited(kind, arguments.model or "ipvae"), rule)
-    recipe = by_rule(find(arguments.recipe), rule)
+        return by_rule(suited(kind, arguments.model or "ipvae"), arguments.rule)
+    recipe = by_rule(find(arguments.recipe), arguments.rule)
     if arguments.model not in (None, recipe.model):
         raise ValueError(
             f"--recipe {recipe.name} is for --model {recipe.model}, not for {arguments.model}, "

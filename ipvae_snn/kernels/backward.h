@@ -33,20 +33,23 @@ typedef struct {
 } Backward;
 
 /* Derivatives of the clamped step, floors aside: s = 1 / rate' - e and a = exp(-h) / rate, with
- * du'/du = s rate' and du'/dh = a rate'. Computed from the membranes. Returns whether a lane is so
- * near its clamp that this subtracts nearly equal numbers. */
+ * du'/du = s rate' and du'/dh = a rate'. Computed from the membranes, as r = 1 / rate' and
+ * r0 = 1 / rate are. Returns whether a lane is so near its clamp that this subtracts nearly equal
+ * numbers. */
 static inline ALWAYS_INLINE int clamp_derivatives(const Dynamics *f, int n,
                                                   const float *restrict mem,
                                                   const float *restrict before,
-                                                  float *restrict s, float *restrict a) {
+                                                  float *restrict s, float *restrict a,
+                                                  float *restrict r, float *restrict r0) {
     float epsilon = f->epsilon;
     int saturated = 0;
 #pragma omp simd reduction(| : saturated)
     for (int i = 0; i < n; i++) {
-        float r = fast_exp(-mem[i]), r0 = fast_exp(-before[i]);
-        s[i] = r - epsilon;
-        a[i] = s[i] - epsilon * r0;
-        saturated |= a[i] < SATURATED * r;
+        r[i] = fast_exp(-mem[i]);
+        r0[i] = fast_exp(-before[i]);
+        s[i] = r[i] - epsilon;
+        a[i] = s[i] - epsilon * r0[i];
+        saturated |= a[i] < SATURATED * r[i];
     }
     return saturated;
 }
@@ -56,13 +59,14 @@ static inline ALWAYS_INLINE int clamp_derivatives(const Dynamics *f, int n,
 static void exact_clamp_derivatives(const Dynamics *f, int n, const float *restrict drive,
                                     const float *restrict inhibition, const float *restrict bias,
                                     const float *restrict mem_rest, const float *restrict before,
-                                    float *restrict s, float *restrict a) {
+                                    float *restrict s, float *restrict a, float *restrict r) {
     for (int i = 0; i < n; i++) {
         float u = before[i], r0 = fast_exp(-u);
         float current = drive[i] - f->lateral_scale * inhibition[i] - bias[i]
                         - f->leak * (u - mem_rest[i]);
         a[i] = r0 * fast_exp(at_most(-f->alpha * current, 8.0f));
         s[i] = a[i] + f->epsilon * r0;
+        r[i] = at_most(s[i], FLOOR) + f->epsilon;
     }
 }
 
@@ -86,7 +90,7 @@ static inline ALWAYS_INLINE void backward_block(const Dynamics *f, const Backwar
                                                 int64_t *active, float *step_sum, float *work,
                                                 const float **inhibition) {
     int64_t at = row * p->latents + j;
-    float s[LANES], a[LANES];
+    float s[LANES], a[LANES], inverse[LANES], inverse_before[LANES];
     float spk[LANES] = {0}, spk_before[LANES] = {0}, slope[LANES], spk_grad[LANES] = {0};
     float quad = p->quad_grad ? p->quad_grad[row] : 0.0f, kl = p->kl_grad[row], h_dot_grad = 0;
     float quad_before = p->quad_grad_before ? p->quad_grad_before[row] : 0.0f;
@@ -100,7 +104,7 @@ static inline ALWAYS_INLINE void backward_block(const Dynamics *f, const Backwar
     if (p->slope_kind != 2) memset(slope, 0, sizeof slope);
     int spiked = 0, published = f->published;
     /* Copies, so that the compiler knows that no store changes a setting or a pointer. */
-    float epsilon = f->epsilon, leak = f->leak, alpha = f->alpha, lateral_scale = f->lateral_scale;
+    float leak = f->leak, alpha = f->alpha, lateral_scale = f->lateral_scale;
     const float *restrict mem = p->mem + at, *restrict before = p->mem_before + at;
     float unused_factor[LANES], unused_grad[LANES] = {0}, no_drive[LANES] = {0};
     const float *restrict drive = p->drive ? p->drive + at : no_drive;
@@ -111,14 +115,15 @@ static inline ALWAYS_INLINE void backward_block(const Dynamics *f, const Backwar
     float *restrict gram_factor =
         p->gram_factor ? p->gram_factor + row * p->stride + j : unused_factor;
     float *restrict bias_sum = bias_grad + j;
-    if (clamp_derivatives(f, n, mem, before, s, a)) {
+    if (clamp_derivatives(f, n, mem, before, s, a, inverse, inverse_before)) {
         if (!*inhibition) *inhibition = previous_inhibition(p, row, work);
-        exact_clamp_derivatives(f, n, drive, *inhibition + j, bias, mem_rest, before, s, a);
+        exact_clamp_derivatives(f, n, drive, *inhibition + j, bias, mem_rest, before, s, a,
+                                inverse);
     }
 #pragma omp simd reduction(+ : h_dot_grad, spiked)
     for (int i = 0; i < n; i++) {
         float u = mem[i], u0 = before[i], z = spk[i], d = drive[i];
-        float r = fast_exp(-u), r0 = fast_exp(-u0), rate = 1.0f / r, rate0 = 1.0f / r0;
+        float r0 = inverse_before[i], rate = 1.0f / inverse[i], rate0 = 1.0f / r0;
         float own = at_least(spk_share * z + (1.0f - spk_share) * rate, slope_floor);
         float weight = slope[i] + built_in * own;
         float x = u - u0, grown = rate * r0;
@@ -126,10 +131,10 @@ static inline ALWAYS_INLINE void backward_block(const Dynamics *f, const Backwar
         float kl_by_u0 = published ? -rate * grown * x : rate0 - rate;
         float grad = mem_grad[i] + weight * (product[i] - quad * d + spk_grad[i]) + kl * kl_by_u;
         float floored = s[i] < FLOOR * ROUNDING ? grad : 0.0f;
-        float h_grad = a[i] < FLOOR * ROUNDING * r0 ? floored * a[i] / (s[i] + epsilon) : 0.0f;
+        float h_grad = a[i] < FLOOR * ROUNDING * r0 ? floored * a[i] * rate : 0.0f;
         float h = -fast_log(at_least(a[i] * rate0, 1e-37f));
         float by_inhibition = -alpha * lateral_scale * h_grad;
-        mem_grad[i] = floored * s[i] / (s[i] + epsilon) + kl * kl_by_u0 - alpha * leak * h_grad;
+        mem_grad[i] = floored * s[i] * rate + kl * kl_by_u0 - alpha * leak * h_grad;
         drive_grad[i] += alpha * h_grad - quad * z;
         product_input[i] = by_inhibition + quad_before * spk_before[i];
         gram_factor[i] = by_inhibition + 0.5f * quad_before * spk_before[i];

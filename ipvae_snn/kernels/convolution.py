@@ -10,8 +10,9 @@ stride:
 
 Neurons lie wherever a feature overlaps the image, so that every pixel has equally many. Values are
 in units of σ: x / σ and Φ / σ. Neurons are stored with those of a place side by side, (B, h, w, K),
-which is the layout of both the convolutions and the kernels for neurons. The draws of compiled
-kernels depend on the number of a place.
+which is the layout of both the convolutions and the kernels for neurons; cells, too, lie in memory
+with the values of a place side by side. The draws of compiled kernels depend on the number of a
+place.
 
 Backward, with g_t = α h̄_t and c_t the gradient of the NLL:
 
@@ -120,7 +121,9 @@ def infer_maps(spec: MapSpec) -> MapResult:
     """Run a spec; gradients flow to its tensors, once. Second derivatives are not available."""
     tensors = [getattr(spec, name).contiguous() for name in INPUTS]
     inputs: dict[str, Any] = dict(zip(INPUTS, tensors, strict=True))
+    inputs["x"] = by_place(spec.x)
     spec = replace(spec, **inputs)
+    tensors[0] = spec.x
     if not torch.is_grad_enabled() or not any(t.requires_grad for t in tensors):
         return _forward(spec)[0]
     outputs: tuple[Any, ...] = _Inference.apply(spec, *tensors)  # type: ignore[no-untyped-call]
@@ -128,6 +131,11 @@ def infer_maps(spec: MapSpec) -> MapResult:
 
 
 # -- cells and places -------------------------------------------------------------------------
+
+
+def by_place(cells: Tensor) -> Tensor:
+    """Cells (..., D, H, W), with the D values of a place side by side in memory."""
+    return cells.movedim(-3, -1).contiguous().movedim(-1, -3)
 
 
 def to_cells(images: Tensor, stride: tuple[int, int]) -> Tensor:
@@ -174,7 +182,8 @@ class Dictionary:
 
     def __init__(self, weight: Tensor, mask: Tensor | None, *, events: bool = False) -> None:
         self.weight = weight.contiguous(memory_format=torch.channels_last)
-        self.backward_weight, self.mask = _reversed(weight), mask
+        self.backward_weight = _reversed(weight)
+        self.mask = None if mask is None else by_place(mask)
         # A residual has a mask of zeros and ones already.
         self.weighs = mask is not None and not bool(((mask == 0) | (mask == 1)).all())
         self.padding = _padding(weight)
@@ -487,7 +496,7 @@ def _forward(spec: MapSpec, save: bool = False) -> tuple[MapResult, Saved | None
     for t in range(spec.steps):
         x = spec.x_at(t)
         if residual is None or spec.lateral_scale != 1 or spec.x.ndim == 5:
-            residual = x - spec.lateral_scale * decoded
+            residual = torch.sub(x, decoded, alpha=spec.lateral_scale)
         residual = dictionary.weighed(residual)
         for part in parts:
             neurons.advance(t, dictionary.project(residual, part), state, part, saved)
@@ -499,10 +508,10 @@ def _forward(spec: MapSpec, save: bool = False) -> tuple[MapResult, Saved | None
             saved.decoded[t] = decoded
         for name, rows in recorded.items():
             if name == "nll":
-                rows.append(0.5 * residual.square().flatten(1).sum(1))
+                rows.append(0.5 * residual.square().sum((1, 2, 3)))
             elif name == "kl":
                 assert kl is not None
-                rows.append(kl.flatten(1).sum(1))
+                rows.append(kl.sum((1, 2)))
             elif (t + 1) % spec.every == 0:
                 rows.append((spk if name == "spk" else mem).clone())
     empty = mem.new_empty(0, *mem.shape)
@@ -518,7 +527,7 @@ def _room_for(spec: MapSpec, counts: torch.dtype) -> Saved:
     return Saved(
         mem.new_empty(spec.steps, *mem.shape),
         mem.new_empty(spec.steps, *mem.shape, dtype=counts),
-        x.new_empty(spec.steps, *x.shape),
+        torch.empty_like(x[None].expand(spec.steps, *x.shape)),
     )
 
 
@@ -575,10 +584,10 @@ class _Adjoint:
             x, f = spec.x_at(t), self.decoded[t]
             error_grad = torch.zeros_like(f)  # E
             if nll_grad is not None:
-                error_grad = nll_grad[t].view(-1, 1, 1, 1) * (f - x)
+                error_grad = (f - x).mul_(nll_grad[t].view(-1, 1, 1, 1))
                 self._at(x_grad, t).sub_(error_grad)
             if sent_back is not None:
-                error_grad = error_grad - spec.lateral_scale * sent_back
+                error_grad.sub_(sent_back, alpha=spec.lateral_scale)
             error_grad = dictionary.weighed(error_grad)
             spk_grad = self._recorded("spk", t, grads)
             if spec.slope != "none":
@@ -590,7 +599,8 @@ class _Adjoint:
             if mem_grad is not None:
                 neurons.mem_grad = neurons.mem_grad + mem_grad
             zeros = torch.zeros_like(spec.mem) if spk_grad is None else spk_grad.contiguous()
-            residual = dictionary.weighed(x - spec.lateral_scale * self._decoded_before(t))
+            before = self._decoded_before(t)
+            residual = dictionary.weighed(torch.sub(x, before, alpha=spec.lateral_scale))
             current = dictionary.project(residual) if self._is_close_to_clamp(t) else None
             g = neurons.go_back(t, current, zeros)
             if self.needed["weight"]:

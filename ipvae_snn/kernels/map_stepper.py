@@ -18,7 +18,14 @@ from torch import Tensor
 from torch.nn.functional import conv2d, pad
 
 from ipvae_snn.kernels import native
-from ipvae_snn.kernels.convolution import Dictionary, MapSpec, MapState, is_native, make_neurons
+from ipvae_snn.kernels.convolution import (
+    Dictionary,
+    MapSpec,
+    MapState,
+    by_place,
+    is_native,
+    make_neurons,
+)
 
 SLOWER = 3.0
 """Time of a multiplication by events in that of one of a convolution: measured on an AMD EPYC."""
@@ -35,7 +42,7 @@ class MapStepper:
     """
 
     def __init__(self, spec: MapSpec) -> None:
-        self.spec, self.x = spec, spec.x
+        self.spec, self.x = spec, by_place(spec.x)
         self.dictionary = Dictionary(spec.weight, spec.mask, events=is_native(spec))
         self.neurons = make_neurons(spec)
         self.state = MapState(spec.spk.clone(), spec.mem.clone(), None)
@@ -50,7 +57,7 @@ class MapStepper:
 
     def show(self, x: Tensor) -> None:
         """Another image of the same size, as cells in units of σ."""
-        self.x, self.drive = x, None
+        self.x, self.drive = by_place(x), None
 
     def advance(self) -> None:
         """One timestep."""
@@ -63,7 +70,9 @@ class MapStepper:
     def dense_current(self) -> Tensor:
         """d − zG, (1, h, w, K), by two convolutions."""
         decoded = self.dictionary.decode_spikes(self.state.spk)
-        return self.dictionary.project(self.x - self.spec.lateral_scale * decoded)
+        return self.dictionary.project(
+            torch.sub(self.x, decoded, alpha=self.spec.lateral_scale)
+        )
 
     def current_of_events(self) -> Tensor:
         """The same by sums over the neurons that spiked."""

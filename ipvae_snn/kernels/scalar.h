@@ -11,8 +11,9 @@
 static inline float at_most(float value, float top) { return value > top ? top : value; }
 static inline float at_least(float value, float low) { return value < low ? low : value; }
 
-/* e^x, with x clamped to [-87, 88], where float32 neither underflows nor overflows. */
-static inline float fast_exp(float x) {
+/* e^x = scale (1 + grown), with scale a power of 2 and grown = e^f - 1 for |f| <= ln 2 / 2, for x
+ * clamped to [-87, 88], where float32 neither underflows nor overflows. */
+static inline void split_exp(float x, float *scale, float *grown) {
     x = at_most(at_least(x, -87.0f), 88.0f);
     float n = rintf(x * 1.44269504f);
     float f = x - n * 0.693359375f + n * 2.12194440e-4f; /* x - n ln 2, with ln 2 split in two */
@@ -22,11 +23,15 @@ static inline float fast_exp(float x) {
     y = y * f + 4.1665795894e-2f;
     y = y * f + 1.6666665459e-1f;
     y = y * f + 5.0000001201e-1f;
-    y = y * f * f + f + 1.0f;
+    *grown = y * f * f + f;
     int32_t bits = ((int32_t)n + 127) << 23; /* 2^n */
-    float scale;
-    memcpy(&scale, &bits, sizeof scale);
-    return y * scale;
+    memcpy(scale, &bits, sizeof *scale);
+}
+
+static inline float fast_exp(float x) {
+    float scale, grown;
+    split_exp(x, &scale, &grown);
+    return (grown + 1.0f) * scale;
 }
 
 /* ln x, for normal positive x. */
@@ -66,11 +71,10 @@ static inline double fast_log64(double x) {
 
 /* e^-x and 1 - e^-x for x >= 0, both to full relative precision. */
 static inline void decay(float x, float *rest, float *complement) {
-    float y = 1.0f / 11;
-    for (int k = 10; k >= 2; k--) y = (1.0f / k) * (1.0f - x * y); /* Taylor, to x^11 */
-    float near = x * (1.0f - x * y), far = fast_exp(-x);
-    *complement = x < 1.0f ? near : 1.0f - far;
-    *rest = x < 1.0f ? 1.0f - near : far;
+    float scale, grown;
+    split_exp(-x, &scale, &grown);
+    *rest = (grown + 1.0f) * scale;
+    *complement = (1.0f - scale) - scale * grown; /* of small x: -grown */
 }
 
 #endif
