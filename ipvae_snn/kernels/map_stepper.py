@@ -5,10 +5,8 @@ image stays, and a spike of neuron k takes from those around it
 
     R_kj(Δ) = Σ φ_k(·) φ_j(· − Δ),   (K, 2 q_h − 1, 2 q_w − 1, K)
 
-which is the inhibition of an endless image. At the borders, features reach beyond the image, where
-no pixel is to be explained: what they decode there is projected, too, and given back,
-
-    zG = Rz − Φᵀ (1 − mask) Φz,   the last term at a few places along each border.
+which is the inhibition of an endless image. Where features reach beyond the image, at a few places
+along each border, they explain fewer pixels: there the residual is projected.
 """
 
 from collections.abc import Iterator
@@ -80,12 +78,29 @@ class MapStepper:
             self.drive = self.dictionary.project(self.x)
         spk, inhibition = self.state.spk, torch.empty_like(self.state.spk)
         native.inhibit_map(spk[0], self.gram, inhibition[0])
-        around = tuple(side for n in reversed(self.dictionary.padding) for side in (n, n))
-        for rows, columns, outside in self.borders:
-            near = pad(spk[:, rows, columns].movedim(-1, 1), around)
-            beyond = conv2d(near, self.dictionary.backward_weight) * outside
-            inhibition[:, rows, columns] -= conv2d(beyond, self.dictionary.weight).movedim(1, -1)
-        return torch.sub(self.drive, inhibition, alpha=self.spec.lateral_scale)
+        current = torch.sub(self.drive, inhibition, alpha=self.spec.lateral_scale)
+        for rows, columns in self.borders:
+            current[:, rows, columns] = self._dense_current_of(rows, columns)
+        return current
+
+    def _dense_current_of(self, rows: slice, columns: slice) -> Tensor:
+        """d − zG of a rectangle of places, from the cells that they see."""
+        above, left = self.dictionary.padding
+        (height, top), (width, first) = (
+            (min(places.stop, side), max(places.start - before, 0))
+            for places, before, side in (
+                (rows, above, self.x.shape[-2]), (columns, left, self.x.shape[-1])
+            )
+        )  # fmt: skip
+        spk = self.state.spk[:, top : height + above, first : width + left].contiguous()
+        decoded = self.dictionary.decode_spikes(spk, (slice(top, height), slice(first, width)))
+        x = self.x[..., top:height, first:width]
+        residual = torch.sub(x, decoded, alpha=self.spec.lateral_scale)
+        beyond = (
+            first - columns.start + left, columns.stop - width, top - rows.start + above,
+            rows.stop - height,
+        )  # fmt: skip
+        return conv2d(pad(residual, beyond), self.dictionary.weight).movedim(1, -1)
 
 
 def gram_of(weight: Tensor) -> Tensor:
@@ -95,40 +110,19 @@ def gram_of(weight: Tensor) -> Tensor:
     return overlaps.permute(0, 2, 3, 1).contiguous()
 
 
-def _borders(spec: MapSpec) -> Iterator[tuple[slice, slice, Tensor]]:
-    """Rectangles of places, by rows and columns, that see cells outside the image, and where.
-
-    The last of the three is 1 at pixels outside, 0 inside, for the cells that these places see;
-    every pixel outside that a feature reaches is in one of the rectangles.
-    """
+def _borders(spec: MapSpec) -> Iterator[tuple[slice, slice]]:
+    """Rectangles of places, by rows and columns, whose features reach beyond the image."""
     _, depth, height, width = spec.x.shape[-4:]
+    rows, columns = spec.mem.shape[1:3]
     above, left = (side - 1 for side in spec.weight.shape[-2:])
     mask = spec.weight.new_ones(depth, height, width) if spec.mask is None else spec.mask
-    inside = pad(mask, (left, left, above, above))
-    rows, columns = spec.mem.shape[1:3]
-    whole = [int((mask.amin(0).amax(axis) > 0).sum()) for axis in (1, 0)]
-    if not all(whole):  # smaller than a cell
-        yield slice(0, rows), slice(0, columns), 1 - inside
+    bottom, right = (int((mask.amin(0).amax(axis) > 0).sum()) for axis in (1, 0))  # whole cells
+    if bottom <= above or right <= left:
+        yield slice(0, rows), slice(0, columns)
         return
-    by_rows = inside.amax(-1, keepdim=True)
-    for axis, before, outside in (
-        (-2, above, (1 - by_rows).expand_as(inside)),
-        (-1, left, by_rows - inside),
-    ):
-        places, length = spec.mem.shape[axis - 1], inside.shape[axis]
-        complete = whole[axis]
-        for first, last, kept in (
-            (0, before, slice(0, before)),
-            (complete, places, slice(before + complete, length)),
-        ):
-            if first == last:
-                continue
-            only = torch.zeros_like(outside)
-            index = [slice(None)] * 3
-            index[axis] = kept
-            only[tuple(index)] = outside[tuple(index)]
-            seen = only.narrow(axis, first, last - first + before)
-            if bool(seen.any()):
-                rectangle = [slice(0, rows), slice(0, columns)]
-                rectangle[axis] = slice(first, last)
-                yield rectangle[0], rectangle[1], seen
+    for first, last in ((0, above), (bottom, rows)):
+        if first < last:
+            yield slice(first, last), slice(0, columns)
+    for first, last in ((0, left), (right, columns)):
+        if first < last:
+            yield slice(above, bottom), slice(first, last)
