@@ -191,8 +191,8 @@ OTHER_RULES: dict[tuple[str, str], dict[str, Any]] = {
     },
     ("conv-ipvae", "backprop"): {
         "rule": "backprop", "iterations": 4000, "steps": 16, "burn_in": 0, "lr": 1e-2,
-        "lr_end": 1e-5, "weight_decay": 3e-4, "beta": 1.0, "target_rate": 0.0,
-        "bias": 0.2, "learn_bias": False, "init_std": 1e-2, "lateral_scale": 0.85, "step": STEP,
+        "lr_end": 1e-5, "weight_decay": 3e-4, "beta": 1.0, "bias": 0.2, "init_std": 1e-2,
+        "lateral_scale": 0.85, "step": STEP,
     },
 }  # fmt: skip
 """What recipes become for a rule of learning that is not their own, by the names of both."""

@@ -76,8 +76,8 @@ class ConvIPVAE(MapModel, NeuronModel):
     linear_gaussian = True
     recipe: ClassVar[Mapping[str, Any]] = {
         "rule": "local", "iterations": 4000, "batch": 4, "steps": 48, "burn_in": 40, "lr": 0.15,
-        "lr_end": 0.01, "weight_decay": 0.0, "beta": 1.0, "target_rate": 0.46,
-        "bias": 0.1, "init_std": 0.1, "lateral_scale": 0.85, "step": 0.1,
+        "lr_end": 0.01, "weight_decay": 0.0, "beta": 1.0, "bias": 0.6,
+        "learn_bias": False, "init_std": 0.1, "lateral_scale": 0.85, "step": 0.1,
     }  # fmt: skip
 
     def __init__(  # noqa: PLR0913
