@@ -174,9 +174,6 @@ def _reversed(weight: Tensor) -> Tensor:
     return weight.transpose(0, 1).flip(-2, -1).contiguous(memory_format=torch.channels_last)
 
 
-EVERYWHERE = (slice(None), slice(None))
-
-
 class Dictionary:
     """Φ in the layouts of both directions, and the gradient of both.
 
@@ -199,16 +196,15 @@ class Dictionary:
         """Φ of values of any kind."""
         return self.masked(conv2d(neurons.movedim(-1, 1), self.backward_weight))
 
-    def decode_spikes(self, spk: Tensor, part: tuple[slice, slice] = EVERYWHERE) -> Tensor:
-        """Φ z, by the neurons that spiked where compiled kernels run.
+    def decode_spikes(self, spk: Tensor) -> Tensor:
+        """Φ z, by the neurons that spiked where compiled kernels run."""
+        return self.decode(spk) if self.rows is None else self.masked(self.decode_unmasked(spk))
 
-        ``part``: rows and columns of the cells that these counts decode to, if not of all.
-        """
-        if self.rows is None:
-            return self.decode(spk)
+    def decode_unmasked(self, spk: Tensor) -> Tensor:
+        """Φ z by the neurons that spiked, for a part of a map, too."""
+        assert self.rows is not None
         cells = native.decode_map(spk, self.rows, self.weight.shape[-1], self.weight.shape[1])
-        cells = cells.movedim(-1, 1)
-        return cells if self.mask is None else cells * self.mask[(..., *part)]
+        return cells.movedim(-1, 1)
 
     def project(self, cells: Tensor, part: "Part | None" = None) -> Tensor:
         """Φᵀ of cells; of the places of a part only."""

@@ -151,11 +151,16 @@ static void sum_dense(const float *spk, int64_t latents, const float *gram, int6
 /* Indices of the neurons that spiked; returns how many. */
 static int64_t list_active(const float *spk, int64_t latents, int32_t *active) {
     int64_t count = 0;
-    for (int64_t k = 0; k < latents; k++) {
-        uint32_t bits;
-        memcpy(&bits, spk + k, sizeof bits);
-        active[count] = (int32_t)k;
-        count += (bits << 1) != 0; /* not zero, of either sign */
+    for (int64_t first = 0; first < latents; first += WIDTH) {
+        int n = latents - first < WIDTH ? (int)(latents - first) : WIDTH;
+        uint32_t bits[WIDTH] = {0}, any = 0;
+        memcpy(bits, spk + first, sizeof(float) * (size_t)n);
+        for (int i = 0; i < WIDTH; i++) any |= bits[i] << 1; /* not zero, of either sign */
+        if (!any) continue;
+        for (int i = 0; i < n; i++) {
+            active[count] = (int32_t)(first + i);
+            count += (bits[i] << 1) != 0;
+        }
     }
     return count;
 }

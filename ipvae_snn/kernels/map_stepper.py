@@ -9,8 +9,6 @@ which is the inhibition of an endless image. Where features reach beyond the ima
 along each border, they explain fewer pixels: there the residual is projected.
 """
 
-from collections.abc import Iterator
-
 import torch
 from torch import Tensor
 from torch.nn.functional import conv2d, pad
@@ -25,8 +23,10 @@ from ipvae_snn.kernels.convolution import (
     make_neurons,
 )
 
-SLOWER = 3.0
+SLOWER = 6.0
 """Time of a multiplication by events in that of one of a convolution: measured on an AMD EPYC."""
+LISTING = 40
+"""Multiplications in the time that it takes to look whether a neuron spiked."""
 
 
 class MapStepper:
@@ -47,11 +47,8 @@ class MapStepper:
         self.drive: Tensor | None = None
         self.most_events = -1
         if is_native(spec):
-            _, depth, rows, columns = spec.weight.shape
-            dense = spec.mem[..., 0].numel() * depth * rows * columns
-            self.most_events = int(dense / ((2 * rows - 1) * (2 * columns - 1) * SLOWER))
-            self.gram = gram_of(spec.weight)
-            self.borders = list(_borders(spec))
+            self.gram, self.edges = gram_of(spec.weight), _edges(spec)
+            self.most_events = _most_events(spec, self.edges)
 
     def show(self, x: Tensor) -> None:
         """Another image of the same size, as cells in units of σ."""
@@ -68,9 +65,7 @@ class MapStepper:
     def dense_current(self) -> Tensor:
         """d − zG, (1, h, w, K), by two convolutions."""
         decoded = self.dictionary.decode_spikes(self.state.spk)
-        return self.dictionary.project(
-            torch.sub(self.x, decoded, alpha=self.spec.lateral_scale)
-        )
+        return self.dictionary.project(torch.sub(self.x, decoded, alpha=self.spec.lateral_scale))
 
     def current_of_events(self) -> Tensor:
         """The same by sums over the neurons that spiked."""
@@ -79,28 +74,36 @@ class MapStepper:
         spk, inhibition = self.state.spk, torch.empty_like(self.state.spk)
         native.inhibit_map(spk[0], self.gram, inhibition[0])
         current = torch.sub(self.drive, inhibition, alpha=self.spec.lateral_scale)
-        for rows, columns in self.borders:
-            current[:, rows, columns] = self._dense_current_of(rows, columns)
+        for axis, width in enumerate(self.edges):
+            if width:
+                self._correct_edges(current, axis, width)
         return current
 
-    def _dense_current_of(self, rows: slice, columns: slice) -> Tensor:
-        """d − zG of a rectangle of places, from the cells that they see."""
-        above, left = self.dictionary.padding
-        (height, top), (width, first) = (
-            (min(places.stop, side), max(places.start - before, 0))
-            for places, before, side in (
-                (rows, above, self.x.shape[-2]), (columns, left, self.x.shape[-1])
-            )
-        )  # fmt: skip
-        spk = self.state.spk[:, top : height + above, first : width + left].contiguous()
-        decoded = self.dictionary.decode_spikes(spk, (slice(top, height), slice(first, width)))
-        x = self.x[..., top:height, first:width]
+    def _correct_edges(self, current: Tensor, axis: int, width: int) -> None:
+        """Replace the first and last rows (axis 0) or columns (1) of places by the dense form."""
+        spk, before = self.state.spk, self.dictionary.padding[axis]
+        decoded = self.dictionary.decode_unmasked(_ends(spk, axis + 1, width + before))
+        if self.dictionary.mask is not None:
+            decoded = decoded * _ends(self.dictionary.mask[None], axis + 2, width)
+        x = _ends(self.x, axis + 2, width)
         residual = torch.sub(x, decoded, alpha=self.spec.lateral_scale)
-        beyond = (
-            first - columns.start + left, columns.stop - width, top - rows.start + above,
-            rows.stop - height,
-        )  # fmt: skip
-        return conv2d(pad(residual, beyond), self.dictionary.weight).movedim(1, -1)
+        above, left = self.dictionary.padding
+        seen = pad(residual, (left, left, above, above))
+        # Outside are the cells before those of the first places, and after those of the last.
+        length = width + before
+        seen = torch.cat(
+            [seen[:1].narrow(axis + 2, 0, length), seen[1:].narrow(axis + 2, before, length)]
+        )
+        found = conv2d(seen, self.dictionary.weight).movedim(1, -1)
+        places = current.shape[axis + 1]
+        current.narrow(axis + 1, 0, width).copy_(found[:1])
+        current.narrow(axis + 1, places - width, width).copy_(found[1:])
+
+
+def _ends(values: Tensor, axis: int, width: int) -> Tensor:
+    """The first and the last ``width`` of an axis, as two samples."""
+    first, last = values.narrow(axis, 0, width), values.narrow(axis, -width, width)
+    return torch.cat([first, last])
 
 
 def gram_of(weight: Tensor) -> Tensor:
@@ -110,19 +113,26 @@ def gram_of(weight: Tensor) -> Tensor:
     return overlaps.permute(0, 2, 3, 1).contiguous()
 
 
-def _borders(spec: MapSpec) -> Iterator[tuple[slice, slice]]:
-    """Rectangles of places, by rows and columns, whose features reach beyond the image."""
-    _, depth, height, width = spec.x.shape[-4:]
-    rows, columns = spec.mem.shape[1:3]
-    above, left = (side - 1 for side in spec.weight.shape[-2:])
+def _edges(spec: MapSpec) -> tuple[int, ...]:
+    """Rows and columns of places at each end whose features reach beyond the image, at most."""
+    depth, height, width = spec.x.shape[-3:]
     mask = spec.weight.new_ones(depth, height, width) if spec.mask is None else spec.mask
-    bottom, right = (int((mask.amin(0).amax(axis) > 0).sum()) for axis in (1, 0))  # whole cells
-    if bottom <= above or right <= left:
-        yield slice(0, rows), slice(0, columns)
-        return
-    for first, last in ((0, above), (bottom, rows)):
-        if first < last:
-            yield slice(first, last), slice(0, columns)
-    for first, last in ((0, left), (right, columns)):
-        if first < last:
-            yield slice(above, bottom), slice(first, last)
+    whole = ((mask.amin(0).amax(axis) > 0).sum() for axis in (1, 0))
+    return tuple(
+        max(reach - 1, places - int(complete))
+        for reach, places, complete in zip(
+            spec.weight.shape[-2:], spec.mem.shape[1:3], whole, strict=True
+        )
+    )
+
+
+def _most_events(spec: MapSpec, edges: tuple[int, ...]) -> int:
+    """Spikes up to which sums over them take less time than a convolution; −1: none."""
+    _, depth, rows, columns = spec.weight.shape
+    height, width = spec.mem.shape[1:3]
+    if any(n > side for n, side in zip(edges, spec.x.shape[-2:], strict=True)):
+        return -1  # smaller than its edges
+    in_edges = 2 * (edges[0] * width + edges[1] * height)
+    dense = (height * width - 2 * in_edges) * depth * rows * columns  # those of edges take twice
+    left = dense - LISTING * height * width
+    return max(-1, int(left / ((2 * rows - 1) * (2 * columns - 1) * SLOWER)))

@@ -38,7 +38,10 @@ def one_image(geometry, **options):
 def test_both_forms_give_one_current(geometry, lateral_scale):
     stepper = MapStepper(one_image(geometry, lateral_scale=lateral_scale))
     assert stepper.state.spk.any()
-    assert_one_current(stepper)
+    if any(n > side for n, side in zip(stepper.edges, stepper.x.shape[-2:], strict=True)):
+        assert stepper.most_events == -1  # all places are at an edge
+    else:
+        assert_one_current(stepper)
 
 
 @pytest.mark.parametrize("most_events", [-1, 10**9])
