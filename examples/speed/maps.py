@@ -71,8 +71,8 @@ def convolutions(model: ConvIPVAE, x: Tensor, steps: int, *, backward: bool) -> 
         if backward:
             dictionary.project(cells)
             dictionary.decode(current)
-            dictionary.add_gradient(cells, current, of_decoding=True)
-            dictionary.add_gradient(cells, current, of_decoding=False)
+            dictionary.add_gradient(cells, current)
+            dictionary.add_gradient(cells, current)
 
 
 def against_the_floor(rounds: int, quick: bool) -> dict[str, dict[str, float]]:

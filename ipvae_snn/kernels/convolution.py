@@ -44,6 +44,8 @@ from ipvae_snn.kernels.spec import UnrollSpec, to_count_dtype
 INPUTS = ("x", "weight", "spk", "mem", "step_size", "bias", "mem_rest")
 """The tensors of a spec that gradients flow to."""
 OUTPUTS = ("spk", "mem", "nll", "kl", "last_spk", "last_mem")
+BATCHED = 8
+"""Timesteps whose gradients of Φ are added up in one operation."""
 LARGEST_PART = 2**20
 """Neurons whose currents are computed at once, at most, where compiled kernels run."""
 CLOSE_TO_CLAMP = 0.9
@@ -187,7 +189,6 @@ class Dictionary:
         # A residual has a mask of zeros and ones already.
         self.weighs = mask is not None and not bool(((mask == 0) | (mask == 1)).all())
         self.padding = _padding(weight)
-        self.grad = torch.zeros_like(self.weight)
         self.backward_grad = torch.zeros_like(self.backward_weight)
         self.rows = native.padded_rows(weight.detach()) if events else None
         self.of_spikes: native.MapGradientSum | None = None  # made when it is first added to
@@ -223,37 +224,31 @@ class Dictionary:
         """Of residuals, or of what flows back to Φ z: as they act on neurons and on Φ."""
         return self.masked(cells) if self.weighs else cells
 
-    def add_gradient(self, cells: Tensor, of_neurons: Tensor, *, of_decoding: bool) -> None:
-        """Add cells ⋆ neurons, of an operation that mapped one to the other."""
-        maps = of_neurons.movedim(-1, 1)
-        if of_decoding:
-            self.backward_grad += _weight_gradient(cells, maps, self.backward_weight, (0, 0))
-        else:
-            self.grad += _weight_gradient(maps, cells, self.weight, self.padding)
+    def weigh_(self, cells: Tensor) -> None:
+        """The same in place."""
+        if self.weighs and self.mask is not None:
+            cells.mul_(self.mask)
+
+    def add_gradient(self, cells: Tensor, neurons: Tensor) -> None:
+        """Add cells ⋆ neurons, of an operation that mapped one to the other, either way."""
+        grads = torch.ops.aten.convolution_backward(
+            cells, neurons.movedim(-1, 1), self.backward_weight, None, [1, 1], [0, 0], [1, 1],
+            False, [0, 0], 1, [False, True, False],
+        )  # fmt: skip
+        self.backward_grad += grads[1]
 
     def add_gradient_of_spikes(self, cells: Tensor, counts: Tensor) -> None:
         """Add cells ⋆ z, z in few bytes: by the neurons that spiked where compiled kernels run."""
         if self.rows is None:
-            self.add_gradient(cells, counts.to(cells.dtype), of_decoding=True)
+            self.add_gradient(cells, counts.to(cells.dtype))
             return
         if self.of_spikes is None:
             self.of_spikes = native.MapGradientSum(self.weight)
         self.of_spikes.add(cells, counts)
 
     def gradient(self) -> Tensor:
-        dense = self.grad + self.backward_grad.flip(-2, -1).transpose(0, 1)
+        dense = self.backward_grad.flip(-2, -1).transpose(0, 1)
         return dense if self.of_spikes is None else dense + self.of_spikes.gradient()
-
-
-def _weight_gradient(
-    output_grad: Tensor, input_: Tensor, weight: Tensor, padding: tuple[int, int]
-) -> Tensor:
-    grads = torch.ops.aten.convolution_backward(
-        output_grad, input_, weight, None, [1, 1], padding, [1, 1], False, [0, 0], 1,
-        [False, True, False],
-    )  # fmt: skip
-    found: Tensor = grads[1]
-    return found
 
 
 # -- parts of large maps ----------------------------------------------------------------------
@@ -356,8 +351,8 @@ class PlainNeurons:
         self.h_sum = torch.zeros_like(self.spec.bias)
         self.step_sum = self.spec.mem.new_zeros((), dtype=torch.float64)
 
-    def go_back(self, t: int, current: Tensor | None, spk_grad: Tensor) -> Tensor:
-        """g_t; leaves the gradient of the previous membranes in ``mem_grad``.
+    def go_back(self, t: int, current: Tensor | None, spk_grad: Tensor, g: Tensor) -> None:
+        """Write g_t; leaves the gradient of the previous membranes in ``mem_grad``.
 
         ``current`` is given where membranes are close to their clamp.
         """
@@ -383,7 +378,7 @@ class PlainNeurons:
         self.mem_grad = mem_grad.view(self.shape)
         self.h_sum += h_sum.sum(0, keepdim=True) if len(self.h_sum) == 1 else h_sum
         self.step_sum += step_sum
-        return -inhibition_grad.view(self.shape)
+        torch.neg(inhibition_grad.view(self.shape), out=g)
 
     def sums(self) -> tuple[Tensor, Tensor]:
         """Σ h̄, in the shape of the bias, and Σ h h̄."""
@@ -445,13 +440,12 @@ class NativeNeurons:
         self.dynamics.bias, self.dynamics.places = pointer(self.spec.bias), len(self.spec.bias)
         self.dynamics.lateral_scale = -1.0  # so that product_input is +g
 
-    def go_back(self, t: int, current: Tensor | None, spk_grad: Tensor) -> Tensor:
+    def go_back(self, t: int, current: Tensor | None, spk_grad: Tensor, g: Tensor) -> None:
         spec, slope = self.spec, None
         if spec.slope == "own":
             rate = self.mems[t].exp().view(-1, self.latents)
             counts = self.counts[t].to(rate.dtype).view_as(rate)
             slope = slope_of(spec.estimator, counts, rate).contiguous()
-        g = torch.empty_like(spec.mem)
         arguments = native.Backward(
             rows=self.count, latents=self.latents, stride=self.stride, mem=pointer(self.mems[t]),
             mem_before=pointer(self.mems[t - 1] if t else spec.mem),
@@ -465,7 +459,6 @@ class NativeNeurons:
         self.library.ipvae_backward(byref(self.dynamics), byref(arguments))
         if len(spec.bias) > 1:
             self.h_sum += g.view(-1, *spec.bias.shape).sum(0)
-        return g
 
     def sums(self) -> tuple[Tensor, Tensor]:
         if len(self.spec.bias) > 1:
@@ -581,33 +574,38 @@ class _Adjoint:
         none = spec.mem.new_zeros(spec.steps, len(spec.mem))
         neurons.prepare(self.mems, self.counts, none if kl_grad is None else kl_grad.contiguous())
         x_grad = torch.zeros_like(spec.x)
-        g = spk_grad = None
-        sent_back = None  # Φ g of the next timestep
+        errors, residuals = (torch.empty_like(self.decoded[:BATCHED]) for _ in range(2))
+        gs = spec.mem.new_empty(len(errors), *spec.mem.shape)
+        spk_grad = sent_back = None  # Φ g of the next timestep
         for t in range(spec.steps - 1, -1, -1):
-            x, f = spec.x_at(t), self.decoded[t]
-            error_grad = torch.zeros_like(f)  # E
-            if nll_grad is not None:
-                error_grad = (f - x).mul_(nll_grad[t].view(-1, 1, 1, 1))
+            x, f, slot = spec.x_at(t), self.decoded[t], t % BATCHED
+            error_grad, g = errors[slot], gs[slot]  # E_t and g_t
+            if nll_grad is None:
+                error_grad.zero_()
+            else:
+                torch.sub(f, x, out=error_grad).mul_(nll_grad[t].view(-1, 1, 1, 1))
                 self._at(x_grad, t).sub_(error_grad)
             if sent_back is not None:
                 error_grad.sub_(sent_back, alpha=spec.lateral_scale)
-            error_grad = dictionary.weighed(error_grad)
+            dictionary.weigh_(error_grad)
             spk_grad = self._recorded("spk", t, grads)
             if spec.slope != "none":
                 by_error = dictionary.project(error_grad)
                 spk_grad = by_error if spk_grad is None else spk_grad + by_error
-            if self.needed["weight"]:
-                dictionary.add_gradient_of_spikes(error_grad, self.counts[t])
             mem_grad = self._recorded("mem", t, grads)
             if mem_grad is not None:
                 neurons.mem_grad = neurons.mem_grad + mem_grad
             zeros = torch.zeros_like(spec.mem) if spk_grad is None else spk_grad.contiguous()
-            before = self._decoded_before(t)
-            residual = dictionary.weighed(torch.sub(x, before, alpha=spec.lateral_scale))
+            residual, before = residuals[slot], self._decoded_before(t)
+            torch.sub(x, before, alpha=spec.lateral_scale, out=residual)
+            dictionary.weigh_(residual)
             current = dictionary.project(residual) if self._is_close_to_clamp(t) else None
-            g = neurons.go_back(t, current, zeros)
-            if self.needed["weight"]:
-                dictionary.add_gradient(residual, g, of_decoding=False)
+            neurons.go_back(t, current, zeros, g)
+            if self.needed["weight"] and slot == 0:
+                n = min(BATCHED, spec.steps - t)
+                dictionary.add_gradient(residuals[:n].flatten(0, 1), gs[:n].flatten(0, 1))
+                counts = self.counts[t : t + n].flatten(0, 1)
+                dictionary.add_gradient_of_spikes(errors[:n].flatten(0, 1), counts)
             first = t == 0
             if not first or self.needed["x"] or self.needed["spk"] or bool(spec.spk.any()):
                 sent_back = dictionary.decode(g)
@@ -623,7 +621,7 @@ class _Adjoint:
             # What spikes of the initial state leave.
             first = dictionary.weighed(-spec.lateral_scale * sent_back)
             spk_grad = dictionary.project(first)
-            dictionary.add_gradient(first, spec.spk, of_decoding=True)
+            dictionary.add_gradient(first, spec.spk)
         h_sum, step_sum = neurons.sums()
         return {
             "x": x_grad,

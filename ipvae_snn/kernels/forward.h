@@ -153,14 +153,12 @@ static int64_t list_active(const float *spk, int64_t latents, int32_t *active) {
     int64_t count = 0;
     for (int64_t first = 0; first < latents; first += WIDTH) {
         int n = latents - first < WIDTH ? (int)(latents - first) : WIDTH;
-        uint32_t bits[WIDTH] = {0}, any = 0;
-        memcpy(bits, spk + first, sizeof(float) * (size_t)n);
-        for (int i = 0; i < WIDTH; i++) any |= bits[i] << 1; /* not zero, of either sign */
-        if (!any) continue;
-        for (int i = 0; i < n; i++) {
-            active[count] = (int32_t)(first + i);
-            count += (bits[i] << 1) != 0;
-        }
+        float z[WIDTH] = {0};
+        uint32_t spiked = 0; /* bit i: neuron first + i did */
+        memcpy(z, spk + first, sizeof(float) * (size_t)n);
+        for (int i = 0; i < WIDTH; i++) spiked |= z[i] != 0.0f ? 1u << i : 0u;
+        for (; spiked; spiked &= spiked - 1)
+            active[count++] = (int32_t)(first + __builtin_ctz(spiked));
     }
     return count;
 }

@@ -48,6 +48,8 @@ static void decode_row(const Map *m, int64_t image, int64_t row, float *sum) {
             int64_t j = 0, stride = m->rows * m->stride;
             for (; j + 8 * WIDTH <= m->stride; j += 8 * WIDTH)
                 sum_features(weight + j, stride, active, count, spk, 8, sum + j);
+            for (; j + 4 * WIDTH <= m->stride; j += 4 * WIDTH)
+                sum_features(weight + j, stride, active, count, spk, 4, sum + j);
             for (; j < m->stride; j += WIDTH)
                 sum_features(weight + j, stride, active, count, spk, 1, sum + j);
             /* Column b of a feature at place c lies in cell c - (q_w - 1) + b. */

@@ -89,5 +89,5 @@ def test_the_gradient_of_features_is_a_sum_over_spikes(geometry, dtype):
     dense = Dictionary(spec.weight, None)
     for scale in (1.0, 0.5):
         found.add(scale * cells, counts.to(dtype))
-        dense.add_gradient(scale * cells, counts, of_decoding=True)
+        dense.add_gradient(scale * cells, counts)
     torch.testing.assert_close(found.gradient(), dense.gradient(), rtol=1e-4, atol=1e-4)
