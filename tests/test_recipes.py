@@ -7,7 +7,7 @@ import torch
 
 from ipvae_snn import IPVAE, TrainConfig, baselines, recipes
 from ipvae_snn.models import MODELS
-from ipvae_snn.recipes import RECIPES, Recipe, find, suited
+from ipvae_snn.recipes import OTHER_RULES, RECIPES, Recipe, by_rule, find, suited
 
 NAMES = ["natural", "mnist", "published-natural", "published-mnist", "fast"]
 
@@ -131,3 +131,18 @@ def test_arguments_that_are_passed_on_are_options_too():
 
 def test_the_package_has_them():
     assert recipes.RECIPES is RECIPES
+
+
+@pytest.mark.parametrize(("name", "rule"), OTHER_RULES)
+def test_recipes_for_another_rule(name, rule):
+    own = RECIPES[name] if name in RECIPES else suited("images", name)
+    other = by_rule(own, rule)
+    assert (other.name, other.model, other.config().rule) == (f"{name}-{rule}", own.model, rule)
+    assert type(other.changed(latents=3).make_model(16)) is MODELS[own.model]
+    assert by_rule(own, None) is own
+    assert by_rule(own, own.config().rule) is own
+
+
+def test_recipes_without_another_rule_are_refused():
+    with pytest.raises(ValueError, match=r"fast is not for .*'local': .*: natural, mnist"):
+        by_rule(RECIPES["fast"], "local")
