@@ -12,7 +12,8 @@ wrap around at the borders there.
     python examples/whole_images/compare.py --data path/to/photos --budget 40min --photographs 100
 
 With --models, trained models are kept in a folder and taken from there, and --train makes one of
-them alone, so that they can be trained beside one another.
+them alone, so that they can be trained beside one another. --only codes by some ways; their results
+are added to those of the file, if there is one.
 """
 
 import argparse
@@ -38,8 +39,10 @@ from ipvae_snn.training import iterations_within
 
 TILE, STEPS = 16, 256
 MODELS = ("conv-ipvae", "conv-lca", "ipvae")
-FACTORS = (0.25, 0.5, 1.0, 2.0, 4.0)
+FACTORS = (0.25, 0.5, 0.7, 1.0, 2.0, 4.0)
 """On the tonic inhibition after training, or on λ."""
+ON_ALL = (0.7, 1.0)
+"""Those of them with which all photographs are coded."""
 COLOURS = {
     "convolutional iP-VAE": "#0072B2", "the same, graded counts": "#56B4E9",
     "flat, tiles": "#D55E00",
@@ -57,6 +60,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--curve", type=int, default=12, help="how many with other thresholds")
     parser.add_argument("--models", type=Path, help="folder that keeps trained models")
     parser.add_argument("--train", choices=MODELS, help="train this model for --models, no more")
+    parser.add_argument("--only", nargs="+", choices=COLOURS, default=list(COLOURS), metavar="WAY")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--quick", action="store_true", help="smoke test, takes seconds")
     parser.add_argument("--out", type=Path, default=Path("whole_images.png"))
@@ -114,13 +118,20 @@ def learned(arguments: argparse.Namespace, name: str, images: list[Tensor]) -> A
 # -- coding -------------------------------------------------------------------------------------
 
 
-def with_threshold(model: Any, factor: float) -> Any:
+def _scaled(model: Any, factor: float) -> Any:
     """A copy whose tonic inhibition, or λ, is so many times as large."""
     model = copy.deepcopy(model)
     if isinstance(model, ConvLCA):
         model.sparsity *= factor
     else:
         model.neuron.log_bias.data += math.log(factor)
+    return model
+
+
+def _graded(model: Any) -> Any:
+    """A copy whose counts are rounded rates."""
+    model = copy.deepcopy(model)
+    model.neuron.spike_grad = surrogate.rounded()
     return model
 
 
@@ -172,18 +183,24 @@ def coders(
 ) -> Iterator[tuple[str, float, Coder]]:
     """Name, factor on the threshold, and the coder."""
     steps = 8 if arguments.quick else STEPS
-    conv = learned(arguments, "conv-ipvae", images)
-    graded = copy.deepcopy(conv)
-    graded.neuron.spike_grad = surrogate.rounded()
-    peer, flat = (learned(arguments, name, images) for name in ("conv-lca", "ipvae"))
-    for factor in sorted(FACTORS, key=lambda factor: factor != 1):  # as they are, first
-        yield "convolutional iP-VAE", factor, as_a_whole(with_threshold(conv, factor), steps)
-        yield "the same, graded counts", factor, as_a_whole(with_threshold(graded, factor), steps)
-        yield "convolutional LCA", factor, as_a_whole(with_threshold(peer, factor), steps)
-        for name, stride in (("flat, tiles", TILE), ("flat, overlapping tiles", TILE // 2)):
-            yield name, factor, in_tiles(with_threshold(flat, factor), steps, stride)
-    for factor in FACTORS if find_spec("sporco") is not None else ():
-        yield "ConvBPDN", factor, by_basis_pursuit(conv, 0.3 * factor)
+    ways: dict[str, tuple[str, Callable[[Any, float], Coder]]] = {
+        "convolutional iP-VAE": ("conv-ipvae", lambda m, f: as_a_whole(_scaled(m, f), steps)),
+        "the same, graded counts": (
+            "conv-ipvae", lambda m, f: as_a_whole(_scaled(_graded(m), f), steps)
+        ),
+        "convolutional LCA": ("conv-lca", lambda m, f: as_a_whole(_scaled(m, f), steps)),
+        "flat, tiles": ("ipvae", lambda m, f: in_tiles(_scaled(m, f), steps, TILE)),
+        "flat, overlapping tiles": (
+            "ipvae", lambda m, f: in_tiles(_scaled(m, f), steps, TILE // 2)
+        ),
+        "ConvBPDN": ("conv-ipvae", lambda m, f: by_basis_pursuit(m, 0.3 * f)),
+    }  # fmt: skip
+    for name in arguments.only:
+        if name == "ConvBPDN" and find_spec("sporco") is None:
+            continue
+        model = learned(arguments, ways[name][0], images)
+        for factor in sorted(FACTORS, key=lambda factor: factor not in ON_ALL):
+            yield name, factor, ways[name][1](model, factor)
 
 
 @torch.no_grad()
@@ -252,7 +269,10 @@ def main() -> None:
     photographs = dataset.test.images[: 1 if arguments.quick else arguments.photographs]
     if arguments.quick:
         photographs = [photographs[0][:, :50, :70]]
+    record = arguments.out.with_suffix(".json")
     found: dict[str, dict[str, dict[str, float]]] = {}
+    if len(arguments.only) < len(COLOURS) and record.exists():
+        found = json.loads(record.read_text())["found"]
     print(f"{'':<24}{'thresh.':>8}{'R²':>7}{'median':>8}{'active':>8}{'spikes':>8}{'PSNR':>7}"
           f"{'SSIM':>7}{'s':>7}")  # fmt: skip
     images = [whitening(x) for x in dataset.train.images]
@@ -260,7 +280,7 @@ def main() -> None:
         learned(arguments, arguments.train, images)
         return
     for name, factor, coder in coders(arguments, images):
-        few = factor != 1 or name == "ConvBPDN"
+        few = factor not in ON_ALL or name == "ConvBPDN"
         row = measured(coder, photographs[: arguments.curve] if few else photographs, whitening)
         found.setdefault(name, {})[f"{factor:g}"] = row
         print(f"{name:<24}{factor:>8g}{row['r2']:>7.3f}{row['median_r2']:>8.3f}{row['active']:>8.3f}"
@@ -269,7 +289,7 @@ def main() -> None:
     settings = {"data": str(arguments.data), "budget": arguments.budget, "seed": arguments.seed,
                 "photographs": len(photographs), "curve": arguments.curve,
                 "threads": torch.get_num_threads()}  # fmt: skip
-    with atomic_write(arguments.out.with_suffix(".json")) as temporary:
+    with atomic_write(record) as temporary:
         temporary.write_text(json.dumps({**settings, "found": found}, indent=1) + "\n")
     draw(arguments.out, found)
 
