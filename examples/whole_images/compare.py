@@ -61,6 +61,9 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--models", type=Path, help="folder that keeps trained models")
     parser.add_argument("--train", choices=MODELS, help="train this model for --models, no more")
     parser.add_argument("--only", nargs="+", choices=COLOURS, default=list(COLOURS), metavar="WAY")
+    parser.add_argument(
+        "--step", type=float, help="α of the iP-VAE where it codes, if not as trained"
+    )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--quick", action="store_true", help="smoke test, takes seconds")
     parser.add_argument("--out", type=Path, default=Path("whole_images.png"))
@@ -88,11 +91,13 @@ class Tiles(data.Samples):
         return self.crops.fingerprint()
 
 
-def learned(arguments: argparse.Namespace, name: str, images: list[Tensor]) -> Any:
+def learned(
+    arguments: argparse.Namespace, name: str, whitening: Whitening, images: list[Tensor]
+) -> Any:
     """A model after its time of training, or from the folder of models."""
     kept = arguments.models and arguments.models / f"{name}-{arguments.budget}-{arguments.seed}.pt"
     if kept and kept.exists():
-        return load_model(kept).eval()
+        return _with_step(load_model(kept).eval(), arguments.step)
     recipe = recipes.suited("patches" if name == "ipvae" else "images", name)
     changes: dict[str, Any] = {"seed": arguments.seed}
     if arguments.quick:
@@ -104,7 +109,7 @@ def learned(arguments: argparse.Namespace, name: str, images: list[Tensor]) -> A
         model: Any = recipe.make_model(samples.features)
     else:
         samples = data.Crops(images, 64)
-        model = recipe.make_model(samples.channels)
+        model = recipe.changed(whitening=whitening).make_model(samples.channels)
     config: TrainConfig = recipe.config()
     if not arguments.quick:
         config.iterations = iterations_within(arguments.budget, model, samples, config)
@@ -112,7 +117,13 @@ def learned(arguments: argparse.Namespace, name: str, images: list[Tensor]) -> A
     if kept:
         kept.parent.mkdir(parents=True, exist_ok=True)
         model.save(kept)
-    return model.eval()
+    return _with_step(model.eval(), arguments.step)
+
+
+def _with_step(model: Any, step: float | None) -> Any:
+    if isinstance(model, ConvIPVAE) and step is not None:
+        model.neuron.log_step.data.fill_(math.log(step))
+    return model
 
 
 # -- coding -------------------------------------------------------------------------------------
@@ -179,7 +190,7 @@ def by_basis_pursuit(model: ConvIPVAE, strength: float) -> Coder:
 
 
 def coders(
-    arguments: argparse.Namespace, images: list[Tensor]
+    arguments: argparse.Namespace, whitening: Whitening, images: list[Tensor]
 ) -> Iterator[tuple[str, float, Coder]]:
     """Name, factor on the threshold, and the coder."""
     steps = 8 if arguments.quick else STEPS
@@ -198,7 +209,7 @@ def coders(
     for name in arguments.only:
         if name == "ConvBPDN" and find_spec("sporco") is None:
             continue
-        model = learned(arguments, ways[name][0], images)
+        model = learned(arguments, ways[name][0], whitening, images)
         for factor in sorted(FACTORS, key=lambda factor: factor not in ON_ALL):
             yield name, factor, ways[name][1](model, factor)
 
@@ -277,16 +288,16 @@ def main() -> None:
           f"{'SSIM':>7}{'s':>7}")  # fmt: skip
     images = [whitening(x) for x in dataset.train.images]
     if arguments.train:
-        learned(arguments, arguments.train, images)
+        learned(arguments, arguments.train, whitening, images)
         return
-    for name, factor, coder in coders(arguments, images):
+    for name, factor, coder in coders(arguments, whitening, images):
         few = factor not in ON_ALL or name == "ConvBPDN"
         row = measured(coder, photographs[: arguments.curve] if few else photographs, whitening)
         found.setdefault(name, {})[f"{factor:g}"] = row
         print(f"{name:<24}{factor:>8g}{row['r2']:>7.3f}{row['median_r2']:>8.3f}{row['active']:>8.3f}"
               f"{row['spikes']:>8.3f}{row['psnr']:>7.2f}{row['ssim']:>7.3f}{row['seconds']:>7.2f}",
               flush=True)  # fmt: skip
-    settings = {"data": str(arguments.data), "budget": arguments.budget, "seed": arguments.seed,
+    settings = {"data": str(arguments.data), "budget": arguments.budget, "seed": arguments.seed, "step": arguments.step,
                 "photographs": len(photographs), "curve": arguments.curve,
                 "threads": torch.get_num_threads()}  # fmt: skip
     with atomic_write(record) as temporary:

@@ -43,7 +43,7 @@ MOST = 192
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", default="natural", help="photographs (default: scikit-image's)")
-    parser.add_argument("--run", type=Path, help="run folder of train --decoder conv")
+    parser.add_argument("--run", type=Path, help="run folder of train --decoder conv, or a model")
     parser.add_argument("--budget", default="6min", help="time to train for (default: 6min)")
     parser.add_argument("--photographs", type=int, default=8, help="how many are denoised")
     parser.add_argument("--quick", action="store_true", help="smoke test, takes seconds")
@@ -62,7 +62,7 @@ def model_of(arguments: argparse.Namespace, folder: Path) -> ConvIPVAE:
         command = ["train", "--data", str(arguments.data), "--decoder", "conv", "--out", str(run)]
         if ipvae_snn([*command, *length]):
             raise SystemExit("the training failed")
-    model = load_model(run / "model.pt")
+    model = load_model(run if run.is_file() else run / "model.pt")
     assert isinstance(model, ConvIPVAE)
     assert model.whitening is not None
     return model
@@ -119,7 +119,7 @@ def denoised(
 ) -> tuple[dict[str, list[float]], dict[str, Tensor]]:
     """PSNR of each photograph by each method, and the pictures of the first."""
     ways: dict[str, tuple[Callable[[Tensor, float], Tensor], tuple[float, ...]]] = {
-        "iP-VAE": (lambda x, s: by_spikes(model, x, s, steps), (0.25, 0.5, 1.0, 2.0)),
+        "iP-VAE": (lambda x, s: by_spikes(model, x, s, steps), (0.06, 0.12, 0.25, 0.5, 1.0)),
         "total variation": (by_variation, (0.05, 0.08, 0.12, 0.18)),
     }
     if find_spec("pywt") is None:
@@ -200,7 +200,7 @@ def _draw_costs(image: Tensor, code: ImageCode, decoded: Tensor, ax: Axes) -> No
     ax.semilogx(code.steps, bits, "o-", color=plotting.BLUE, label="bits per pixel")
     ax.semilogx(code.steps, active, "o-", color=plotting.ORANGE, label="active neurons per pixel")
     ax.set_xlabel("timestep")
-    ax.set_ylim(bottom=0)
+    ax.set_ylim(0, 1.25 * max(bits))
     ax.spines[["top", "right"]].set_visible(False)
     ax.legend(frameon=False, fontsize=7)
 

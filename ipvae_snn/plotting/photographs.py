@@ -7,7 +7,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import hsv_to_rgb
 from numpy.typing import NDArray
 
-from ipvae_snn.plotting.frame import array, axes, counts, sequential, text_colour
+from ipvae_snn.plotting.frame import array, axes, counts, text_colour
 
 
 def photograph(image: Any, *, ax: Axes | None = None) -> Axes:
@@ -28,15 +28,19 @@ def photograph(image: Any, *, ax: Axes | None = None) -> Axes:
 def activity(spk: Any, *, ax: Axes | None = None) -> Axes:
     """A map of the spikes at each place, of all features together.
 
+    The scale ends where one place in 200 has more.
+
     Args:
         spk: counts of one timestep, (K, h, w).
         ax: where to draw.
     """
     spikes = counts(spk, "K", "h", "w").sum(0)
     ax = axes(ax, (6, 6 * spikes.shape[0] / spikes.shape[1]))
-    drawn = ax.imshow(spikes, cmap=sequential(ax), vmin=0, interpolation="nearest")
+    top = max(1.0, float(np.quantile(spikes, 0.995)))
+    drawn = ax.imshow(spikes, cmap="magma", vmin=0, vmax=top, interpolation="nearest")
     ax.set_axis_off()
-    bar = ax.figure.colorbar(drawn, ax=ax, fraction=0.046, pad=0.02)
+    more = "max" if spikes.max() > top else "neither"
+    bar = ax.figure.colorbar(drawn, ax=ax, fraction=0.046, pad=0.02, extend=more)
     bar.ax.tick_params(colors=text_colour(ax))
     bar.outline.set_edgecolor(text_colour(ax))
     return ax
