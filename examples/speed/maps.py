@@ -2,7 +2,7 @@
 
 A training step needs two convolutions per timestep forward and four backward, inference two; they
 are timed alone, in turn with the model. Then a photograph of 512×512 pixels, and a timestep of one
-frame by events and by convolutions, against the portion of neurons that spike.
+frame of 512×512 pixels by events and by convolutions, against the portion of neurons that spike.
 
     python examples/speed/maps.py
 """
@@ -120,7 +120,7 @@ def large_photograph(quick: bool) -> dict[str, float]:
 
 @torch.no_grad()
 def by_events(rounds: int, quick: bool) -> list[dict[str, float]]:
-    side = 64 if quick else 256
+    side = 64 if quick else 512
     stream = ImageStream(active_model(stays=True), (side, side), seed=0)
     stream.push(torch.randn(1, side, side))
     stepper, rows = stream._stepper, []

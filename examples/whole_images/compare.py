@@ -297,9 +297,9 @@ def main() -> None:
         print(f"{name:<24}{factor:>8g}{row['r2']:>7.3f}{row['median_r2']:>8.3f}{row['active']:>8.3f}"
               f"{row['spikes']:>8.3f}{row['psnr']:>7.2f}{row['ssim']:>7.3f}{row['seconds']:>7.2f}",
               flush=True)  # fmt: skip
-    settings = {"data": str(arguments.data), "budget": arguments.budget, "seed": arguments.seed, "step": arguments.step,
-                "photographs": len(photographs), "curve": arguments.curve,
-                "threads": torch.get_num_threads()}  # fmt: skip
+    settings = {"data": str(arguments.data), "budget": arguments.budget, "seed": arguments.seed,
+                "step": arguments.step, "photographs": len(photographs),
+                "curve": arguments.curve, "threads": torch.get_num_threads()}  # fmt: skip
     with atomic_write(record) as temporary:
         temporary.write_text(json.dumps({**settings, "found": found}, indent=1) + "\n")
     draw(arguments.out, found)
