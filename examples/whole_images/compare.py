@@ -297,7 +297,7 @@ def main() -> None:
         print(f"{name:<24}{factor:>8g}{row['r2']:>7.3f}{row['median_r2']:>8.3f}{row['active']:>8.3f}"
               f"{row['spikes']:>8.3f}{row['psnr']:>7.2f}{row['ssim']:>7.3f}{row['seconds']:>7.2f}",
               flush=True)  # fmt: skip
-    settings = {"data": str(arguments.data), "budget": arguments.budget, "seed": arguments.seed,
+    settings = {"data": Path(arguments.data).stem, "budget": arguments.budget, "seed": arguments.seed,
                 "step": arguments.step, "photographs": len(photographs),
                 "curve": arguments.curve, "threads": torch.get_num_threads()}  # fmt: skip
     with atomic_write(record) as temporary:
