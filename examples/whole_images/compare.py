@@ -62,7 +62,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--train", choices=MODELS, help="train this model for --models, no more")
     parser.add_argument("--only", nargs="+", choices=COLOURS, default=list(COLOURS), metavar="WAY")
     parser.add_argument(
-        "--step", type=float, help="α of the iP-VAE where it codes, if not as trained"
+        "--step", type=float, help="α of iP-VAEs where they code, if not as trained"
     )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--quick", action="store_true", help="smoke test, takes seconds")
@@ -121,7 +121,7 @@ def learned(
 
 
 def _with_step(model: Any, step: float | None) -> Any:
-    if isinstance(model, ConvIPVAE) and step is not None:
+    if isinstance(model, ConvIPVAE | IPVAE) and step is not None:
         model.neuron.log_step.data.fill_(math.log(step))
     return model
 
@@ -249,7 +249,7 @@ def _patches(image: Tensor) -> Tensor:
 # -- results ------------------------------------------------------------------------------------
 
 
-def draw(path: Path, found: dict[str, dict[str, dict[str, float]]]) -> None:
+def draw(path: Path, found: dict[str, dict[str, dict[str, Any]]]) -> None:
     figure = Figure(figsize=(9.5, 4), layout="constrained")
     for ax, key, label in zip(
         figure.subplots(1, 2, sharey=True),
@@ -281,7 +281,7 @@ def main() -> None:
     if arguments.quick:
         photographs = [photographs[0][:, :50, :70]]
     record = arguments.out.with_suffix(".json")
-    found: dict[str, dict[str, dict[str, float]]] = {}
+    found: dict[str, dict[str, dict[str, Any]]] = {}
     if len(arguments.only) < len(COLOURS) and record.exists():
         found = json.loads(record.read_text())["found"]
     print(f"{'':<24}{'thresh.':>8}{'R²':>7}{'median':>8}{'active':>8}{'spikes':>8}{'PSNR':>7}"
@@ -292,14 +292,18 @@ def main() -> None:
         return
     for name, factor, coder in coders(arguments, whitening, images):
         few = factor not in ON_ALL or name == "ConvBPDN"
-        row = measured(coder, photographs[: arguments.curve] if few else photographs, whitening)
+        coded = photographs[: arguments.curve] if few else photographs
+        row = {
+            **measured(coder, coded, whitening),
+            "photographs": len(coded),
+            "step": arguments.step,
+        }
         found.setdefault(name, {})[f"{factor:g}"] = row
         print(f"{name:<24}{factor:>8g}{row['r2']:>7.3f}{row['median_r2']:>8.3f}{row['active']:>8.3f}"
               f"{row['spikes']:>8.3f}{row['psnr']:>7.2f}{row['ssim']:>7.3f}{row['seconds']:>7.2f}",
               flush=True)  # fmt: skip
-    settings = {"data": Path(arguments.data).stem, "budget": arguments.budget, "seed": arguments.seed,
-                "step": arguments.step, "photographs": len(photographs),
-                "curve": arguments.curve, "threads": torch.get_num_threads()}  # fmt: skip
+    settings = {"data": Path(arguments.data).stem, "budget": arguments.budget,
+                "seed": arguments.seed, "threads": torch.get_num_threads()}  # fmt: skip
     with atomic_write(record) as temporary:
         temporary.write_text(json.dumps({**settings, "found": found}, indent=1) + "\n")
     draw(arguments.out, found)
