@@ -19,6 +19,8 @@ TOGETHER = 2**24
 """Values of all draws of the samples that are inferred together, at most."""
 HIDDEN, MOST_HIDDEN = 0.05, 0.2
 """Share of the seen values that calibration hides, and the most of few values."""
+HALVINGS = 4
+"""How often the step of a sample that diverged is halved, at most."""
 NARROWEST = 0.1
 """Each side of an interval that is stretched, as a share of the mean over all."""
 
@@ -62,6 +64,10 @@ def impute(
     random, and finds the factor for all intervals with which they hold the asked share of these. It
     is right, on average over all values, where others are missing in the same way: for blocks, far
     from what was seen, intervals are too narrow. Few seen values only make intervals wider.
+
+    Near the edge of stability, what is missing may tip the balance: membranes swing up and down
+    without end. Samples whose mean explains what was seen worse than silence does are inferred
+    once more with half the step α, up to four times.
 
     Args:
         model: linear and Gaussian, flat or convolutional.
@@ -111,7 +117,8 @@ def impute(
         for start in range(0, len(x), rows):
             part = slice(start, start + rows)
             of_part = precision if len(precision) == 1 else precision[part]
-            parts.append(_drawn(model, filled[part], of_part, num_steps, draws, level, noise))
+            options = num_steps, draws, level, noise
+            parts.append(_drawn_stably(model, filled[part], of_part, options, HALVINGS))
         mean, low, high = (torch.cat(values) for values in zip(*parts, strict=True))
         return mean, low, high
 
@@ -158,6 +165,28 @@ def _sides(mean: Tensor, low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
     """Of intervals, below and above the mean, neither next to nothing: few draws may agree."""
     least = max(NARROWEST * float((high - low).mean()) / 2, torch.finfo(mean.dtype).tiny)
     return (mean - low).clamp(min=least), (high - mean).clamp(min=least)
+
+
+def _drawn_stably(
+    model: Any, x: Tensor, precision: Tensor, options: tuple[Any, ...], halvings: int
+) -> tuple[Tensor, ...]:
+    """:func:`_drawn`, once more with half the step where it diverged."""
+    found = _drawn(model, x, precision, *options)
+    weight = precision.expand_as(x)
+    left, silent = ((weight * values.square()).flatten(1).sum(1) for values in (x - found[0], x))
+    rows = (left > silent).nonzero().squeeze(1)
+    if not halvings or not len(rows):
+        return found
+    log_step = model.neuron.log_step
+    before = log_step.detach().clone()
+    try:
+        log_step.data.sub_(math.log(2))
+        again = _drawn_stably(model, x[rows], weight[rows], options, halvings - 1)
+    finally:
+        log_step.data.copy_(before)
+    for values, better in zip(found, again, strict=True):
+        values[rows] = better
+    return found
 
 
 def _drawn(

@@ -155,3 +155,27 @@ def test_other_models_are_refused(model):
 def test_a_film_is_refused():
     with pytest.raises(ValueError, match="samples that stay"):
         impute(IPVAE(M, K), torch.rand(4, 2, M))
+
+
+@pytest.mark.parametrize("kind", ["flat", "map"])
+def test_samples_that_diverge_are_inferred_more_slowly(kind):
+    torch.manual_seed(0)
+    if kind == "flat":
+        model, x = IPVAE(16, 32, step=0.8, clamp=10.0), 4 * torch.randn(6, 16)
+    else:
+        model, x = ConvIPVAE(1, 8, 4, 2, step=0.8, clamp=10.0), 4 * torch.randn(6, 1, 8, 8)
+    with torch.no_grad():
+        model.decoder.weight.normal_(std=0.4)
+    mask = (torch.rand(x.shape) < 0.7).float()
+    before = model.neuron.log_step.detach().clone()
+    filled = impute(model, x, mask, num_steps=100, draws=16, calibrate=False, seed=0)
+    assert torch.equal(model.neuron.log_step, before)
+    spk = model.run(x, 100, record=(), mask=mask, seed=0).state.spk
+    plain = model.reconstruct(spk, x)
+
+    def left(values):
+        return (mask * (x - values).square()).flatten(1).sum(1)
+
+    silent = left(torch.zeros_like(x))
+    assert (left(plain) > silent).any()  # it does diverge
+    assert (left(filled.mean) <= silent).all()
