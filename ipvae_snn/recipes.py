@@ -18,7 +18,6 @@ from typing import Any
 from ipvae_snn._utils.checks import require_integer
 from ipvae_snn.models import MODELS
 from ipvae_snn.models.base import BaseModel, make_model
-from ipvae_snn.neurons import STEP
 from ipvae_snn.training import TrainConfig
 
 __all__ = ["OTHER_RULES", "RECIPES", "Recipe", "by_rule", "find", "suited"]
@@ -192,7 +191,7 @@ OTHER_RULES: dict[tuple[str, str], dict[str, Any]] = {
     ("conv-ipvae", "backprop"): {
         "rule": "backprop", "iterations": 4000, "steps": 16, "burn_in": 0, "lr": 1e-2,
         "lr_end": 1e-5, "weight_decay": 3e-4, "beta": 1.0, "bias": 0.2, "init_std": 1e-2,
-        "lateral_scale": 0.85, "step": STEP,
+        "lateral_scale": 0.85, "step": 0.2,
     },
 }  # fmt: skip
 """What recipes become for a rule of learning that is not their own, by the names of both."""
