@@ -23,7 +23,7 @@ from ipvae_snn.kernels.convolution import (
     make_neurons,
 )
 
-SLOWER = 6.0
+SLOWER = 9.0
 """Time of a multiplication by events in that of one of a convolution: measured on an AMD EPYC."""
 LISTING = 40
 """Multiplications in the time that it takes to look whether a neuron spiked."""
