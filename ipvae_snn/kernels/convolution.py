@@ -121,11 +121,11 @@ class MapResult:
 
 def infer_maps(spec: MapSpec) -> MapResult:
     """Run a spec; gradients flow to its tensors, once. Second derivatives are not available."""
-    tensors = [getattr(spec, name).contiguous() for name in INPUTS]
-    inputs: dict[str, Any] = dict(zip(INPUTS, tensors, strict=True))
-    inputs["x"] = by_place(spec.x)
-    spec = replace(spec, **inputs)
-    tensors[0] = spec.x
+    inputs: dict[str, Any] = {
+        name: by_place(spec.x) if name == "x" else getattr(spec, name).contiguous()
+        for name in INPUTS
+    }
+    spec, tensors = replace(spec, **inputs), list(inputs.values())
     if not torch.is_grad_enabled() or not any(t.requires_grad for t in tensors):
         return _forward(spec)[0]
     outputs: tuple[Any, ...] = _Inference.apply(spec, *tensors)  # type: ignore[no-untyped-call]
@@ -220,12 +220,8 @@ class Dictionary:
     def masked(self, cells: Tensor) -> Tensor:
         return cells if self.mask is None else cells * self.mask
 
-    def weighed(self, cells: Tensor) -> Tensor:
-        """Of residuals, or of what flows back to Φ z: as they act on neurons and on Φ."""
-        return self.masked(cells) if self.weighs else cells
-
     def weigh_(self, cells: Tensor) -> None:
-        """The same in place."""
+        """Residuals, or what flows back to Φ z, in place: as they act on neurons and on Φ."""
         if self.weighs and self.mask is not None:
             cells.mul_(self.mask)
 
@@ -493,7 +489,7 @@ def _forward(spec: MapSpec, save: bool = False) -> tuple[MapResult, Saved | None
         x = spec.x_at(t)
         if residual is None or spec.lateral_scale != 1 or spec.x.ndim == 5:
             residual = torch.sub(x, decoded, alpha=spec.lateral_scale)
-        residual = dictionary.weighed(residual)
+        dictionary.weigh_(residual)
         for part in parts:
             neurons.advance(t, dictionary.project(residual, part), state, part, saved)
         last = t + 1 == spec.steps
@@ -619,7 +615,8 @@ class _Adjoint:
         spk_grad = torch.zeros_like(spec.spk)
         if sent_back is not None and (self.needed["spk"] or bool(spec.spk.any())):
             # What spikes of the initial state leave.
-            first = dictionary.weighed(-spec.lateral_scale * sent_back)
+            first = -spec.lateral_scale * sent_back
+            dictionary.weigh_(first)
             spk_grad = dictionary.project(first)
             dictionary.add_gradient(first, spec.spk)
         h_sum, step_sum = neurons.sums()

@@ -24,9 +24,9 @@ from ipvae_snn.kernels.convolution import (
 )
 
 SLOWER = 9.0
-"""Time of a multiplication by events in that of one of a convolution: measured on an AMD EPYC."""
+"""How much longer a product takes by events than in a convolution; of two threads, AMD EPYC."""
 LISTING = 40
-"""Multiplications in the time that it takes to look whether a neuron spiked."""
+"""Products of a convolution in the time that it takes to look whether a neuron spiked."""
 
 
 class MapStepper:
