@@ -475,9 +475,9 @@ def load_model(path: str | Path, device: torch.device | str = "cpu") -> Any:
 
 
 def make_model(cls: Any, config: Mapping[str, Any]) -> Any:
-    """A model of a class from a configuration, in which parts are plain data."""
+    """A model of a class from a configuration, in which parts are plain data or instances."""
     options = {
-        name: PARTS[name].from_config(value) if name in PARTS and value is not None else value
+        name: PARTS[name].from_config(value) if name in PARTS and isinstance(value, dict) else value
         for name, value in config.items()
     }
     return cls(**options)
