@@ -15,6 +15,7 @@ EXAMPLES = [(path.name, ()) for path in sorted(FOLDER.glob("*.py"))] + [
     ("hidden_layers/gradients.py", ()),
     ("speed/maps.py", ()),
     ("whole_images/compare.py", ()),
+    ("whole_images/film.py", ()),
     ("whole_images/photograph.py", ()),
     ("hidden_layers/plain_swap.py", ()),
     *(

@@ -1,8 +1,8 @@
 """A film as spikes: membranes go on from frame to frame.
 
-A photograph stands still, drifts by a pixel per frame to its edge, and is cut to another one. Each
-frame stays for one timestep, or for more, so that codes have to follow what moves. R² is that of the
-whitened frame, decoded from the counts of its last timestep.
+A photograph stands still, drifts by a pixel per frame to its edge, and is cut to another one.
+Each frame stays for one timestep, or for more, so that codes have to follow what moves. R² is that
+of the whitened frame, decoded from the counts of its last timestep.
 
     python examples/whole_images/film.py                        # learns from scikit-image's
     python examples/whole_images/film.py --run runs/photos      # of train --decoder conv
