@@ -23,7 +23,7 @@ import math
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ipvae_snn._utils import checks
 from ipvae_snn.kernels import equations
@@ -43,6 +43,24 @@ def bound_log_scale(raw: Tensor, bound: float = LOG_SCALE_BOUND) -> Tensor:
     """
     checks.require_float(raw, "raw")
     return bound * torch.tanh(raw / bound)
+
+
+def raw_log_scale(size: int, learned: bool, scale: float = 1.0) -> nn.Parameter | None:
+    """Parameter that :func:`bound_log_scale` maps to log σ of ``size`` values.
+
+    Frozen, unless it is ``learned``; ``None`` for σ = 1 that stays.
+
+    Raises:
+        ValueError: ``scale`` is beyond 1/30 to 30, near the bounds.
+
+    >>> bound_log_scale(raw_log_scale(2, learned=False, scale=0.5)).exp()
+    tensor([0.5000, 0.5000])
+    """
+    scale = checks.require_number(scale, "scale", 1 / 30, 30.0)
+    if not learned and scale == 1:
+        return None
+    raw = LOG_SCALE_BOUND * math.atanh(math.log(scale) / LOG_SCALE_BOUND)
+    return nn.Parameter(torch.full((size,), raw), requires_grad=learned)
 
 
 def gram(weight: Tensor, log_scale: Tensor | None = None) -> Tensor:

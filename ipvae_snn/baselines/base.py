@@ -52,9 +52,8 @@ class Baseline(BaseModel):
         require_number(init_std, "init_std", least=0)
         self.decoder = nn.Linear(latents, in_features, bias=False)
         nn.init.normal_(self.decoder.weight, std=init_std)
-        require_flag(learn_scale, "learn_scale")
-        scale = nn.Parameter(torch.zeros(in_features)) if learn_scale else None
-        self.register_parameter("raw_log_scale", scale)
+        learn_scale = require_flag(learn_scale, "learn_scale")
+        self.register_parameter("raw_log_scale", F.raw_log_scale(self.in_features, learn_scale))
 
     has_matrix = takes_graph = True
 

@@ -51,7 +51,8 @@ class ConvIPVAE(MapModel, NeuronModel):
         kernel_size: height and width of a feature in pixels, or a number for both.
         stride: pixels from one place to the next, at most ``kernel_size``.
         dimensions: 2 for images, 1 for signals.
-        learn_scale: learn log σ per channel; otherwise σ = 1.
+        learn_scale: learn log σ per channel; otherwise it stays.
+        scale: σ of every channel before it has learned, from 1/30 to 30.
         whitening: what images were whitened by; saved with the model, which takes whitened ones.
         spike_grad, form, clamp, step, bias, leak, lateral_scale, learn_step, learn_bias,
             learn_mem_init, kl_form, init_std: as in :class:`~ipvae_snn.IPVAE`.
@@ -101,11 +102,12 @@ class ConvIPVAE(MapModel, NeuronModel):
         kl_form: Literal["exact", "published"] = "exact",
         init_std: float = 1e-2,
         learn_scale: bool = True,
+        scale: float = 1.0,
         whitening: Whitening | None = None,
     ) -> None:
         super().__init__(
             channels, latents, kernel_size, stride, dimensions=dimensions, init_std=init_std,
-            learn_scale=learn_scale, whitening=whitening,
+            learn_scale=learn_scale, scale=scale, whitening=whitening,
         )  # fmt: skip
         self.kl_form = require_kl_form(kl_form)
         require_instance(spike_grad, "spike_grad")

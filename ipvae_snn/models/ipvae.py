@@ -10,13 +10,14 @@ from torch import Tensor, nn
 from ipvae_snn._utils.checks import (
     require_code,
     require_finite,
+    require_flag,
     require_input,
     require_instance,
     require_integer,
     require_number,
 )
 from ipvae_snn._utils.seeding import require_same_draws, seeded
-from ipvae_snn.functional import require_kl_form
+from ipvae_snn.functional import raw_log_scale, require_kl_form
 from ipvae_snn.kernels import loop
 from ipvae_snn.kernels.loop import State
 from ipvae_snn.kernels.spec import PRECISIONS
@@ -49,7 +50,7 @@ _OF_NEURONS = (
 _OF_LATERAL = ("log_scale",)
 _FIXED = (
     "in_features", "latents", "learn_step", "learn_bias", "learn_mem_init", "learn_scale",
-    "init_std",
+    "scale", "init_std",
 )  # fmt: skip
 """Attributes that are kept elsewhere, and arguments that nothing reads after the constructor."""
 
@@ -94,9 +95,10 @@ class IPVAE(_ChosenByDecoder):
         kl_form: ``"exact"``, or ``"published"`` to reproduce published numbers
             (:func:`~ipvae_snn.functional.poisson_kl`).
         init_std: standard deviation of the initial Φ. The published 1e-4 works, and starts slower.
-        learn_scale: learn log σ per pixel; otherwise σ = 1. A learned σ weighs pixels that are
+        learn_scale: learn log σ per pixel; otherwise it stays. A learned σ weighs pixels that are
             nearly always alike most, which is best for the likelihood and not for the squared
-            error. With σ = 1, β is the smaller the smaller the error is to be.
+            error. With a σ that stays, the error is to be about as small: β makes up for the rest.
+        scale: σ of every pixel before it has learned, from 1/30 to 30.
         decoder: any module from counts (B, K) to (B, M) in place of the linear Φ. It costs a
             forward and a backward pass per timestep, and saves if it is a registered
             :class:`~ipvae_snn.models.Decoder`. An ``nn.ConvTranspose2d`` or ``nn.ConvTranspose1d``,
@@ -137,6 +139,7 @@ class IPVAE(_ChosenByDecoder):
         kl_form: Literal["exact", "published"] = "exact",
         init_std: float = 1e-2,
         learn_scale: bool = True,
+        scale: float = 1.0,
         decoder: nn.Module | None = None,
         likelihood: Likelihood | None = None,
     ) -> None:
@@ -163,10 +166,11 @@ class IPVAE(_ChosenByDecoder):
         phi = nn.utils.skip_init(
             nn.Linear, latents, in_features, bias=False, device=torch.get_default_device()
         )
-        scale = nn.Parameter(torch.zeros(in_features)) if learn_scale and linear else None
+        learn_scale = require_flag(learn_scale, "learn_scale")
+        log_scale = raw_log_scale(in_features, learn_scale, scale)
         self.neuron = IPVAENeuron(
             phi if linear else NoLateral(latents),
-            log_scale=scale,
+            log_scale=log_scale if linear else None,
             form=form,
             spike_grad=spike_grad,
             clamp=clamp,
@@ -186,7 +190,7 @@ class IPVAE(_ChosenByDecoder):
         else:
             decoded = DecodedLikelihood(
                 LinearDecoder(latents, in_features, init_std) if decoder is None else decoder,
-                Gaussian(in_features, learn_scale) if likelihood is None else likelihood,
+                Gaussian(in_features, learn_scale, scale) if likelihood is None else likelihood,
             )
             self._check_decoder(decoded.decoder)
         self.decoded: DecodedLikelihood | None = decoded

@@ -52,7 +52,7 @@ LIKELIHOODS: Registry[Likelihood] = Registry("likelihood", Likelihood)
 
 @LIKELIHOODS.register("gaussian")
 class Gaussian(Likelihood):
-    r"""x ~ N(η, σ²), σ per pixel, learned or 1.
+    r"""x ~ N(η, σ²), σ per pixel, learned or fixed.
 
     .. math::
         −\log p = Σ_i \frac{(x_i − η_i)^2}{2 σ_i^2} + \log σ_i + ½ \log 2π, \quad
@@ -61,6 +61,7 @@ class Gaussian(Likelihood):
     Args:
         in_features: M.
         learn_scale: learn log σ, bounded by :func:`~ipvae_snn.functional.bound_log_scale`.
+        scale: σ before it has learned.
 
     Source: arXiv 2410.19315, where the decoder is linear.
 
@@ -71,12 +72,11 @@ class Gaussian(Likelihood):
 
     raw_log_scale: Tensor | None
 
-    def __init__(self, in_features: int, learn_scale: bool = True) -> None:
+    def __init__(self, in_features: int, learn_scale: bool = True, scale: float = 1.0) -> None:
         super().__init__()
         in_features = require_integer(in_features, "in_features")
         learned = require_flag(learn_scale, "learn_scale")
-        scale = nn.Parameter(torch.zeros(in_features)) if learned else None
-        self.register_parameter("raw_log_scale", scale)
+        self.register_parameter("raw_log_scale", F.raw_log_scale(in_features, learned, scale))
 
     @property
     def log_scale(self) -> Tensor | None:

@@ -30,8 +30,8 @@ class MapModel(BaseModel):
     a feature touches the image: codes have the shape (B, K, h, w), h = ⌈H / s⌉ + ⌈k / s⌉ − 1.
 
     Args:
-        channels, latents, kernel_size, stride, dimensions, init_std, learn_scale, whitening: as in
-            :class:`~ipvae_snn.models.ConvIPVAE`.
+        channels, latents, kernel_size, stride, dimensions, init_std, learn_scale, scale,
+            whitening: as in :class:`~ipvae_snn.models.ConvIPVAE`.
     """
 
     size_argument: ClassVar[str] = "channels"
@@ -47,6 +47,7 @@ class MapModel(BaseModel):
         dimensions: int,
         init_std: float,
         learn_scale: bool,
+        scale: float = 1.0,
         whitening: Whitening | None,
     ) -> None:
         super().__init__()
@@ -74,7 +75,7 @@ class MapModel(BaseModel):
             TRANSPOSED[dimensions], latents, channels, self.kernel_size, self.stride, bias=False,
             device=torch.get_default_device(),
         )  # fmt: skip
-        self.raw_log_scale = nn.Parameter(torch.zeros(channels)) if learn_scale else None
+        self.raw_log_scale = F.raw_log_scale(channels, learn_scale, scale)
         with torch.no_grad():
             self.decoder.weight.normal_(std=init_std)
 

@@ -1,5 +1,6 @@
 """The model: unrolled inference against the one-step neuron, recorded fields, loss, bad input."""
 
+import math
 import pickle
 
 import pytest
@@ -7,6 +8,8 @@ import torch
 
 from ipvae_snn import IPVAE, surrogate
 from ipvae_snn import functional as F
+from ipvae_snn.models import ConvIPVAE
+from ipvae_snn.models.likelihoods import Gaussian
 
 
 @pytest.fixture
@@ -183,6 +186,56 @@ def test_without_a_learned_scale_sigma_is_one(tmp_path):
     again = IPVAE.load(tmp_path / "model.pt")
     assert again.log_scale is None
     assert torch.equal(again.run(x, 10, seed=0).spk, mine.spk)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda **options: IPVAE(16, 8, **options),
+        lambda **options: ConvIPVAE(1, 4, 3, 2, **options),
+    ],
+    ids=["flat", "maps"],
+)
+def test_a_scale_that_stays_is_the_unit_of_the_data(make, tmp_path):
+    scale = 0.4
+    model, plain = make(learn_scale=False, scale=scale), make(learn_scale=False)
+    for each in (model, plain):
+        each.double().neuron.spike_grad = surrogate.rounded()
+    with torch.no_grad():
+        plain.decoder.weight.copy_(model.decoder.weight.normal_() / scale)
+        plain.neuron.mem_init.copy_(model.neuron.mem_init)
+    x = torch.rand(*((5, 1, 7, 9) if isinstance(model, ConvIPVAE) else (5, 16))).double()
+    mine, other = (m.run(y, 10, seed=0) for m, y in ((model, x), (plain, x / scale)))
+    near = {"rtol": 1e-5, "atol": 1e-6}  # σ was made in single precision
+    torch.testing.assert_close(mine.mem, other.mem, **near)
+    torch.testing.assert_close(mine.nll, other.nll + x[0].numel() * math.log(scale), **near)
+    model.loss(x, 4).backward()
+    fixed = [p for name, p in model.named_parameters() if name.endswith("log_scale")]
+    assert len(fixed) == 1
+    assert fixed[0].grad is None
+    model.save(tmp_path / "model.pt")
+    again = type(model).load(tmp_path / "model.pt").double()
+    assert torch.equal(again.run(x, 10, seed=0).mem, mine.mem)
+    assert again.config() == model.config()
+    assert not all(p.requires_grad for p in again.parameters())
+
+
+def test_the_gaussian_likelihood_takes_a_scale_that_stays():
+    likelihood, x, eta = (
+        Gaussian(16, learn_scale=False, scale=0.4),
+        torch.rand(3, 16),
+        torch.rand(16),
+    )
+    expected = -torch.distributions.Normal(eta, 0.4).log_prob(x).sum(1)
+    torch.testing.assert_close(likelihood.nll(x, eta), expected)
+    torch.testing.assert_close(likelihood.score(x, eta), (x - eta) / 0.16)
+    assert not any(p.requires_grad for p in likelihood.parameters())
+
+
+def test_a_scale_near_the_bounds_is_refused():
+    for scale in (0.0, 0.02, 50.0, math.nan):
+        with pytest.raises(ValueError, match="scale"):
+            IPVAE(16, 8, scale=scale)
 
 
 def test_a_fixed_bias_is_no_parameter_and_is_saved(tmp_path):
