@@ -186,7 +186,8 @@ OTHER_RULES: dict[tuple[str, str], dict[str, Any]] = {
         "learn_bias": True, "target_rate": 1.1,
     },
     ("mnist", "local"): {
-        **_LOCAL, "iterations": 4000, "burn_in": 24, "bias": 0.025, "step": 0.25,
+        **_LOCAL, "iterations": 4000, "steps": 48, "burn_in": 40, "bias": 0.06, "step": 0.1,
+        "scale": 0.25, "lateral_scale": 1.0,
     },
     ("conv-ipvae", "backprop"): {
         "rule": "backprop", "iterations": 4000, "steps": 16, "burn_in": 0, "lr": 1e-2,
