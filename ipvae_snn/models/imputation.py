@@ -6,7 +6,13 @@ from typing import Any, Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from ipvae_snn._utils.checks import require_flag, require_integer, require_number
+from ipvae_snn._utils.checks import (
+    require_finite,
+    require_flag,
+    require_float,
+    require_integer,
+    require_number,
+)
 from ipvae_snn._utils.modes import eval_mode
 from ipvae_snn._utils.seeding import source
 from ipvae_snn.models.convolutional import ConvIPVAE
@@ -52,7 +58,7 @@ def impute(
     draws: int = 64,
     level: float = 0.9,
     noise: bool = True,
-    calibrate: bool = True,
+    calibrate: bool | Tensor = True,
     seed: int | None = None,
 ) -> Imputed:
     r"""Infer from what was seen, and reconstruct the rest.
@@ -63,7 +69,9 @@ def impute(
     of values that were all seen. So calibration first hides a twentieth of the seen values, at
     random, and finds the factor for all intervals with which they hold the asked share of these. It
     is right, on average over all values, where others are missing in the same way: for blocks, far
-    from what was seen, intervals are too narrow. Few seen values only make intervals wider.
+    from what was seen, intervals are too narrow. Few seen values only make intervals wider. Where
+    there are complete samples, calibration hides of these what is missing of x, which is right for
+    blocks, too.
 
     Near the edge of stability, what is missing may tip the balance: membranes swing up and down
     without end. Samples whose mean explains what was seen worse than silence does are inferred
@@ -78,7 +86,8 @@ def impute(
         level: probability of the interval, in (0, 1).
         noise: whether draws have the noise σ ε of pixels; without it the interval is that of the
             reconstruction, and is not calibrated.
-        calibrate: whether to do so; it doubles the time.
+        calibrate: whether to do so; or complete samples (R, M) or (R, C, H, W) to do so on, of the
+            kind of x, best such that the model has not learned. It doubles the time.
         seed: of the draws, and of what is hidden.
 
     Raises:
@@ -102,7 +111,8 @@ def impute(
     require_integer(draws, "draws", least=2)
     require_number(level, "level", least=1e-6, most=1 - 1e-6)
     require_flag(noise, "noise")
-    require_flag(calibrate, "calibrate")
+    complete = calibrate if isinstance(calibrate, Tensor) else None
+    calibrate = complete is not None or require_flag(calibrate, "calibrate")
     dimensions = model.dimensions + 1 if isinstance(model, ConvIPVAE) else 1
     filled, precision = seen(x, mask, dimensions, model.like)
     if x.ndim != dimensions + 1 or not len(x):
@@ -110,28 +120,47 @@ def impute(
         raise ValueError(
             f"x must hold samples that stay, of shape {expected}, got {tuple(x.shape)}"
         )
+    if complete is not None:
+        _require_like(complete, filled)
     rows, stretch = max(1, TOGETHER // (draws * x[:1].numel())), 1.0
 
-    def drawn(precision: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def drawn(x: Tensor, precision: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         parts = []
         for start in range(0, len(x), rows):
             part = slice(start, start + rows)
             of_part = precision if len(precision) == 1 else precision[part]
             options = num_steps, draws, level, noise
-            parts.append(_drawn_stably(model, filled[part], of_part, options, HALVINGS))
+            parts.append(_drawn_stably(model, x[part], of_part, options, HALVINGS))
         mean, low, high = (torch.cat(values) for values in zip(*parts, strict=True))
         return mean, low, high
 
     with eval_mode(model), model.seeded(seed):
         if calibrate and noise:
-            precision_of_all = precision.expand_as(filled)
-            hidden = _some_of(precision_of_all > 0, level)
-            stretch = _stretch(filled, *drawn(precision_of_all * ~hidden), hidden, level)
-        mean, low, high = drawn(precision)
+            known, weight = filled, precision.expand_as(filled)
+            if complete is None:
+                hidden = _some_of(weight > 0, level)
+                weight = weight * ~hidden
+            else:
+                known = complete.to(filled)
+                weight = weight[torch.arange(len(known), device=weight.device) % len(weight)]
+                hidden = weight == 0
+            stretch = _stretch(known, *drawn(known, weight), hidden, level)
+        mean, low, high = drawn(filled, precision)
     if calibrate and noise:
         below, above = _sides(mean, low, high)
         low, high = mean - stretch * below, mean + stretch * above
     return Imputed(torch.where(precision > 0, filled, mean), mean, low, high, stretch)
+
+
+def _require_like(complete: Tensor, x: Tensor) -> None:
+    """Raise unless the samples to calibrate on are finite and like x."""
+    require_float(complete, "calibrate")
+    if complete.shape[1:] != x.shape[1:] or not len(complete):
+        raise ValueError(
+            f"calibrate must hold samples of shape {tuple(x.shape[1:])}, as x does, got "
+            f"{tuple(complete.shape)}"
+        )
+    require_finite(complete, "calibrate")
 
 
 def _some_of(shown: Tensor, level: float) -> Tensor:

@@ -61,6 +61,26 @@ def test_calibration_makes_up_for_a_wrong_sigma(wrong):
     assert filled.stretch != 1
 
 
+def test_complete_samples_make_intervals_right_for_what_is_never_seen():
+    """The last values are missing of all: the others tell nothing of them."""
+    model, x, _ = known()
+    x = x.clone()
+    x[:, -3:] += 3 * torch.randn(len(x), 3, generator=torch.Generator().manual_seed(8))
+    seen = torch.arange(M) < M - 3
+    new, complete = x[: len(x) // 2], x[len(x) // 2 :]
+    inside = []
+    for calibrate in (True, complete):
+        out = impute(model, new, seen, num_steps=60, draws=24, calibrate=calibrate, seed=0)
+        within = (new >= out.low) & (new <= out.high)
+        inside.append(float(within[:, ~seen].float().mean()))
+    assert inside[0] < 0.8
+    assert 0.86 < inside[1] < 0.94
+    for wrong, error in ((complete[:, 1:], ValueError), (complete.long(), TypeError),
+                         (complete[:0], ValueError), (complete / 0, ValueError)):  # fmt: skip
+        with pytest.raises(error, match="calibrate"):
+            impute(model, new, seen, num_steps=2, draws=2, calibrate=wrong)
+
+
 @pytest.mark.parametrize("shown", [1, 3, 8])
 def test_few_seen_values_make_no_interval_narrower(shown):
     """A few tell nothing about a share of nine tenths."""
