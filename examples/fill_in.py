@@ -77,10 +77,11 @@ def score(x: Tensor, filled: Tensor, lost: Tensor, pixel_mean: Tensor) -> float:
 def by_lca(model: LCA, x: Tensor, lost: Tensor, threshold: float) -> Tensor:
     """Sparse coding of the values that were seen."""
     weight, seen = model.weight, (~lost).to(x)
+    rate = min(model.rate, 1 / float(torch.linalg.matrix_norm(weight, 2)) ** 2)  # else it diverges
     mem = torch.zeros(len(x), weight.shape[1])
     for _ in range(LCA_STEPS):
         code = shrink(mem, threshold, nonnegative=False)
-        mem = mem + model.rate * ((seen * (x - code @ weight.mT)) @ weight - mem + code)
+        mem = mem + rate * ((seen * (x - code @ weight.mT)) @ weight - mem + code)
     return shrink(mem, threshold, nonnegative=False) @ weight.mT
 
 

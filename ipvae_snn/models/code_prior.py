@@ -27,7 +27,8 @@ from ipvae_snn._utils.npz_files import read_npz, write_npz
 from ipvae_snn._utils.seeding import source
 from ipvae_snn.functional import gaussian_nll
 from ipvae_snn.kernels.sampler import poisson
-from ipvae_snn.models.ipvae import IPVAE
+from ipvae_snn.models.base import BaseModel
+from ipvae_snn.models.map_model import MapModel
 from ipvae_snn.models.residual import pixel_noise
 
 KINDS = "gamma", "poisson"
@@ -87,7 +88,7 @@ class CodePrior:
     @classmethod
     def fit(
         cls,
-        model: IPVAE,
+        model: BaseModel,
         x: Tensor,
         labels: Tensor | None = None,
         *,
@@ -98,7 +99,7 @@ class CodePrior:
         """The prior of the codes of samples.
 
         Args:
-            model: trained.
+            model: trained, with flat Poisson counts: an IPVAE, or the amortised P-VAE.
             x: samples it learned from, (N, M).
             labels: integers (N,); each label becomes a class of its own. Default: one class, 0.
             kind: ``"gamma"`` for Gamma–Poisson counts, or ``"poisson"``.
@@ -108,12 +109,13 @@ class CodePrior:
         Raises:
             TypeError, ValueError: another model, wrong shapes, a class with fewer than two samples.
 
+        >>> from ipvae_snn import IPVAE
         >>> model = IPVAE(16, 8)
         >>> prior = CodePrior.fit(model, torch.rand(20, 16), torch.arange(20) % 2, num_steps=8)
         >>> prior.sample(model, 5, label=1).x.shape
         torch.Size([5, 16])
         """
-        require_instance(model, "model", IPVAE)
+        _require_counts(model)
         require_choice(kind, "kind", KINDS)
         labels = _labels(labels, x)
         rates = code_rates(model, x, num_steps, seed).double()
@@ -150,7 +152,7 @@ class CodePrior:
     @torch.no_grad()
     def sample(
         self,
-        model: IPVAE,
+        model: BaseModel,
         count: int,
         *,
         label: int | None = None,
@@ -194,7 +196,7 @@ class CodePrior:
     @torch.no_grad()
     def log_likelihood(
         self,
-        model: IPVAE,
+        model: BaseModel,
         x: Tensor,
         draws: int = 1000,
         *,
@@ -214,7 +216,7 @@ class CodePrior:
         have all the weight.
 
         Args:
-            model: linear and Gaussian; the prior was fitted to it.
+            model: linear and Gaussian; the prior was fitted to it, or learned with it.
             x: (B, M).
             draws: S of each round, at least 2.
             rounds: of draws, at least 1.
@@ -230,6 +232,7 @@ class CodePrior:
         self.require_bounded(model)
         require_integer(draws, "draws", least=2)
         require_integer(rounds, "rounds")
+        log_scale: Any = model.log_scale
         bounds, errors = [], []
         with eval_mode(model), model.seeded(seed):
             for row, rates in zip(x, _rates_over_time(model, x, num_steps), strict=True):
@@ -237,7 +240,7 @@ class CodePrior:
                 for number in range(rounds):
                     spk = proposal.draw(draws)
                     residual = row.to(model.like) - model.decode(spk)
-                    log_p = -gaussian_nll(residual, model.log_scale).double() + self.log_prob(spk)
+                    log_p = -gaussian_nll(residual, log_scale).double() + self.log_prob(spk)
                     log_weight = log_p - proposal.log_prob(spk)
                     if number + 1 < rounds:
                         proposal.refine(spk, log_weight)
@@ -281,15 +284,24 @@ class CodePrior:
     def require_bounded(self, model: Any) -> None:
         """Raise unless the prior was fitted to such a model, and log p(x) has a bound by it."""
         self._require_fitting(model)
-        if model.decoded is not None:
+        if getattr(model, "decoded", None) is not None:
             raise TypeError("model must have its linear decoder and Gaussian likelihood")
 
     def _require_fitting(self, model: Any) -> None:
-        require_instance(model, "model", IPVAE)
+        _require_counts(model)
         if model.latents != self.rate.shape[1]:
             raise ValueError(
                 f"the prior is of {self.rate.shape[1]} neurons, the model has {model.latents}"
             )
+
+
+def _require_counts(model: Any) -> None:
+    require_instance(model, "model", BaseModel)
+    if not model.emits_counts or isinstance(model, MapModel):
+        raise TypeError(
+            "model must have flat Poisson counts, as an IPVAE or a PoissonVAE has, got "
+            f"{type(model).__name__}"
+        )
 
 
 class Proposal:
@@ -352,7 +364,7 @@ class Proposal:
         return source(None, self.rates.device)
 
 
-def _rates_over_time(model: IPVAE, x: Tensor, num_steps: int) -> Iterator[Tensor]:
+def _rates_over_time(model: BaseModel, x: Tensor, num_steps: int) -> Iterator[Tensor]:
     """For each sample the rates of timesteps after ``num_steps``, four apart, (J, K)."""
     require_integer(num_steps, "num_steps")
     require_float(x, "x")
@@ -364,7 +376,7 @@ def _rates_over_time(model: IPVAE, x: Tensor, num_steps: int) -> Iterator[Tensor
 
 @torch.no_grad()
 def code_rates(
-    model: IPVAE, x: Tensor, num_steps: int = SETTLED, seed: int | None = None
+    model: BaseModel, x: Tensor, num_steps: int = SETTLED, seed: int | None = None
 ) -> Tensor:
     """Rates of settled codes, (B, K): e^u averaged over the timesteps after ``num_steps``."""
     require_integer(num_steps, "num_steps")
@@ -380,7 +392,7 @@ def code_rates(
 
 @torch.no_grad()
 def interpolate(
-    model: IPVAE, a: Tensor, b: Tensor, points: int = 8, *, num_steps: int = SETTLED,
+    model: BaseModel, a: Tensor, b: Tensor, points: int = 8, *, num_steps: int = SETTLED,
     seed: int | None = None,
 ) -> Tensor:  # fmt: skip
     """What lies between inputs: reconstructions from log rates on the straight line between theirs.
@@ -397,7 +409,7 @@ def interpolate(
     Raises:
         TypeError, ValueError: another model, different shapes, fewer than two points.
     """
-    require_instance(model, "model", IPVAE)
+    _require_counts(model)
     require_integer(points, "points", least=2)
     if a.shape != b.shape:
         raise ValueError(f"a and b must have one shape, got {tuple(a.shape)} and {tuple(b.shape)}")

@@ -10,8 +10,8 @@ from scipy import stats
 from torch import nn
 
 from ipvae_snn import IPVAE
-from ipvae_snn.baselines import LCA
-from ipvae_snn.models import CodePrior, interpolate
+from ipvae_snn.baselines import LCA, PoissonVAE
+from ipvae_snn.models import CodePrior, ConvIPVAE, interpolate
 from ipvae_snn.models.code_prior import LARGEST_SHAPE
 
 M = 9
@@ -50,6 +50,26 @@ def test_the_bound_is_below_the_evidence_and_near(latents, kind):
     assert abs(gap.mean()) < 0.05
     few = prior.log_likelihood(model, x[:10], 10, rounds=1, seed=0).log_likelihood
     assert few.mean() < bound.mean()
+
+
+def test_the_bound_of_an_amortised_model_is_below_its_evidence_and_near():
+    """Even with an encoder that has learned nothing: codes are looked for, too."""
+    torch.manual_seed(3)
+    model = PoissonVAE(M, 3, encoder="linear").eval()
+    with torch.no_grad():
+        model.decoder.weight.normal_()
+        model.mem_init.fill_(-0.5)
+        model.raw_log_scale.fill_(math.log(0.6))
+    rate = model.mem_init.detach().exp()[None]
+    learned = torch.full_like(rate, LARGEST_SHAPE), torch.ones(1), torch.zeros(1).long()
+    prior = CodePrior(rate, *learned)
+    x = model.decode(torch.poisson(rate.expand(10, 3))) + 0.6 * torch.randn(10, M)
+    exact = torch.stack([evidence(model, prior, row, 12) for row in x])
+    bound, error = prior.log_likelihood(model, x, 1000, num_steps=1, seed=0)
+    gap = exact - bound.double()
+    assert (gap > -4 * error - 1e-3).all()
+    assert abs(gap.mean()) < 0.05
+    assert CodePrior.fit(model, x, num_steps=1).rate.shape == (1, 3)
 
 
 def test_laws_are_those_of_scipy():
@@ -146,6 +166,7 @@ def test_what_lies_between_begins_and_ends_with_the_inputs():
     ("call", "error", "says"),
     [
         (lambda m, p, x: CodePrior.fit(LCA(M, 3), x), TypeError, "model"),
+        (lambda m, p, x: CodePrior.fit(ConvIPVAE(1, 2, 3, 1), x), TypeError, "flat Poisson counts"),
         (lambda m, p, x: CodePrior.fit(m, x, kind="normal"), ValueError, "kind"),
         (lambda m, p, x: CodePrior.fit(m, x, torch.arange(300)), ValueError, "two samples"),
         (lambda m, p, x: CodePrior.fit(m, x, torch.rand(300)), TypeError, "integers"),
