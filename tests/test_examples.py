@@ -16,6 +16,7 @@ EXAMPLES = [(path.name, ()) for path in sorted(FOLDER.glob("*.py"))] + [
     ("speed/maps.py", ()),
     ("whole_images/compare.py", ()),
     ("whole_images/film.py", ()),
+    ("whole_images/fill_in.py", ()),
     ("whole_images/photograph.py", ()),
     ("hidden_layers/plain_swap.py", ()),
     *(
