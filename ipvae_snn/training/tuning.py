@@ -445,16 +445,16 @@ def _moved(knobs: Knobs, name: str, move: float) -> Knobs:
 
 def _best(trial: _Trial, goal: Goal) -> Knobs:
     """The best candidate that keeps the bounds; ``ValueError`` if none does."""
-    met = [knobs for knobs, quality in trial.measured.items() if goal.is_met(quality)]
+    useful = {knobs: quality for knobs, quality in trial.measured.items() if quality.r2 > 0}
+    met = [knobs for knobs, quality in useful.items() if goal.is_met(quality)]
     if met:
         return min(met, key=lambda knobs: goal.cost(trial.measured[knobs]))
-    useful = [quality for quality in trial.measured.values() if quality.r2 > 0]
     if not useful:
         raise ValueError(
             f"no setting of {len(trial.measured)} reconstructs x with R² above 0: train the model "
             "first"
         )
-    near = min(useful, key=goal.excess)
+    near = min(useful.values(), key=goal.excess)
     zeros = "" if goal.min_zeros is None else f" with {goal.min_zeros:.1%} zeros"
     raise ValueError(
         f"a budget of {goal.budget:.4g} spikes per sample and timestep{zeros} cannot be met: the "

@@ -137,15 +137,16 @@ def test_colour_from_files_to_features_and_back(tmp_path, capsys):
 
 
 @pytest.mark.slow
-def test_a_run_is_tuned(run, photos, tmp_path, capsys):
-    out = tmp_path / "tuned"
+def test_a_run_is_tuned(photos, tmp_path, capsys):
+    wild, better, out = (tmp_path / name for name in ("wild", "better", "tuned"))
     options = ["--samples", "2", "--steps", "20", "--trials", "2", "--quiet"]
-    assert main(["tune", str(run), "--out", str(out), *options]) == 1
+    command = ["train", "--data", str(photos), "--decoder", "conv", *QUICK]
+    unlearned = ["--init-std", "1", "--lr", "1e-6", "--lr-end", "1e-6"]
+    assert main([*command, *unlearned, "--out", str(wild)]) == 0
+    assert main(["tune", str(wild), "--out", str(out), *options]) == 1
     assert "train the model first" in capsys.readouterr().err
-    better = tmp_path / "better"
-    learned = [*QUICK, "--iterations", "60", "--lr", "0.03"]
-    command = ["train", "--data", str(photos), "--decoder", "conv", "--out", str(better)]
-    assert main([*command, *learned, "--latents", "8"]) == 0
+    learned = ["--iterations", "60", "--lr", "0.03", "--latents", "8"]
+    assert main([*command, *learned, "--out", str(better)]) == 0
     assert main(["tune", str(better), "--out", str(out), *options]) == 0
     assert (out / "figures" / "tuning.png").is_file()
     assert type(load_model(out / "model.pt")) is ConvIPVAE
