@@ -58,6 +58,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--budget", default="6min", help="of each training (default: 6min)")
     parser.add_argument("--photographs", type=int, default=12, help="how many are coded")
     parser.add_argument("--curve", type=int, default=12, help="how many with other thresholds")
+    parser.add_argument("--latents", type=int, default=64, help="features of convolutional models")
     parser.add_argument("--models", type=Path, help="folder that keeps trained models")
     parser.add_argument("--train", choices=MODELS, help="train this model for --models, no more")
     parser.add_argument("--only", nargs="+", choices=COLOURS, default=list(COLOURS), metavar="WAY")
@@ -95,11 +96,14 @@ def learned(
     arguments: argparse.Namespace, name: str, whitening: Whitening, images: list[Tensor]
 ) -> Any:
     """A model after its time of training, or from the folder of models."""
-    kept = arguments.models and arguments.models / f"{name}-{arguments.budget}-{arguments.seed}.pt"
+    label = name if name == "ipvae" or arguments.latents == 64 else f"{name}-{arguments.latents}"
+    kept = arguments.models and arguments.models / f"{label}-{arguments.budget}-{arguments.seed}.pt"
     if kept and kept.exists():
         return _with_step(load_model(kept).eval(), arguments.step)
     recipe = recipes.suited("patches" if name == "ipvae" else "images", name)
     changes: dict[str, Any] = {"seed": arguments.seed}
+    if name != "ipvae":
+        changes["latents"] = arguments.latents
     if arguments.quick:
         changes |= {"latents": 8, "iterations": 8, "batch": 4, "steps": 6, "progress": False}
     recipe = recipe.changed(**changes)
@@ -303,7 +307,7 @@ def main() -> None:
               f"{row['spikes']:>8.3f}{row['psnr']:>7.2f}{row['ssim']:>7.3f}{row['seconds']:>7.2f}",
               flush=True)  # fmt: skip
     settings = {"data": Path(arguments.data).stem, "budget": arguments.budget,
-                "seed": arguments.seed, "threads": torch.get_num_threads()}  # fmt: skip
+                "latents": arguments.latents, "seed": arguments.seed, "threads": torch.get_num_threads()}  # fmt: skip
     with atomic_write(record) as temporary:
         temporary.write_text(json.dumps({**settings, "found": found}, indent=1) + "\n")
     draw(arguments.out, found)
