@@ -307,7 +307,8 @@ def main() -> None:
               f"{row['spikes']:>8.3f}{row['psnr']:>7.2f}{row['ssim']:>7.3f}{row['seconds']:>7.2f}",
               flush=True)  # fmt: skip
     settings = {"data": Path(arguments.data).stem, "budget": arguments.budget,
-                "latents": arguments.latents, "seed": arguments.seed, "threads": torch.get_num_threads()}  # fmt: skip
+                "latents": arguments.latents, "seed": arguments.seed,
+                "threads": torch.get_num_threads()}  # fmt: skip
     with atomic_write(record) as temporary:
         temporary.write_text(json.dumps({**settings, "found": found}, indent=1) + "\n")
     draw(arguments.out, found)
