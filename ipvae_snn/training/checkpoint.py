@@ -32,7 +32,8 @@ SOMETIMES = {"r2_val"}
 CHANGEABLE = ("device", "lr", "log_every", "checkpoint_every", "progress")
 """Fields of the config that may change on resume."""
 EARLIER = {"missing": False, "rule": "backprop", "target_rate": 0.0}
-"""Fields that earlier checkpoints lack, as they were."""
+EARLIER_MODEL = {"scale": 1.0}
+"""Fields of the config, and options of models, that earlier checkpoints lack, as they were."""
 
 
 def write_checkpoint(path: str | Path, content: Mapping[str, Any]) -> None:
@@ -85,6 +86,11 @@ def _completed(name: str, value: Any) -> Any:
     return registry.to_config(registry.from_config(value)) if registry and known else value
 
 
+def _with_earlier(saved: Mapping[str, Any], model: Mapping[str, Any]) -> dict[str, Any]:
+    """The options of a saved model, with those that it lacks and ``model`` has."""
+    return {**{name: EARLIER_MODEL[name] for name in EARLIER_MODEL if name in model}, **saved}
+
+
 def require_same_training(
     path: str | Path,
     content: Mapping[str, Any],
@@ -99,7 +105,7 @@ def require_same_training(
     recipe = [name for name in asdict(config) if name not in CHANGEABLE]
     for kind, names, saved, current in (
         ("training", recipe, {**EARLIER, **content["config"]}, asdict(config)),
-        ("model", ["class", *sorted(options)], content["model"], model),
+        ("model", ["class", *sorted(options)], _with_earlier(content["model"], model), model),
     ):
         for name in names:
             if _completed(name, saved.get(name)) != current.get(name):
