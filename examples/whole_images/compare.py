@@ -35,14 +35,14 @@ from ipvae_snn import IPVAE, TrainConfig, data, fit, load_model, metrics, recipe
 from ipvae_snn._utils.files import atomic_write
 from ipvae_snn.baselines import ConvLCA
 from ipvae_snn.models import ConvIPVAE, Whitening
-from ipvae_snn.training import iterations_within
+from ipvae_snn.training import Knobs, iterations_within, retuned
 
 TILE, STEPS = 16, 256
 MODELS = ("conv-ipvae", "conv-lca", "ipvae")
 FACTORS = (0.25, 0.5, 0.7, 1.0, 2.0, 4.0)
 """On the tonic inhibition after training, or on λ."""
 ON_ALL = (0.7, 1.0)
-"""Those of them with which all photographs are coded."""
+"""Those of them with which all photographs are coded, as they are with factors beyond these."""
 COLOURS = {
     "convolutional iP-VAE": "#0072B2", "the same, graded counts": "#56B4E9",
     "flat, tiles": "#D55E00",
@@ -65,6 +65,10 @@ def parse() -> argparse.Namespace:
     parser.add_argument(
         "--step", type=float, help="α of iP-VAEs where they code, if not as trained"
     )
+    parser.add_argument(
+        "--finer", type=float, default=1.0, help="counts that stand for one in training, in iP-VAEs"
+    )
+    parser.add_argument("--factors", nargs="+", type=float, default=FACTORS, help="on thresholds")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--quick", action="store_true", help="smoke test, takes seconds")
     parser.add_argument("--out", type=Path, default=Path("whole_images.png"))
@@ -99,7 +103,7 @@ def learned(
     label = name if name == "ipvae" or arguments.latents == 64 else f"{name}-{arguments.latents}"
     kept = arguments.models and arguments.models / f"{label}-{arguments.budget}-{arguments.seed}.pt"
     if kept and kept.exists():
-        return _with_step(load_model(kept).eval(), arguments.step)
+        return _as_asked(load_model(kept).eval(), arguments)
     recipe = recipes.suited("patches" if name == "ipvae" else "images", name)
     changes: dict[str, Any] = {"seed": arguments.seed}
     if name != "ipvae":
@@ -121,13 +125,16 @@ def learned(
     if kept:
         kept.parent.mkdir(parents=True, exist_ok=True)
         model.save(kept)
-    return _with_step(model.eval(), arguments.step)
+    return _as_asked(model.eval(), arguments)
 
 
-def _with_step(model: Any, step: float | None) -> Any:
-    if isinstance(model, ConvIPVAE | IPVAE) and step is not None:
-        model.neuron.log_step.data.fill_(math.log(step))
-    return model
+def _as_asked(model: Any, arguments: argparse.Namespace) -> Any:
+    """An iP-VAE with the step and the fineness that were asked for."""
+    if not isinstance(model, ConvIPVAE | IPVAE):
+        return model
+    if arguments.step is not None:
+        model.neuron.log_step.data.fill_(math.log(arguments.step))
+    return retuned(model, Knobs(fineness=arguments.finer))
 
 
 # -- coding -------------------------------------------------------------------------------------
@@ -214,7 +221,7 @@ def coders(
         if name == "ConvBPDN" and find_spec("sporco") is None:
             continue
         model = learned(arguments, ways[name][0], whitening, images)
-        for factor in sorted(FACTORS, key=lambda factor: factor not in ON_ALL):
+        for factor in sorted(arguments.factors, key=lambda factor: factor not in ON_ALL):
             yield name, factor, ways[name][1](model, factor)
 
 
@@ -265,7 +272,7 @@ def draw(path: Path, found: dict[str, dict[str, dict[str, Any]]]) -> None:
             ordered = [rows[factor] for factor in sorted(rows, key=float)]
             across = [row[key] for row in ordered]
             up = [1 - row["r2"] for row in ordered]
-            ax.loglog(across, up, "o-", ms=4, color=COLOURS[name], label=name)
+            ax.loglog(across, up, "o-", ms=4, color=COLOURS.get(name, "#009E73"), label=name)
         ax.set_xlabel(label)
         ax.grid(alpha=0.25)
         ax.spines[["top", "right"]].set_visible(False)
@@ -295,14 +302,16 @@ def main() -> None:
         learned(arguments, arguments.train, whitening, images)
         return
     for name, factor, coder in coders(arguments, whitening, images):
-        few = factor not in ON_ALL or name == "ConvBPDN"
+        few = (factor not in ON_ALL and factor in FACTORS) or name == "ConvBPDN"
         coded = photographs[: arguments.curve] if few else photographs
         row = {
             **measured(coder, coded, whitening),
             "photographs": len(coded),
             "step": arguments.step,
+            "finer": arguments.finer,
         }
-        found.setdefault(name, {})[f"{factor:g}"] = row
+        finer = "" if arguments.finer == 1 else f", counts × {arguments.finer:g}"
+        found.setdefault(f"{name}{finer}", {})[f"{factor:g}"] = row
         print(f"{name:<24}{factor:>8g}{row['r2']:>7.3f}{row['median_r2']:>8.3f}{row['active']:>8.3f}"
               f"{row['spikes']:>8.3f}{row['psnr']:>7.2f}{row['ssim']:>7.3f}{row['seconds']:>7.2f}",
               flush=True)  # fmt: skip

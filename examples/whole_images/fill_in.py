@@ -48,7 +48,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--quick", action="store_true", help="smoke test, takes seconds")
     parser.add_argument("--out", type=Path, default=Path("fill_in_photographs.png"))
     arguments = parser.parse_args()
-    arguments.step, arguments.latents = None, 64
+    arguments.step, arguments.latents, arguments.finer = None, 64, 1.0
     return arguments
 
 
