@@ -7,9 +7,9 @@ the prior that it learned. Codes are proposed from the rates of inference, or of
 then about the best ones: rounds and draws are the same for all. Iterative models of three sizes,
 and several seeds, show whether the bound is tight enough to rank models.
 
-    python examples/bounds.py                                        # digits, takes minutes
-    python examples/bounds.py --data mnist.npz --budget 2min --seeds 3
-    python examples/bounds.py --data path/to/photos --budget 2min --seeds 3
+    python examples/bounds.py                                        # digits
+    python examples/bounds.py --data mnist.npz --budget 2min --images 100 --draws 1000 --seeds 3
+    python examples/bounds.py --data path/to/photos --budget 2min --images 100 --draws 1000 --seeds 3
 """
 
 import argparse
@@ -42,9 +42,9 @@ def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", default="digits", help="digits (default), mnist.npz, photographs")
     parser.add_argument("--latents", type=int, default=512, help="of the largest (default: 512)")
-    parser.add_argument("--budget", default="1min", help="of each training (default: 1min)")
-    parser.add_argument("--images", type=int, default=100, help="held-out ones (default: 100)")
-    parser.add_argument("--draws", type=int, default=1000, help="of each round (default: 1000)")
+    parser.add_argument("--budget", default="10s", help="of each training (default: 10s)")
+    parser.add_argument("--images", type=int, default=30, help="held-out ones (default: 30)")
+    parser.add_argument("--draws", type=int, default=500, help="of each round (default: 500)")
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--quick", action="store_true", help="smoke test, takes seconds")
     parser.add_argument("--out", type=Path, default=Path("bounds.png"))
