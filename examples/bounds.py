@@ -9,7 +9,8 @@ and several seeds, show whether the bound is tight enough to rank models.
 
     python examples/bounds.py                                        # digits
     python examples/bounds.py --data mnist.npz --budget 2min --images 100 --draws 1000 --seeds 3
-    python examples/bounds.py --data path/to/photos --budget 2min --images 100 --draws 1000 --seeds 3
+
+Photographs, by a path to a folder, take the same options.
 """
 
 import argparse
