@@ -18,25 +18,20 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from fill_in import CHANGES as DENSER
 from matplotlib.figure import Figure
 from torch import Tensor
 from tqdm.auto import tqdm
 
 from ipvae_snn import TrainConfig, data, fit, recipes
 from ipvae_snn.baselines import PoissonVAE
-from ipvae_snn.models import CodePrior
+from ipvae_snn.models.code_prior import LARGEST_SHAPE, CodePrior
 from ipvae_snn.runs.folder import write_json
 from ipvae_snn.training import iterations_within
 
 FITTED_TO = 2000
-CHANGES = {
-    "natural-local": {
-        "bias": 0.1, "step": 0.1, "steps": 48, "burn_in": 40, "lateral_scale": 1.0,
-        "learn_bias": False, "target_rate": 0.0,
-    },
-    "mnist-local": {"bias": 0.0025, "scale": 1.0, "learn_scale": True},
-}  # fmt: skip
-"""To recipes of sparse codes: denser ones, with a σ of each pixel, are likelier."""
+CHANGES = {**DENSER, "mnist-local": {"bias": 0.0025, "scale": 1.0, "learn_scale": True}}
+"""To recipes of sparse codes, so that codes are denser, and σ is learned for each pixel."""
 
 
 def parse() -> argparse.Namespace:
@@ -90,7 +85,8 @@ def models(
 def learned_prior(model: PoissonVAE) -> CodePrior:
     """Poisson counts of the rates e^{u₀}."""
     rate = model.mem_init.detach().exp()[None]
-    return CodePrior(rate, torch.full_like(rate, 1e6), torch.ones(1), torch.zeros(1).long())
+    shape = torch.full_like(rate, LARGEST_SHAPE)
+    return CodePrior(rate, shape, torch.ones(1), torch.zeros(1).long())
 
 
 def draw(path: Path, rows: list[dict[str, Any]]) -> None:

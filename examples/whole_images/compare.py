@@ -75,6 +75,16 @@ def parse() -> argparse.Namespace:
     return parser.parse_args()
 
 
+def read(arguments: argparse.Namespace) -> tuple[Whitening, list[Tensor], list[Tensor]]:
+    """The whitening, whitened photographs to learn from, and others as they are."""
+    dataset = data.load(arguments.data, treat="images", patches=(0, 2), seed=arguments.seed)
+    assert isinstance(dataset.train, data.Crops)
+    assert isinstance(dataset.test, data.Crops)
+    whitening = Whitening.fit(dataset.train.images)
+    images = [whitening(x) for x in dataset.train.images]
+    return whitening, images, dataset.test.images[: 1 if arguments.quick else arguments.photographs]
+
+
 # -- training -----------------------------------------------------------------------------------
 
 
@@ -284,11 +294,7 @@ def draw(path: Path, found: dict[str, dict[str, dict[str, Any]]]) -> None:
 
 def main() -> None:
     arguments = parse()
-    dataset = data.load(arguments.data, treat="images", patches=(0, 2), seed=arguments.seed)
-    assert isinstance(dataset.train, data.Crops)
-    assert isinstance(dataset.test, data.Crops)
-    whitening = Whitening.fit(dataset.train.images)
-    photographs = dataset.test.images[: 1 if arguments.quick else arguments.photographs]
+    whitening, images, photographs = read(arguments)
     if arguments.quick:
         photographs = [photographs[0][:, :50, :70]]
     record = arguments.out.with_suffix(".json")
@@ -297,7 +303,6 @@ def main() -> None:
         found = json.loads(record.read_text())["found"]
     print(f"{'':<24}{'thresh.':>8}{'R²':>7}{'median':>8}{'active':>8}{'spikes':>8}{'PSNR':>7}"
           f"{'SSIM':>7}{'s':>7}")  # fmt: skip
-    images = [whitening(x) for x in dataset.train.images]
     if arguments.train:
         learned(arguments, arguments.train, whitening, images)
         return

@@ -19,16 +19,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from compare import TILE, learned
+from compare import TILE, learned, read
 from matplotlib.figure import Figure
 from skimage.restoration import inpaint_biharmonic
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from ipvae_snn import data
 from ipvae_snn.baselines import ConvLCA
 from ipvae_snn.baselines.lca import shrink
-from ipvae_snn.models import ConvIPVAE, Whitening, impute
+from ipvae_snn.models import ConvIPVAE, impute
 from ipvae_snn.runs.folder import write_json
 
 SIDES = (128, 192)
@@ -122,20 +121,13 @@ def best(choices: tuple[float, ...], way: Any, x: Tensor, lost: Tensor) -> float
 @torch.no_grad()
 def main() -> None:
     arguments = parse()
-    dataset = data.load(arguments.data, treat="images", patches=(0, 2), seed=arguments.seed)
-    assert isinstance(dataset.train, data.Crops)
-    assert isinstance(dataset.test, data.Crops)
-    whitening = Whitening.fit(dataset.train.images)
-    images = [whitening(x) for x in dataset.train.images]
+    whitening, images, photographs = read(arguments)
     with torch.enable_grad():
         model, lca = (
             learned(arguments, name, whitening, images) for name in ("conv-ipvae", "conv-lca")
         )
     height, width = (48, 64) if arguments.quick else SIDES
-    cut = [
-        whitening(x)[:, :height, :width]
-        for x in dataset.test.images[: 1 if arguments.quick else arguments.photographs]
-    ]
+    cut = [whitening(x)[:, :height, :width] for x in photographs]
     rows = torch.cat([_tiles(x) for x in images])
     covariance = rows.T.cov()
     chosen = images[0][:, :height, :width]

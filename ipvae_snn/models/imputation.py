@@ -123,13 +123,13 @@ def impute(
     if complete is not None:
         _require_like(complete, filled)
     rows, stretch = max(1, TOGETHER // (draws * x[:1].numel())), 1.0
+    options = num_steps, draws, level, noise
 
     def drawn(x: Tensor, precision: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         parts = []
         for start in range(0, len(x), rows):
             part = slice(start, start + rows)
             of_part = precision if len(precision) == 1 else precision[part]
-            options = num_steps, draws, level, noise
             parts.append(_drawn_stably(model, x[part], of_part, options, HALVINGS))
         mean, low, high = (torch.cat(values) for values in zip(*parts, strict=True))
         return mean, low, high

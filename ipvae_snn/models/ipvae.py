@@ -97,7 +97,7 @@ class IPVAE(_ChosenByDecoder):
         init_std: standard deviation of the initial Φ. The published 1e-4 works, and starts slower.
         learn_scale: learn log σ per pixel; otherwise it stays. A learned σ weighs pixels that are
             nearly always alike most, which is best for the likelihood and not for the squared
-            error. With a σ that stays, the error is to be about as small: β makes up for the rest.
+            error. Where σ stays, a smaller σ, or a smaller β, makes the error smaller.
         scale: σ of every pixel before it has learned, from 1/30 to 30.
         decoder: any module from counts (B, K) to (B, M) in place of the linear Φ. It costs a
             forward and a backward pass per timestep, and saves if it is a registered
