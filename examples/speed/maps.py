@@ -30,12 +30,12 @@ ACTIVE = 0.12
 """Portion of neurons that spike, as in trained models."""
 PORTIONS = (0.0, 0.0001, 0.001, 0.003, 0.01, 0.03, 0.1, 0.2)
 MEMORY = """
-import resource, sys, torch
+import re, torch
 from ipvae_snn.models import ConvIPVAE
 model = ConvIPVAE(1, {latents}, {kernel}, {stride}).eval()
 x = torch.randn(1, 1, {side}, {side})
 model.run(x, {steps}, record=())
-print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+print(int(re.search(r"VmHWM:\\s*(\\d+)", open("/proc/self/status").read())[1]) / 1024)
 """
 
 
