@@ -175,10 +175,10 @@ def _require_prior(prior: Any, model: BaseModel) -> None:
     """Raise unless there is no prior, or one that fits."""
     if prior is None:
         return
-    require_bounded = getattr(prior, "require_bounded", None)
-    if require_bounded is None:
+    require = getattr(prior, "require_fitting", None)
+    if require is None:
         raise TypeError(f"prior must be a CodePrior, got {type(prior).__name__}")
-    require_bounded(model)
+    require(model)
 
 
 def _bits_per_dim(nats: list[Tensor], features: int) -> tuple[float, float] | None:

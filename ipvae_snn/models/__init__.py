@@ -13,7 +13,18 @@ from ipvae_snn.models.image_stream import ImageStream
 from ipvae_snn.models.imputation import Imputed, impute
 from ipvae_snn.models.ipvae import IPVAE
 from ipvae_snn.models.labelled import FilledLabels, fill_in_labels, join_labels
-from ipvae_snn.models.likelihoods import LIKELIHOODS, Bernoulli, Gaussian, Likelihood
+from ipvae_snn.models.likelihoods import (
+    LIKELIHOODS,
+    Bernoulli,
+    Categorical,
+    Gaussian,
+    Joint,
+    Likelihood,
+    NegativeBinomial,
+    OfPixels,
+    Poisson,
+    StudentT,
+)
 from ipvae_snn.models.map_model import MapModel
 from ipvae_snn.models.unrolled import unrolled
 from ipvae_snn.models.whitening import Whitening
@@ -26,6 +37,7 @@ __all__ = [
     "BaseModel",
     "Bernoulli",
     "Bound",
+    "Categorical",
     "CodePrior",
     "ConvIPVAE",
     "Decoder",
@@ -35,11 +47,16 @@ __all__ = [
     "ImageCode",
     "ImageStream",
     "Imputed",
+    "Joint",
     "Likelihood",
     "LinearDecoder",
     "MapModel",
     "Model",
+    "NegativeBinomial",
+    "OfPixels",
+    "Poisson",
     "Sampled",
+    "StudentT",
     "Whitening",
     "decode_image",
     "encode_image",

@@ -29,7 +29,7 @@ from ipvae_snn.functional import gaussian_nll
 from ipvae_snn.kernels.sampler import poisson
 from ipvae_snn.models.base import BaseModel
 from ipvae_snn.models.map_model import MapModel
-from ipvae_snn.models.residual import pixel_noise
+from ipvae_snn.models.residual import draws_of
 
 KINDS = "gamma", "poisson"
 SETTLED, AVERAGED = 128, 16
@@ -165,16 +165,15 @@ class CodePrior:
             model: that the prior was fitted to.
             count: N.
             label: of the class; default: drawn for each.
-            noise: whether x has the noise σ ε of pixels, or is E[x | z].
+            noise: whether x is drawn from p(x | z), with the noise of pixels, or is E[x | z].
             seed: of the draws.
 
         Raises:
-            ValueError: no such label, a model of another size, or noise of another likelihood.
+            ValueError: no such label, or a model of another size.
+            TypeError: noise of a likelihood that does not draw.
         """
-        self._require_fitting(model)
+        self.require_fitting(model)
         require_integer(count, "count")
-        if noise and model.decoded is not None:
-            raise ValueError("noise belongs to the linear decoder with its Gaussian: leave it out")
         device = model.like.device
         with model.seeded(seed):
             generator = source(None, device)
@@ -188,9 +187,7 @@ class CodePrior:
             gamma = torch._standard_gamma(shape, generator=generator) / shape
             rate = torch.where(shape >= LARGEST_SHAPE, rate, rate * gamma)
             spk = poisson(rate.to(model.like.dtype), generator)
-            x = model.decode(spk)
-            if noise:
-                x = x + pixel_noise(x, model.log_scale)
+            x = draws_of(model, spk) if noise else model.decode(spk)
         return Sampled(x, spk, self.labels.to(device)[number])
 
     @torch.no_grad()
@@ -216,7 +213,7 @@ class CodePrior:
         have all the weight.
 
         Args:
-            model: linear and Gaussian; the prior was fitted to it, or learned with it.
+            model: with flat Poisson counts; the prior was fitted to it, or learned with it.
             x: (B, M).
             draws: S of each round, at least 2.
             rounds: of draws, at least 1.
@@ -229,18 +226,16 @@ class CodePrior:
         Source: Burda et al., "Importance weighted autoencoders", 2016; Cappé et al., "Population
         Monte Carlo", 2004.
         """
-        self.require_bounded(model)
+        self.require_fitting(model)
         require_integer(draws, "draws", least=2)
         require_integer(rounds, "rounds")
-        log_scale: Any = model.log_scale
         bounds, errors = [], []
         with eval_mode(model), model.seeded(seed):
             for row, rates in zip(x, _rates_over_time(model, x, num_steps), strict=True):
                 proposal = Proposal(rates.clamp(min=LEAST_PROPOSED))
                 for number in range(rounds):
                     spk = proposal.draw(draws)
-                    residual = row.to(model.like) - model.decode(spk)
-                    log_p = -gaussian_nll(residual, log_scale).double() + self.log_prob(spk)
+                    log_p = self.log_prob(spk) - nll_of(model, row.to(model.like), spk).double()
                     log_weight = log_p - proposal.log_prob(spk)
                     if number + 1 < rounds:
                         proposal.refine(spk, log_weight)
@@ -281,13 +276,8 @@ class CodePrior:
             torch.from_numpy(labels.astype(np.int64)),
         )  # fmt: skip
 
-    def require_bounded(self, model: Any) -> None:
-        """Raise unless the prior was fitted to such a model, and log p(x) has a bound by it."""
-        self._require_fitting(model)
-        if getattr(model, "decoded", None) is not None:
-            raise TypeError("model must have its linear decoder and Gaussian likelihood")
-
-    def _require_fitting(self, model: Any) -> None:
+    def require_fitting(self, model: Any) -> None:
+        """Raise unless the prior was fitted to such a model."""
         _require_counts(model)
         if model.latents != self.rate.shape[1]:
             raise ValueError(
@@ -302,6 +292,17 @@ def _require_counts(model: Any) -> None:
             "model must have flat Poisson counts, as an IPVAE or a PoissonVAE has, got "
             f"{type(model).__name__}"
         )
+
+
+def nll_of(model: BaseModel, x: Tensor, spk: Tensor) -> Tensor:
+    """−log p(x | z) of one input (M,) and counts (S, K), (S,), in nats."""
+    decoded: Any = getattr(model, "decoded", None)
+    if decoded is None:
+        log_scale: Any = model.log_scale
+        return gaussian_nll(x - model.decode(spk), log_scale)
+    eta = decoded.decoder(spk)
+    nll: Tensor = decoded.nll(x.expand_as(eta), eta)
+    return nll
 
 
 class Proposal:

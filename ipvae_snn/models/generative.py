@@ -6,7 +6,9 @@ A generative model x ~ p(x | f(z)) answers it, for an input x and spike counts z
     nll(z)     = −log p(x | η)                            (B,), nats
 
 In the exact form the current lacks, besides, ½ v: what the variance of the counts costs to second
-order, v_k = Σ_m c_m J_mk², with the curvature c = −∂² log p / ∂η² of each pixel.
+order, v_k = Σ_m c_m J_mk², with the curvature c = −∂² log p / ∂η² of each pixel. A decoder that has
+no closed form of it is asked for a product Jᵀ r with random signs r once more per timestep, whose
+square is v on average (:func:`probed_squares`).
 
 Where f is linear and p Gaussian, −log p is quadratic in z, the current splits into drive − zG, and
 compiled kernels take both (:class:`Quadratic`). Everything else answers by one vector–Jacobian
@@ -28,13 +30,16 @@ from ipvae_snn._utils.checks import (
     require_shape,
 )
 from ipvae_snn._utils.registry import Recorded, Registry
+from ipvae_snn._utils.seeding import source
 from ipvae_snn.kernels import equations
 from ipvae_snn.kernels.loop import Moment, Timestep
 from ipvae_snn.kernels.rows import row_products
-from ipvae_snn.models.likelihoods import Likelihood
+from ipvae_snn.models.likelihoods import Likelihood, OfPixels
 from ipvae_snn.neurons import IPVAENeuron
 from ipvae_snn.neurons.lateral import SharedDecoder
 
+FEW_OUTPUTS = 16
+"""Outputs of a decoder whose Jacobian is taken row by row."""
 NO_GRADIENT = (
     "the output of the decoder must depend on the spikes: it was computed without a gradient, as "
     "by detach(), no_grad() or quantized layers"
@@ -77,8 +82,11 @@ class Explained(Protocol):
 class Generative(Protocol):
     """A decoder and a likelihood."""
 
-    def given(self, x: Tensor, form: str = "published") -> Explained:
-        """This model, shown inputs (B, M); its currents have the variance term in ``"exact"``."""
+    def given(self, x: Tensor, form: str = "published", shown: Tensor | None = None) -> Explained:
+        """This model, shown inputs (B, M); its currents have the variance term in ``"exact"``.
+
+        ``shown`` says which values count, booleans (B, M) or (1, M); default: all.
+        """
         ...
 
     def quadratic(self, x: Tensor, by_row: bool = False) -> Quadratic | None:
@@ -106,7 +114,8 @@ class Decoder(Recorded, nn.Module):
     def squares(self, curvature: Tensor, spk: Tensor) -> Tensor:
         """Σ_m c_m J_mk², (B, K), for c of shape (B, M) and the Jacobian J at counts (B, K).
 
-        A decoder that has it takes the exact form; others keep the published one.
+        A model whose decoder has it takes the exact form of itself; others, where that is asked
+        for, estimate it.
         """
         raise NotImplementedError
 
@@ -143,13 +152,38 @@ def _has_squares(decoder: nn.Module | None) -> bool:
     return decoder is None or own is not Decoder.squares
 
 
-def require_squares(decoder: nn.Module | None) -> None:
-    """Raise ``ValueError`` unless currents through ``decoder`` can have the variance term."""
-    if not _has_squares(decoder):
-        raise ValueError(
-            f"form='exact' needs a decoder with a method squares, as LinearDecoder has, got "
-            f"{type(decoder).__name__}: write one, or pass form='published'"
+def probed_squares(eta: Tensor, spk: Tensor, curvature: Tensor, create_graph: bool) -> Tensor:
+    r"""Σ_m c_m J_mk² of any decoder, (B, K): exact of few outputs, else an unbiased estimate.
+
+    .. math:: E\big[(J^⊤ r)_k (J^⊤ c r)_k\big] = Σ_m c_m J_{mk}^2, \quad r_m = ±1 \text{ at random}
+
+    Args:
+        eta: the output of the decoder, (B, M), with a graph to ``spk``.
+        spk: (B, K).
+        curvature: c, (B, M). Where none is negative, one product Jᵀ √c r is enough.
+        create_graph: whether gradients are to flow from it.
+
+    Source: Hutchinson 1989; Bekas, Kokiopoulou & Saad 2007 for the diagonal.
+    """
+
+    def back(values: Tensor) -> Tensor:
+        (product,) = torch.autograd.grad(
+            eta, spk, values, create_graph=create_graph, retain_graph=True
         )
+        return product
+
+    if eta.shape[-1] <= FEW_OUTPUTS:
+        each = torch.eye(eta.shape[-1], dtype=eta.dtype, device=eta.device)
+        rows = torch.stack([back(one.expand_as(eta)).square() for one in each], 1)
+        return (curvature.unsqueeze(-1) * rows).sum(1)
+    size, generator = eta.shape, source(None, eta.device)
+    signs = torch.randint(0, 2, size, generator=generator, device=eta.device) * 2 - 1
+    signs = signs.to(eta.dtype)
+    if bool((curvature >= 0).all()):
+        # The root of 0 has no slope.
+        root = curvature.clamp(min=torch.finfo(eta.dtype).tiny).sqrt()
+        return back(root * signs).square()
+    return back(signs) * back(curvature * signs)
 
 
 def has_variance(decoder: nn.Module | None, likelihood: Likelihood | None) -> bool:
@@ -164,7 +198,10 @@ class LinearGaussian:
     def __init__(self, lateral: SharedDecoder) -> None:
         self.lateral = lateral
 
-    def given(self, x: Tensor, form: str = "published") -> "_Explained":
+    def given(
+        self, x: Tensor, form: str = "published", shown: Tensor | None = None
+    ) -> "_Explained":
+        assert shown is None, "values that were not seen take the residual form"
         log_scale, weight = self.lateral.bounded_log_scale(), self.lateral.weight
         lengths = F.drive_weight(weight, log_scale).mul(weight).sum(0)
 
@@ -204,43 +241,83 @@ class DecodedLikelihood(nn.Module):
             require_instance(value, name, kind)
         super().__setattr__(name, value)
 
-    def given(self, x: Tensor, form: str = "published") -> "_Explained":
+    def given(
+        self, x: Tensor, form: str = "published", shown: Tensor | None = None
+    ) -> "_Explained":
         def feedback(spk: Tensor) -> Feedback:
             learning = torch.is_grad_enabled()
             with torch.inference_mode(False), torch.enable_grad():
-                shown = x.clone() if x.is_inference() else x
+                given = x.clone() if x.is_inference() else x
                 z = spk if spk.requires_grad else spk.detach().clone().requires_grad_()
                 eta = self.decoder(z.clone())  # its first layer may work in place
                 if not eta.requires_grad:
                     raise ValueError(NO_GRADIENT)
-                score = self.likelihood.score(shown, eta)
+                score = self._counted(self.likelihood.score(given, eta), shown)
                 (current,) = torch.autograd.grad(
                     eta,
                     z,
                     score if learning else score.detach(),
                     create_graph=learning,
+                    retain_graph=learning or form == "exact",
                     allow_unused=True,
                 )
                 if current is None:
                     raise ValueError(NO_GRADIENT)
                 if form == "exact":
-                    curvature = self.likelihood.curvature(shown, eta)
-                    decoder: Any = self.decoder
-                    current = current - 0.5 * decoder.squares(curvature, z)
+                    curvature = self._counted(self.likelihood.curvature(given, eta), shown)
+                    current = current - 0.5 * self.squares(curvature, z, eta, learning)
             current = current if learning else current.detach()
-            nll = self.likelihood.nll(x, eta)
-            require_shape(nll, f"nll of {type(self.likelihood).__name__}", tuple(x.shape[:-1]))
+            nll = self.nll(x, eta, shown)
             return Feedback(current, nll if learning else nll.detach())
 
         return _Explained(feedback)
+
+    @staticmethod
+    def _counted(values: Tensor, shown: Tensor | None) -> Tensor:
+        return values if shown is None else values.where(shown, 0.0)
+
+    def squares(
+        self, curvature: Tensor, spk: Tensor, eta: Tensor, create_graph: bool = False
+    ) -> Tensor:
+        """v of the exact form, by the decoder where it can tell."""
+        if not _has_squares(self.decoder):
+            return probed_squares(eta, spk, curvature, create_graph)
+        decoder: Any = self.decoder
+        found: Tensor = decoder.squares(curvature, spk)
+        return found
+
+    def nll(self, x: Tensor, eta: Tensor, shown: Tensor | None = None) -> Tensor:
+        """−log p(x | η) of the values that were shown, (B,), in nats."""
+        if shown is not None:
+            assert isinstance(self.likelihood, OfPixels)
+            return self._counted(self.likelihood.each(x, eta), shown).sum(-1)
+        nll = self.likelihood.nll(x, eta)
+        require_shape(nll, f"nll of {type(self.likelihood).__name__}", tuple(x.shape[:-1]))
+        return nll
+
+    def require(self, x: Tensor, shown: Tensor | None = None) -> None:
+        """Raise ``ValueError`` unless the likelihood can have such inputs, of these values."""
+        if shown is not None and not isinstance(self.likelihood, OfPixels):
+            raise ValueError(
+                "a mask needs a likelihood of independent pixels, a subclass of OfPixels, got "
+                f"{type(self.likelihood).__name__}"
+            )
+        self.likelihood.require(x)
 
     def quadratic(self, x: Tensor, by_row: bool = False) -> None:
         return None
 
     def mean(self, code: Tensor) -> Tensor:
+        return self._of_rows(code, self.likelihood.mean)
+
+    def draw(self, code: Tensor) -> Tensor:
+        """x ~ p(x | z), (..., M), for counts (..., K), from the generator of the present block."""
+        return self._of_rows(code, self.likelihood.draw)
+
+    def _of_rows(self, code: Tensor, of_eta: Callable[[Tensor], Tensor]) -> Tensor:
         flat = code.reshape(-1, code.shape[-1])  # decoders take one batch dimension
-        x_hat = self.likelihood.mean(self.decoder(flat))
-        return x_hat.reshape(*code.shape[:-1], x_hat.shape[-1])
+        x = of_eta(self.decoder(flat))
+        return x.reshape(*code.shape[:-1], x.shape[-1])
 
 
 class _Explained(NamedTuple):
@@ -252,13 +329,17 @@ class GenerativeTimestep(Timestep):
 
     Args:
         x: (B, M), or (T, B, M) where the input changes.
+        shown: which values count, as in :meth:`Generative.given`.
     """
 
-    def __init__(self, neuron: IPVAENeuron, generative: Any, x: Tensor, kl_form: str) -> None:
+    def __init__(
+        self, neuron: IPVAENeuron, generative: Any, x: Tensor, kl_form: str,
+        shown: Tensor | None = None,
+    ) -> None:  # fmt: skip
         self.neuron, self.kl_form = neuron, kl_form
         self.changing = x.ndim == 3
         frames = x if self.changing else [x]
-        self.explained = [generative.given(frame, neuron.form) for frame in frames]
+        self.explained = [generative.given(frame, neuron.form, shown) for frame in frames]
 
     def _at(self, t: int) -> Explained:
         explained: Explained = self.explained[t if self.changing else 0]

@@ -17,7 +17,7 @@ from ipvae_snn._utils.modes import eval_mode
 from ipvae_snn._utils.seeding import source
 from ipvae_snn.models.convolutional import ConvIPVAE
 from ipvae_snn.models.ipvae import IPVAE
-from ipvae_snn.models.residual import pixel_noise, seen
+from ipvae_snn.models.residual import draws_of, seen
 
 BETWEEN = 4
 """Timesteps from one draw to the next; those of successive ones are much alike."""
@@ -65,20 +65,21 @@ def impute(
 
     After ``num_steps`` the spikes of ``draws`` timesteps, four apart, are samples z of the
     posterior; x = Φ z + σ ε are samples of what was not seen. The interval lies between their
-    quantiles, the mean is Φ E[z]. How wide it is depends on the training: σ is what was left over
-    of values that were all seen. So calibration first hides a twentieth of the seen values, at
-    random, and finds the factor for all intervals with which they hold the asked share of these. It
-    is right, on average over all values, where others are missing in the same way: for blocks, far
-    from what was seen, intervals are too narrow. Few seen values only make intervals wider. Where
-    there are complete samples, calibration hides of these what is missing of x, which is right for
-    blocks, too.
+    quantiles, the mean is Φ E[z]; of another decoder, the mean of f(z). How wide the interval is
+    depends on the training: σ is what was left over of values that were all seen. So calibration
+    first hides a twentieth of the seen values, at random, and finds the factor for all intervals
+    with which they hold the asked share of these. It is right, on average over all values, where
+    others are missing in the same way: for blocks, far from what was seen, intervals are too
+    narrow. Few seen values only make intervals wider. Where there are complete samples, calibration
+    hides of these what is missing of x, which is right for blocks, too.
 
     Near the edge of stability, what is missing may tip the balance: membranes swing up and down
     without end. Samples whose mean explains what was seen worse than silence does are inferred
     once more with half the step α, up to four times.
 
     Args:
-        model: linear and Gaussian, flat or convolutional.
+        model: flat or convolutional. With a likelihood of one's own x are draws of it, where it
+            has independent pixels and a method ``draw``.
         x: (B, M), or images (B, C, H, W).
         mask: as in :meth:`ipvae_snn.IPVAE.run`; default: NaN were not seen.
         num_steps: timesteps of inference before the first draw.
@@ -102,11 +103,8 @@ def impute(
     >>> bool(filled.x.isfinite().all()), bool((filled.low <= filled.high).all())
     (True, True)
     """
-    if not getattr(model, "linear_gaussian", False):
-        raise TypeError(
-            "model must be an IPVAE with its linear decoder, or a ConvIPVAE, got "
-            f"{type(model).__name__}"
-        )
+    if not isinstance(model, IPVAE | ConvIPVAE):
+        raise TypeError(f"model must be an IPVAE or a ConvIPVAE, got {type(model).__name__}")
     require_integer(num_steps, "num_steps")
     require_integer(draws, "draws", least=2)
     require_number(level, "level", least=1e-6, most=1 - 1e-6)
@@ -201,6 +199,8 @@ def _drawn_stably(
 ) -> tuple[Tensor, ...]:
     """:func:`_drawn`, once more with half the step where it diverged."""
     found = _drawn(model, x, precision, *options)
+    if not model.linear_gaussian:
+        return found
     weight = precision.expand_as(x)
     left, silent = ((weight * values.square()).flatten(1).sum(1) for values in (x - found[0], x))
     rows = (left > silent).nonzero().squeeze(1)
@@ -226,10 +226,11 @@ def _drawn(
     out = model.run(
         x, BETWEEN * draws, record=("spk", "mem"), every=BETWEEN, state=settled, mask=precision
     )
-    mean = model.reconstruct(out.mem.exp().mean(0), x)
-    values = model.reconstruct(out.spk, x)
-    if noise:
-        values = values + pixel_noise(values, model.log_scale, channel_dim=1 - x.ndim)
+    if model.linear_gaussian:
+        mean = model.reconstruct(out.mem.exp().mean(0), x)
+    else:
+        mean = model.decode(out.spk).mean(0)
+    values = draws_of(model, out.spk, x) if noise else model.reconstruct(out.spk, x)
     ordered = values.sort(0).values  # torch.quantile refuses large tensors
     low, high = (_between(ordered, share) for share in ((1 - level) / 2, (1 + level) / 2))
     return mean, low.minimum(mean), high.maximum(mean)

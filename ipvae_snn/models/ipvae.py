@@ -32,7 +32,6 @@ from ipvae_snn.models.generative import (
     LinearDecoder,
     LinearGaussian,
     has_variance,
-    require_squares,
 )
 from ipvae_snn.models.likelihoods import Gaussian, Likelihood
 from ipvae_snn.models.neuron_model import NeuronModel
@@ -87,9 +86,9 @@ class IPVAE(_ChosenByDecoder):
         spike_grad: estimator, default ``surrogate.midpoint()``.
         form: ``"exact"``, or ``"published"`` without the variance term (see
             :class:`~ipvae_snn.neurons.poisson.IPVAENeuron`). Default: exact; published with a
-            decoder of one's own that has no method ``squares``, which the exact form needs
-            (:class:`~ipvae_snn.models.Decoder`), or a likelihood without a ``curvature`` of its
-            own.
+            decoder of one's own that has no method ``squares``
+            (:class:`~ipvae_snn.models.Decoder`), where the exact form costs one more backward pass
+            per timestep, or a likelihood without a ``curvature`` of its own.
         clamp, step, bias, leak, lateral_scale, learn_step, learn_bias, learn_mem_init: see
             :class:`~ipvae_snn.neurons.poisson.IPVAENeuron`.
         kl_form: ``"exact"``, or ``"published"`` to reproduce published numbers
@@ -159,8 +158,6 @@ class IPVAE(_ChosenByDecoder):
                 f"lateral_scale must be 1 with a decoder or likelihood of one's own, got "
                 f"{lateral_scale}: there are no lateral weights to scale"
             )
-        if form == "exact" and not linear:
-            require_squares(decoder)
         form = form or ("exact" if has_variance(decoder, likelihood) else "published")
         # A linear layer without weights yet, and given membranes: refused options draw nothing.
         phi = nn.utils.skip_init(
@@ -267,8 +264,6 @@ class IPVAE(_ChosenByDecoder):
     def _check_decoder(self, decoder: Any) -> None:
         """Raise unless ``decoder`` maps counts (B, K) to (B, M), and takes the form in use."""
         require_instance(decoder, "decoder")
-        if self.neuron.form == "exact":
-            require_squares(decoder)
         if not isinstance(decoder, nn.Module):
             raise TypeError(f"decoder must be a torch.nn.Module, got {type(decoder).__name__}")
         training = [module for module in decoder.modules() if module.training]
@@ -409,7 +404,8 @@ class IPVAE(_ChosenByDecoder):
                 that broadcasts to (B, M); ``"nan"``: all that is not NaN. Values with 0 do not
                 count, whatever they are: the reconstruction fills them in. Each sample then has a
                 Gram matrix of its own, which costs two products with Φ in place of one with G.
-                For the linear Gaussian model.
+                With a decoder or likelihood of one's own it is 1 and 0 alone, and pixels must be
+                independent (:class:`~ipvae_snn.models.likelihoods.OfPixels`).
 
         Returns:
             A named tuple with the fields of ``record`` in that order, time first, and ``state``,
@@ -421,12 +417,12 @@ class IPVAE(_ChosenByDecoder):
         """
         precision = None
         if mask is not None:
-            if self.decoded is not None:
-                raise ValueError(
-                    "mask belongs to the linear decoder with its Gaussian: a likelihood of one's "
-                    "own says itself which values count, in its nll"
-                )
             x, precision = seen(x, mask, 1, self.like)
+            if self.decoded is not None and not bool(((precision == 0) | (precision == 1)).all()):
+                raise ValueError(
+                    "mask must be 1 where a value was seen and 0 where it was not: precisions "
+                    "belong to the linear decoder with its Gaussian"
+                )
         num_steps = require_input(x, num_steps, self.in_features, like=self.like)
         require_integer(every, "every")
         fields = run_output.check_fields(record)
@@ -442,14 +438,15 @@ class IPVAE(_ChosenByDecoder):
             self.require_together()
             self.neuron.check_parameters()
             state = self.neuron.initial_state(shape) if state is None else state
-            if precision is not None:
+            if self.decoded is not None:
+                shown = None if precision is None else precision > 0
+                values, last = self._loop(x, shown, num_steps, fields, every, state, sample_seeds)
+            elif precision is not None:
                 values, last = self._masked(
                     Seen(x, precision), num_steps, fields, every, state, sample_seeds
                 )
-            elif self.decoded is None:
-                values, last = self._unroll(x, num_steps, fields, every, state, sample_seeds)
             else:
-                values, last = self._loop(x, num_steps, fields, every, state, sample_seeds)
+                values, last = self._unroll(x, num_steps, fields, every, state, sample_seeds)
         return run_output.make_run({name: values[name] for name in fields}, last)
 
     def _unroll(
@@ -535,6 +532,7 @@ class IPVAE(_ChosenByDecoder):
     def _loop(
         self,
         x: Tensor,
+        shown: Tensor | None,
         num_steps: int,
         fields: tuple[str, ...],
         every: int,
@@ -543,22 +541,27 @@ class IPVAE(_ChosenByDecoder):
     ) -> tuple[dict[str, Any], State]:
         """Timesteps of any other generative model, by autograd."""
         require_finite(x, "x")
-        if self.neuron.form == "exact":
-            require_squares(self.decoder)
+        generative: Any = self.decoded
+        generative.require(x, shown)
         watched = bool(self.neuron.observers)
         names = tuple(dict.fromkeys((*fields, "spk", "mem"))) if watched else fields
 
-        def run(x: Tensor, state: State) -> dict[str, Any]:
-            step = GenerativeTimestep(self.neuron, self.generative, x, self.kl_form)
+        def run(x: Tensor, state: State, shown: Tensor | None) -> dict[str, Any]:
+            step = GenerativeTimestep(self.neuron, generative, x, self.kl_form, shown)
             values, last = loop.record(step, state, num_steps, names, 1 if watched else every)
             return {**values, "last_spk": last.spk, "last_mem": last.mem}
 
         if sample_seeds is None:
-            values = run(x, state)
+            values = run(x, state, shown)
         else:
             rows = [slice(i, i + 1) for i in range(len(sample_seeds))]
+            masks = shown.expand(x.shape[-2:]) if shown is not None else None
             values = row_by_row(
-                lambda i: run(x[..., rows[i], :], State(*(part[rows[i]] for part in state))),
+                lambda i: run(
+                    x[..., rows[i], :],
+                    State(*(part[rows[i]] for part in state)),
+                    None if masks is None else masks[rows[i]],
+                ),
                 sample_seeds, self.generator, self.seeded,
             )  # fmt: skip
         require_finite(values["last_mem"], "the membranes: the decoder may have left the numbers;")

@@ -73,7 +73,7 @@ class TrainConfig:
         target_rate: by the local rule, the spikes per neuron and timestep that a learned tonic
             inhibition b brings about; 0 leaves b as it is.
         missing: NaN in the data are values that were not seen, in training and validation. For
-            the linear Gaussian model, flat or convolutional.
+            an IPVAE or a ConvIPVAE; a likelihood of one's own has to be one of independent pixels.
         precision: precision of the products with the lateral weights G. See
             :attr:`IPVAE.precision`.
         log_every: iterations between rows of the history.

@@ -16,6 +16,7 @@ from ipvae_snn._utils.checks import (
 from ipvae_snn._utils.files import exclusive_lock
 from ipvae_snn.data.sources import InMemory, Samples, as_samples
 from ipvae_snn.models.base import BaseModel, require_model
+from ipvae_snn.models.ipvae import IPVAE
 from ipvae_snn.models.local_rule import LocalRule
 from ipvae_snn.training.checkpointer import Checkpointer, History
 from ipvae_snn.training.config import TrainConfig
@@ -108,10 +109,10 @@ def fit(
             "no parameter of the model requires a gradient: call model.requires_grad_() first"
         )
     linear = getattr(model, "linear_gaussian", False)
-    if config.missing and not linear:
+    if config.missing and not (linear or isinstance(model, IPVAE)):
         raise ValueError(
-            "missing belongs to the linear Gaussian model, an IPVAE or ConvIPVAE: fill in values "
-            f"before a {type(model).__name__} learns from them"
+            "missing belongs to an IPVAE or a ConvIPVAE: fill in values before a "
+            f"{type(model).__name__} learns from them"
         )
     if config.rule == "local" and not linear:
         raise ValueError(

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from ipvae_snn import IPVAE, Recorder, surrogate
-from ipvae_snn.models import Bernoulli, Gaussian, Likelihood
+from ipvae_snn.models import Bernoulli, Gaussian, Likelihood, StudentT
 from ipvae_snn.models.generative import DecodedLikelihood, LinearDecoder, LinearGaussian
 
 M, K, B = 7, 5, 4
@@ -123,14 +123,108 @@ def test_the_form_is_exact_where_decoder_and_likelihood_say_how():
     assert IPVAE(M, K, likelihood=CauchyByAutograd(), form="exact").run(torch.rand(B, M), 2)
     model = IPVAE(M, K, decoder=network().float())
     assert model.neuron.form == "published"
-    with pytest.raises(ValueError, match="needs a decoder with a method squares"):
-        IPVAE(M, K, decoder=network().float(), form="exact")
-    model.neuron.form = "exact"
-    with pytest.raises(ValueError, match="needs a decoder with a method squares"):
-        model.run(torch.rand(B, M), 2)
-    exact = IPVAE(M, K, likelihood=Bernoulli())
-    with pytest.raises(ValueError, match="needs a decoder with a method squares"):
-        exact.decoder = network().float()
+    exact = IPVAE(M, K, decoder=network().float(), form="exact")
+    assert exact.neuron.form == "exact"
+    exact.decoder = network().float()
+    assert exact.run(torch.rand(B, M), 2).mem.isfinite().all()
+
+
+@pytest.mark.parametrize(
+    "law", [Bernoulli(), StudentT(M, 1.5, learn_scale=False)], ids=["no outliers", "outliers"]
+)
+def test_the_variance_term_of_any_decoder(law, monkeypatch):
+    """Row by row of few outputs; by random signs of many, which is right on average."""
+    torch.manual_seed(0)
+    generative = DecodedLikelihood(network(), law)
+    x, spk = inputs().round() * 3, spikes()
+    x = x if isinstance(law, StudentT) else x.clamp(max=1)
+    jacobian = torch.autograd.functional.jacobian(lambda z: generative.decoder(z).sum(0), spk)
+    curvature = law.curvature(x, generative.decoder(spk)).detach()
+    wanted = torch.einsum("bm,mbk->bk", curvature, jacobian.square())
+
+    def term():
+        given = [generative.given(x, form).feedback(spk).current for form in ("published", "exact")]
+        return 2 * (given[0] - given[1])
+
+    with torch.no_grad():
+        torch.testing.assert_close(term(), wanted)
+        monkeypatch.setattr("ipvae_snn.models.generative.FEW_OUTPUTS", 0)
+        drawn = torch.stack([term() for _ in range(3000)])
+    error = drawn.std(0) / math.sqrt(len(drawn))
+    assert ((drawn.mean(0) - wanted).abs() < 5 * error + 1e-9).all()
+
+
+@pytest.mark.parametrize(
+    "law", [Bernoulli(), Gaussian(M, learn_scale=False)], ids=["curved", "flat"]
+)
+@pytest.mark.parametrize("few", [0, 16])
+def test_the_variance_term_of_any_decoder_learns(law, few, monkeypatch):
+    """Its gradient is that of the term with the same signs, by finite differences."""
+    monkeypatch.setattr("ipvae_snn.models.generative.FEW_OUTPUTS", few)
+    torch.manual_seed(0)
+    generative = DecodedLikelihood(network(), law)
+    x, spk, weight = inputs().round(), spikes(), next(generative.parameters())
+
+    def total():
+        torch.manual_seed(1)
+        return generative.given(x, "exact").feedback(spk).current.square().sum()
+
+    (found,) = torch.autograd.grad(total(), weight)
+    step = 1e-6
+    for place in ((0, 0), (3, 2)):
+        values = []
+        for sign in (1, -1):
+            weight.data[place] += sign * step
+            values.append(float(total().detach()))
+            weight.data[place] -= sign * step
+        assert float(found[place]) == pytest.approx((values[0] - values[1]) / (2 * step), rel=1e-5)
+
+
+@pytest.mark.parametrize("law", ["bernoulli", "gaussian"])
+@pytest.mark.parametrize("form", ["exact", "published"])
+def test_what_was_not_seen_does_not_count(law, form):
+    """As of a model that has no such pixels."""
+    torch.manual_seed(0)
+    laws = {"bernoulli": (Bernoulli(), Bernoulli()), "gaussian": (Gaussian(M), Gaussian(M - 2))}
+    models = []
+    for pixels, likelihood in zip((M, M - 2), laws[law], strict=True):
+        decoder = LinearDecoder(K, pixels, 0.5)
+        model = IPVAE(
+            pixels, K, decoder=decoder, likelihood=likelihood, form=form,
+            spike_grad=surrogate.rounded(),
+        )  # fmt: skip
+        models.append(model.double())
+    whole, part = models
+    with torch.no_grad():
+        part.decoder.weight.copy_(whole.decoder.weight[2:])
+        part.neuron.mem_init.copy_(whole.neuron.mem_init.uniform_(-1, 1))
+    x, mask = inputs().round(), torch.ones(M)
+    mask[:2] = 0
+    hidden = x.clone()
+    hidden[:, :2] = math.nan
+    fields = ("spk", "mem", "nll", "kl")
+    wanted = part.run(x[:, 2:], 5, record=fields)
+    for found in (whole.run(x, 5, record=fields, mask=mask), whole.run(hidden, 5, mask="nan")):
+        for name in fields:
+            torch.testing.assert_close(getattr(found, name), getattr(wanted, name))
+    rows = torch.stack([mask, torch.ones(M), mask, mask])
+    mixed = whole.run(x, 5, mask=rows, sample_seeds=torch.arange(B))
+    torch.testing.assert_close(mixed.mem[:, 0], wanted.mem[:, 0])
+    torch.testing.assert_close(mixed.mem[:, 1], whole.run(x, 5).mem[:, 1])
+    with pytest.raises(ValueError, match="precisions belong to the linear decoder"):
+        whole.run(x, 5, mask=0.5 * mask)
+
+
+def test_masks_need_independent_pixels():
+    model = IPVAE(M, K, likelihood=CauchyByAutograd())
+    with pytest.raises(ValueError, match="subclass of OfPixels, got CauchyByAutograd"):
+        model.run(torch.rand(B, M), 3, mask=torch.ones(M))
+
+
+def test_inputs_that_the_law_cannot_have_are_refused():
+    model = IPVAE(M, K, likelihood=Bernoulli())
+    with pytest.raises(ValueError, match="Bernoulli is a law of values from 0 to 1"):
+        model.loss(3 * torch.ones(B, M), 3)
 
 
 def test_gradients_equal_a_loop_written_down():

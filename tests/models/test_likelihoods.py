@@ -1,43 +1,165 @@
-"""The likelihoods against torch.distributions and autograd in float64."""
+"""Likelihoods: densities against torch.distributions, derivatives against autograd, draws."""
+
+import math
 
 import pytest
 import torch
-from torch.distributions import Bernoulli as BernoulliLaw
-from torch.distributions import Normal
+from torch import distributions as D
 
-from ipvae_snn.models import Likelihood
-from ipvae_snn.models.likelihoods import Bernoulli, Gaussian
+from ipvae_snn.models import likelihoods as L
+
+B, M = 6, 6
 
 
-def of_kind(kind):
-    """A likelihood, inputs it may get, and what torch makes of the decoder's output."""
+def values(seed=0):
+    """An output of a decoder, (B, M), float64."""
+    torch.manual_seed(seed)
+    return torch.randn(B, M, dtype=torch.float64)
+
+
+def counts():
+    return torch.poisson(torch.full((B, M), 1.5, dtype=torch.float64))
+
+
+def labels():
+    return torch.eye(3, dtype=torch.float64)[torch.randint(3, (B, 2))].flatten(1)
+
+
+def spread(law):
+    """Parameters that are not what they start as."""
+    for weight in law.parameters():
+        torch.nn.init.uniform_(weight, -0.7, 0.7)
+    return law.double()
+
+
+def joint():
+    return L.Joint(
+        [{"name": "bernoulli", "size": 2}, {"name": "gaussian", "size": 1, "learn_scale": False},
+         {"name": "categorical", "size": 3}]
+    )  # fmt: skip
+
+
+CASES = {
+    "gaussian": (lambda: spread(L.Gaussian(M)), values,
+                 lambda law, eta: D.Normal(eta, law.log_scale.exp())),
+    "student-t": (lambda: spread(L.StudentT(M, 2.5)), values,
+                  lambda law, eta: D.StudentT(2.5, eta, law.log_scale.exp())),
+    "fixed scale": (lambda: L.StudentT(M, 2.5, learn_scale=False), values,
+                    lambda law, eta: D.StudentT(2.5, eta)),
+    "bernoulli": (L.Bernoulli, lambda: counts().clamp(max=1.0),
+                  lambda law, eta: D.Bernoulli(logits=eta)),
+    "poisson": (L.Poisson, counts, lambda law, eta: D.Poisson(eta.exp())),
+    "negative-binomial": (
+        lambda: spread(L.NegativeBinomial(M, 2.0)), counts,
+        lambda law, eta: D.NegativeBinomial(
+            law.log_dispersion.exp(), logits=eta - law.log_dispersion)),
+}  # fmt: skip
+ALL = {
+    **{name: (make, inputs) for name, (make, inputs, _) in CASES.items()},
+    "categorical": (lambda: L.Categorical(3), labels),
+    "joint": (
+        joint, lambda: torch.cat([counts().clamp(max=1.0)[:, :2], values()[:, :1],
+                                  labels()[:, :3]], -1)
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_densities_are_those_of_torch(name):
+    make, inputs, reference = CASES[name]
+    law, eta, x = make(), values(3), inputs()
+    expected = reference(law, eta)
+    torch.testing.assert_close(law.each(x, eta), -expected.log_prob(x))
+    torch.testing.assert_close(law.nll(x, eta), -expected.log_prob(x).sum(-1))
+    torch.testing.assert_close(law.mean(eta), expected.mean)
+
+
+def test_labels_have_the_density_of_torch():
+    eta, x = values(3), labels()
+    expected = D.OneHotCategorical(logits=eta.unflatten(1, (2, 3)))
+    nll = -expected.log_prob(x.unflatten(1, (2, 3))).sum(-1)
+    torch.testing.assert_close(L.Categorical(3).nll(x, eta), nll)
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_scores_and_curvatures_are_derivatives(name):
+    make, inputs = ALL[name]
+    law, x, eta = make(), inputs(), values(3).requires_grad_()
+    (slope,) = torch.autograd.grad(law.nll(x, eta).sum(), eta)
+    torch.testing.assert_close(law.score(x, eta), -slope, rtol=1e-10, atol=1e-12)
+    size, eta = 1e-5, eta.detach()
+    for m in range(M):
+        step = size * torch.eye(M, dtype=torch.float64)[m]
+        difference = (law.score(x, eta + step) - law.score(x, eta - step)) / (2 * size)
+        torch.testing.assert_close(
+            law.curvature(x, eta)[:, m], -difference[:, m], rtol=1e-6, atol=1e-8
+        )
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_draws_have_the_mean_of_the_law(name):
+    law, eta = ALL[name][0](), values(3)[:1]
     torch.manual_seed(0)
-    x = torch.randn(4, 9, dtype=torch.float64)
-    if kind == "bernoulli":
-        return Bernoulli(), (x > 0).double(), lambda eta: BernoulliLaw(logits=eta)
-    likelihood = Gaussian(9, learn_scale=kind == "gaussian").double()
-    if likelihood.raw_log_scale is None:
-        return likelihood, x, lambda eta: Normal(eta, 1.0)
-    with torch.no_grad():
-        likelihood.raw_log_scale.normal_()
-    return likelihood, x, lambda eta: Normal(eta, likelihood.log_scale.exp())
+    x = law.draw(eta.expand(40_000, M))
+    law.require(x)
+    tolerance = 6 * x.std(0) / 200 if name not in ("student-t", "fixed scale") else 0.1
+    assert ((x.mean(0) - law.mean(eta)[0]).abs() <= tolerance).all()
 
 
-@pytest.mark.parametrize("kind", ["gaussian", "gaussian of scale 1", "bernoulli"])
-def test_density_mean_and_score_are_those_of_torch(kind):
-    likelihood, x, law = of_kind(kind)
-    eta = torch.randn(4, 9, dtype=torch.float64, requires_grad=True)
-    torch.testing.assert_close(likelihood.nll(x, eta), -law(eta).log_prob(x).sum(-1))
-    torch.testing.assert_close(likelihood.mean(eta), law(eta).mean)
-    (by_autograd,) = torch.autograd.grad(law(eta).log_prob(x).sum(), eta)
-    torch.testing.assert_close(likelihood.score(x, eta), by_autograd)
-    torch.testing.assert_close(Likelihood.score(likelihood, x, eta), by_autograd)
-    assert torch.autograd.gradcheck(lambda e: likelihood.score(x, e), eta)
+def test_draws_vary_as_the_law_says():
+    eta = torch.zeros(50_000, 1)
+    torch.manual_seed(0)
+    assert float(L.NegativeBinomial(1, 0.5).draw(eta).var()) == pytest.approx(3.0, rel=0.06)
+    assert float(L.StudentT(1, 8.0).draw(eta).var()) == pytest.approx(8 / 6, rel=0.05)
 
 
-@pytest.mark.parametrize("kind", ["gaussian", "bernoulli"])
-def test_large_outputs_stay_finite(kind):
-    likelihood, x, _ = of_kind(kind)
-    eta = torch.full_like(x, 1e3) * torch.tensor([1.0, -1.0, 1.0, -1.0]).unsqueeze(-1)
-    for value in (likelihood.nll(x, eta), likelihood.mean(eta), likelihood.score(x, eta)):
-        assert value.isfinite().all()
+@pytest.mark.parametrize(
+    ("law", "x", "message"),
+    [
+        (L.Bernoulli(), -0.5, "Bernoulli is a law of values from 0 to 1, got x with -0.5"),
+        (L.Bernoulli(), 255.0, "got x with 255"),
+        (L.Poisson(), -1.0, "Poisson is a law of counts"),
+        (L.NegativeBinomial(2), -1.0, "NegativeBinomial is a law of counts"),
+        (L.Categorical(2), -1.0, "Categorical is a law of labels"),
+        (L.Joint([{"name": "poisson", "size": 2}]), -1.0, "Poisson is a law of counts"),
+    ],
+)
+def test_inputs_that_a_law_cannot_have_are_refused(law, x, message):
+    inputs = torch.zeros(3, 2)
+    law.require(inputs)
+    inputs[1, 1] = x
+    with pytest.raises(ValueError, match=message):
+        law.require(inputs)
+
+
+@pytest.mark.parametrize(
+    ("make", "error", "message"),
+    [
+        (lambda: L.StudentT(3, freedom=0), ValueError, "freedom"),
+        (lambda: L.NegativeBinomial(3, dispersion=-1), ValueError, "dispersion"),
+        (lambda: L.Categorical(1), ValueError, "labels must be at least 2"),
+        (lambda: L.Joint([]), ValueError, "at least one part"),
+        (lambda: L.Joint([{"name": "poisson"}]), TypeError, "name and size"),
+        (lambda: L.Joint([{"name": "cauchy", "size": 1}]), ValueError, "unknown likelihood"),
+        (lambda: L.Joint([{"name": "poisson", "size": 1, "rate": 2}]), ValueError, "cannot be"),
+    ],
+)
+def test_options_are_checked(make, error, message):
+    with pytest.raises(error, match=message):
+        make()
+
+
+def test_large_log_rates_stay_numbers():
+    x, eta = torch.ones(1, 2), torch.tensor([[200.0, 1e30]])
+    for law in (L.Poisson(), L.NegativeBinomial(2)):
+        for found in (law.nll(x, eta), law.score(x, eta), law.curvature(x, eta), law.mean(eta)):
+            assert found.isfinite().all()
+
+
+def test_a_law_goes_through_its_config():
+    for name, (make, _) in ALL.items():
+        law = make()
+        again = L.LIKELIHOODS.from_config(L.LIKELIHOODS.to_config(law))
+        assert type(again) is type(law), name
+        assert again.config() == law.config()
+    assert math.isclose(L.StudentT(2, 3.0).config()["freedom"], 3.0)
