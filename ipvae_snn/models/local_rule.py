@@ -17,6 +17,10 @@ inverse is not local.
 log σ relaxes to the size of the error, u₀ to the log of the mean rate; the step α stays. With a
 ``target_rate``, the tonic inhibition b of each neuron rises while it fires more, and falls while it
 fires less, so that a silent neuron becomes easier to excite.
+
+Another decoder f or likelihood learns by −∂ log p(x | f(z)) / ∂θ at the counts of the last
+timesteps (:func:`settled_loss`): within the decoder gradients flow back through its layers, through
+time none does. The natural form belongs to the linear decoder; others take Adamax.
 """
 
 from collections.abc import Callable
@@ -141,12 +145,36 @@ def local_loss(
     size, mean = model.size_of(x), rows.mean(0)
     loss: Tensor = free_energy(nll, torch.zeros_like(nll), 0.0, size)
     loss = loss + (moment * moments).sum() * (PATCH / size)
-    # Of u₀ that of KL(λ | e^u₀), in its natural form.
-    loss = loss + _moved(
-        model.neuron.mem_init, lambda u: 1 - (_like(u, mean) + LEAST_RATE) / u.exp()
+    return loss + _of_neurons(model.neuron, mean, target_rate)
+
+
+def settled_loss(
+    model: Any, x: Tensor, spk: Tensor, rate: Tensor, shown: Tensor | None, target_rate: float
+) -> Tensor:
+    """A scalar whose gradients are what a model with a decoder of its own learns by.
+
+    Args:
+        model: an IPVAE with another decoder or likelihood, in ``train()`` mode.
+        x: inputs (B, M), finite.
+        spk, rate: counts that inference settled on, and e^u, (L, B, K), without a graph.
+        shown: which values count, booleans (B, M); ``None``: all.
+        target_rate: as in :func:`local_loss`.
+    """
+    length = len(spk)
+    eta = model.decoded.decoder(spk.flatten(0, 1))
+    nll = model.decoded.nll(
+        x.repeat(length, 1), eta, None if shown is None else shown.expand_as(x).repeat(length, 1)
     )
+    loss: Tensor = free_energy(nll, torch.zeros_like(nll), 0.0, model.size_of(x))
+    return loss + _of_neurons(model.neuron, rate.mean((0, 1)), target_rate)
+
+
+def _of_neurons(neuron: Any, mean: Tensor, target_rate: float) -> Tensor:
+    """Zero, with the gradients of u₀ and b, from the mean rates (K,)."""
+    # Of u₀ that of KL(λ | e^u₀), in its natural form.
+    loss = _moved(neuron.mem_init, lambda u: 1 - (_like(u, mean) + LEAST_RATE) / u.exp())
     if target_rate:
-        loss = loss + _moved(model.neuron.log_bias, lambda b: 1 - _like(b, mean) / target_rate)
+        loss = loss + _moved(neuron.log_bias, lambda b: 1 - _like(b, mean) / target_rate)
     return loss
 
 

@@ -67,9 +67,10 @@ class TrainConfig:
         seed: seed of batches and spikes.
         device: ``"cpu"``, ``"cuda"``, ...
         rule: ``"backprop"``, through the timesteps and the counts, by Adamax; or ``"local"``, by
-            what each synapse sees, for the linear Gaussian model, see
+            what each synapse sees, for an IPVAE or a ConvIPVAE, see
             :mod:`ipvae_snn.models.local_rule`. β and weight decay have no part in it, the step α
-            stays, and ``lr`` wants to be near 0.1.
+            stays, and ``lr`` wants to be near 0.1; with a decoder or a likelihood of one's own it
+            is Adamax without gradients through time, and ``lr`` that of Adamax.
         target_rate: by the local rule, the spikes per neuron and timestep that a learned tonic
             inhibition b brings about; 0 leaves b as it is.
         missing: NaN in the data are values that were not seen, in training and validation. For

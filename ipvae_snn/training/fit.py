@@ -109,15 +109,16 @@ def fit(
             "no parameter of the model requires a gradient: call model.requires_grad_() first"
         )
     linear = getattr(model, "linear_gaussian", False)
-    if config.missing and not (linear or isinstance(model, IPVAE)):
+    ours = linear or isinstance(model, IPVAE)
+    if config.missing and not ours:
         raise ValueError(
             "missing belongs to an IPVAE or a ConvIPVAE: fill in values before a "
             f"{type(model).__name__} learns from them"
         )
-    if config.rule == "local" and not linear:
+    if config.rule == "local" and not ours:
         raise ValueError(
-            "rule='local' belongs to the linear Gaussian model, an IPVAE or ConvIPVAE with its own "
-            f"decoder: a {type(model).__name__} like this one learns by rule='backprop'"
+            f"rule='local' belongs to an IPVAE or a ConvIPVAE: a {type(model).__name__} learns by "
+            "rule='backprop'"
         )
     samples = _fitting_samples(model, data, "data", config.missing)
     x_val = None if validation is None else _read_all(model, validation, config.missing)
@@ -129,12 +130,13 @@ def fit(
     path = None if checkpoint is None else Path(checkpoint)
     model.to(device)
     optimizer: torch.optim.Optimizer
-    if config.rule == "local":
+    local = config.rule == "local"
+    if local and linear:
         optimizer = LocalRule(model, samples.shape, config.lr)
     else:
-        optimizer = torch.optim.Adamax(
-            model.parameters(), lr=config.lr, weight_decay=config.weight_decay
-        )
+        # A parameter that does not learn, as the step by the local rule, must not decay either.
+        decay = 0.0 if local else config.weight_decay
+        optimizer = torch.optim.Adamax(model.parameters(), lr=config.lr, weight_decay=decay)
     x_val = None if x_val is None else x_val.to(model.like)
     monitor = Monitor(model, config, group, x_val, watch)
     lock = exclusive_lock(path if group.is_main else None)

@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ipvae_snn.models.local_rule import local_loss
+from ipvae_snn.models.local_rule import local_loss, settled_loss
 from ipvae_snn.models.residual import seen
 from ipvae_snn.training.config import TrainConfig
 
@@ -17,14 +17,15 @@ class LocalObjective(nn.Module):
     """What learns by :mod:`ipvae_snn.models.local_rule`, in place of ``step.Objective``.
 
     Args:
-        model: linear and Gaussian.
+        model: an IPVAE or a ConvIPVAE.
         config: the recipe.
         row_ids: numbers of this rank's rows in the whole batch, if its draws depend on them.
-        moment: of the rule, averaged over ranks with the gradients.
+        moment: of the rule, averaged over ranks with the gradients; ``None`` for a decoder or a
+            likelihood of one's own.
     """
 
     def __init__(
-        self, model: Any, config: TrainConfig, row_ids: Tensor | None, moment: nn.Parameter
+        self, model: Any, config: TrainConfig, row_ids: Tensor | None, moment: nn.Parameter | None
     ) -> None:
         super().__init__()
         self.model, self.config, self.moment = model, config, moment
@@ -39,11 +40,16 @@ class LocalObjective(nn.Module):
             state = None
             if config.steps > window:
                 state = model.run(x, config.steps - window, record=(), **self.options).state
-            out = model.run(x, window, record=("mem", "nll", "kl"), state=state, **self.options)
+            out = model.run(x, window, state=state, **self.options)
         precision = x.new_ones(1, *x.shape[1:])
         if config.missing:
             x, precision = seen(x, "nan", x.ndim - 1, model.like)
-        loss = local_loss(model, x, out.mem.exp(), precision, self.moment, config.target_rate)
+        rate = out.mem.exp()
+        if self.moment is None:
+            shown = precision > 0 if config.missing else None
+            loss = settled_loss(model, x, out.spk, rate, shown, config.target_rate)
+        else:
+            loss = local_loss(model, x, rate, precision, self.moment, config.target_rate)
         # Ranks wait for a gradient of every parameter.
         idle = sum(0.0 * p.sum() for p in model.parameters() if p.requires_grad)
         return loss + idle, out.nll.mean(), out.kl.mean(), out.state.spk

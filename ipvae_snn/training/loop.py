@@ -9,7 +9,6 @@ from torch import Tensor
 from ipvae_snn._utils.progress import progress_bar
 from ipvae_snn.data.sources import InMemory, Samples, stream
 from ipvae_snn.models.base import BaseModel
-from ipvae_snn.models.local_rule import LocalRule
 from ipvae_snn.training.batches import batches, share
 from ipvae_snn.training.checkpointer import Checkpointer
 from ipvae_snn.training.config import TrainConfig
@@ -74,8 +73,9 @@ class Loop:
             raise Diverged(error.iteration, error.reason, note) from error
 
     def _objective(self, row_ids: Tensor | None) -> torch.nn.Module:
-        if isinstance(self.optimizer, LocalRule):
-            return LocalObjective(self.model, self.config, row_ids, self.optimizer.moment)
+        if self.config.rule == "local":
+            moment = getattr(self.optimizer, "moment", None)
+            return LocalObjective(self.model, self.config, row_ids, moment)
         return Objective(self.model, self.config, row_ids)
 
     def _read_batches(self, workers: int) -> Iterator[Tensor]:

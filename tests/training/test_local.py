@@ -8,7 +8,7 @@ from torch import nn
 
 from ipvae_snn import IPVAE, TrainConfig, fit, metrics
 from ipvae_snn.baselines import LCA
-from ipvae_snn.models import ConvIPVAE
+from ipvae_snn.models import Bernoulli, ConvIPVAE
 from ipvae_snn.models.local_rule import LocalRule
 from ipvae_snn.models.residual import expected_nll
 from ipvae_snn.training.local import LocalObjective
@@ -150,15 +150,79 @@ def test_frozen_parts_and_the_step_stay(frozen):
 
 
 def test_other_models_and_rules_are_refused():
-    x = toy(pixels=16)
-    network = nn.Sequential(nn.Linear(8, 16), nn.Tanh())
-    for model in (LCA(16, 8), IPVAE(16, 8, decoder=network)):
-        with pytest.raises(ValueError, match="rule='local' belongs to the linear Gaussian"):
-            fit(model, x, TrainConfig(rule="local", progress=False))
+    with pytest.raises(ValueError, match="rule='local' belongs to an IPVAE or a ConvIPVAE"):
+        fit(LCA(16, 8), toy(pixels=16), TrainConfig(rule="local", progress=False))
     with pytest.raises(ValueError, match="rule must be one of"):
         TrainConfig(rule="hebb")
     with pytest.raises(ValueError, match="target_rate"):
         TrainConfig(target_rate=-1)
+
+
+def binary(count=300):
+    """Images of five kinds, some pixels flipped."""
+    generator = torch.Generator().manual_seed(1)
+    kinds = (torch.rand(5, 16, generator=generator) < 0.4).float()
+    x = kinds[torch.randint(5, (count,), generator=generator)]
+    return (x - (torch.rand(x.shape, generator=generator) < 0.03).float()).abs()
+
+
+def make_network(seed=0):
+    torch.manual_seed(seed)
+    network = nn.Sequential(nn.Linear(8, 12), nn.SiLU(), nn.Linear(12, 16))
+    with torch.no_grad():
+        network[0].weight.mul_(4)  # a spike is to change something
+    return IPVAE(16, 8, decoder=network, likelihood=Bernoulli(), bias=0.02)
+
+
+def test_another_decoder_learns_by_what_inference_settled_on():
+    """The gradient of its weights is that of the NLL of the last counts, and nothing else."""
+    model, x = make_network(), binary(20)
+    config = TrainConfig(rule="local", steps=6, burn_in=3, batch=20, progress=False)
+    with model.seeded(3):
+        loss = LocalObjective(model, config, None, None)(x, 1.0)[0]
+    loss.backward()
+    out = model.run(x, 6, record=("spk", "mem"), seed=3, graph=False)
+    eta = model.decoder(out.spk[3:].flatten(0, 1))
+    wanted = Bernoulli().nll(x.repeat(3, 1), eta).mean() * 256 / 16
+    weights = list(model.decoder.parameters())
+    for weight, found in zip(weights, torch.autograd.grad(wanted, weights), strict=True):
+        torch.testing.assert_close(weight.grad, found)
+    assert model.neuron.log_step.grad == 0
+    mean = out.mem[3:].exp().mean((0, 1))
+    u = model.neuron.mem_init
+    torch.testing.assert_close(u.grad, 1 - (mean + 1e-4) / u.detach().exp(), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("missing", [False, True])
+def test_another_decoder_learns(missing, tmp_path):
+    config = TrainConfig(
+        rule="local", iterations=300, batch=30, steps=12, burn_in=8, lr=1e-2, lr_end=1e-3,
+        progress=False, missing=missing, checkpoint_every=150,
+    )  # fmt: skip
+    x, model = binary(), make_network()
+    shown = x.clone()
+    if missing:
+        shown[torch.rand(x.shape, generator=torch.Generator().manual_seed(2)) < 0.2] = math.nan
+    before = model.neuron.log_step.detach().clone()
+    fit(model, shown, config, checkpoint=tmp_path / "a.ckpt")
+    assert torch.equal(model.neuron.log_step, before)
+    out = model.eval().run(x, 50, record=("nll",), seed=0)
+    alone = torch.special.entr(x.mean(0)).add(torch.special.entr(1 - x.mean(0))).sum()
+    assert out.nll[-1].mean() < 0.6 * alone  # of a law of single pixels
+    again = make_network()
+    with pytest.raises(KeyboardInterrupt):
+        fit(again, shown, config, checkpoint=tmp_path / "b.ckpt", watch=_interrupt_at(200))
+    fit(again, shown, config, checkpoint=tmp_path / "b.ckpt")
+    for one, two in zip(model.parameters(), again.parameters(), strict=True):
+        assert torch.equal(one, two)
+
+
+def _interrupt_at(iteration):
+    def watch(history):
+        if history[-1]["iteration"] >= iteration:
+            raise KeyboardInterrupt
+
+    return watch
 
 
 def test_what_is_kept_does_not_grow_with_time(monkeypatch):
