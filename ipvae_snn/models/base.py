@@ -27,6 +27,7 @@ from ipvae_snn._utils.storage import AllocationLimit, read_content, write_conten
 from ipvae_snn.kernels.loop import State
 from ipvae_snn.models.generative import DECODERS
 from ipvae_snn.models.likelihoods import LIKELIHOODS
+from ipvae_snn.models.residual import pixel_noise
 from ipvae_snn.models.run_output import RECORDABLE
 from ipvae_snn.models.whitening import WHITENINGS
 from ipvae_snn.neurons.lateral import derives_weights
@@ -125,8 +126,11 @@ class BaseModel(Checked, Recorded, nn.Module):
     takes_sample_seeds = False
     """Whether ``run`` has an argument ``sample_seeds``."""
     linear_gaussian: bool = False
-    """Whether x ~ N(Φ z, σ²) with counts z: ``run`` takes a ``mask`` of values that were not seen,
-    ``spread`` is there, and the local rule learns."""
+    """Whether x ~ N(Φ z, σ²) with counts z: ``spread`` is there."""
+    takes_mask = False
+    """Whether ``run`` takes a ``mask`` of values that were not seen."""
+    learns_locally = False
+    """Whether the local rule learns: the model is linear and Gaussian, or has ``settled_loss``."""
     draws_by_row = False
     """Whether ``sample_seeds`` cost no time, so that ranks can share the draws of a batch."""
     emits_counts = False
@@ -214,6 +218,15 @@ class BaseModel(Checked, Recorded, nn.Module):
     def reconstruct(self, spk: Tensor, like: Tensor) -> Tensor:
         """:meth:`decode`, to the size of samples ``like``, where a code alone does not say it."""
         return self.decode(spk)
+
+    def observed(self, spk: Tensor, like: Tensor | None = None) -> Tensor:
+        """x ~ p(x | z) for codes (..., K), from the generator of the present block.
+
+        ``like``: inputs, for the size of images, where a code alone does not say it.
+        """
+        x = self.decode(spk) if like is None else self.reconstruct(spk, like)
+        log_scale: Any = getattr(self, "log_scale", None)
+        return x + pixel_noise(x, log_scale, -1 if like is None else 1 - like.ndim)
 
     def code_rows(self, spk: Tensor) -> Tensor:
         """Codes (T, B, K) as rows of K neurons, (T, N, K): those of each place of a map, too."""

@@ -29,7 +29,6 @@ from ipvae_snn.functional import gaussian_nll
 from ipvae_snn.kernels.sampler import poisson
 from ipvae_snn.models.base import BaseModel
 from ipvae_snn.models.map_model import MapModel
-from ipvae_snn.models.residual import draws_of
 
 KINDS = "gamma", "poisson"
 SETTLED, AVERAGED = 128, 16
@@ -187,7 +186,7 @@ class CodePrior:
             gamma = torch._standard_gamma(shape, generator=generator) / shape
             rate = torch.where(shape >= LARGEST_SHAPE, rate, rate * gamma)
             spk = poisson(rate.to(model.like.dtype), generator)
-            x = draws_of(model, spk) if noise else model.decode(spk)
+            x = model.observed(spk) if noise else model.decode(spk)
         return Sampled(x, spk, self.labels.to(device)[number])
 
     @torch.no_grad()

@@ -15,6 +15,7 @@ compiled kernels take both (:class:`Quadratic`). Everything else answers by one 
 product per timestep, and runs in the time loop of :mod:`ipvae_snn.kernels.loop`.
 """
 
+import math
 from abc import abstractmethod
 from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
@@ -201,15 +202,21 @@ class LinearGaussian:
     def given(
         self, x: Tensor, form: str = "published", shown: Tensor | None = None
     ) -> "_Explained":
-        assert shown is None, "values that were not seen take the residual form"
         log_scale, weight = self.lateral.bounded_log_scale(), self.lateral.weight
-        lengths = F.drive_weight(weight, log_scale).mul(weight).sum(0)
+        precision = weight.new_ones(1, len(weight))
+        if log_scale is not None:
+            precision = precision * torch.exp(-2 * log_scale)
+        if shown is not None:
+            precision = precision * shown
+        lengths = precision @ weight.square() if form == "exact" else None
 
         def feedback(spk: Tensor) -> Feedback:
             residual = x - spk @ weight.mT
-            current = F.drive(residual, weight, log_scale)
-            current = current - 0.5 * lengths if form == "exact" else current
-            return Feedback(current, F.gaussian_nll(residual, log_scale))
+            current = (residual * precision) @ weight
+            current = current if lengths is None else current - 0.5 * lengths
+            each = 0.5 * precision * residual.square() + 0.5 * math.log(2 * math.pi)
+            each = each if log_scale is None else each + log_scale
+            return Feedback(current, (each if shown is None else each.where(shown, 0.0)).sum(-1))
 
         return _Explained(feedback)
 

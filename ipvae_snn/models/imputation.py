@@ -15,9 +15,9 @@ from ipvae_snn._utils.checks import (
 )
 from ipvae_snn._utils.modes import eval_mode
 from ipvae_snn._utils.seeding import source
-from ipvae_snn.models.convolutional import ConvIPVAE
-from ipvae_snn.models.ipvae import IPVAE
-from ipvae_snn.models.residual import draws_of, seen
+from ipvae_snn.models.base import BaseModel
+from ipvae_snn.models.map_model import MapModel
+from ipvae_snn.models.residual import seen
 
 BETWEEN = 4
 """Timesteps from one draw to the next; those of successive ones are much alike."""
@@ -50,7 +50,7 @@ class Imputed(NamedTuple):
 
 @torch.no_grad()
 def impute(
-    model: IPVAE | ConvIPVAE,
+    model: BaseModel,
     x: Tensor,
     mask: Tensor | Literal["nan"] = "nan",
     *,
@@ -99,11 +99,12 @@ def impute(
 
     >>> x = torch.rand(3, 16)
     >>> x[0, :8] = float("nan")
+    >>> from ipvae_snn import IPVAE
     >>> filled = impute(IPVAE(16, 8), x, num_steps=8, draws=8, seed=0)
     >>> bool(filled.x.isfinite().all()), bool((filled.low <= filled.high).all())
     (True, True)
     """
-    if not isinstance(model, IPVAE | ConvIPVAE):
+    if not getattr(model, "takes_mask", False):
         raise TypeError(f"model must be an IPVAE or a ConvIPVAE, got {type(model).__name__}")
     require_integer(num_steps, "num_steps")
     require_integer(draws, "draws", least=2)
@@ -111,7 +112,7 @@ def impute(
     require_flag(noise, "noise")
     complete = calibrate if isinstance(calibrate, Tensor) else None
     calibrate = complete is not None or require_flag(calibrate, "calibrate")
-    dimensions = model.dimensions + 1 if isinstance(model, ConvIPVAE) else 1
+    dimensions = model.dimensions + 1 if isinstance(model, MapModel) else 1
     filled, precision = seen(x, mask, dimensions, model.like)
     if x.ndim != dimensions + 1 or not len(x):
         expected = "(N, M)" if dimensions == 1 else "(N, C, H, W)"
@@ -230,7 +231,7 @@ def _drawn(
         mean = model.reconstruct(out.mem.exp().mean(0), x)
     else:
         mean = model.decode(out.spk).mean(0)
-    values = draws_of(model, out.spk, x) if noise else model.reconstruct(out.spk, x)
+    values = model.observed(out.spk, x) if noise else model.reconstruct(out.spk, x)
     ordered = values.sort(0).values  # torch.quantile refuses large tensors
     low, high = (_between(ordered, share) for share in ((1 - level) / 2, (1 + level) / 2))
     return mean, low.minimum(mean), high.maximum(mean)

@@ -17,7 +17,7 @@ from ipvae_snn._utils.checks import (
     require_number,
 )
 from ipvae_snn._utils.seeding import require_same_draws, seeded
-from ipvae_snn.functional import raw_log_scale, require_kl_form
+from ipvae_snn.functional import free_energy, raw_log_scale, require_kl_form
 from ipvae_snn.kernels import loop
 from ipvae_snn.kernels.loop import State
 from ipvae_snn.kernels.spec import PRECISIONS
@@ -34,6 +34,7 @@ from ipvae_snn.models.generative import (
     has_variance,
 )
 from ipvae_snn.models.likelihoods import Gaussian, Likelihood
+from ipvae_snn.models.local_rule import of_neurons
 from ipvae_snn.models.neuron_model import NeuronModel
 from ipvae_snn.models.published import CLAMP as PUBLISHED_CLAMP
 from ipvae_snn.models.published import read_published
@@ -365,6 +366,9 @@ class IPVAE(_ChosenByDecoder):
         require_finite(x_hat, "the reconstruction of spk")
         return x_hat
 
+    def observed(self, spk: Tensor, like: Tensor | None = None) -> Tensor:
+        return super().observed(spk) if self.decoded is None else self.decoded.draw(spk)
+
     def spread(self, rate: Tensor, like: Tensor) -> Tensor:
         """Var[Φ z] = Φ² λ of counts with rates λ (..., K), of a linear decoder; (..., M)."""
         return rate @ self._lateral.weight.square().mT
@@ -573,6 +577,35 @@ class IPVAE(_ChosenByDecoder):
             for name, value in values.items()
         }
         return kept, last
+
+    # -- learning ---------------------------------------------------------------------------
+
+    def nll_of(self, spk: Tensor, x: Tensor, shown: Tensor | None = None) -> Tensor:
+        """−log p(x | z) of inputs (N, M) and counts (N, K), (N,), in nats.
+
+        ``shown`` says which values count, booleans (N, M); default: all.
+        """
+        generative = self.generative
+        if isinstance(generative, DecodedLikelihood):
+            return generative.nll(x, generative.decoder(spk), shown)
+        return generative.given(x, shown=shown).feedback(spk).nll
+
+    def settled_loss(
+        self, x: Tensor, spk: Tensor, rate: Tensor, shown: Tensor | None, target_rate: float
+    ) -> Tensor:
+        """A scalar whose gradients are what the local rule learns by, of any decoder.
+
+        Args:
+            x: inputs (B, M), finite.
+            spk, rate: counts that inference settled on, and e^u, (L, B, K), without a graph.
+            shown: which values count, booleans (B, M) or (1, M); ``None``: all.
+            target_rate: see :func:`~ipvae_snn.models.local_rule.local_loss`.
+        """
+        length = len(spk)
+        shown = None if shown is None else shown.expand_as(x).repeat(length, 1)
+        nll = self.nll_of(spk.flatten(0, 1), x.repeat(length, 1), shown)
+        loss: Tensor = free_energy(nll, torch.zeros_like(nll), 0.0, self.in_features)
+        return loss + of_neurons(self.neuron, rate.mean((0, 1)), target_rate)
 
     # -- files ------------------------------------------------------------------------------
 

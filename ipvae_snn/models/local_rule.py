@@ -19,8 +19,8 @@ log σ relaxes to the size of the error, u₀ to the log of the mean rate; the s
 fires less, so that a silent neuron becomes easier to excite.
 
 Another decoder f or likelihood learns by −∂ log p(x | f(z)) / ∂θ at the counts of the last
-timesteps (:func:`settled_loss`): within the decoder gradients flow back through its layers, through
-time none does. The natural form belongs to the linear decoder; others take Adamax.
+timesteps (:meth:`ipvae_snn.IPVAE.settled_loss`): gradients flow back through the layers of the
+decoder, but not through time. The natural form belongs to the linear decoder; others take Adamax.
 """
 
 from collections.abc import Callable
@@ -145,34 +145,15 @@ def local_loss(
     size, mean = model.size_of(x), rows.mean(0)
     loss: Tensor = free_energy(nll, torch.zeros_like(nll), 0.0, size)
     loss = loss + (moment * moments).sum() * (PATCH / size)
-    return loss + _of_neurons(model.neuron, mean, target_rate)
+    return loss + of_neurons(model.neuron, mean, target_rate)
 
 
-def settled_loss(
-    model: Any, x: Tensor, spk: Tensor, rate: Tensor, shown: Tensor | None, target_rate: float
-) -> Tensor:
-    """A scalar whose gradients are what a model with a decoder of its own learns by.
-
-    Args:
-        model: an IPVAE with another decoder or likelihood, in ``train()`` mode.
-        x: inputs (B, M), finite.
-        spk, rate: counts that inference settled on, and e^u, (L, B, K), without a graph.
-        shown: which values count, booleans (B, M); ``None``: all.
-        target_rate: as in :func:`local_loss`.
-    """
-    length = len(spk)
-    eta = model.decoded.decoder(spk.flatten(0, 1))
-    nll = model.decoded.nll(
-        x.repeat(length, 1), eta, None if shown is None else shown.expand_as(x).repeat(length, 1)
-    )
-    loss: Tensor = free_energy(nll, torch.zeros_like(nll), 0.0, model.size_of(x))
-    return loss + _of_neurons(model.neuron, rate.mean((0, 1)), target_rate)
-
-
-def _of_neurons(neuron: Any, mean: Tensor, target_rate: float) -> Tensor:
-    """Zero, with the gradients of u₀ and b, from the mean rates (K,)."""
-    # Of u₀ that of KL(λ | e^u₀), in its natural form.
-    loss = _moved(neuron.mem_init, lambda u: 1 - (_like(u, mean) + LEAST_RATE) / u.exp())
+def of_neurons(neuron: Any, mean: Tensor, target_rate: float, rests: bool = True) -> Tensor:
+    """Zero, with the gradients of b and, if it ``rests`` there, of u₀, from the mean rates (K,)."""
+    loss = mean.new_zeros(())
+    if rests:
+        # Of u₀ that of KL(λ | e^u₀), in its natural form.
+        loss = _moved(neuron.mem_init, lambda u: 1 - (_like(u, mean) + LEAST_RATE) / u.exp())
     if target_rate:
         loss = loss + _moved(neuron.log_bias, lambda b: 1 - _like(b, mean) / target_rate)
     return loss

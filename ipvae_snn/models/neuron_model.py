@@ -17,7 +17,7 @@ class NeuronModel(BaseModel):
 
     neuron: IPVAENeuron
     kl_form: str
-    takes_sample_seeds = takes_graph = emits_counts = True
+    takes_sample_seeds = takes_graph = emits_counts = takes_mask = learns_locally = True
 
     @property
     def like(self) -> Tensor:

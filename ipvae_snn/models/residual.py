@@ -184,19 +184,3 @@ def pixel_noise(x: Tensor, log_scale: Tensor | None, channel_dim: int = -1) -> T
     if log_scale is None:
         return noise
     return noise * log_scale.exp().view(-1, *(1,) * (-1 - channel_dim))
-
-
-def draws_of(model: Any, spk: Tensor, like: Tensor | None = None) -> Tensor:
-    """x ~ p(x | z) for counts, time first if there is one, from the generator of the present block.
-
-    Args:
-        model: flat or convolutional.
-        spk: (..., K), or (..., K, h, w).
-        like: inputs (B, C, H, W), for the size of images.
-    """
-    decoded = getattr(model, "decoded", None)
-    if decoded is not None:
-        drawn: Tensor = decoded.draw(spk)
-        return drawn
-    x: Tensor = model.decode(spk) if like is None else model.reconstruct(spk, like)
-    return x + pixel_noise(x, model.log_scale, -1 if like is None else 1 - like.ndim)

@@ -423,11 +423,12 @@ class IPVAENeuron(StatefulNeuron):
     # -- one timestep -------------------------------------------------------------------------
 
     def integrate(
-        self, drive: Tensor, inhibition: Tensor, mem: Tensor, tonic: Tensor | None = None
-    ) -> Tensor:
+        self, drive: Tensor, inhibition: Tensor, mem: Tensor, tonic: Tensor | None = None,
+        mem_rest: Tensor | None = None,
+    ) -> Tensor:  # fmt: skip
         """The next membrane, from the drive and zG of the previous spikes; stores no state.
 
-        ``tonic``: of :meth:`tonic`; default b.
+        ``tonic``: of :meth:`tonic`; default b. ``mem_rest``: what the leak pulls to; default u₀.
         """
         mem = equations.membrane_step(
             mem,
@@ -436,7 +437,7 @@ class IPVAENeuron(StatefulNeuron):
             step=self.log_step.exp(),
             bias=self.log_bias.exp() if tonic is None else tonic,
             leak=self.leak,
-            mem_rest=self.mem_init,
+            mem_rest=self.mem_init if mem_rest is None else mem_rest,
             clamp=self.clamp,
         )
         return self._checked(self.state_quant(mem), mem, "state_quant") if self.state_quant else mem

@@ -16,7 +16,6 @@ from ipvae_snn._utils.checks import (
 from ipvae_snn._utils.files import exclusive_lock
 from ipvae_snn.data.sources import InMemory, Samples, as_samples
 from ipvae_snn.models.base import BaseModel, require_model
-from ipvae_snn.models.ipvae import IPVAE
 from ipvae_snn.models.local_rule import LocalRule
 from ipvae_snn.training.checkpointer import Checkpointer, History
 from ipvae_snn.training.config import TrainConfig
@@ -109,16 +108,15 @@ def fit(
             "no parameter of the model requires a gradient: call model.requires_grad_() first"
         )
     linear = getattr(model, "linear_gaussian", False)
-    ours = linear or isinstance(model, IPVAE)
-    if config.missing and not ours:
+    if config.missing and not getattr(model, "takes_mask", False):
         raise ValueError(
-            "missing belongs to an IPVAE or a ConvIPVAE: fill in values before a "
-            f"{type(model).__name__} learns from them"
+            "missing belongs to models whose run takes a mask, as of an IPVAE: fill in values "
+            f"before a {type(model).__name__} learns from them"
         )
-    if config.rule == "local" and not ours:
+    if config.rule == "local" and not getattr(model, "learns_locally", False):
         raise ValueError(
-            f"rule='local' belongs to an IPVAE or a ConvIPVAE: a {type(model).__name__} learns by "
-            "rule='backprop'"
+            f"rule='local' is not one that a {type(model).__name__} learns by, as an IPVAE does: "
+            "take rule='backprop'"
         )
     samples = _fitting_samples(model, data, "data", config.missing)
     x_val = None if validation is None else _read_all(model, validation, config.missing)

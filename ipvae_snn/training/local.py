@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ipvae_snn.models.local_rule import local_loss, settled_loss
+from ipvae_snn.models.local_rule import local_loss
 from ipvae_snn.models.residual import seen
 from ipvae_snn.training.config import TrainConfig
 
@@ -47,7 +47,7 @@ class LocalObjective(nn.Module):
         rate = out.mem.exp()
         if self.moment is None:
             shown = precision > 0 if config.missing else None
-            loss = settled_loss(model, x, out.spk, rate, shown, config.target_rate)
+            loss = model.settled_loss(x, out.spk, rate, shown, config.target_rate)
         else:
             loss = local_loss(model, x, rate, precision, self.moment, config.target_rate)
         # Ranks wait for a gradient of every parameter.

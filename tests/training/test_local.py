@@ -150,7 +150,7 @@ def test_frozen_parts_and_the_step_stay(frozen):
 
 
 def test_other_models_and_rules_are_refused():
-    with pytest.raises(ValueError, match="rule='local' belongs to an IPVAE or a ConvIPVAE"):
+    with pytest.raises(ValueError, match="rule='local' is not one that a LCA learns by"):
         fit(LCA(16, 8), toy(pixels=16), TrainConfig(rule="local", progress=False))
     with pytest.raises(ValueError, match="rule must be one of"):
         TrainConfig(rule="hebb")
