@@ -12,6 +12,7 @@ pytestmark = pytest.mark.slow
 
 FOLDER = Path(__file__).parent.parent / "examples"
 EXAMPLES = [(path.name, ()) for path in sorted(FOLDER.glob("*.py"))] + [
+    *((f"asking/{path.name}", ()) for path in sorted((FOLDER / "asking").glob("*.py"))),
     ("hidden_layers/gradients.py", ()),
     ("speed/maps.py", ()),
     ("whole_images/compare.py", ()),

@@ -271,23 +271,35 @@ def _patches(image: Tensor) -> Tensor:
 
 
 def draw(path: Path, found: dict[str, dict[str, dict[str, Any]]]) -> None:
-    figure = Figure(figsize=(9.5, 4), layout="constrained")
+    figure = Figure(figsize=(11, 4), layout="constrained")
     for ax, key, label in zip(
         figure.subplots(1, 2, sharey=True),
         ("active", "spikes"),
         ("active neurons per pixel", "spikes (or their strength) per pixel"),
         strict=True,
     ):
-        for name, rows in found.items():
-            ordered = [rows[factor] for factor in sorted(rows, key=float)]
-            across = [row[key] for row in ordered]
-            up = [1 - row["r2"] for row in ordered]
-            ax.loglog(across, up, "o-", ms=4, color=COLOURS.get(name, "#009E73"), label=name)
+        for name in [*(n for n in COLOURS if n in found), *sorted(found.keys() - COLOURS.keys())]:
+            rows, shown = found[name], name.replace("the same", "convolutional iP-VAE")
+            colour = COLOURS.get(name, "#009E73")
+            most = max(row["photographs"] for row in rows.values())
+            for count in sorted({row["photographs"] for row in rows.values()}):
+                # Photographs differ: points of others make a line of their own.
+                ordered = [
+                    rows[f] for f in sorted(rows, key=float) if rows[f]["photographs"] == count
+                ]
+                across = [row[key] for row in ordered]
+                up = [1 - row["r2"] for row in ordered]
+                style = {"ls": "-", "label": f"{shown} ({count})"} if count == most else {
+                    "ls": ":", "mfc": "none"}  # fmt: skip
+                ax.loglog(across, up, marker="o", ms=4, color=colour, **style)
         ax.set_xlabel(label)
         ax.grid(alpha=0.25)
         ax.spines[["top", "right"]].set_visible(False)
     figure.axes[0].set_ylabel("error, of the variance of whitened photographs")
-    figure.axes[1].legend(frameon=False, fontsize=8)
+    figure.legend(
+        *figure.axes[0].get_legend_handles_labels(), title="photographs; dotted: fewer of them",
+        loc="outside right upper", frameon=False, fontsize=8, title_fontsize=8,
+    )  # fmt: skip
     figure.savefig(path, dpi=130)
     print(f"picture: {path}")
 

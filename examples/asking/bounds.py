@@ -1,4 +1,4 @@
-"""How likely are images? A bound of log p(x), for models with and without an encoder.
+r"""How likely are images? A bound of log p(x), for models with and without an encoder.
 
 The iP-VAE infers by spiking; the amortised P-VAE has an encoder, and the same decoder, counts and
 learned σ. Each learns for the same time. Then log p(x) of held-out images is bounded from below by
@@ -7,8 +7,9 @@ the prior that it learned. Codes are proposed from the rates of inference, or of
 then about the best ones: rounds and draws are the same for all. Iterative models of three sizes,
 and several seeds, show whether the bound is tight enough to rank models.
 
-    python examples/bounds.py                                        # digits
-    python examples/bounds.py --data mnist.npz --budget 2min --images 100 --draws 1000 --seeds 3
+    python examples/asking/bounds.py                                        # digits
+    python examples/asking/bounds.py --data mnist.npz --budget 1min --images 50 --draws 1000 \
+        --seeds 3
 
 Photographs, by a path to a folder, take the same options.
 """

@@ -13,9 +13,9 @@ of pixels (a layer of 256 ReLUs) says how many draws of a given label it takes f
 images of other kinds are told from held-out ones (area under the ROC curve) by what is surprising
 about them: a low bound of log p(x), or a large error of their reconstruction.
 
-    python examples/fill_in.py
-    python examples/fill_in.py --data mnist.npz --other emnist_letters_test.npz --seeds 3
-    python examples/fill_in.py --data path/to/photos --seeds 3 --iterations 3000
+    python examples/asking/fill_in.py
+    python examples/asking/fill_in.py --data mnist.npz --other emnist_letters_test.npz --seeds 3
+    python examples/asking/fill_in.py --data path/to/photos --seeds 3 --iterations 3000
 """
 
 import argparse
@@ -156,14 +156,14 @@ def missing_pixels(
             "zeros": torch.zeros_like(test), "pixel mean": pixel_mean.expand_as(test),
             "LCA": by_lca(lca, test, lost, threshold),
             "Gaussian": by_gaussian(pixel_mean, covariance, test, lost, ridge),
-            "IPVAE": filled.mean,
+            "iP-VAE": filled.mean,
         }  # fmt: skip
         inside = (test >= filled.low) & (test <= filled.high)
         rows[name] = {way: score(test, values, lost, pixel_mean) for way, values in ways.items()}
         rows[name] |= {"within": float(inside[lost].float().mean()), "threshold": threshold,
                        "ridge": ridge, "tonic": tonic}  # fmt: skip
-        seen = torch.where(lost, torch.zeros_like(test), test)
-        parts = {way: torch.where(lost, ways[way], test) for way in ("LCA", "Gaussian", "IPVAE")}
+        seen = torch.where(lost, 0.5 if in_unit(test) else 0.0, test)  # what is hidden is grey
+        parts = {way: torch.where(lost, ways[way], test) for way in ("LCA", "Gaussian", "iP-VAE")}
         shown[name] = [test[:3], {"seen": seen[:3], **{way: x[:3] for way, x in parts.items()}}]
     return rows, shown
 
@@ -249,13 +249,17 @@ def classifier(x: Tensor, known: Tensor, count: int, seed: int) -> nn.Module:
     return net.eval()
 
 
+def in_unit(x: Tensor) -> bool:
+    """Whether these are grey values from 0 to 1."""
+    return float(x.min()) >= 0 and float(x.max()) <= 1
+
+
 def draw(shown: dict[str, Any], shape: tuple[int, int], path: Path) -> None:
     """Three images for each mask: as they are, what was seen, and what was filled in."""
-    figure = Figure(figsize=(10, 6.4), layout="constrained")
+    figure = Figure(figsize=(10, 6.5), layout="constrained")
     for ax, (name, (x, columns)) in zip(figure.subplots(2, 2).flat, shown.items(), strict=True):
-        unit = float(x.min()) >= 0 and float(x.max()) <= 1
-        plotting.reconstructions(x, columns, shape, scale="unit" if unit else "each", ax=ax)
-        ax.set_title(name, fontsize="medium", pad=16)
+        plotting.reconstructions(x, columns, shape, scale="unit" if in_unit(x) else "each", ax=ax)
+        ax.set_title(name, fontsize="medium", pad=18)
     figure.savefig(path, dpi=130)
 
 

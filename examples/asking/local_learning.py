@@ -5,9 +5,9 @@ with the recipe of the command line, one by the local rule in a third of its CPU
 that from a perfect code without spikes, on held-out images at step 1,000; dead are neurons that
 never fire for any of them. The memory of a process is measured with 16 and with 512 timesteps.
 
-    python examples/local_learning.py                                      # one seed, minutes
-    python examples/local_learning.py --data path/to/photos --seeds 3
-    python examples/local_learning.py --data mnist.npz --rules local --share 1
+    python examples/asking/local_learning.py                                # one seed, minutes
+    python examples/asking/local_learning.py --data path/to/photos --seeds 3
+    python examples/asking/local_learning.py --data mnist.npz --rules local --share 1
 
 With --share, the local rule has another share of the time. Where it learns alone, it learns for as
 many iterations as its recipe says.

@@ -5,8 +5,8 @@ stream, one image after the other: digits, then other images, then digits again.
 through time, and nothing but the last 25 images is kept. The picture shows the error of each image
 as it comes, and what is remembered: R² of held-out images of both kinds, as the weights are.
 
-    python examples/learns_as_it_goes.py
-    python examples/learns_as_it_goes.py --data mnist.npz --then emnist_letters_test.npz
+    python examples/asking/learns_as_it_goes.py
+    python examples/asking/learns_as_it_goes.py --data mnist.npz --then emnist_letters_test.npz
 """
 
 import argparse
