@@ -27,7 +27,7 @@ from ipvae_snn._utils.storage import AllocationLimit, read_content, write_conten
 from ipvae_snn.kernels.loop import State
 from ipvae_snn.models.generative import DECODERS
 from ipvae_snn.models.likelihoods import LIKELIHOODS
-from ipvae_snn.models.residual import pixel_noise
+from ipvae_snn.models.residual import expected_nll, pixel_noise
 from ipvae_snn.models.run_output import RECORDABLE
 from ipvae_snn.models.whitening import WHITENINGS
 from ipvae_snn.neurons.lateral import derives_weights
@@ -227,6 +227,15 @@ class BaseModel(Checked, Recorded, nn.Module):
         x = self.decode(spk) if like is None else self.reconstruct(spk, like)
         log_scale: Any = getattr(self, "log_scale", None)
         return x + pixel_noise(x, log_scale, -1 if like is None else 1 - like.ndim)
+
+    def nll_of(self, spk: Tensor, x: Tensor, shown: Tensor | None = None) -> Tensor:
+        """−log p(x | z) of inputs (N, M) and codes (N, K), (N,), in nats.
+
+        ``shown`` says which values count, booleans (N, M) or (1, M); default: all.
+        """
+        residual, log_scale = x - self.decode(spk), getattr(self, "log_scale", None)
+        precision = x.new_ones(1, x.shape[-1]) if shown is None else shown.to(x.dtype)
+        return expected_nll(residual, x.new_zeros(()), log_scale, precision)
 
     def code_rows(self, spk: Tensor) -> Tensor:
         """Codes (T, B, K) as rows of K neurons, (T, N, K): those of each place of a map, too."""

@@ -25,7 +25,6 @@ from ipvae_snn._utils.checks import (
 from ipvae_snn._utils.modes import eval_mode
 from ipvae_snn._utils.npz_files import read_npz, write_npz
 from ipvae_snn._utils.seeding import source
-from ipvae_snn.functional import gaussian_nll
 from ipvae_snn.kernels.sampler import poisson
 from ipvae_snn.models.base import BaseModel
 from ipvae_snn.models.map_model import MapModel
@@ -234,7 +233,8 @@ class CodePrior:
                 proposal = Proposal(rates.clamp(min=LEAST_PROPOSED))
                 for number in range(rounds):
                     spk = proposal.draw(draws)
-                    log_p = self.log_prob(spk) - nll_of(model, row.to(model.like), spk).double()
+                    nll = model.nll_of(spk, row.to(model.like).expand(draws, -1))
+                    log_p = self.log_prob(spk) - nll.double()
                     log_weight = log_p - proposal.log_prob(spk)
                     if number + 1 < rounds:
                         proposal.refine(spk, log_weight)
@@ -291,17 +291,6 @@ def _require_counts(model: Any) -> None:
             "model must have flat Poisson counts, as an IPVAE or a PoissonVAE has, got "
             f"{type(model).__name__}"
         )
-
-
-def nll_of(model: BaseModel, x: Tensor, spk: Tensor) -> Tensor:
-    """−log p(x | z) of one input (M,) and counts (S, K), (S,), in nats."""
-    decoded: Any = getattr(model, "decoded", None)
-    if decoded is None:
-        log_scale: Any = model.log_scale
-        return gaussian_nll(x - model.decode(spk), log_scale)
-    eta = decoded.decoder(spk)
-    nll: Tensor = decoded.nll(x.expand_as(eta), eta)
-    return nll
 
 
 class Proposal:

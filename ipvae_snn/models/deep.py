@@ -226,6 +226,9 @@ class DeepIPVAE(BaseModel):
         with torch.set_grad_enabled(self.keeps_graph(None, spk)):
             return self.base.decode(self.split(spk)[0])
 
+    def nll_of(self, spk: Tensor, x: Tensor, shown: Tensor | None = None) -> Tensor:
+        return self.base.nll_of(self.split(spk)[0], x, shown)
+
     def observed(self, spk: Tensor, like: Tensor | None = None) -> Tensor:
         return self.base.observed(self.split(spk)[0])
 
@@ -301,7 +304,7 @@ class DeepIPVAE(BaseModel):
         code, length = spk.flatten(0, 1), len(spk)
         parts, priors = self.split(code), self.split(self.predicted(code))
         shown = None if shown is None else shown.expand_as(x).repeat(length, 1)
-        nll = self.base.nll_of(parts[0], x.repeat(length, 1), shown)
+        nll = self.nll_of(code, x.repeat(length, 1), shown)
         for z, prior in zip(parts[:-1], priors[:-1], strict=True):
             nll = nll + COUNTS.nll(z, prior)
         loss: Tensor = F.free_energy(nll, torch.zeros_like(nll), 0.0, self.in_features)

@@ -15,7 +15,6 @@ compiled kernels take both (:class:`Quadratic`). Everything else answers by one 
 product per timestep, and runs in the time loop of :mod:`ipvae_snn.kernels.loop`.
 """
 
-import math
 from abc import abstractmethod
 from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
@@ -36,6 +35,7 @@ from ipvae_snn.kernels import equations
 from ipvae_snn.kernels.loop import Moment, Timestep
 from ipvae_snn.kernels.rows import row_products
 from ipvae_snn.models.likelihoods import Likelihood, OfPixels
+from ipvae_snn.models.residual import expected_nll
 from ipvae_snn.neurons import IPVAENeuron
 from ipvae_snn.neurons.lateral import SharedDecoder
 
@@ -203,20 +203,16 @@ class LinearGaussian:
         self, x: Tensor, form: str = "published", shown: Tensor | None = None
     ) -> "_Explained":
         log_scale, weight = self.lateral.bounded_log_scale(), self.lateral.weight
-        precision = weight.new_ones(1, len(weight))
-        if log_scale is not None:
-            precision = precision * torch.exp(-2 * log_scale)
-        if shown is not None:
-            precision = precision * shown
+        seen = weight.new_ones(1, len(weight)) if shown is None else shown.to(weight.dtype)
+        precision = seen if log_scale is None else seen * torch.exp(-2 * log_scale)
         lengths = precision @ weight.square() if form == "exact" else None
 
         def feedback(spk: Tensor) -> Feedback:
             residual = x - spk @ weight.mT
             current = (residual * precision) @ weight
             current = current if lengths is None else current - 0.5 * lengths
-            each = 0.5 * precision * residual.square() + 0.5 * math.log(2 * math.pi)
-            each = each if log_scale is None else each + log_scale
-            return Feedback(current, (each if shown is None else each.where(shown, 0.0)).sum(-1))
+            nll = expected_nll(residual, residual.new_zeros(()), log_scale, seen)
+            return Feedback(current, nll)
 
         return _Explained(feedback)
 

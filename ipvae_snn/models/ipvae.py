@@ -581,14 +581,9 @@ class IPVAE(_ChosenByDecoder):
     # -- learning ---------------------------------------------------------------------------
 
     def nll_of(self, spk: Tensor, x: Tensor, shown: Tensor | None = None) -> Tensor:
-        """−log p(x | z) of inputs (N, M) and counts (N, K), (N,), in nats.
-
-        ``shown`` says which values count, booleans (N, M); default: all.
-        """
-        generative = self.generative
-        if isinstance(generative, DecodedLikelihood):
-            return generative.nll(x, generative.decoder(spk), shown)
-        return generative.given(x, shown=shown).feedback(spk).nll
+        if self.decoded is None:
+            return super().nll_of(spk, x, shown)
+        return self.decoded.nll(x, self.decoded.decoder(spk), shown)
 
     def settled_loss(
         self, x: Tensor, spk: Tensor, rate: Tensor, shown: Tensor | None, target_rate: float

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from ipvae_snn.models.local_rule import local_loss
 from ipvae_snn.models.residual import seen
+from ipvae_snn.models.run_output import RECORDABLE
 from ipvae_snn.training.config import TrainConfig
 
 WINDOW = 8
@@ -40,7 +41,8 @@ class LocalObjective(nn.Module):
             state = None
             if config.steps > window:
                 state = model.run(x, config.steps - window, record=(), **self.options).state
-            out = model.run(x, window, state=state, **self.options)
+            fields = ("mem", "nll", "kl") if self.moment is not None else RECORDABLE
+            out = model.run(x, window, record=fields, state=state, **self.options)
         precision = x.new_ones(1, *x.shape[1:])
         if config.missing:
             x, precision = seen(x, "nan", x.ndim - 1, model.like)
