@@ -17,6 +17,7 @@ from ipvae_snn.baselines.gaussian_code import (
     standard_kl,
 )
 from ipvae_snn.models.base import MODELS
+from ipvae_snn.models.likelihoods import Likelihood
 from ipvae_snn.neurons.base import State
 from ipvae_snn.surrogate import midpoint, require_estimator
 
@@ -32,7 +33,7 @@ class GaussianVAE(GaussianBaseline):
     timestep is the full KL to the prior, so that ``beta=1`` gives the evidence lower bound.
 
     Args:
-        in_features, latents, init_std: as in :class:`GaussianBaseline`.
+        in_features, latents, init_std, decoder, likelihood: as in :class:`Baseline`.
         relu: rectified draws: the code is gain · max(z, 0), with a learned gain per neuron.
         encoder: ``"linear"``, ``"mlp"`` or ``"conv"``. Its ``width`` and ``image_shape`` are as in
             :func:`~ipvae_snn.baselines.encoders.make_encoder`.
@@ -54,9 +55,12 @@ class GaussianVAE(GaussianBaseline):
         encoder: str = "mlp",
         relu: bool = False,
         init_std: float = 1e-2,
+        decoder: nn.Module | None = None,
+        likelihood: Likelihood | None = None,
         **encoder_options: Any,
     ) -> None:
-        super().__init__(in_features, latents, relu=relu, init_std=init_std)
+        parts: Any = {"decoder": decoder, "likelihood": likelihood}
+        super().__init__(in_features, latents, relu=relu, init_std=init_std, **parts)
         self.encoder = make_encoder(encoder, in_features, 2 * latents, **encoder_options)
 
     def sense(self, x: Tensor) -> Tensor:
@@ -82,7 +86,7 @@ class PoissonVAE(Baseline):
     :class:`GaussianVAE`.
 
     Args:
-        in_features, latents, init_std: as in :class:`Baseline`.
+        in_features, latents, init_std, decoder, likelihood: as in :class:`Baseline`.
         encoder, width, image_shape: as in :class:`GaussianVAE`.
         spike_grad: estimator of the gradient through counts; default ``midpoint()``.
 
@@ -103,9 +107,13 @@ class PoissonVAE(Baseline):
         encoder: str = "mlp",
         spike_grad: Callable[[Tensor], Tensor] | None = None,
         init_std: float = 1e-2,
+        decoder: nn.Module | None = None,
+        likelihood: Likelihood | None = None,
         **encoder_options: Any,
     ) -> None:
-        super().__init__(in_features, latents, init_std=init_std)
+        super().__init__(
+            in_features, latents, init_std=init_std, decoder=decoder, likelihood=likelihood
+        )
         self.encoder = make_encoder(encoder, in_features, latents, **encoder_options)
         self.mem_init = nn.Parameter(torch.empty(latents).uniform_(-3, -2))
         self.spike_grad = midpoint() if spike_grad is None else spike_grad

@@ -13,6 +13,7 @@ from ipvae_snn._utils.checks import (
     require_finite,
     require_flag,
     require_input,
+    require_instance,
     require_integer,
     require_number,
     require_shape,
@@ -21,6 +22,8 @@ from ipvae_snn._utils.seeding import require_same_draws
 from ipvae_snn.kernels import loop
 from ipvae_snn.kernels.loop import Moment, State
 from ipvae_snn.models.base import BaseModel
+from ipvae_snn.models.generative import require_decoder
+from ipvae_snn.models.likelihoods import Likelihood
 from ipvae_snn.models.run_output import RECORDABLE, check_fields, make_run, require_pair
 from ipvae_snn.neurons.lateral import remake_weights, require_like, weight_of
 
@@ -29,6 +32,9 @@ _WEIGHTS = "weights hold NaN or infinity, or numbers that are too large"
 
 class Baseline(BaseModel):
     """A model x ≈ Φ z to compare :class:`~ipvae_snn.IPVAE` with.
+
+    Where inference does not need Φ, as by an encoder, a subclass may take any decoder and
+    likelihood.
 
     A subclass gives :meth:`start`, :meth:`advance` and :meth:`mean_code`, and may override
     :meth:`sense` and :meth:`shared`. As in an IPVAE, ``spk`` is the code z of a timestep, but of
@@ -39,27 +45,38 @@ class Baseline(BaseModel):
         latents: K.
         init_std: standard deviation of the initial Φ.
         learn_scale: learn log σ per pixel; otherwise σ = 1.
+        decoder: any module from codes (B, K) to (B, M), in place of Φ.
+        likelihood: in place of the Gaussian; see :mod:`ipvae_snn.models.likelihoods`.
     """
 
     raw_log_scale: Tensor | None
 
     def __init__(
-        self, in_features: int, latents: int, *, init_std: float = 1e-2, learn_scale: bool = True
-    ) -> None:
+        self, in_features: int, latents: int, *, init_std: float = 1e-2, learn_scale: bool = True,
+        decoder: nn.Module | None = None, likelihood: Likelihood | None = None,
+    ) -> None:  # fmt: skip
         super().__init__()
         self.in_features = require_integer(in_features, "in_features")
         self.latents = require_integer(latents, "latents")
         require_number(init_std, "init_std", least=0)
-        self.decoder = nn.Linear(latents, in_features, bias=False)
-        nn.init.normal_(self.decoder.weight, std=init_std)
-        learn_scale = require_flag(learn_scale, "learn_scale")
+        if likelihood is not None:
+            require_instance(likelihood, "likelihood", Likelihood)
+        self.likelihood = likelihood
+        self.linear = decoder is None
+        if decoder is None:
+            decoder = nn.Linear(latents, in_features, bias=False)
+            nn.init.normal_(decoder.weight, std=init_std)
+        self.decoder: Any = decoder
+        learn_scale = require_flag(learn_scale, "learn_scale") and likelihood is None
         self.register_parameter("raw_log_scale", F.raw_log_scale(self.in_features, learn_scale))
 
     has_matrix = takes_graph = True
 
     def __setattr__(self, name: str, value: Any) -> None:
-        if name == "decoder":
+        if name == "decoder" and self.linear:
             require_like(value, self.__dict__["_modules"].get("decoder"))
+        elif name == "decoder":
+            require_decoder(value, self.latents, self.in_features, torch.empty(0))
         elif "_made" in self.__dict__ and self._is_read_once(name):
             raise TypeError(
                 f"{name} of {type(self).__name__} is fixed when it is made, as nothing reads it "
@@ -98,8 +115,8 @@ class Baseline(BaseModel):
 
     @property
     def weight(self) -> Tensor:
-        """Φ, shape (M, K)."""
-        return weight_of(self._modules.get("decoder"))
+        """Φ, shape (M, K); of another decoder, what one spike of each neuron adds."""
+        return weight_of(self._modules.get("decoder")) if self.linear else super().weight
 
     @property
     def log_scale(self) -> Tensor | None:
@@ -114,9 +131,30 @@ class Baseline(BaseModel):
         require_code(spk, self.latents, like=self.like)
         self.require_together()
         with torch.set_grad_enabled(self.keeps_graph(None, spk)):
-            x_hat = spk.to(self.like.dtype) @ self.weight.mT
+            x_hat = self._mean(self._output(spk.to(self.like.dtype)))
         require_finite(x_hat, "the reconstruction of spk", _WEIGHTS)
         return x_hat
+
+    def _output(self, spk: Tensor) -> Tensor:
+        """What the decoder makes of codes (..., K), (..., M)."""
+        if self.linear:
+            return spk @ self.weight.mT
+        eta: Tensor = self.decoder(spk.reshape(-1, self.latents))
+        return eta.reshape(*spk.shape[:-1], -1)
+
+    def _mean(self, eta: Tensor) -> Tensor:
+        return eta if self.likelihood is None else self.likelihood.mean(eta)
+
+    def nll_of(self, spk: Tensor, x: Tensor, shown: Tensor | None = None) -> Tensor:
+        if self.likelihood is None:
+            return super().nll_of(spk, x, shown)
+        assert shown is None
+        return self.likelihood.nll(x, self._output(spk))
+
+    def observed(self, spk: Tensor, like: Tensor | None = None) -> Tensor:
+        if self.likelihood is None:
+            return super().observed(spk)
+        return self.likelihood.draw(self._output(spk))
 
     def run(
         self,
@@ -140,6 +178,8 @@ class Baseline(BaseModel):
         require_integer(every, "every")
         require_finite(x, "x")
         x = x.to(self.like.dtype)
+        if self.likelihood is not None:
+            self.likelihood.require(x)
         if state is not None:
             self._check_state(state, x.shape[-2])
             state = State(*(part.to(self.like.dtype) for part in state))
@@ -212,6 +252,8 @@ class _BaselineTimestep(loop.Timestep):
             kl: Tensor = now.sent
             return kl
         spk, model = now.spk, self.model
-        x_hat = model.decode(spk) if self.decodes else spk @ model.weight.mT  # without checks
-        residual = self.frames[t if self.changing else 0] - x_hat
-        return F.gaussian_nll(residual, self.model.log_scale)
+        x = self.frames[t if self.changing else 0]
+        if model.likelihood is not None:
+            return model.likelihood.nll(x, model._output(spk))
+        x_hat = model.decode(spk) if self.decodes else model._output(spk)  # without checks
+        return F.gaussian_nll(x - x_hat, model.log_scale)

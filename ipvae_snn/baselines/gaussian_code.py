@@ -1,5 +1,7 @@
 """Base class of baselines with Gaussian latents: the code of a draw, its mean, and the KL."""
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
@@ -17,14 +19,16 @@ class GaussianBaseline(Baseline):
     Args:
         in_features, latents, init_std: as in :class:`Baseline`.
         relu: the code is gain · max(z, 0), with a learned gain per neuron.
+        parts: ``decoder`` and ``likelihood`` of those.
     """
 
     log_gain: Tensor | None
 
     def __init__(
-        self, in_features: int, latents: int, *, relu: bool = False, init_std: float = 1e-2
-    ) -> None:
-        super().__init__(in_features, latents, init_std=init_std)
+        self, in_features: int, latents: int, *, relu: bool = False, init_std: float = 1e-2,
+        **parts: Any,
+    ) -> None:  # fmt: skip
+        super().__init__(in_features, latents, init_std=init_std, **parts)
         relu = require_flag(relu, "relu")
         self.register_parameter("log_gain", nn.Parameter(torch.zeros(latents)) if relu else None)
         self.sparse_code = relu

@@ -30,7 +30,7 @@ from ipvae_snn._utils.checks import (
     require_shape,
 )
 from ipvae_snn._utils.registry import Recorded, Registry
-from ipvae_snn._utils.seeding import source
+from ipvae_snn._utils.seeding import seeded, source
 from ipvae_snn.kernels import equations
 from ipvae_snn.kernels.loop import Moment, Timestep
 from ipvae_snn.kernels.rows import row_products
@@ -185,6 +185,34 @@ def probed_squares(eta: Tensor, spk: Tensor, curvature: Tensor, create_graph: bo
         root = curvature.clamp(min=torch.finfo(eta.dtype).tiny).sqrt()
         return back(root * signs).square()
     return back(signs) * back(curvature * signs)
+
+
+def require_decoder(decoder: Any, latents: int, in_features: int, like: Tensor) -> None:
+    """Raise unless ``decoder`` maps counts (B, K) to (B, M).
+
+    Args:
+        decoder: the module.
+        latents, in_features: K and M.
+        like: in the dtype and on the device of the counts, where the decoder has no weights.
+    """
+    require_instance(decoder, "decoder")
+    if not isinstance(decoder, nn.Module):
+        raise TypeError(f"decoder must be a torch.nn.Module, got {type(decoder).__name__}")
+    training = [module for module in decoder.modules() if module.training]
+    decoder.eval()  # so that statistics of batches stay as they are
+    try:
+        with torch.no_grad(), seeded(0):
+            found = decoder(torch.zeros(2, latents).to(next(decoder.parameters(), like)))
+    except RuntimeError as error:
+        raise ValueError(f"decoder must map (B, {latents}) to (B, M): {error}") from error
+    finally:
+        for module in training:
+            module.training = True
+    if not isinstance(found, Tensor) or found.shape != (2, in_features):
+        shape = tuple(found.shape) if isinstance(found, Tensor) else type(found).__name__
+        raise ValueError(
+            f"decoder must map (B, {latents}) to (B, {in_features}), it gave {shape} for B = 2"
+        )
 
 
 def has_variance(decoder: nn.Module | None, likelihood: Likelihood | None) -> bool:

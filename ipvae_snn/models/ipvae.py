@@ -32,6 +32,7 @@ from ipvae_snn.models.generative import (
     LinearDecoder,
     LinearGaussian,
     has_variance,
+    require_decoder,
 )
 from ipvae_snn.models.likelihoods import Gaussian, Likelihood
 from ipvae_snn.models.local_rule import of_neurons
@@ -190,7 +191,7 @@ class IPVAE(_ChosenByDecoder):
                 LinearDecoder(latents, in_features, init_std) if decoder is None else decoder,
                 Gaussian(in_features, learn_scale, scale) if likelihood is None else likelihood,
             )
-            self._check_decoder(decoded.decoder)
+            require_decoder(decoded.decoder, latents, in_features, self.like)
         self.decoded: DecodedLikelihood | None = decoded
         with torch.no_grad():
             self.neuron.mem_init.uniform_(*MEM_INIT_RANGE)
@@ -235,7 +236,7 @@ class IPVAE(_ChosenByDecoder):
                 )
         if self.decoded is not None:
             if name == "decoder":
-                self._check_decoder(value)
+                require_decoder(value, self.latents, self.in_features, self.like)
             setattr(self.decoded, name, value)
         elif name == "decoder":
             self._lateral.decoder = value
@@ -260,30 +261,6 @@ class IPVAE(_ChosenByDecoder):
             raise TypeError(
                 f"neuron must be {self.like.dtype} on {self.like.device}, got "
                 f"{neuron.mem_init.dtype} on {neuron.mem_init.device}"
-            )
-
-    def _check_decoder(self, decoder: Any) -> None:
-        """Raise unless ``decoder`` maps counts (B, K) to (B, M), and takes the form in use."""
-        require_instance(decoder, "decoder")
-        if not isinstance(decoder, nn.Module):
-            raise TypeError(f"decoder must be a torch.nn.Module, got {type(decoder).__name__}")
-        training = [module for module in decoder.modules() if module.training]
-        decoder.eval()  # so that statistics of batches stay as they are
-        try:
-            with torch.no_grad(), seeded(0):
-                found = decoder(
-                    torch.zeros(2, self.latents).to(next(decoder.parameters(), self.like))
-                )
-        except RuntimeError as error:
-            raise ValueError(f"decoder must map (B, {self.latents}) to (B, M): {error}") from error
-        finally:
-            for module in training:
-                module.training = True
-        if not isinstance(found, Tensor) or found.shape != (2, self.in_features):
-            shape = tuple(found.shape) if isinstance(found, Tensor) else type(found).__name__
-            raise ValueError(
-                f"decoder must map (B, {self.latents}) to (B, {self.in_features}), it gave {shape} "
-                "for B = 2"
             )
 
     @property
