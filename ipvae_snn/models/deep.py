@@ -73,6 +73,21 @@ class _Sent(NamedTuple):
     nll: Tensor
 
 
+class LayerCurrents(NamedTuple):
+    """Contributions to the change of a layer's membranes, nats per timestep, (T, B, K) each.
+
+    ``feed_forward`` is what comes from below, ``lateral`` what spikes of the layer, and what is
+    predicted by them, take away; ``top_down`` the pull to what is predicted; ``tonic`` −α b, with
+    −α ½ v in the exact form; ``clamp`` what the clamps subtract.
+    """
+
+    feed_forward: Tensor
+    lateral: Tensor
+    top_down: Tensor
+    tonic: Tensor
+    clamp: Tensor
+
+
 @MODELS.register("deep-ipvae")
 class DeepIPVAE(BaseModel):
     r"""Layers of Poisson neurons, each of which explains the spikes of the one below.
@@ -284,12 +299,57 @@ class DeepIPVAE(BaseModel):
                 neuron.check_parameters()
             state = self._initial_state(shape) if state is None else state
             timestep = _DeepTimestep(self, x.to(self.like.dtype), shown)
-            values, last = loop.record(timestep, state, num_steps, fields, every)
+            watched = any(neuron.observers for neuron in self.neurons)
+            names = tuple(dict.fromkeys((*fields, "spk", "mem"))) if watched else fields
+            values, last = loop.record(timestep, state, num_steps, names, 1 if watched else every)
         require_finite(last.mem, "the membranes")
-        for name in ("nll", "kl"):
-            if name in values:
-                values[name] = values[name][every - 1 :: every]
-        return run_output.make_run({name: values[name] for name in fields}, last)
+        if watched:
+            parts = (self.split(values[name]) for name in ("spk", "mem"))
+            for neuron, spk, mem in zip(self.neurons, *parts, strict=True):
+                neuron.notify_observers(State(spk, mem))
+        return run_output.make_run(run_output.thinned(values, fields, every, watched), last)
+
+    @torch.no_grad()
+    def currents(self, x: Tensor, spk: Tensor, mem: Tensor) -> list["LayerCurrents"]:
+        """What moved the membranes of each layer, from the recorded timesteps of a run.
+
+        Args:
+            x: (B, M), or (T, B, M), as in the run from its initial state.
+            spk, mem: of every timestep, (T, B, K).
+
+        Returns:
+            From the input up, contributions to u_t − u_{t−1}, (T, B, K) of the layer each.
+        """
+        require_code(spk, self.latents, like=self.like)
+        require_code(mem, self.latents, like=self.like)
+        start = self._initial_state((spk.shape[1], self.latents))
+        before = torch.cat([start.spk[None], spk[:-1]])
+        mem_before = torch.cat([start.mem[None], mem[:-1]])
+        inputs = x.expand(len(spk), -1, -1).flatten(0, 1).to(self.like.dtype)
+        codes = before.flatten(0, 1)
+        parts, priors = self.split(codes), self.split(self.predicted(codes))
+        forms = [self.base.generative.given(inputs, form) for form in ("published", "exact")]
+        alone = forms[0].feedback(torch.zeros_like(parts[0])).current
+        current = forms[0].feedback(parts[0]).current
+        exact = self.base.neuron.form == "exact"
+        spread = forms[1].feedback(parts[0]).current - current if exact else 0 * current
+        taken = [(alone, current - alone, spread)]
+        for level, below, prior in zip(self._levels(), parts, priors, strict=False):
+            up, down = below @ level.weight, prior.exp() @ level.weight
+            taken.append((up, -down, level.current(below, prior) - (up - down)))
+        found = []
+        shape = spk.shape[:2]
+        changes = zip(self.split(mem - mem_before), self.split(mem_before), strict=True)
+        for neuron, own, prior, (change, u) in zip(
+            self.neurons, taken, priors, changes, strict=True
+        ):
+            step = neuron.log_step.exp()
+            up, lateral, spread = (step * part.unflatten(0, shape) for part in own)
+            tonic = spread - step * neuron.log_bias.exp()
+            top_down = -step * neuron.leak * (u - prior.unflatten(0, shape))
+            clamp = change - up - lateral - tonic - top_down
+            found.append(LayerCurrents(up, lateral, top_down, tonic, clamp))
+        return found
 
     def _initial_state(self, shape: tuple[int, int]) -> State:
         mem = torch.cat([n.mem_init.expand(n.features) for n in self.neurons]).expand(shape)

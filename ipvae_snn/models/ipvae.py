@@ -549,11 +549,7 @@ class IPVAE(_ChosenByDecoder):
         last = State(values.pop("last_spk"), values.pop("last_mem"))
         if watched:
             self.neuron.notify_observers(State(values["spk"], values["mem"]))
-        kept = {
-            name: value[every - 1 :: every] if watched or name in ("nll", "kl") else value
-            for name, value in values.items()
-        }
-        return kept, last
+        return run_output.thinned(values, fields, every, watched), last
 
     # -- learning ---------------------------------------------------------------------------
 

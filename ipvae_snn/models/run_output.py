@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ipvae_snn._utils.checks import require_finite, require_fitting, require_float
+from ipvae_snn.kernels.loop import SUBSAMPLED
 from ipvae_snn.neurons.base import State
 
 RECORDABLE = ("spk", "mem", "nll", "kl")
@@ -39,6 +40,24 @@ def _run_type(fields: tuple[str, ...]) -> Any:
 
 def _rebuild_run(fields: tuple[str, ...], values: tuple[Any, ...]) -> Any:
     return _run_type(fields)(*values)
+
+
+def thinned(
+    values: dict[str, Tensor], fields: tuple[str, ...], every: int, whole: bool
+) -> dict[str, Tensor]:
+    """The fields of a run, each n-th timestep of them.
+
+    Args:
+        values: by name; ``nll`` and ``kl`` of all timesteps.
+        fields: asked for.
+        every: n.
+        whole: whether ``spk`` and ``mem`` are of all timesteps, too.
+    """
+    rows = slice(every - 1, None, every)
+    return {
+        name: values[name][rows] if whole or name not in SUBSAMPLED else values[name]
+        for name in fields
+    }
 
 
 def require_state(state: Any, shape: tuple[int, ...], like: Tensor) -> State:

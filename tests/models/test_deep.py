@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from ipvae_snn import IPVAE, TrainConfig, fit, load_model, surrogate
+from ipvae_snn import IPVAE, Recorder, TrainConfig, fit, load_model, surrogate
 from ipvae_snn.kernels.equations import poisson_kl_sum
 from ipvae_snn.models import Bernoulli, DeepIPVAE, LinearDecoder, impute
 
@@ -66,6 +66,33 @@ def test_membranes_follow_the_equations(form):
         mem = torch.cat([clamped(u1 + clamped(h1)), clamped(u2 + clamped(h2))], -1)
         torch.testing.assert_close(out.mem[t], mem.detach())
         spk = out.spk[t]
+
+
+def test_currents_add_up_to_the_changes_of_membranes():
+    """A clamp that is far away, so that nothing but the named currents moves them."""
+    model, x = make(clamp=16.0, top_down=0.4).double(), inputs(6).double()
+    out = model.run(x, seed=1, graph=False)
+    found = model.currents(x, out.spk, out.mem)
+    for currents, mem in zip(found, model.split(out.mem), strict=True):
+        total = sum(part for name, part in currents._asdict().items() if name != "clamp")
+        torch.testing.assert_close(total[1:], mem.diff(dim=0), rtol=1e-5, atol=1e-5)
+        assert currents.clamp.abs().max() < 1e-5
+    z1, _ = model.split(out.spk)
+    step, precision = model.base.neuron.log_step.exp(), torch.exp(-2 * model.log_scale)
+    drive = step * (precision * x) @ model.base.weight
+    torch.testing.assert_close(found[0].feed_forward, drive.detach())
+    inhibition = -step * (z1 @ model.base.weight.mT * precision) @ model.base.weight
+    torch.testing.assert_close(found[0].lateral[1:], inhibition[:-1].detach())
+
+
+def test_a_recorder_watches_each_layer():
+    model, x = make(), inputs()
+    with Recorder(model) as recorder:
+        out = model.run(x, 6, record=("mem",), every=2, seed=0)
+    whole = model.run(x, 6, record=("spk", "mem"), seed=0)
+    assert torch.equal(out.mem, whole.mem[1::2])
+    for name, part in zip(("base.neuron", "upper.0.neuron"), model.split(whole.mem), strict=True):
+        assert torch.equal(recorder[name].mem, part.detach())
 
 
 def test_the_free_energy_bounds_the_evidence():
