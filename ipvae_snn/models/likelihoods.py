@@ -4,6 +4,13 @@ Each is the law of an input x, (B, M), given the decoder's output η, (B, M): it
 its ``score`` ∂ log p / ∂η, which becomes a current by the decoder's transposed Jacobian, its
 ``curvature`` −∂² log p / ∂η², which the variance of counts costs, and its ``mean`` E[x | η]. The
 linear Gaussian model does not come here: it has a quadratic form.
+
+Where −log p is quadratic in the counts, as for the Gaussian under a linear decoder, the estimator
+``midpoint`` is unbiased. Elsewhere the gradient that it gives of the expected NLL is off, the more
+the more a single spike changes η. By sums over all counts, at rates from 0.1 to 2, a change of 0.5
+(1.0) makes it off by at most 0.5% (2%) for Bernoulli pixels, 4% (8%) for negative binomial counts,
+and 3% (22%) for Student's t with ν = 4; for Poisson counts the part e^η of the score is weighed by
+(φ / 2) coth (φ / 2), with the change φ: 2% (8%) too much.
 """
 
 import math

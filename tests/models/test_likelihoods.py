@@ -96,6 +96,46 @@ def test_scores_and_curvatures_are_derivatives(name):
         )
 
 
+def midpoint_and_truth(law, x, change, rate, offset):
+    """∂/∂u of the expected NLL, as midpoint gives it and as it is, by a sum over all counts."""
+    z = torch.arange(120, dtype=torch.float64)
+    eta = (offset + change * z).unsqueeze(-1).requires_grad_()
+    nll = law.nll(torch.full((len(z), 1), x, dtype=torch.float64), eta)
+    (slope,) = torch.autograd.grad(nll.sum(), eta)
+    p = torch.exp(z * math.log(rate) - rate - torch.lgamma(z + 1))
+    truth = rate * ((nll[1:] - nll[:-1]).detach() * p[:-1]).sum()
+    return float((p * (z + rate) / 2 * slope[:, 0] * change).sum()), float(truth)
+
+
+@pytest.mark.parametrize(
+    ("law", "inputs", "offset", "most"),
+    [
+        (L.Bernoulli(), (0.0, 1.0), -1.0, {0.5: 0.005, 1.0: 0.02}),
+        (L.NegativeBinomial(1).double(), (0.0, 1.0, 3.0), -0.5, {0.5: 0.04, 1.0: 0.08}),
+        (L.StudentT(1, 4.0, learn_scale=False), (1.0, 3.0), 0.0, {0.5: 0.03, 1.0: 0.22}),
+    ],
+    ids=["bernoulli", "negative-binomial", "student-t"],
+)
+def test_how_biased_midpoint_is(law, inputs, offset, most):
+    for change, bound in most.items():
+        errors = []
+        for x in inputs:
+            for rate in (0.1, 0.5, 2.0):
+                found, truth = midpoint_and_truth(law, x, change, rate, offset)
+                errors.append(abs(found / truth - 1))
+        assert bound / 3 < max(errors) <= bound * 1.05
+
+
+@pytest.mark.parametrize("change", [0.25, 0.5, 1.0])
+@pytest.mark.parametrize("rate", [0.1, 0.5, 2.0])
+def test_midpoint_under_poisson_counts(change, rate):
+    silent, truth = midpoint_and_truth(L.Poisson(), 0.0, change, rate, -0.5)
+    assert silent / truth == pytest.approx(change / 2 / math.tanh(change / 2), rel=1e-9)
+    gaussian = L.Gaussian(1, learn_scale=False)
+    found, truth = midpoint_and_truth(gaussian, 3.0, change, rate, 0.0)
+    assert found == pytest.approx(truth, rel=1e-9)
+
+
 @pytest.mark.parametrize("name", ALL)
 def test_draws_have_the_mean_of_the_law(name):
     law, eta = ALL[name][0](), values(3)[:1]
