@@ -169,18 +169,19 @@ def near_features():
 
 
 CONFIG = TrainConfig(
-    rule="local", iterations=500, batch=40, steps=24, burn_in=16, lr=2e-2, lr_end=1e-3,
-    progress=False, checkpoint_every=250,
+    rule="local", iterations=200, batch=40, steps=20, burn_in=16, lr=3e-2, lr_end=3e-3,
+    progress=False, checkpoint_every=100,
 )  # fmt: skip
 
 
+@pytest.mark.slow
 def test_the_upper_layer_learns_what_comes_together():
     """Its free energy is below that of the first layer alone, trained alike."""
     deep = DeepIPVAE(80, [20, 2], **near_features())
     flat = IPVAE(80, 20, step=0.1, bias=1e-4, leak=1.0, learn_bias=False, **near_features())
     x, energies = groups(), []
     for model in (deep, flat):
-        fit(model, x[:250], CONFIG)
+        fit(model, x[:250], replace(CONFIG, iterations=500, steps=24, lr=2e-2, lr_end=1e-3))
         out = model.run(x[250:], 200, seed=0)
         prior = model.predicted(out.spk) if model is deep else model.neuron.mem_init
         kl = poisson_kl_sum(out.mem, prior.expand_as(out.mem), "exact")

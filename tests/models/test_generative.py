@@ -149,7 +149,7 @@ def test_the_variance_term_of_any_decoder(law, monkeypatch):
     with torch.no_grad():
         torch.testing.assert_close(term(), wanted)
         monkeypatch.setattr("ipvae_snn.models.generative.FEW_OUTPUTS", 0)
-        drawn = torch.stack([term() for _ in range(3000)])
+        drawn = torch.stack([term() for _ in range(1000)])
     error = drawn.std(0) / math.sqrt(len(drawn))
     assert ((drawn.mean(0) - wanted).abs() < 5 * error + 1e-9).all()
 

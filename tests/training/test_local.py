@@ -196,8 +196,8 @@ def test_another_decoder_learns_by_what_inference_settled_on():
 @pytest.mark.parametrize("missing", [False, True])
 def test_another_decoder_learns(missing, tmp_path):
     config = TrainConfig(
-        rule="local", iterations=300, batch=30, steps=12, burn_in=8, lr=1e-2, lr_end=1e-3,
-        progress=False, missing=missing, checkpoint_every=150,
+        rule="local", iterations=120, batch=30, steps=12, burn_in=8, lr=2e-2, lr_end=2e-3,
+        progress=False, missing=missing, checkpoint_every=50, log_every=10,
     )  # fmt: skip
     x, model = binary(), make_network()
     shown = x.clone()
@@ -211,7 +211,7 @@ def test_another_decoder_learns(missing, tmp_path):
     assert out.nll[-1].mean() < 0.6 * alone  # of a law of single pixels
     again = make_network()
     with pytest.raises(KeyboardInterrupt):
-        fit(again, shown, config, checkpoint=tmp_path / "b.ckpt", watch=_interrupt_at(200))
+        fit(again, shown, config, checkpoint=tmp_path / "b.ckpt", watch=_interrupt_at(80))
     fit(again, shown, config, checkpoint=tmp_path / "b.ckpt")
     for one, two in zip(model.parameters(), again.parameters(), strict=True):
         assert torch.equal(one, two)
