@@ -160,7 +160,9 @@ class DeepIPVAE(BaseModel):
         likelihood: Likelihood | None = None,
     ) -> None:
         super().__init__()
-        sizes = [latents, latents // SHARE] if isinstance(latents, int) else list(latents)
+        if isinstance(latents, int):
+            latents = latents, max(1, latents // SHARE)
+        sizes = list(latents)
         sizes = [require_integer(size, "a size of latents") for size in sizes]
         if len(sizes) < 2:
             raise ValueError(f"latents must hold at least two layers, got {latents}: take an IPVAE")
