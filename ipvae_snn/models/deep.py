@@ -60,9 +60,9 @@ class Level(nn.Module):
         """Ψᵀ (z_below − e^a), and in the exact form − ½ Σ e^a Ψ²; (..., K)."""
         rate = log_rate.exp()
         current = (spk_below - rate) @ self.weight
-        return (
-            current - 0.5 * rate @ self.weight.square() if self.neuron.form == "exact" else current
-        )
+        if self.neuron.form == "exact":
+            current = current - 0.5 * rate @ self.weight.square()
+        return current
 
 
 class _Sent(NamedTuple):
