@@ -23,7 +23,7 @@ from ipvae_snn.kernels import loop
 from ipvae_snn.kernels.loop import Moment, State
 from ipvae_snn.models.base import BaseModel
 from ipvae_snn.models.generative import require_decoder
-from ipvae_snn.models.likelihoods import Likelihood
+from ipvae_snn.models.likelihoods import Gaussian, Likelihood
 from ipvae_snn.models.run_output import RECORDABLE, check_fields, make_run, require_pair
 from ipvae_snn.neurons.lateral import remake_weights, require_like, weight_of
 
@@ -46,7 +46,8 @@ class Baseline(BaseModel):
         init_std: standard deviation of the initial Φ.
         learn_scale: learn log σ per pixel; otherwise σ = 1.
         decoder: any module from codes (B, K) to (B, M), in place of Φ.
-        likelihood: in place of the Gaussian; see :mod:`ipvae_snn.models.likelihoods`.
+        likelihood: in place of the Gaussian; see :mod:`ipvae_snn.models.likelihoods`. ``None`` is
+            kept for the linear decoder with its Gaussian alone.
     """
 
     raw_log_scale: Tensor | None
@@ -61,14 +62,17 @@ class Baseline(BaseModel):
         require_number(init_std, "init_std", least=0)
         if likelihood is not None:
             require_instance(likelihood, "likelihood", Likelihood)
+        learn_scale = require_flag(learn_scale, "learn_scale")
+        if decoder is not None and likelihood is None:
+            likelihood = Gaussian(self.in_features, learn_scale)
         self.likelihood = likelihood
         self.linear = decoder is None
         if decoder is None:
             decoder = nn.Linear(latents, in_features, bias=False)
             nn.init.normal_(decoder.weight, std=init_std)
         self.decoder: Any = decoder
-        learn_scale = require_flag(learn_scale, "learn_scale") and likelihood is None
-        self.register_parameter("raw_log_scale", F.raw_log_scale(self.in_features, learn_scale))
+        own = learn_scale and likelihood is None
+        self.register_parameter("raw_log_scale", F.raw_log_scale(self.in_features, own))
 
     has_matrix = takes_graph = True
 
@@ -120,7 +124,9 @@ class Baseline(BaseModel):
 
     @property
     def log_scale(self) -> Tensor | None:
-        """log σ per pixel, bounded, shape (M,); ``None`` for σ = 1."""
+        """log σ per pixel, bounded, shape (M,); ``None`` for σ = 1, or where there is none."""
+        if self.likelihood is not None:
+            return getattr(self.likelihood, "log_scale", None)
         return None if self.raw_log_scale is None else F.bound_log_scale(self.raw_log_scale)
 
     def decode(self, spk: Tensor) -> Tensor:

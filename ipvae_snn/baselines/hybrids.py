@@ -1,6 +1,6 @@
 """Between amortised and iterative inference: estimates refined by a network or by gradients."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
 import torch
@@ -18,6 +18,8 @@ from ipvae_snn.baselines.gaussian_code import (
     standard_kl,
 )
 from ipvae_snn.models.base import MODELS
+from ipvae_snn.models.generative import DecodedLikelihood
+from ipvae_snn.models.likelihoods import Likelihood
 from ipvae_snn.neurons.base import State
 from ipvae_snn.neurons.poisson import LARGEST
 
@@ -28,8 +30,17 @@ MAX_GRADIENT_NORM = 5.0
 class _Refined(GaussianBaseline):
     """``mem`` is (μ, ξ, ε): the next timestep uses the gradient at the draw with noise ε."""
 
-    def shared(self) -> Tensor:
-        return F.gram(self.weight, self.log_scale)
+    def shared(self) -> Callable[[Tensor, Tensor], Tensor]:
+        """−∂NLL/∂z at codes z, from what :meth:`given` keeps of an input."""
+        if self.likelihood is not None:
+            decoded = DecodedLikelihood(self.decoder, self.likelihood)
+            return lambda x, spk: decoded.given(x).feedback(spk).current
+        gram = F.gram(self.weight, self.log_scale)
+        return lambda drive, spk: drive - spk @ gram
+
+    def given(self, x: Tensor) -> Tensor:
+        """x, or of the linear Gaussian model the drive d."""
+        return F.drive(x, self.weight, self.log_scale) if self.likelihood is None else x
 
     def draw(self, mean: Tensor, log_std: Tensor) -> tuple[State, Tensor]:
         """The state after a new draw, and KL(q ‖ N(0, 1)), (B,)."""
@@ -37,11 +48,11 @@ class _Refined(GaussianBaseline):
         code = self.code(mean + log_std.exp() * noise)
         return State(code, torch.cat([mean, log_std, noise], -1)), standard_kl(mean, log_std)
 
-    def gradient(self, drive: Tensor, state: State, gram: Tensor) -> tuple[Tensor, Tensor]:
-        """(∂NLL/∂μ, ∂NLL/∂ξ) at the last draw: −(d − zG), and the same times ε s."""
+    def gradient(self, current: Tensor, state: State) -> tuple[Tensor, Tensor]:
+        """(∂NLL/∂μ, ∂NLL/∂ξ) at the last draw: −current, and the same times ε s."""
         mean, log_std, noise = state.mem.tensor_split(3, -1)
         spread = noise * log_std.exp()
-        by_mean = -self.through_code(drive - state.spk @ gram, mean + spread)
+        by_mean = -self.through_code(current, mean + spread)
         return by_mean, by_mean * spread
 
 
@@ -87,16 +98,18 @@ class IterativeAmortisedVAE(_Refined):
 
     def sense(self, x: Tensor) -> Tensor:
         """x and the drive d."""
-        return torch.cat([x, F.drive(x, self.weight, self.log_scale)], -1)
+        return torch.cat([x, self.given(x)], -1)
 
     def start(self, sensed: Tensor) -> State:
         zero = sensed.new_zeros(len(sensed), 3 * self.latents)
         return State(self.code(zero[:, : self.latents]), zero)
 
-    def advance(self, sensed: Tensor, state: State, shared: Tensor) -> tuple[State, Tensor]:
+    def advance(
+        self, sensed: Tensor, state: State, shared: Callable[[Tensor, Tensor], Tensor]
+    ) -> tuple[State, Tensor]:
         x, drive = sensed.split([self.in_features, self.latents], -1)
         state = State(*(part.detach() for part in state))
-        gradients = self.gradient(drive.detach(), state, shared.detach())
+        gradients = self.gradient(shared(drive, state.spk).detach(), state)
         normed = (norm(g) for norm, g in zip(self.norms, gradients, strict=True))
         estimate = state.mem[:, : 2 * self.latents]
         update, gate = self.network(torch.cat([x, estimate, *normed], -1)).tensor_split(2, -1)
@@ -116,7 +129,7 @@ class SemiAmortisedVAE(_Refined):
     sizes of μ and ξ are learned. The first timestep draws from the encoder's estimate itself.
 
     Args:
-        in_features, latents, init_std: as in :class:`GaussianBaseline`.
+        in_features, latents, init_std, decoder, likelihood: as in :class:`Baseline`.
         relu: rectified draws: the code is gain · max(z, 0), with a learned gain per neuron.
         encoder, width, image_shape: as in :class:`~ipvae_snn.baselines.GaussianVAE`.
         beta: β of the gradient descent; use the β of training.
@@ -145,9 +158,12 @@ class SemiAmortisedVAE(_Refined):
         step: float = 0.01,
         relu: bool = False,
         init_std: float = 1e-2,
+        decoder: nn.Module | None = None,
+        likelihood: Likelihood | None = None,
         **encoder_options: Any,
     ) -> None:
-        super().__init__(in_features, latents, relu=relu, init_std=init_std)
+        parts: Any = {"decoder": decoder, "likelihood": likelihood}
+        super().__init__(in_features, latents, relu=relu, init_std=init_std, **parts)
         self.encoder = make_encoder(encoder, in_features, 2 * latents, **encoder_options)
         self.beta = beta
         self.log_step = nn.Parameter(
@@ -155,21 +171,23 @@ class SemiAmortisedVAE(_Refined):
         )
 
     def sense(self, x: Tensor) -> Tensor:
-        """The encoder's (μ, ξ), and the drive d."""
+        """The encoder's (μ, ξ), and what is given."""
         mean, log_std = self.encoder(x).tensor_split(2, -1)
-        drive = F.drive(x, self.weight, self.log_scale)
-        return torch.cat([mean, bound(log_std, LOG_STD_BOUND), drive], -1)
+        return torch.cat([mean, bound(log_std, LOG_STD_BOUND), self.given(x)], -1)
 
     def start(self, sensed: Tensor) -> State:
         """An empty ``mem``, by which the first timestep knows to draw from the estimate."""
         mean = sensed[:, : self.latents]
         return State(self.code(mean), mean[:, :0])
 
-    def advance(self, sensed: Tensor, state: State, shared: Tensor) -> tuple[State, Tensor]:
+    def advance(
+        self, sensed: Tensor, state: State, shared: Callable[[Tensor, Tensor], Tensor]
+    ) -> tuple[State, Tensor]:
         if not state.mem.shape[-1]:
             return self.draw(*sensed[:, : 2 * self.latents].tensor_split(2, -1))
         mean, log_std, _ = state.mem.tensor_split(3, -1)
-        by_mean, by_log_std = self.gradient(sensed[:, 2 * self.latents :], state, shared)
+        current = shared(sensed[:, 2 * self.latents :], state.spk)
+        by_mean, by_log_std = self.gradient(current, state)
         by_mean = by_mean + self.beta * mean
         by_log_std = by_log_std + self.beta * torch.expm1(2 * log_std)
         norm = torch.cat([by_mean, by_log_std], -1).norm(dim=-1, keepdim=True)

@@ -7,7 +7,7 @@ commands rely on; ``MODELS``, ``DECODERS`` and ``LIKELIHOODS`` name what can be 
 from ipvae_snn.models.base import MODELS, BaseModel, Model, load_model, require_model
 from ipvae_snn.models.code_prior import Bound, CodePrior, Sampled, interpolate
 from ipvae_snn.models.convolutional import ConvIPVAE
-from ipvae_snn.models.decoders import ConvDecoder, NetworkDecoder
+from ipvae_snn.models.decoders import ConvDecoder, MapDecoder, NetworkDecoder
 from ipvae_snn.models.deep import DeepIPVAE
 from ipvae_snn.models.generative import DECODERS, Decoder, Feedback, LinearDecoder
 from ipvae_snn.models.image_code import ImageCode, decode_image, encode_image
@@ -54,6 +54,7 @@ __all__ = [
     "Joint",
     "Likelihood",
     "LinearDecoder",
+    "MapDecoder",
     "MapModel",
     "Model",
     "NegativeBinomial",

@@ -5,6 +5,7 @@ from itertools import pairwise
 from math import prod
 
 import torch
+import torch.nn.functional as nnF
 from torch import Tensor, nn
 
 from ipvae_snn._utils.checks import require_integer, require_number
@@ -52,6 +53,60 @@ class NetworkDecoder(Decoder):
     def forward(self, spk: Tensor) -> Tensor:
         eta: Tensor = self.layers(spk)
         return eta
+
+
+@DECODERS.register("maps")
+class MapDecoder(Decoder):
+    """η of an image by one transposed convolution of maps of neurons: linear, Φ shared by places.
+
+    The neurons of an :class:`~ipvae_snn.IPVAE` with it lie side by side, map by map: K is channels
+    · h · w with h = (H − kernel) / stride + 1, and each has its own u₀. So a convolutional layer
+    can have a flat one above (:class:`~ipvae_snn.models.DeepIPVAE`). For large images take
+    :class:`~ipvae_snn.ConvIPVAE`, which has kernels.
+
+    Args:
+        shape: of an image, (H, W) or (C, H, W).
+        channels: maps.
+        kernel, stride: of the convolution; H − kernel and W − kernel are multiples of the stride.
+        init_std: standard deviation of the initial Φ.
+
+    >>> decoder = MapDecoder(shape=[8, 12], channels=4, kernel=4, stride=2)
+    >>> decoder.latents, decoder(torch.ones(5, decoder.latents)).shape
+    (60, torch.Size([5, 96]))
+    """
+
+    def __init__(
+        self,
+        shape: Sequence[int],
+        channels: int,
+        kernel: int = 8,
+        stride: int = 4,
+        init_std: float = 1e-2,
+    ) -> None:
+        super().__init__()
+        sides = [require_integer(side, "a side of shape") for side in shape]
+        channels = require_integer(channels, "channels")
+        kernel, self.stride = require_integer(kernel, "kernel"), require_integer(stride, "stride")
+        if len(sides) not in (2, 3) or any(
+            side < kernel or (side - kernel) % stride for side in sides[-2:]
+        ):
+            raise ValueError(
+                f"shape must be (H, W) or (C, H, W) with sides that are kernel + n stride, got "
+                f"{tuple(sides)} with kernel {kernel} and stride {stride}"
+            )
+        self.maps = (channels, *((side - kernel) // stride + 1 for side in sides[-2:]))
+        self.image = (prod(sides[:-2]), *sides[-2:])
+        self.latents = prod(self.maps)
+        init_std = require_number(init_std, "init_std", least=0)
+        self.weight = nn.Parameter(init_std * torch.randn(channels, self.image[0], kernel, kernel))
+
+    def forward(self, spk: Tensor) -> Tensor:
+        maps = spk.unflatten(-1, self.maps)
+        return nnF.conv_transpose2d(maps, self.weight, stride=self.stride).flatten(1)
+
+    def squares(self, curvature: Tensor, spk: Tensor) -> Tensor:
+        images = curvature.unflatten(-1, self.image)
+        return nnF.conv2d(images, self.weight.square(), stride=self.stride).flatten(1)
 
 
 @DECODERS.register("convolutional")

@@ -90,7 +90,7 @@ def test_refinement_gradient_equals_autograd(kind, relu):
     expected = torch.autograd.grad(nll, (mean, log_std))
     state = State(code, torch.cat([mean, log_std, noise], -1))
     drive = F.drive(x, model.weight, model.log_scale)
-    torch.testing.assert_close(model.gradient(drive, state, model.shared()), expected)
+    torch.testing.assert_close(model.gradient(model.shared()(drive, state.spk), state), expected)
 
 
 def test_a_semi_amortised_timestep_is_gradient_descent_on_the_free_energy():
