@@ -1,4 +1,4 @@
-"""Stimuli of visual physiology, as patches: moving bars and gratings.
+"""Stimuli of visual physiology, as patches: moving bars and gratings, and events of them.
 
 Angles are in degrees: the direction of motion, or of a grating's normal; 0 is to the right, 90 up.
 """
@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ipvae_snn._utils.checks import require_integer, require_number
+from ipvae_snn._utils.checks import require_finite, require_integer, require_number
 from ipvae_snn.data.natural import Image, whiten
 
 CANVAS = 3
@@ -86,6 +86,38 @@ def grating(
     along, _ = _axes(angle, size)
     wave = np.cos(2 * np.pi * frequency * along + np.deg2rad(phase))
     return _cut_patches([wave], wave, size, contrast, None)[0]
+
+
+def events(frames: Tensor, threshold: float = 0.2) -> Tensor:
+    """What an event camera counts of frames: steps up and down of each pixel, (T, ..., 2 M).
+
+    A pixel keeps the level at which it last fired. It fires once for each ``threshold`` that its
+    value has moved from there: ON, the first M numbers, where it rose, OFF where it fell. Nothing
+    is counted in the first frame, and ON minus OFF times the threshold follows the frames to
+    within one threshold.
+
+    Args:
+        frames: (T, ..., M), log intensity, such as ``moving_bar(90, f0=None)``.
+        threshold: > 0, of the same unit.
+
+    Source: Lichtsteiner, Posch & Delbruck 2008, without noise, dead time and latency.
+
+    >>> events(torch.tensor([[0.0, 1.0], [0.5, 0.9], [0.5, 0.3]]), threshold=0.25)
+    tensor([[0., 0., 0., 0.],
+            [2., 0., 0., 0.],
+            [0., 0., 0., 2.]])
+    """
+    require_number(threshold, "threshold", least=1e-6)
+    if not isinstance(frames, Tensor) or not frames.is_floating_point() or frames.ndim < 2:
+        raise TypeError("frames must be a floating tensor (T, ..., M)")
+    require_finite(frames, "frames")
+    level, counted = frames[0].double(), []
+    for frame in frames.double():
+        moved = ((frame - level) / threshold).trunc()
+        level = level + threshold * moved
+        counts = moved.abs()
+        counted.append(torch.cat([counts * (moved > 0), counts * (moved < 0)], -1))
+    return torch.stack(counted).to(frames.dtype)
 
 
 def _axes(angle: float, size: int) -> tuple[Image, Image]:

@@ -53,10 +53,12 @@ class Feedback(NamedTuple):
     Attributes:
         current: shape of the code, (B, K), nats per timestep.
         nll: (B,), nats.
+        variance: v of the exact form, shape of the code, where it was asked for and at hand.
     """
 
     current: Tensor
     nll: Tensor
+    variance: Tensor | None = None
 
 
 class Quadratic(NamedTuple):
@@ -275,6 +277,9 @@ class DecodedLikelihood(nn.Module):
     def given(
         self, x: Tensor, form: str = "published", shown: Tensor | None = None
     ) -> "_Explained":
+        def nll(code: Tensor) -> Tensor:
+            return self.nll(x, self.decoder(code), shown)
+
         def feedback(spk: Tensor) -> Feedback:
             learning = torch.is_grad_enabled()
             with torch.inference_mode(False), torch.enable_grad():
@@ -294,14 +299,16 @@ class DecodedLikelihood(nn.Module):
                 )
                 if current is None:
                     raise ValueError(NO_GRADIENT)
+                variance = None
                 if form == "exact":
                     curvature = self._counted(self.likelihood.curvature(given, eta), shown)
-                    current = current - 0.5 * self.squares(curvature, z, eta, learning)
+                    variance = self.squares(curvature, z, eta, learning)
+                    current = current - 0.5 * variance
             current = current if learning else current.detach()
-            nll = self.nll(x, eta, shown)
-            return Feedback(current, nll if learning else nll.detach())
+            cost = self.nll(x, eta, shown)
+            return Feedback(current, cost if learning else cost.detach(), variance)
 
-        return _Explained(feedback)
+        return _Explained(feedback, nll)
 
     @staticmethod
     def _counted(values: Tensor, shown: Tensor | None) -> Tensor:
@@ -353,6 +360,8 @@ class DecodedLikelihood(nn.Module):
 
 class _Explained(NamedTuple):
     feedback: Callable[[Tensor], Feedback]
+    nll: Callable[[Tensor], Tensor] | None = None
+    """−log p(x | f(code)) of counts or rates, (B,), without a current."""
 
 
 class GenerativeTimestep(Timestep):
@@ -361,13 +370,14 @@ class GenerativeTimestep(Timestep):
     Args:
         x: (B, M), or (T, B, M) where the input changes.
         shown: which values count, as in :meth:`Generative.given`.
+        halvings: see :class:`~ipvae_snn.IPVAE`.
     """
 
     def __init__(
         self, neuron: IPVAENeuron, generative: Any, x: Tensor, kl_form: str,
-        shown: Tensor | None = None,
+        shown: Tensor | None = None, halvings: int = 0,
     ) -> None:  # fmt: skip
-        self.neuron, self.kl_form = neuron, kl_form
+        self.neuron, self.kl_form, self.halvings = neuron, kl_form, halvings
         self.changing = x.ndim == 3
         frames = x if self.changing else [x]
         self.explained = [generative.given(frame, neuron.form, shown) for frame in frames]
@@ -382,7 +392,31 @@ class GenerativeTimestep(Timestep):
     def integrate(self, now: Moment, t: int) -> Tensor:
         # The same spikes leave another current where the next frame is another.
         sent = self.send(now.spk, t) if self.changing and t else now.sent
-        return self.neuron.integrate(sent.current, now.mem.new_zeros(()), now.mem)
+        mem = self.neuron.integrate(sent.current, now.mem.new_zeros(()), now.mem)
+        if not self.halvings:
+            return mem
+        change = mem - now.mem
+        return now.mem + self._share(now.mem, change, sent.variance, t) * change
+
+    @torch.no_grad()
+    def _share(self, mem: Tensor, change: Tensor, variance: Tensor | None, t: int) -> Tensor:
+        """1, ½, ¼, ... of each sample, (B, 1): the first that does not raise the free energy of
+        rates, nll(e^u) + (b + ½ v) · e^u, or the last."""
+        explained: Any = self._at(t)
+        price = self.neuron.log_bias.exp() + (0 if variance is None else 0.5 * variance)
+
+        def energy(mem: Tensor) -> Tensor:
+            rate = mem.exp()
+            of_rates: Tensor = explained.nll(rate) + (price * rate).sum(-1)
+            return of_rates
+
+        before, share = energy(mem), mem.new_ones(len(mem), 1)
+        for _ in range(self.halvings):
+            falls = energy(mem + share * change) <= before
+            if bool(falls.all()):
+                break
+            share = share.where(falls.unsqueeze(-1), share / 2)
+        return share
 
     def emit(self, mem: Tensor) -> Tensor:
         return self.neuron.emit(mem)

@@ -107,6 +107,10 @@ class IPVAE(_ChosenByDecoder):
             :class:`~ipvae_snn.models.ConvIPVAE` for images and signals of any size.
         likelihood: law of an input given the decoder's output, in place of the Gaussian:
             :mod:`ipvae_snn.models.likelihoods`.
+        halvings: how often a change of the membranes may be halved, each sample on its own, until
+            it does not raise the free energy of the rates e^u. It keeps a steep decoder from
+            jumping over what it looks for, at one more forward pass per timestep and per halving.
+            Only with a decoder or likelihood of one's own.
 
     Raises:
         TypeError, ValueError: an option is out of range, named in the message.
@@ -143,6 +147,7 @@ class IPVAE(_ChosenByDecoder):
         scale: float = 1.0,
         decoder: nn.Module | None = None,
         likelihood: Likelihood | None = None,
+        halvings: int = 0,
     ) -> None:
         super().__init__()
         self.in_features = in_features = require_integer(in_features, "in_features")
@@ -160,6 +165,7 @@ class IPVAE(_ChosenByDecoder):
                 f"lateral_scale must be 1 with a decoder or likelihood of one's own, got "
                 f"{lateral_scale}: there are no lateral weights to scale"
             )
+        self.halvings: int = self._require_halvings(halvings, linear)
         form = form or ("exact" if has_variance(decoder, likelihood) else "published")
         # A linear layer without weights yet, and given membranes: refused options draw nothing.
         phi = nn.utils.skip_init(
@@ -208,6 +214,8 @@ class IPVAE(_ChosenByDecoder):
 
     def _checked(self, name: str, value: Any) -> Any:
         """The value that attribute ``name`` takes; raises unless it may be set to ``value``."""
+        if name == "halvings":
+            return self._require_halvings(value, self.decoded is None)
         if name == "kl_form":
             return require_kl_form(value)
         if name in _OF_NEURONS or name in _OF_LATERAL:
@@ -225,6 +233,16 @@ class IPVAE(_ChosenByDecoder):
                 "another IPVAE with decoder=... or likelihood=..."
             )
         return value
+
+    @staticmethod
+    def _require_halvings(halvings: int, linear: bool) -> int:
+        halvings = require_integer(halvings, "halvings", least=0)
+        if halvings and linear:
+            raise ValueError(
+                f"halvings must be 0 without a decoder or likelihood of one's own, got {halvings}: "
+                "lower the step"
+            )
+        return halvings
 
     def _set_part(self, name: str, value: Any) -> None:
         """Set the decoder or the likelihood where the model keeps it."""
@@ -528,7 +546,9 @@ class IPVAE(_ChosenByDecoder):
         names = tuple(dict.fromkeys((*fields, "spk", "mem"))) if watched else fields
 
         def run(x: Tensor, state: State, shown: Tensor | None) -> dict[str, Any]:
-            step = GenerativeTimestep(self.neuron, generative, x, self.kl_form, shown)
+            step = GenerativeTimestep(
+                self.neuron, generative, x, self.kl_form, shown, self.halvings
+            )
             values, last = loop.record(step, state, num_steps, names, 1 if watched else every)
             return {**values, "last_spk": last.spk, "last_mem": last.mem}
 

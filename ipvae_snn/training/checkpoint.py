@@ -32,7 +32,7 @@ SOMETIMES = {"r2_val"}
 CHANGEABLE = ("device", "lr", "log_every", "checkpoint_every", "progress")
 """Fields of the config that may change on resume."""
 EARLIER = {"missing": False, "rule": "backprop", "target_rate": 0.0}
-EARLIER_MODEL = {"scale": 1.0}
+EARLIER_MODEL = {"scale": 1.0, "halvings": 0}
 """Fields of the config, and options of models, that earlier checkpoints lack, as they were."""
 
 

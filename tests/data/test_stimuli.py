@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from ipvae_snn import metrics
-from ipvae_snn.data.stimuli import grating, moving_bar
+from ipvae_snn.data.stimuli import events, grating, moving_bar
 from ipvae_snn.plotting.sound import save_clicks
 
 
@@ -84,3 +84,36 @@ def test_invalid_arguments_raise(tmp_path, call):
     with pytest.raises(ValueError, match="must"):
         call(tmp_path / "s.wav")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_events_follow_the_frames_to_within_a_threshold():
+    frames = moving_bar(30, size=8, steps=40, f0=None)
+    counted = events(frames, threshold=0.3)
+    on, off = counted.tensor_split(2, -1)
+    assert counted.min() == 0
+    assert bool(((on == 0) | (off == 0)).all())
+    assert torch.equal(counted, counted.round())
+    followed = frames[0] + 0.3 * (on - off).cumsum(0)
+    assert (followed - frames).abs().max() < 0.3 + 1e-5
+    assert on.sum() > 50
+    assert off.sum() > 50
+
+
+def test_events_of_a_ramp_come_at_equal_times():
+    ramp = torch.arange(9.0)[:, None, None] * 0.125
+    assert torch.equal(events(ramp, 0.25)[..., 0, 0], torch.tensor([0.0, 0, 1, 0, 1, 0, 1, 0, 1]))
+    assert torch.equal(events(-ramp, 0.25)[..., 0, 1], events(ramp, 0.25)[..., 0, 0])
+
+
+@pytest.mark.parametrize(
+    ("frames", "threshold", "says"),
+    [
+        (torch.zeros(5), 0.2, "frames must be"),
+        (torch.zeros(5, 4).int(), 0.2, "frames must be"),
+        (torch.full((5, 4), torch.nan), 0.2, "frames"),
+        (torch.zeros(5, 4), 0.0, "threshold"),
+    ],
+)
+def test_events_of_bad_frames_are_refused(frames, threshold, says):
+    with pytest.raises((TypeError, ValueError), match=says):
+        events(frames, threshold)

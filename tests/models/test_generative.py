@@ -6,9 +6,10 @@ import pytest
 import torch
 from torch import nn
 
-from ipvae_snn import IPVAE, Recorder, surrogate
-from ipvae_snn.models import Bernoulli, Gaussian, Likelihood, StudentT
+from ipvae_snn import IPVAE, Recorder, load_model, surrogate
+from ipvae_snn.models import Bernoulli, Gaussian, Likelihood, NetworkDecoder, StudentT
 from ipvae_snn.models.generative import DecodedLikelihood, LinearDecoder, LinearGaussian
+from ipvae_snn.neurons import State
 
 M, K, B = 7, 5, 4
 
@@ -398,3 +399,57 @@ def test_settings_are_checked_when_they_are_set():
     with pytest.raises(TypeError, match=r"must be torch\.float32"):
         model.decoder = nn.Linear(K, M, bias=False).double()
     assert model.decoder.weight.dtype == torch.float32
+
+
+def _steep() -> IPVAE:
+    """A network that one count moves by several standard deviations."""
+    torch.manual_seed(0)
+    decoder = NetworkDecoder(12, 20, [24], gain=12.0)
+    likelihood = Gaussian(20, learn_scale=False, scale=0.3)
+    return IPVAE(20, 12, decoder=decoder, likelihood=likelihood, step=0.2, form="published").eval()
+
+
+def test_halved_steps_find_what_full_ones_jump_over():
+    model = _steep()
+    with torch.no_grad():
+        x = model.decoder(torch.poisson(torch.full((30, 12), 0.7)))
+    full = model.run(x, 60, record=("nll",), seed=0).nll[-20:].mean()
+    model.halvings = 6
+    halved = model.run(x, 60, record=("nll",), seed=0).nll[-20:].mean()
+    assert halved < 0.5 * full
+
+
+def test_halved_steps_do_not_raise_the_free_energy_where_some_share_does_not():
+    """One timestep, against a list of all shares."""
+    model = _steep()
+    x = torch.randn(40, 20)
+    spk, mem = torch.poisson(torch.ones(40, 12)), torch.zeros(40, 12)
+    whole = model.run(x, 1, state=State(spk, mem), record=("mem",)).mem[0]
+    model.halvings = 4
+    found = model.run(x, 1, state=State(spk, mem), record=("mem",)).mem[0]
+
+    def energy(u: torch.Tensor) -> torch.Tensor:
+        rate = u.exp()
+        return model.nll_of(rate, x) + (model.neuron.log_bias.exp() * rate).sum(-1)
+
+    with torch.no_grad():
+        shares = [mem + 0.5**n * (whole - mem) for n in range(5)]
+        for row in range(40):
+            allowed = [u for u in shares if energy(u)[row] <= energy(mem)[row]]
+            first = (allowed or shares[-1:])[0]
+            torch.testing.assert_close(found[row], first[row])
+
+
+def test_halvings_are_of_generic_decoders_and_kept(tmp_path):
+    with pytest.raises(ValueError, match="halvings must be 0 without"):
+        IPVAE(20, 12, halvings=2)
+    model = _steep()
+    for bad in (-1, 1.5, None):
+        with pytest.raises((TypeError, ValueError), match="halvings"):
+            model.halvings = bad
+    model.halvings = 3
+    model.save(tmp_path / "model.pt")
+    assert load_model(tmp_path / "model.pt").halvings == 3
+    x = torch.randn(8, 20)
+    model.train().loss(x, 5).backward()
+    assert all(p.grad.isfinite().all() for p in model.parameters() if p.grad is not None)
