@@ -182,8 +182,8 @@ OTHER_MODELS: dict[str, dict[str, Any]] = {
 _LOCAL = {"rule": "local", "lr": 0.1, "lr_end": 0.01, "weight_decay": 0.0, "batch": 50}
 OTHER_RULES: dict[tuple[str, str], dict[str, Any]] = {
     ("natural", "local"): {
-        **_LOCAL, "iterations": 4000, "lr": 0.15, "steps": 32, "burn_in": 24, "bias": 0.05,
-        "learn_bias": True, "target_rate": 1.1,
+        **_LOCAL, "iterations": 4000, "lr": 0.15, "steps": 24, "burn_in": 16, "bias": 0.05,
+        "learn_bias": True, "target_rate": 1.4,
     },
     ("mnist", "local"): {
         **_LOCAL, "iterations": 4000, "steps": 48, "burn_in": 40, "bias": 0.06, "step": 0.1,

@@ -28,7 +28,7 @@ from ipvae_snn import data, evaluate, fit, recipes
 from ipvae_snn.runs.folder import write_json
 
 RULES = {"backprop": "#0072B2", "local": "#D55E00"}
-STEPS, HELD_OUT, COUNTED, TRIAL, LENGTHS = 1000, 500, 200, 20, (16, 512)
+STEPS, HELD_OUT, COUNTED, TRIAL, LENGTHS = 1000, 500, 200, 400, (16, 512)
 MEMORY = """
 import re, torch
 from ipvae_snn import fit, recipes

@@ -67,6 +67,7 @@ class Task(NamedTuple):
     bias: float
     lr: float
     """Of models that infer by spikes: α, tonic inhibition, and the learning rate."""
+    halvings: int = 0
 
 
 def parse() -> argparse.Namespace:
@@ -153,7 +154,9 @@ def of_events(arguments: argparse.Namespace) -> Task:
         return rows[torch.randperm(len(rows), generator=generator)]
 
     count = 20 if arguments.quick else 800
-    return Task(frames(count), frames(count // 8), (2, 16, 16), Poisson, 0.1, 0.01, 1e-2)
+    return Task(
+        frames(count), frames(count // 8), (2, 16, 16), Poisson, 0.5, 0.01, 1e-2, halvings=4
+    )
 
 
 TASKS = {"grey": grey, "binary": binary, "colour": colour, "events": of_events}
@@ -175,7 +178,7 @@ def by_spikes(kind: str, task: Task, latents: int) -> tuple[Any, dict[str, Any]]
     """An iP-VAE, which learns by the local rule: gradients do not flow through time."""
     model = IPVAE(
         task.train.shape[1], latents, decoder=decoder(kind, task, latents), likelihood=task.law(),
-        form="published", step=task.step, bias=task.bias, learn_bias=False,
+        form="published", step=task.step, bias=task.bias, learn_bias=False, halvings=task.halvings,
     )  # fmt: skip
     options = {
         "rule": "local", "batch": 50, "steps": 16, "burn_in": 8, "lr": task.lr, "lr_end": 1e-4,
