@@ -137,6 +137,18 @@ RECIPES: dict[str, Recipe] = {
                 "beta": 0.005, "beta_start": 0.0, "beta_ramp": 0.3,
             },
         ),
+        Recipe(
+            "mnist-network",
+            "small images in [0, 1], by a network of one hidden layer under a Bernoulli law",
+            options={
+                "form": "published", "step": 1.0, "bias": 0.05, "learn_bias": False,
+                "decoder": {"name": "network"}, "likelihood": {"name": "bernoulli"},
+            },
+            training={
+                "rule": "local", "iterations": 4000, "batch": 50, "steps": 16, "burn_in": 8,
+                "lr": 1e-2, "lr_end": 1e-4, "weight_decay": 0.0,
+            },
+        ),
         # The authors' 300 epochs of 103,000 patches, and 400 of 60,000 digits. They drew relaxed
         # counts: spike_grad {"name": "eat", "indicator": "sigmoid"}, at several times the cost.
         Recipe(

@@ -122,9 +122,12 @@ def require_linear_gaussian(model: Any) -> None:
     """Raise ``TypeError`` unless ``model`` has Poisson neurons that share its linear decoder."""
     lateral = getattr(getattr(model, "neuron", None), "lateral", None)
     if not (isinstance(model, Model) and isinstance(lateral, SharedDecoder)):
+        decoded = getattr(model, "decoded", None)
+        parts = [] if decoded is None else [decoded.decoder, decoded.likelihood]
+        has = " and ".join(type(part).__name__ for part in parts)
         raise TypeError(
-            "model must be an IPVAE with a linear decoder and a Gaussian likelihood, got "
-            f"{type(model).__name__}"
+            "model must be an IPVAE with a linear decoder and a Gaussian likelihood, which is all "
+            f"that spikes and weights carry, got {type(model).__name__}{has and f' with {has}'}"
         )
     require_values(model.like)
 

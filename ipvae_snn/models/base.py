@@ -1,5 +1,6 @@
 """What a model is to the rest of the package: to training, evaluation, reports, files, commands."""
 
+import inspect
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -497,12 +498,22 @@ def load_model(path: str | Path, device: torch.device | str = "cpu") -> Any:
 
 
 def make_model(cls: Any, config: Mapping[str, Any]) -> Any:
-    """A model of a class from a configuration, in which parts are plain data or instances."""
+    """A model of a class from a configuration, in which parts are plain data or instances.
+
+    Parts that take the sizes of the model, and do not state them, get them.
+    """
     options = {
-        name: PARTS[name].from_config(value) if name in PARTS and isinstance(value, dict) else value
+        name: _part(PARTS[name], value, config) if name in PARTS and isinstance(value, dict)
+        else value
         for name, value in config.items()
-    }
+    }  # fmt: skip
     return cls(**options)
+
+
+def _part(registry: Registry[Any], part: dict[str, Any], config: Mapping[str, Any]) -> Any:
+    taken = inspect.signature(registry.find(part.get("name"))).parameters
+    sizes = {n: config[n] for n in ("in_features", "latents") if n in taken and n in config}
+    return registry.from_config({**sizes, **part})
 
 
 def _check_weights(path: str | Path, weights: dict[str, Any]) -> None:

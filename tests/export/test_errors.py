@@ -9,7 +9,7 @@ from torch import nn
 
 from ipvae_snn import IPVAE, IPVAENeuron, export
 from ipvae_snn.baselines import LCA
-from ipvae_snn.models import likelihoods
+from ipvae_snn.models import NetworkDecoder, likelihoods
 
 nir = pytest.importorskip("nir", reason="the extra nir is not installed")
 
@@ -194,6 +194,12 @@ CONVERT = {
 def test_a_model_without_linear_decoder_and_gaussian_likelihood_is_refused(convert, name):
     with pytest.raises(TypeError, match="an IPVAE with a linear decoder and a Gaussian likelihood"):
         CONVERT[convert](ANOTHER_MODEL[name]())
+
+
+def test_the_refusal_names_the_decoder_and_the_likelihood():
+    model = IPVAE(16, 8, decoder=NetworkDecoder(8, 16), likelihood=likelihoods.Bernoulli())
+    with pytest.raises(TypeError, match="got IPVAE with NetworkDecoder and Bernoulli"):
+        export.to_nir(model)
 
 
 @pytest.mark.parametrize("convert", CONVERT)
