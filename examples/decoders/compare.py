@@ -1,9 +1,9 @@
 r"""Any decoder, any likelihood: inference by spikes beside encoders, and encoders refined.
 
-Models with the same decoder and likelihood, and 512 neurons, learn for the same CPU time. The iP-VAE
-has no encoder; the P-VAE has one and Poisson counts, the VAE one and Gaussian latents, and the
-semi-amortised VAE refines what its encoder says by gradients. Then held-out images are coded. R²
-is that of one draw, iterative models after 256 timesteps; the bound of log p(x) is
+Models with the same decoder and likelihood, and 512 neurons, learn for the same CPU time. The
+iP-VAE has no encoder; the P-VAE has one and Poisson counts, the VAE one and Gaussian latents, and
+the semi-amortised VAE refines what its encoder says by gradients. Then held-out images are coded.
+R² is that of one draw, iterative models after 256 timesteps; the bound of log p(x) is
 importance-weighted, that of Poisson counts under a prior fitted to the codes of training images.
 Options of spiking models were chosen on the first 300 held-out images; the last 500 are measured.
 

@@ -68,7 +68,13 @@ def learned(model: Any, train: Tensor, seed: int, arguments: argparse.Namespace)
 
 def models(train: Tensor, seed: int, arguments: argparse.Namespace) -> dict[str, Any]:
     pixels, lower, upper = train.shape[1], arguments.lower, arguments.upper
-    common = {"form": "exact", "step": 0.1, "bias": arguments.bias, "learn_bias": False}
+    common = {
+        "form": "exact",
+        "step": 0.1,
+        "bias": arguments.bias,
+        "learn_bias": False,
+        "clamp": 10.0,
+    }
     torch.manual_seed(seed)
     two = DeepIPVAE(pixels, [lower, upper], **common)
     count = sum(p.numel() for p in two.parameters())

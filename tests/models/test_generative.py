@@ -1,5 +1,6 @@
 """The question of a timestep: answers of every kind against one another and against autograd."""
 
+import itertools
 import math
 
 import pytest
@@ -7,6 +8,7 @@ import torch
 from torch import nn
 
 from ipvae_snn import IPVAE, Recorder, load_model, surrogate
+from ipvae_snn import functional as F
 from ipvae_snn.models import Bernoulli, Gaussian, Likelihood, NetworkDecoder, StudentT
 from ipvae_snn.models.generative import DecodedLikelihood, LinearDecoder, LinearGaussian
 from ipvae_snn.neurons import State
@@ -453,3 +455,49 @@ def test_halvings_are_of_generic_decoders_and_kept(tmp_path):
     x = torch.randn(8, 20)
     model.train().loss(x, 5).backward()
     assert all(p.grad.isfinite().all() for p in model.parameters() if p.grad is not None)
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+@pytest.mark.parametrize(
+    ("gain", "form", "most"),
+    [(0, "exact", 0.01), (2, "exact", 0.1), (2, "published", 0.2), (4, "published", 0.5)],
+)
+def test_inference_finds_what_sums_over_all_codes_say(seed, gain, form, most):
+    """Two neurons under binary pixels, by a linear decoder (gain 0) or a network: the free energy
+    of settled rates, summed over codes, is above −log p(x), and above its least value over all
+    rates by so many nats on average."""
+    torch.manual_seed(seed)
+    decoder = NetworkDecoder(2, 12, [8], gain=gain) if gain else LinearDecoder(2, 12, 0.7)
+    if gain:
+        decoder.layers[2].weight.data *= 3
+    options = {"form": form, "step": 0.02, "bias": 1e-6, "leak": 1.0, "clamp": 10.0}
+    model = IPVAE(12, 2, decoder=decoder, likelihood=Bernoulli(), **options).double().eval()
+    model.neuron.mem_init.data.fill_(-0.5)
+    codes = torch.tensor(list(itertools.product(range(40), repeat=2))).double()
+    with torch.no_grad():
+        x = torch.bernoulli(torch.sigmoid(decoder(torch.poisson(torch.full((6, 2), 1.5).double()))))
+        nll = torch.stack([model.nll_of(codes, row.expand(len(codes), -1)) for row in x])
+    prior = model.neuron.mem_init.detach().expand(6, 2)
+
+    def log_prob(mem):
+        mem = mem[..., None, :]
+        return (codes * mem - mem.exp() - torch.lgamma(codes + 1)).sum(-1)
+
+    def energy(mem):
+        return (log_prob(mem).exp() * nll).sum(-1) + F.poisson_kl(mem, prior).sum(-1)
+
+    best = prior.clone().requires_grad_()
+    optimizer = torch.optim.LBFGS([best], max_iter=500, line_search_fn="strong_wolfe")
+
+    def closure():
+        optimizer.zero_grad()
+        total = energy(best).sum()
+        total.backward()
+        return total
+
+    optimizer.step(closure)
+    mem = model.run(x, 2500, record=("mem",), seed=0).mem[500:]
+    found = energy(mem.exp().mean(0).log())
+    assert (found > -torch.logsumexp(log_prob(prior) - nll, -1)).all()
+    gap = (found - energy(best.detach())).mean()
+    assert -1e-6 < gap < most
