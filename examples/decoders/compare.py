@@ -33,7 +33,7 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from ipvae_snn import IPVAE, TrainConfig, data, evaluate, fit, recipes
+from ipvae_snn import IPVAE, TrainConfig, data, evaluate, fit, metrics, recipes
 from ipvae_snn.baselines import GaussianVAE, PoissonVAE, SemiAmortisedVAE
 from ipvae_snn.data.stimuli import events, moving_bar
 from ipvae_snn.models import (
@@ -50,6 +50,8 @@ from ipvae_snn.runs.folder import write_json
 from ipvae_snn.training.budget import seconds_of
 
 LATENTS, STEPS, CROP, FITTED_TO, TRIAL = 512, 256, 32, 2000, 60
+CURVE, FACTORS = 200, (0.1, 0.3, 1.0, 2.0, 4.0)
+"""Images for other factors on the tonic inhibition, and these factors."""
 LEARNED_FROM = ("astronaut.png", "chelsea.png", "china.jpg", "motorcycle_left.png", "rocket.jpg")
 HELD_OUT = ("coffee.png", "flower.jpg")
 COLOURS = {
@@ -262,7 +264,7 @@ def pooled_r2(x: Tensor, x_hat: Tensor, mean: Tensor) -> float:
     return 1 - float((x - x_hat.detach()).square().sum() / (x - mean).square().sum())
 
 
-def measured(model: Any, task: Task, arguments: argparse.Namespace) -> dict[str, float]:
+def measured(model: Any, task: Task, arguments: argparse.Namespace) -> dict[str, Any]:
     """Of held-out images."""
     test = task.test[-arguments.images :]
     iterative = isinstance(model, IPVAE)
@@ -272,13 +274,15 @@ def measured(model: Any, task: Task, arguments: argparse.Namespace) -> dict[str,
     spk = model.run(test, steps, record=(), seed=0, graph=False).state.spk
     seconds = time.process_time() - started
     found = evaluate(model, test, num_steps=steps).at(steps)
-    row = {
+    row: dict[str, Any] = {
         "r2": found["r2"], "pooled r2": pooled_r2(test, model.decode(spk), task.train.mean(0)),
         "zeros": found["zeros"],
         "active": float((spk != 0).float().sum(-1).mean()),
         "ms per image": 1000 * seconds / len(test),
         "parameters": float(sum(p.numel() for p in model.parameters())),
     }  # fmt: skip
+    if iterative:
+        row["curve"] = curve(model, test[:CURVE], steps)
     if model.emits_counts:
         row["spikes"] = float(spk.sum(-1).mean())
     order = torch.randperm(len(test), generator=torch.Generator().manual_seed(0))
@@ -291,8 +295,24 @@ def measured(model: Any, task: Task, arguments: argparse.Namespace) -> dict[str,
     return {**row, "nats": float(nats.mean()), "nats error": float(nats.std() / len(x) ** 0.5)}
 
 
-def draw(path: Path, rows: list[dict[str, dict[str, float]]]) -> None:
-    """R² against active neurons, and bounds, a point for each seed."""
+def curve(model: IPVAE, x: Tensor, steps: int) -> list[dict[str, float]]:
+    """R², active neurons and spikes with other tonic inhibition than that of training."""
+    found = []
+    for factor in FACTORS:
+        other = copy.deepcopy(model)
+        with torch.no_grad():
+            other.neuron.log_bias += math.log(factor)
+        spk = other.run(x, steps, record=(), seed=0, graph=False).state.spk
+        r2 = metrics.r2(x, other.decode(spk).detach())
+        active, spikes = (spk != 0).float().sum(-1).mean(), spk.sum(-1).mean()
+        found.append(
+            {"factor": factor, "r2": float(r2), "active": float(active), "spikes": float(spikes)}
+        )
+    return found
+
+
+def draw(path: Path, rows: list[dict[str, dict[str, Any]]]) -> None:
+    """R² against active neurons, and bounds, a point for each seed; a line for other tonic b."""
     figure = Figure(figsize=(9.5, 3.8), layout="constrained")
     quality, bounds = figure.subplots(1, 2)
     names = list(rows[0])
@@ -303,6 +323,9 @@ def draw(path: Path, rows: list[dict[str, dict[str, float]]]) -> None:
             "mfc": "none" if "β" in name or "Gaussian" in name else None,
         }  # fmt: skip
         found = [row[name] for row in rows]
+        for row in found:
+            points = sorted((p["active"], p["r2"]) for p in row.get("curve", []))
+            quality.plot(*zip(*points, strict=True), color=COLOURS[family], lw=0.8, alpha=0.6)
         quality.plot([r["active"] for r in found], [r["r2"] for r in found], label=name, **style)
         bounds.plot([r["nats"] for r in found], [place] * len(found), **style)
     quality.set_xlabel("active neurons for each image")
@@ -321,13 +344,14 @@ def main() -> None:
     arguments = parse()
     task = TASKS[arguments.task](arguments)
     print(f"{len(task.train):,} images to learn from, {len(task.test):,} held out", flush=True)
-    rows: list[dict[str, dict[str, float]]] = []
+    rows: list[dict[str, dict[str, Any]]] = []
     for seed in range(arguments.seeds):
         rows.append({})
         for way in arguments.ways:
             model, row = learned(way, task, seed, arguments)
             rows[-1][way] = {**row, **measured(model, task, arguments)}
-            cells = "  ".join(f"{key} {value:.4g}" for key, value in rows[-1][way].items())
+            numbers = {k: v for k, v in rows[-1][way].items() if not isinstance(v, list)}
+            cells = "  ".join(f"{key} {value:.4g}" for key, value in numbers.items())
             print(f"{seed} {way:<26}{cells}", flush=True)
     draw(arguments.out, rows)
     record = arguments.out.with_suffix(".json")
