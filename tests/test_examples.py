@@ -13,6 +13,8 @@ pytestmark = pytest.mark.slow
 FOLDER = Path(__file__).parent.parent / "examples"
 EXAMPLES = [(path.name, ()) for path in sorted(FOLDER.glob("*.py"))] + [
     *((f"asking/{path.name}", ()) for path in sorted((FOLDER / "asking").glob("*.py"))),
+    *((f"decoders/{path.name}", ()) for path in sorted((FOLDER / "decoders").glob("*.py"))),
+    *(("decoders/compare.py", ("--task", task)) for task in ("binary", "colour", "events")),
     ("hidden_layers/gradients.py", ()),
     ("speed/maps.py", ()),
     ("whole_images/compare.py", ()),

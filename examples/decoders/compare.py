@@ -178,6 +178,11 @@ def decoder(kind: str, task: Task, latents: int) -> Any:
     return ConvDecoder(latents, task.shape)
 
 
+def by_few_spikes(kind: str, task: Task, latents: int) -> tuple[Any, dict[str, Any]]:
+    """The price of a spike such that the bound of log p(x) is high, rather than R²."""
+    return by_spikes(kind, task._replace(bias=1.5, step=task.step / 2, lr=task.lr / 2), latents)
+
+
 def by_spikes(kind: str, task: Task, latents: int) -> tuple[Any, dict[str, Any]]:
     """An iP-VAE, which learns by the local rule: gradients do not flow through time."""
     model = IPVAE(
@@ -210,6 +215,8 @@ WAYS: dict[str, tuple[str, Callable[..., tuple[Any, dict[str, Any]]]]] = {
     "iP-VAE, linear": ("linear", by_spikes),
     "iP-VAE, MLP": ("MLP", by_spikes),
     "iP-VAE, convolutional": ("convolutional", by_spikes),
+    "iP-VAE, MLP, few spikes": ("MLP", by_few_spikes),
+    "iP-VAE, convolutional, few spikes": ("convolutional", by_few_spikes),
     "P-VAE, MLP": ("MLP", partial(by_encoder, PoissonVAE)),
     "P-VAE, MLP, β 0.1": ("MLP", partial(by_encoder, PoissonVAE, beta=0.1)),
     "P-VAE, convolutional": ("convolutional", partial(by_encoder, PoissonVAE)),
@@ -320,7 +327,7 @@ def draw(path: Path, rows: list[dict[str, dict[str, Any]]]) -> None:
         family = next(key for key in COLOURS if name.startswith(key))
         style: Any = {
             "color": COLOURS[family], "marker": MARKS[WAYS[name][0]], "ls": "", "ms": 6,
-            "mfc": "none" if "β" in name or "Gaussian" in name else None,
+            "mfc": "none" if any(w in name for w in ("β", "Gaussian", "few")) else None,
         }  # fmt: skip
         found = [row[name] for row in rows]
         for row in found:
