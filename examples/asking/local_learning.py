@@ -116,6 +116,8 @@ def draw(rows: list[dict[str, Any]], memory: dict[str, Any], path: Path) -> None
     quality.set_xlabel("CPU seconds of learning")
     quality.set_ylabel("distance from a perfect code")
     quality.set_xlim(left=0)
+    distances = [row[rule]["distance"] for row in rows for rule in row]
+    quality.set_ylim(0, 1.2 * max(distances))
     size.set_xlabel("timesteps")
     size.set_ylabel("peak memory of the process, MiB")
     size.set_ylim(bottom=0)
@@ -123,7 +125,7 @@ def draw(rows: list[dict[str, Any]], memory: dict[str, Any], path: Path) -> None
     for ax in (quality, size):
         ax.grid(alpha=0.25)
         ax.spines[["top", "right"]].set_visible(False)
-    quality.legend(frameon=False)
+    quality.legend(frameon=False, loc="lower left")
     figure.savefig(path, dpi=130)
     print(f"picture: {path}")
 
