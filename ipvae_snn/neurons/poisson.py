@@ -181,7 +181,9 @@ class IPVAENeuron(StatefulNeuron):
         clamp: upper bound of the membrane and of its change per timestep, in nats
             (:func:`~ipvae_snn.functional.soft_clamp`). The lower bound is always −8; hardly any
             gradient passes there. Default 5, in a hidden layer 1.5, on maps and with recurrent
-            weights 2.
+            weights 2. The bound is smooth: log(1 + e^{v − clamp}) is taken off at every timestep,
+            .007 nats of a change near 0 with clamp 5, as an inhibition of .007 / α would. A step
+            below .05 needs a larger clamp.
         step: α > 0, the step size of inference; stored as its logarithm, ``log_step``. Default 0.2,
             in a hidden layer 1.
         bias: b > 0, tonic inhibition in nats per timestep, number or (K,); stored as ``log_bias``.
