@@ -26,7 +26,7 @@ from torch import Tensor
 
 from ipvae_snn import IPVAE, TrainConfig, data, evaluate, fit
 from ipvae_snn.functional import poisson_kl
-from ipvae_snn.models import DeepIPVAE, impute
+from ipvae_snn.models import DeepIPVAE, Gaussian, LinearDecoder, impute
 from ipvae_snn.runs.folder import write_json
 from ipvae_snn.training import iterations_within
 
@@ -63,6 +63,7 @@ def learned(model: Any, train: Tensor, seed: int, arguments: argparse.Namespace)
         5 if arguments.quick else iterations_within(arguments.budget, model, train, config)
     )
     fit(model, train, config)
+    print(f"{type(model).__name__}: {config.iterations} iterations", flush=True)
     return model.eval()
 
 
@@ -80,8 +81,10 @@ def models(train: Tensor, seed: int, arguments: argparse.Namespace) -> dict[str,
     count = sum(p.numel() for p in two.parameters())
     alone = (count - pixels) // (pixels + 2)
     torch.manual_seed(seed)
-    # A prior that does not move with the membranes, as the top layer of two has.
-    one = IPVAE(pixels, alone, leak=1.0, **common)
+    # A prior that does not move with the membranes, as the top layer of two has; learned by the
+    # same optimizer, which a decoder of one's own takes.
+    parts = {"decoder": LinearDecoder(alone, pixels), "likelihood": Gaussian(pixels)}
+    one = IPVAE(pixels, alone, leak=1.0, **parts, **common)
     found = {"one layer": learned(one, train, seed, arguments)}
     found["two layers"] = learned(two, train, seed, arguments)
     return {**found, "two, upper one silenced": silenced(found["two layers"])}
