@@ -1,9 +1,8 @@
 r"""Two layers against one of equal parameters: free energy, a hidden quarter, and surrounds.
 
-Crops of whitened photographs, each with the contrast that it has, are learned by one layer, whose
-prior is that of its resting membranes, and by two, the upper of which predicts the lower (patches
-of unit variance leave it little to predict: how strongly neurons fire together). Both have the same
-number of parameters and of iterations. Then, of held-out crops:
+Patches of photographs are learned by one layer, whose prior is that of its resting membranes, and
+by two, the upper of which predicts the lower. Both have the same number of parameters and of
+iterations. Then, of held-out patches:
 
 * the free energy NLL + KL to the prior, which is above −log p(x);
 * R² of a quarter, as a square, that was hidden;
@@ -28,7 +27,7 @@ from torch import Tensor
 
 from ipvae_snn import IPVAE, TrainConfig, data, evaluate, fit
 from ipvae_snn.functional import poisson_kl
-from ipvae_snn.models import DeepIPVAE, Gaussian, LinearDecoder, Whitening, impute
+from ipvae_snn.models import DeepIPVAE, Gaussian, LinearDecoder, impute
 from ipvae_snn.runs.folder import write_json
 
 SIDE, LOWER, UPPER = 16, 448, 36
@@ -56,26 +55,6 @@ def parse() -> argparse.Namespace:
         arguments.lower, arguments.upper, arguments.images, arguments.steps = 16, 4, 20, 8
         arguments.iterations = 5
     return arguments
-
-
-def crops(arguments: argparse.Namespace) -> tuple[Tensor, Tensor]:
-    """Rows of pixels to learn from and held-out ones, of unit variance as a whole."""
-    dataset = data.load(arguments.data, treat="images", patches=(0, 2))
-    whitening = Whitening.fit(dataset.train.images)
-    generator = torch.Generator().manual_seed(0)
-
-    def drawn(images: list[Tensor], count: int) -> Tensor:
-        found = []
-        for image in images:
-            white = whitening(image)[0]
-            sides = torch.tensor(white.shape) - SIDE
-            for _ in range(-(-count // len(images))):
-                top, left = (torch.rand(2, generator=generator) * sides).int().tolist()
-                found.append(white[top : top + SIDE, left : left + SIDE].flatten())
-        return torch.stack(found)[torch.randperm(len(found), generator=generator)]
-
-    train, test = drawn(dataset.train.images, 20_000), drawn(dataset.test.images, 2000)
-    return train / train.std(), test / train.std()
 
 
 def learned(model: Any, train: Tensor, seed: int, arguments: argparse.Namespace) -> Any:
@@ -184,8 +163,8 @@ def suppression(tuning: Tensor) -> Tensor:
     return (1 - tuning[:, -1] / best.clamp(min=1e-9))[best > 0.05]
 
 
-def measured(model: Any, train: Tensor, test: Tensor, seed: int, options: Any) -> dict[str, Any]:
-    test = test[: options.images]
+def measured(name: str, model: Any, dataset: Any, seed: int, options: Any) -> dict[str, Any]:
+    test = dataset.test[: options.images]
     at = evaluate(model, test, num_steps=options.steps).at(options.steps)
     tuning, _ = size_tuning(model, options.steps)
     found = suppression(tuning)
@@ -194,7 +173,7 @@ def measured(model: Any, train: Tensor, test: Tensor, seed: int, options: Any) -
     return {
         **energies(model, test, options.steps),
         "r2": at["r2"], "zeros": at["zeros"], "spikes": at["spikes"],
-        "hidden quarter": filled_in(model, test, train.mean(0), options.steps, seed),
+        "hidden quarter": filled_in(model, test, dataset.train.mean(0), options.steps, seed),
         "suppression": float(found.median()) if len(found) else 0.0,
         "neurons measured": len(found),
         "size tuning": normed.mean(0).tolist(),
@@ -232,12 +211,13 @@ def draw(rows: list[dict[str, dict[str, Any]]], path: Path) -> None:
 
 def main() -> None:
     options = parse()
-    train, test = crops(options)
+    dataset = data.load(options.data)
+    print(dataset.description)
     rows: list[dict[str, Any]] = []
     for seed in range(options.seeds):
         rows.append({})
-        for name, model in models(train, seed, options).items():
-            rows[-1][name] = measured(model, train, test, seed, options)
+        for name, model in models(dataset.train, seed, options).items():
+            rows[-1][name] = measured(name, model, dataset, seed, options)
             cells = "  ".join(
                 f"{key} {value:.4g}" for key, value in rows[-1][name].items()
                 if not isinstance(value, list)
