@@ -2,9 +2,9 @@
 
 Two models of the same kind learn the same images: one by back-propagation through the timesteps,
 with the recipe of the command line, one by the local rule in a third of its CPU time. Distance is
-that from a perfect code without spikes, at step 1,000, on the last 500 held-out images (the first
-500 chose the recipes); dead are neurons that never fire for any of them. The memory of a process is
-measured with 16 and with 512 timesteps.
+that from a perfect code without spikes, at step 1,000, on the last 500 held-out images (by the
+first 500 the options for patches were chosen); dead are neurons that never fire for any of them.
+The memory of a process is measured with 16 and with 512 timesteps.
 
     python examples/asking/local_learning.py                                # one seed, minutes
     python examples/asking/local_learning.py --data path/to/photos --seeds 3

@@ -231,8 +231,8 @@ def _model_config(recipe: Recipe) -> dict[str, Any]:
     with seeded(0):  # a model with one neuron, which validates the options before data is read
         one = {MODELS.find(recipe.model).size_argument: 1, "latents": 1, **options}
         made = make_model(MODELS.find(recipe.model), one).config()
-    # What is recorded is what the model made of the defaults, which later releases may change. To
-    # parts with the sizes of the model these are given when it is made.
+    # What is recorded is what the model made of the defaults, which later releases may change; but
+    # not of its decoder and likelihood, which hold the sizes of the model with one neuron.
     sized = {name: options[name] for name in ("decoder", "likelihood") if name in options}
     recorded = {name: made[name] for name in options} | sized
     return {"name": recipe.model, "latents": latents, **recorded}

@@ -149,7 +149,7 @@ def test_maps_are_a_linear_decoder_with_shared_weights():
 
 
 def test_a_convolutional_layer_with_a_flat_one_above():
-    """Lower free energy than without it, where maps fire together."""
+    """Both layers learn together: the free energy falls."""
     torch.manual_seed(0)
     together = (torch.rand(400, 1) < 0.5).float()
     kinds = (torch.rand(2, 36) < 0.3).float() * 3
