@@ -79,7 +79,6 @@ def unavailable_reason() -> str:
 why_not = unavailable_reason  # its former name
 
 
-@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
 def available() -> bool:
     """Whether the compiled kernels can be used here."""
     return not unavailable_reason()
