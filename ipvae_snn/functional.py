@@ -82,6 +82,8 @@ def gram(weight: Tensor, log_scale: Tensor | None = None) -> Tensor:
     """
     checks.require_per_pixel(weight, log_scale, "weight", axis=-2)
     whitened = weight if log_scale is None else weight * torch.exp(-log_scale).unsqueeze(-1)
+    if not torch.is_grad_enabled():
+        return _Gram.forward(whitened)
     gram: Tensor = _Gram.apply(whitened)  # type: ignore[no-untyped-call]
     return gram
 

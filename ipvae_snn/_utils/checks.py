@@ -57,7 +57,7 @@ def require_finite(tensor: Tensor, name: str, advice: str = "remove them first")
 def describe_nonfinite(tensor: Tensor, name: str) -> str:
     """How many values of ``tensor`` are NaN or infinite, in words; empty if none is."""
     tensor = tensor.detach()  # isfinite would save tensors for a backward pass
-    if torch.isfinite(tensor.sum()):
+    if math.isfinite(tensor.sum().item()):
         return ""
     bad = tensor.numel() - int(torch.isfinite(tensor).sum())  # 0 if only the sum overflowed
     return f"{name} holds {bad} NaN or infinite value(s) of {tensor.numel()}" if bad else ""
@@ -66,7 +66,7 @@ def describe_nonfinite(tensor: Tensor, name: str) -> str:
 def require_all_finite(**tensors: Tensor) -> None:
     """:func:`require_finite` for several small tensors; usually with one host synchronisation."""
     total = sum(tensor.detach().sum() for tensor in tensors.values())
-    if not (isinstance(total, Tensor) and _holds(torch.isfinite, total)):
+    if not (isinstance(total, Tensor) and _holds(lambda sum_: math.isfinite(sum_.item()), total)):
         for name, tensor in tensors.items():
             require_finite(tensor, name)
 

@@ -15,6 +15,7 @@ from typing import Any
 import snntorch
 import torch
 
+from ipvae_snn._utils.machine import processor
 from ipvae_snn.kernels import native
 from ipvae_snn.version import __version__
 
@@ -91,7 +92,7 @@ def machine(device: torch.device) -> dict[str, Any]:
     on_cuda = device.type == "cuda"
     kernels = "native" if native.available() else native.unavailable_reason()
     return {
-        "device": torch.cuda.get_device_name(device) if on_cuda else _processor(),
+        "device": torch.cuda.get_device_name(device) if on_cuda else processor(),
         "threads": torch.get_num_threads(),
         "kernels": "CUDA" if on_cuda else kernels,
         "ipvae_snn": __version__,
@@ -100,13 +101,3 @@ def machine(device: torch.device) -> dict[str, Any]:
         "python": platform.python_version(),
         "system": platform.platform(),
     }
-
-
-def _processor() -> str:
-    try:
-        with open("/proc/cpuinfo") as lines:
-            return next(
-                line.split(":")[1].strip() for line in lines if line.startswith("model name")
-            )
-    except (OSError, IndexError, StopIteration):
-        return platform.processor() or platform.machine()

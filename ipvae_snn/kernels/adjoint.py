@@ -7,8 +7,8 @@ from torch import Tensor
 
 from ipvae_snn.kernels.spec import UnrollSpec
 
-CHUNK = 4
-"""Timesteps whose terms of the gradient of G are summed by one product."""
+CHUNK, LONGEST_CHUNK, CHUNK_SIZE = 4, 16, 2**17
+"""Timesteps whose terms of the gradient of G are summed by one product; more of small problems."""
 
 
 def slope_of(estimator: Any, spk: Tensor, rate: Tensor) -> Tensor:
@@ -76,7 +76,8 @@ class Adjoint:
         self.spec, (self.mems, self.counts) = spec, saved
         self.needed = needed
         self.stride = latents if stride is None else stride
-        self.gram_factor = spec.empty(min(CHUNK, spec.steps), rows, self.stride)
+        self.chunk = min(max(CHUNK, CHUNK_SIZE // max(rows * latents, 1)), LONGEST_CHUNK)
+        self.gram_factor = spec.empty(min(self.chunk, spec.steps), rows, self.stride)
         self.gram_factor[..., latents:] = 0
         self.product = spec.mem
         self.mem_grad = torch.zeros_like(spec.mem)
@@ -92,7 +93,7 @@ class Adjoint:
 
     def __call__(self, grads: dict[str, Tensor | None]) -> dict[str, Tensor]:
         """Gradients of the spec's tensors by name, from those of the result by name."""
-        spec, slope_of = self.spec, self._slope
+        spec = self.spec
         self.quad_grad, self.kl_grad = (
             self.mem_grad.new_zeros(spec.steps, len(spec.mem)) if g is None else g.contiguous()
             for g in (grads["quad"], grads["kl"])
@@ -103,15 +104,22 @@ class Adjoint:
         latents = self.product_input.shape[1]
         self.gram_factor[self._slot(last), :, :latents] = self.product_input / 2
         self._add_mem_grad(last, grads)
-        product = spec.product(backward=True)
-        for t in range(last, -1, -1):
-            if t % CHUNK == 0 and "gram" in self.needed:
-                self._add_gram_grad(t, min(t + CHUNK, spec.steps))
-            self.spk_grad = self._recorded_grad("spk", t, grads)
-            self.product = product(self.product_input)
-            self._timestep(t, slope_of(t))
-            self._add_mem_grad(t - 1, grads)
+        self.product_by = spec.product(backward=True)
+        # The factors of timesteps a to b − 1 come from the backward passes of a + 1 to b.
+        for first in range(last // self.chunk * self.chunk, -1, -self.chunk):
+            self._backward(first + 1, min(first + self.chunk, last) + 1, grads)
+            if "gram" in self.needed:
+                self._add_gram_grad(first, min(first + self.chunk, spec.steps))
+        self._backward(0, 1, grads)
         return self._finish()
+
+    def _backward(self, first: int, last: int, grads: dict[str, Tensor | None]) -> None:
+        """Go backward through timesteps ``last`` − 1 to ``first``."""
+        for t in range(last - 1, first - 1, -1):
+            self.spk_grad = self._recorded_grad("spk", t, grads)
+            self.product = self.product_by(self.product_input)
+            self._timestep(t, self._slope(t))
+            self._add_mem_grad(t - 1, grads)
 
     def _finish(self) -> dict[str, Tensor]:
         spec = self.spec
@@ -140,7 +148,7 @@ class Adjoint:
 
     def _slot(self, t: int) -> int:
         """Where ``gram_factor`` has timestep t."""
-        return t % CHUNK % len(self.gram_factor)
+        return t % self.chunk % len(self.gram_factor)
 
     def _drive_grad(self, t: int) -> Tensor:
         return self.drive_grad[t] if self.spec.drive.ndim == 3 else self.drive_grad

@@ -146,6 +146,68 @@ static inline ALWAYS_INLINE void backward_block(const Dynamics *f, const Backwar
     *step_sum += h_dot_grad;
 }
 
+/* The backward pass of one row. thread: whose sums of bias_grad and work it uses. */
+static void backward_row(const Dynamics *f, const Backward *p, int64_t row, int thread,
+                         int64_t *active) {
+    float *bias_grad = p->bias_grad + thread * p->stride;
+    float *work = p->work + thread * (p->stride + 2 * p->latents);
+    const float *inhibition = NULL; /* computed when first needed */
+    for (int64_t j = 0; j < p->latents; j += LANES) {
+        float step_sum = 0;
+        int n = p->latents - j < LANES ? (int)(p->latents - j) : LANES;
+        if (n == LANES) /* a constant n: vectorized */
+            backward_block(f, p, row, j, LANES, bias_grad, active, &step_sum, work, &inhibition);
+        else
+            backward_block(f, p, row, j, n, bias_grad, active, &step_sum, work, &inhibition);
+        p->step_sum[row] += step_sum;
+    }
+}
+
+/* What Backward points to in each timestep, as pointers to timestep 0 and elements from one to the
+ * next. Its own mem_before and first_spk are those before timestep 0. */
+typedef struct {
+    int64_t first, last;      /* timesteps last - 1 ... first, in this order */
+    int64_t step;             /* of mem and counts */
+    int64_t drive_step, drive_grad_step; /* 0 where the drive is constant */
+    int64_t slots;            /* of gram_factor: that of timestep t is t % slots */
+    const float *mem, *drive, *gram; /* gram: transposed, (K, stride) */
+    const uint8_t *counts;
+    const float *quad_grad, *kl_grad; /* (steps, rows) */
+    float *drive_grad, *gram_factor, *product; /* gram_factor: (slots, rows, stride) */
+    float *work;                      /* threads * TEAM * (stride + K) */
+} Tape;
+
+/* Several timesteps of the rows first ... first + team - 1, with the products p G^T. */
+static void backward_team(const Dynamics *f, const Backward *p, const Tape *a, int64_t first,
+                          int64_t team, int thread, int64_t *active) {
+    int64_t K = p->latents, stride = p->stride, count[TEAM];
+    float *y = a->work + thread * TEAM * (stride + K), *input = p->product_input + first * K;
+    int32_t *listed = (int32_t *)(y + TEAM * stride);
+    Backward q = *p;
+    q.product = a->product;
+    for (int64_t t = a->last - 1; t >= a->first; t--) {
+        if (team == TEAM) /* most of p is not 0 */
+            sum_dense(input, K, a->gram, stride, y);
+        else
+            inhibit(input, team, K, a->gram, stride, 1.0f, y, listed, count);
+        for (int64_t i = 0; i < team; i++)
+            memcpy(a->product + (first + i) * K, y + i * stride, sizeof(float) * (size_t)K);
+        q.mem = a->mem + t * a->step;
+        q.counts = a->counts + t * a->step * p->count_bytes;
+        q.mem_before = t ? q.mem - a->step : p->mem_before;
+        q.counts_before = t ? q.counts - a->step * p->count_bytes : NULL;
+        q.first_spk = t ? NULL : p->first_spk;
+        q.drive = a->drive + t * a->drive_step;
+        q.drive_grad = a->drive_grad + t * a->drive_grad_step;
+        q.quad_grad = a->quad_grad + t * p->rows;
+        q.quad_grad_before = t ? q.quad_grad - p->rows : NULL;
+        q.kl_grad = a->kl_grad + t * p->rows;
+        int64_t slot = t ? (t - 1) % a->slots : a->slots - 1;
+        q.gram_factor = a->gram_factor + slot * p->rows * stride;
+        for (int64_t i = 0; i < team; i++) backward_row(f, &q, first + i, thread, active);
+    }
+}
+
 typedef struct { /* a neuron's count in one row of one timestep */
     int32_t row;
     float spk;
@@ -177,11 +239,14 @@ static void gram_gradient_block(int64_t steps, int64_t rows, int64_t latents, in
         for (int64_t row = 0; row < rows; row++) {
             int64_t offset = t * counts_stride + row * latents + first;
             load_counts(spk, counts + offset * bytes, bytes, n);
-            for (int i = 0; i < n; i++) {
-                Event *event = work + i * capacity + count[i];
-                event->row = (int32_t)(t * rows + row);
-                event->spk = spk[i];
-                count[i] += spk[i] != 0.0f;
+            for (int block = 0; block < n; block += WIDTH) {
+                uint32_t spiked = spiked_of(spk + block, n - block < WIDTH ? n - block : WIDTH);
+                for (; spiked; spiked &= spiked - 1) {
+                    int i = block + __builtin_ctz(spiked);
+                    Event *event = work + i * capacity + count[i]++;
+                    event->row = (int32_t)(t * rows + row);
+                    event->spk = spk[i];
+                }
             }
         }
     for (int64_t j = 0, width; j < stride; j += width * WIDTH) {

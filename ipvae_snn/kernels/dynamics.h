@@ -10,6 +10,10 @@
 
 #include "poisson.h"
 
+#if defined(__AVX__)
+#include <immintrin.h>
+#endif
+
 #define FLOOR 2980.9580f /* e^8: 1 / rate at the floor of both clamps, -8 nats */
 
 #define ALWAYS_INLINE __attribute__((always_inline))

@@ -26,6 +26,7 @@ typedef struct {
     float *kl, *quad; /* (steps, rows), or NULL */
     float *work;      /* threads * TEAM * (stride + K) */
     int32_t threads;
+    float dense_above; /* share of neurons that spike above which a team makes a dense product */
 } Forward;
 
 /* Sum over a block of KL(Poisson(e^after) || Poisson(e^before)). Lanes of rate 0 add nothing.
@@ -148,15 +149,32 @@ static void sum_dense(const float *spk, int64_t latents, const float *gram, int6
     }
 }
 
+/* Which of n <= WIDTH neurons spiked: bit i for neuron i. */
+static inline uint32_t spiked_of(const float *spk, int n) {
+#if defined(__AVX512F__)
+    __mmask16 there = (__mmask16)((1u << n) - 1);
+    __m512 z = _mm512_maskz_loadu_ps(there, spk);
+    return _mm512_mask_cmp_ps_mask(there, z, _mm512_setzero_ps(), _CMP_NEQ_UQ);
+#else
+    uint32_t spiked = 0;
+    float z[WIDTH] = {0};
+    memcpy(z, spk, sizeof(float) * (size_t)n);
+#if defined(__AVX__)
+    __m256 differs = _mm256_cmp_ps(_mm256_loadu_ps(z), _mm256_setzero_ps(), _CMP_NEQ_UQ);
+    spiked = (uint32_t)_mm256_movemask_ps(differs);
+#else
+    for (int i = 0; i < WIDTH; i++) spiked |= z[i] != 0.0f ? 1u << i : 0u;
+#endif
+    return spiked;
+#endif
+}
+
 /* Indices of the neurons that spiked; returns how many. */
 static int64_t list_active(const float *spk, int64_t latents, int32_t *active) {
     int64_t count = 0;
     for (int64_t first = 0; first < latents; first += WIDTH) {
         int n = latents - first < WIDTH ? (int)(latents - first) : WIDTH;
-        float z[WIDTH] = {0};
-        uint32_t spiked = 0; /* bit i: neuron first + i did */
-        memcpy(z, spk + first, sizeof(float) * (size_t)n);
-        for (int i = 0; i < WIDTH; i++) spiked |= z[i] != 0.0f ? 1u << i : 0u;
+        uint32_t spiked = spiked_of(spk + first, n);
         for (; spiked; spiked &= spiked - 1)
             active[count++] = (int32_t)(first + __builtin_ctz(spiked));
     }
@@ -165,11 +183,12 @@ static int64_t list_active(const float *spk, int64_t latents, int32_t *active) {
 
 /* y = z G of a team of rows, and which neurons spiked in each. */
 static void inhibit(const float *spk, int64_t team, int64_t latents, const float *gram,
-                    int64_t stride, float *y, int32_t *active, int64_t count[TEAM]) {
+                    int64_t stride, float dense_above, float *y, int32_t *active,
+                    int64_t count[TEAM]) {
     int64_t total = 0;
     for (int64_t i = 0; i < team; i++)
         total += count[i] = list_active(spk + i * latents, latents, active + i * latents);
-    if (team == TEAM && 2 * total > team * latents)
+    if (team == TEAM && (float)total > dense_above * (float)(team * latents))
         sum_dense(spk, latents, gram, stride, y);
     else
         for (int64_t i = 0; i < team; i++)
@@ -194,7 +213,7 @@ static void run_team(const Dynamics *f, const Forward *p, int64_t first, int64_t
     if (!p->gram)
         memset(y, 0, sizeof(float) * (size_t)(team * stride));
     else if (!p->inhibition)
-        inhibit(spk, team, K, p->gram, stride, y, active, count);
+        inhibit(spk, team, K, p->gram, stride, p->dense_above, y, active, count);
     for (int64_t i = 0; p->inhibition && i < team; i++)
         memcpy(y + i * stride, p->inhibition + (first + i) * K, sizeof(float) * (size_t)K);
     for (int64_t t = 0; t < p->steps; t++) {
@@ -222,7 +241,7 @@ static void run_team(const Dynamics *f, const Forward *p, int64_t first, int64_t
             store_counts(p->all_counts + at * p->count_bytes, spk, p->count_bytes, team * K);
         if (t + 1 == p->steps && !p->inhibition && !p->quad) break; /* the last zG is not used */
         if (!p->gram) continue;
-        inhibit(spk, team, K, p->gram, stride, y, active, count);
+        inhibit(spk, team, K, p->gram, stride, p->dense_above, y, active, count);
         for (int64_t i = 0; p->quad && i < team; i++) {
             float quad = 0; /* z . (zG / 2 - d), the part of the NLL that depends on spikes */
             for (int64_t m = 0; m < count[i]; m++) {

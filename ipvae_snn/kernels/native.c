@@ -35,44 +35,50 @@ void ipvae_forward(const Dynamics *f, const Forward *p) {
     }
 }
 
-void ipvae_inhibition(int64_t rows, int64_t latents, int64_t stride, const float *spk,
-                      const float *gram, float *inhibition, float *work) {
-    int64_t count[TEAM];
-    int32_t *active = (int32_t *)(work + TEAM * stride);
-    for (int64_t row = 0; row < rows; row++) {
-        inhibit(spk + row * latents, 1, latents, gram, stride, work, active, count);
-        memcpy(inhibition + row * latents, work, sizeof(float) * (size_t)latents);
+/* z W of each row of spk (rows, K) into sum (rows, columns), for weight (K, stride). */
+void ipvae_sum_rows(int64_t rows, int64_t latents, int64_t columns, int64_t stride,
+                    const float *spk, const float *weight, float *sum, float *work,
+                    float dense_above, int32_t threads) {
+    int64_t teams = (rows + TEAM - 1) / TEAM;
+#pragma omp parallel for num_threads(threads) schedule(static)
+    for (int64_t i = 0; i < teams; i++) {
+        int64_t count[TEAM], first = i * TEAM, team = rows - first < TEAM ? rows - first : TEAM;
+        float *y = work + THREAD * TEAM * (stride + latents);
+        int32_t *active = (int32_t *)(y + TEAM * stride);
+        inhibit(spk + first * latents, team, latents, weight, stride, dense_above, y, active,
+                count);
+        for (int64_t row = 0; row < team; row++)
+            memcpy(sum + (first + row) * columns, y + row * stride,
+                   sizeof(float) * (size_t)columns);
     }
 }
 
 /* Sizes of the structures in bytes: Python compares them with its own when it loads the library. */
-void ipvae_sizes(int64_t sizes[6]) {
+void ipvae_sizes(int64_t sizes[7]) {
     sizes[0] = sizeof(Dynamics);
     sizes[1] = sizeof(Forward);
     sizes[2] = sizeof(Backward);
     sizes[3] = sizeof(Map);
     sizes[4] = sizeof(MapInhibition);
     sizes[5] = sizeof(MapGradient);
+    sizes[6] = sizeof(Tape);
 }
 
 /* Returns the number of neurons that spiked in the previous timestep, over all rows. */
 int64_t ipvae_backward(const Dynamics *f, const Backward *p) {
     int64_t active = 0;
 #pragma omp parallel for num_threads(p->threads) schedule(static) reduction(+ : active)
-    for (int64_t row = 0; row < p->rows; row++) {
-        float *bias_grad = p->bias_grad + THREAD * p->stride;
-        float *work = p->work + THREAD * (p->stride + 2 * p->latents);
-        const float *inhibition = NULL; /* computed when first needed */
-        for (int64_t j = 0; j < p->latents; j += LANES) {
-            float step_sum = 0;
-            int n = p->latents - j < LANES ? (int)(p->latents - j) : LANES;
-            if (n == LANES) /* a constant n: vectorized */
-                backward_block(f, p, row, j, LANES, bias_grad, &active, &step_sum, work,
-                               &inhibition);
-            else
-                backward_block(f, p, row, j, n, bias_grad, &active, &step_sum, work, &inhibition);
-            p->step_sum[row] += step_sum;
-        }
+    for (int64_t row = 0; row < p->rows; row++) backward_row(f, p, row, THREAD, &active);
+    return active;
+}
+
+/* The same over several timesteps, each with the product that its rows need. */
+int64_t ipvae_backward_tape(const Dynamics *f, const Backward *p, const Tape *a) {
+    int64_t active = 0, teams = (p->rows + TEAM - 1) / TEAM;
+#pragma omp parallel for num_threads(p->threads) schedule(static) reduction(+ : active)
+    for (int64_t i = 0; i < teams; i++) {
+        int64_t first = i * TEAM, left = p->rows - first;
+        backward_team(f, p, a, first, left < TEAM ? left : TEAM, THREAD, &active);
     }
     return active;
 }

@@ -40,9 +40,9 @@ def _load() -> ctypes.CDLL | build.BuildError:
         lib = build.load()
         _check_structure_sizes(lib)
         lib.ipvae_poisson.argtypes = [c_int64, c_int64, P, c_uint64, P, c_int32]
-        lib.ipvae_inhibition.argtypes = [*[c_int64] * 3, *[P] * 4]
+        lib.ipvae_sum_rows.argtypes = [*[c_int64] * 4, *[P] * 4, c_float, c_int32]
         lib.ipvae_gram_gradient.argtypes = [*[c_int64] * 4, P, c_int64, c_int32, *[P] * 3, c_int32]
-        lib.ipvae_backward.restype = c_int64
+        lib.ipvae_backward.restype = lib.ipvae_backward_tape.restype = c_int64
     except build.BuildError as error:
         return error
     except AttributeError as error:
@@ -143,7 +143,8 @@ def timestep_addresses(tensor: Tensor) -> Callable[[int], int]:
 
 
 def _structure(name: str, **fields: Any) -> type[Structure]:
-    return type(name, (Structure,), {"_fields_": list(fields.items())})
+    # Without a __dict__ a field that is not there is an error, and not an attribute.
+    return type(name, (Structure,), {"_fields_": list(fields.items()), "__slots__": ()})
 
 
 # Field by field the structures of dynamics.h, forward.h and backward.h.
@@ -155,7 +156,7 @@ Forward = _structure(
     "Forward", steps=c_int64, rows=c_int64, latents=c_int64, stride=c_int64, drive=P,
     drive_stride=c_int64, gram=P, keys=P, row_ids=P, spk=P, mem=P, inhibition=P, all_spk=P,
     all_mem=P, spk_every=c_int64, mem_every=c_int64, all_counts=P, count_bytes=c_int32, kl=P,
-    quad=P, work=P, threads=c_int32,
+    quad=P, work=P, threads=c_int32, dense_above=c_float,
 )  # fmt: skip
 Backward = _structure(
     "Backward", rows=c_int64, latents=c_int64, stride=c_int64, mem=P, mem_before=P, counts=P,
@@ -184,7 +185,12 @@ MapGradient = _structure(
     columns=c_int64, depth=c_int64, counts=P, count_bytes=c_int32, cells=P, grad=P, spk=P, active=P,
     threads=c_int32,
 )  # fmt: skip
-STRUCTURES = (Dynamics, Forward, Backward, Map, MapInhibition, MapGradient)
+Tape = _structure(
+    "Tape", first=c_int64, last=c_int64, step=c_int64, drive_step=c_int64,
+    drive_grad_step=c_int64, slots=c_int64, mem=P, drive=P, gram=P, counts=P, quad_grad=P,
+    kl_grad=P, drive_grad=P, gram_factor=P, product=P, work=P,
+)  # fmt: skip
+STRUCTURES = (Dynamics, Forward, Backward, Map, MapInhibition, MapGradient, Tape)
 
 
 def padded_rows(weight: Tensor) -> Tensor:
@@ -274,22 +280,47 @@ def dynamics_of(spec: UnrollSpec) -> Any:
     )
 
 
-def padded(gram: Tensor) -> Tensor:
-    """G with zeros at the end of each row, up to a multiple of LANES."""
-    extra = -gram.shape[1] % LANES
-    return torch.nn.functional.pad(gram, (0, extra)) if extra else gram.contiguous()
+def padded(weight: Tensor) -> Tensor:
+    """A matrix with zeros at the end of each row, up to a multiple of LANES."""
+    extra = -weight.shape[1] % LANES
+    return torch.nn.functional.pad(weight, (0, extra)) if extra else weight.contiguous()
 
 
-def sum_inhibition(spk: Tensor, gram: Tensor, out: Tensor) -> None:
-    """zG of each row of ``spk`` (B, K) into ``out``, for a :func:`padded` G."""
-    (rows, latents), stride = spk.shape, gram.shape[1]
-    work = gram.new_empty(TEAM, stride + latents)
-    pointers = [pointer(tensor) for tensor in (spk, gram, out, work)]
-    library().ipvae_inhibition(rows, latents, stride, *pointers)
+def sum_rows(spk: Tensor, weight: Tensor, out: Tensor, dense_above: float = 1.0) -> None:
+    """zW of each row of ``spk`` (N, K) into ``out`` (N, M), for a :func:`padded` W (K, M).
+
+    Above a share ``dense_above`` of neurons that spike, by dense products of some rows.
+    """
+    (rows, latents), stride = spk.shape, weight.shape[1]
+    threads = max(1, min(torch.get_num_threads(), -(-rows // TEAM)))
+    work = weight.new_empty(threads, TEAM, stride + latents)
+    pointers = [pointer(tensor) for tensor in (spk, weight, out, work)]
+    sizes = rows, latents, out.shape[1], stride
+    library().ipvae_sum_rows(*sizes, *pointers, dense_above, threads)
 
 
-def forward(spec: UnrollSpec) -> UnrollResult:
-    """All timesteps in one call. The tensors must be contiguous: C gets their addresses."""
+def add_gram_gradient(counts: Tensor, factor: Tensor, gradient: Tensor, events: Tensor) -> None:
+    """Add Σ_t z_tᵀ f_t to ``gradient``, summed over the spikes.
+
+    Args:
+        counts: z, (T, B, K), integers of 1, 2 or 4 bytes.
+        factor: f, (T, B, n), contiguous, its rows :func:`padded`.
+        gradient: (K, n).
+        events: work space, (threads, LANES, T B, 2).
+    """
+    library().ipvae_gram_gradient(
+        *counts.shape, gradient.shape[1], pointer(counts), counts.stride(0),
+        counts.element_size(), pointer(factor), pointer(gradient), pointer(events), len(events),
+    )  # fmt: skip
+
+
+def forward(spec: UnrollSpec, dense_above: float = 0.5) -> UnrollResult:
+    """All timesteps in one call. The tensors must be contiguous: C gets their addresses.
+
+    Args:
+        spec: the network.
+        dense_above: share of neurons that spike above which zG of some rows is a dense product.
+    """
     gram, drive = padded(spec.gram), spec.drive
     rows, latents = spec.mem.shape
     threads, every = min(torch.get_num_threads(), -(-rows // TEAM)), spec.every  # a team has one
@@ -325,6 +356,7 @@ def forward(spec: UnrollSpec) -> UnrollResult:
         quad=pointer(outputs["quad"]),
         work=pointer(work),
         threads=threads,
+        dense_above=dense_above,
     )
     library().ipvae_forward(byref(dynamics_of(spec)), byref(arguments))
     returned_mem, saved = all_mem, None

@@ -2,17 +2,17 @@
 
 from ctypes import byref
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from ipvae_snn.kernels import native
-from ipvae_snn.kernels.adjoint import CHUNK, Adjoint
+from ipvae_snn.kernels.adjoint import Adjoint
+from ipvae_snn.kernels.choices import choices
 from ipvae_snn.kernels.native import LANES, pointer, timestep_addresses
 from ipvae_snn.kernels.spec import UnrollSpec
 
-SPARSE_BELOW = 0.4
-"""Share of neurons that spike, up to which the gradient of G is summed over spikes."""
 BLOCK = 2**17
 """Elements of (rows, K) that go backward through all timesteps together: they fit the caches."""
 MIN_ROWS = 64
@@ -65,13 +65,14 @@ class _BlockAdjoint(Adjoint):
     ) -> None:
         rows, latents = spec.mem.shape
         super().__init__(spec, saved, needed, gram_grad.shape[1], gram_grad)
-        self.threads = torch.get_num_threads()
+        self.threads, self.choices = torch.get_num_threads(), choices(rows, latents)
         self.product_input = torch.empty_like(spec.mem)
         self.bias_sums = spec.empty(self.threads, self.stride).zero_()
         self.step_sums = torch.zeros(rows, dtype=torch.float64)
-        self.events = spec.empty(self.threads, LANES, CHUNK * rows, 2)
+        self.events = spec.empty(self.threads, LANES, self.chunk * rows, 2)
         self.spiked: dict[int, int] = {}
         """Neurons that spiked, by timestep, over all rows."""
+        self.tape: Any = None
         self.dynamics, self.library = native.dynamics_of(spec), native.library()
         self.gram = native.padded(spec.gram)
         self.work = spec.empty(self.threads, self.stride + 2 * latents)
@@ -98,6 +99,56 @@ class _BlockAdjoint(Adjoint):
         self.gram_factor_at = timestep_addresses(self.gram_factor)
         self.quad_grad_at = timestep_addresses(self.quad_grad)
         self.kl_grad_at = timestep_addresses(self.kl_grad)
+
+    def _backward(self, first: int, last: int, grads: dict[str, Tensor | None]) -> None:
+        if first < last and self._on_tape(grads):
+            self._along_tape(first, last)
+        else:
+            super()._backward(first, last, grads)
+
+    def _on_tape(self, grads: dict[str, Tensor | None]) -> bool:
+        """Whether compiled code takes several timesteps: no gradient comes in between."""
+        recorded = any(grads[name] is not None for name in ("spk", "mem", "last_spk"))
+        possible = self.spec.slope != "own" and self.spec.precision == "float32" and not recorded
+        return possible and self.choices.own_product
+
+    def _along_tape(self, first: int, last: int) -> None:
+        if self.tape is None:
+            self.tape = self._make_tape()
+        self.tape.first, self.tape.last = first, last
+        self.spiked[first - 1] = self.library.ipvae_backward_tape(
+            byref(self.dynamics), byref(self.arguments), byref(self.tape)
+        )
+
+    def _make_tape(self) -> Any:
+        """What compiled code needs to go through all timesteps."""
+        spec, p, changing = self.spec, self.arguments, self.spec.drive.ndim == 3
+        self.product_input = self.product_input.contiguous()
+        p.mem_before, p.first_spk = pointer(spec.mem), pointer(spec.spk)
+        p.mem_grad, p.product_input = pointer(self.mem_grad), pointer(self.product_input)
+        symmetric = "quad" in spec.fields
+        self.tape_parts = (  # whose memory it points to
+            self.gram if symmetric else native.padded(spec.gram.mT),
+            torch.empty_like(spec.mem),
+            spec.empty(self.threads, native.TEAM, self.stride + spec.mem.shape[1]),
+        )
+        gram, product, work = self.tape_parts
+        return native.Tape(
+            step=self.mems.stride(0),
+            drive_step=spec.drive.stride(0) if changing else 0,
+            drive_grad_step=self.drive_grad.stride(0) if changing else 0,
+            slots=len(self.gram_factor),
+            mem=pointer(self.mems),
+            drive=pointer(spec.drive),
+            gram=pointer(gram),
+            counts=pointer(self.counts),
+            quad_grad=pointer(self.quad_grad),
+            kl_grad=pointer(self.kl_grad),
+            drive_grad=pointer(self.drive_grad),
+            gram_factor=pointer(self.gram_factor),
+            product=pointer(product),
+            work=pointer(work),
+        )
 
     def _slope(self, t: int) -> Tensor | None:
         return super()._slope(t) if self.spec.slope == "own" else None
@@ -129,20 +180,10 @@ class _BlockAdjoint(Adjoint):
     def _add_gram_grad(self, first: int, last: int) -> None:
         counts, factor = self.counts[first:last], self.gram_factor[: last - first]
         spiked = sum(self.spiked.get(t, 0) for t in range(first, last))
-        if spiked > SPARSE_BELOW * counts.numel():
+        if spiked > self.choices.gram_gradient * counts.numel():
             super()._add_gram_grad(first, last)
-            return
-        self.library.ipvae_gram_gradient(
-            *counts.shape,
-            self.stride,
-            pointer(counts),
-            counts.stride(0),
-            counts.element_size(),
-            pointer(factor),
-            pointer(self.gram_grad),
-            pointer(self.events),
-            self.threads,
-        )
+        else:
+            native.add_gram_gradient(counts, factor, self.gram_grad, self.events)
 
     def _finish(self) -> dict[str, Tensor]:
         self.bias_sum = self.bias_sums.sum(0)[: self.spec.mem.shape[1]]

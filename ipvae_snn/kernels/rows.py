@@ -1,4 +1,4 @@
-"""Products of rows with a matrix that do not depend, to the last bit, on the other rows.
+"""Products of rows with a matrix: some that do not depend on other rows, some of few spikes.
 
 The order in which BLAS sums depends on the shape of the whole product, and the last bit of a
 membrane can decide whether a neuron spikes.
@@ -8,6 +8,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
+
+from ipvae_snn.kernels import native
+from ipvae_snn.kernels.choices import choices
+
+LOOKED_AT = 256
+"""Rows in which the values that are not 0 are counted."""
 
 
 def row_products(rows: Tensor, weight: Tensor) -> Tensor:
@@ -35,3 +41,20 @@ class _RowProducts(torch.autograd.Function):
         if not ctx.needs_input_grad[1]:
             return rows_grad, None
         return rows_grad, rows.flatten(0, -2).mT @ grad.flatten(0, -2)
+
+
+def sparse_products(rows: Tensor, weight: Tensor) -> Tensor:
+    """``rows @ weight``, (..., K) and (K, M) to (..., M), without a graph.
+
+    Of spikes, where compiled kernels are there, a sum over those that are not 0.
+    """
+    flat = rows.reshape(-1, rows.shape[-1])
+    if not (native.supports_tensors(rows, weight.detach()) and _is_sparse(flat[:LOOKED_AT])):
+        return rows @ weight
+    summed = flat.new_empty(len(flat), weight.shape[1])
+    native.sum_rows(flat.contiguous(), native.padded(weight), summed)
+    return summed.reshape(*rows.shape[:-1], -1)
+
+
+def _is_sparse(rows: Tensor) -> bool:
+    return int(rows.count_nonzero()) < choices(*rows.shape).decoder * rows.numel()

@@ -1,6 +1,7 @@
 """Input and output of an unroll: the records that all kernels share."""
 
 import math
+import platform
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
@@ -14,6 +15,12 @@ OUTPUTS = ("spk", "mem", "quad", "kl", "last_spk", "last_mem")
 """The tensors of a result."""
 Precision = Literal["float32", "tf32", "bfloat16"]
 PRECISIONS: tuple[str, ...] = get_args(Precision)
+
+
+def has_bfloat16() -> bool:
+    """Whether this processor multiplies numbers in bfloat16; taken to be so where it is no x86."""
+    x86 = platform.machine().lower() in ("x86_64", "amd64")
+    return not x86 or torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
 
 
 @dataclass

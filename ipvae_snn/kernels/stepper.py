@@ -28,6 +28,7 @@ class PlainStepper:
         start = State(self.spec.spk.clone(), self.spec.mem.clone())
         self.moments = timesteps(PlainTimestep(self.spec, self._sum_rows), start)
 
+    @torch.no_grad()
     def advance(self) -> None:
         """One timestep."""
         now = next(self.moments)
@@ -66,7 +67,7 @@ class NativeStepper:
 
     def restart(self) -> None:
         """Go on from the state in the spec, after the caller changed it."""
-        native.sum_inhibition(self.spec.spk, self.gram, self.inhibition)
+        native.sum_rows(self.spec.spk, self.gram, self.inhibition)
 
     def advance(self) -> None:
         """One timestep."""

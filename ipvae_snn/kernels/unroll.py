@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ipvae_snn._utils.seeding import combine, source
 from ipvae_snn.kernels import cuda_graphs, native, plain
+from ipvae_snn.kernels.choices import choices
 from ipvae_snn.kernels.native_adjoint import NativeAdjoint
 from ipvae_snn.kernels.spec import INPUTS, OUTPUTS, UnrollResult, UnrollSpec
 
@@ -36,10 +37,14 @@ def unroll(spec: UnrollSpec) -> UnrollResult:
 def _kernels(spec: UnrollSpec) -> tuple[Any, Any]:
     """The forward pass and the class of the backward pass for a spec."""
     if native.supports(spec):
-        return native.forward, NativeAdjoint
+        return _native_forward, NativeAdjoint
     if cuda_graphs.supports(spec):
         return cuda_graphs.forward, cuda_graphs.GraphedAdjoint
     return plain.forward, plain.PlainAdjoint
+
+
+def _native_forward(spec: UnrollSpec) -> UnrollResult:
+    return native.forward(spec, choices(*spec.mem.shape).lateral)
 
 
 class _Unroll(torch.autograd.Function):

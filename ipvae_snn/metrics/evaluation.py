@@ -5,6 +5,7 @@ from contextlib import closing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -20,7 +21,6 @@ from ipvae_snn.metrics.quality import (
     treves_rolls,
     variation_of,
     wide,
-    zeros_of,
 )
 from ipvae_snn.models.base import BaseModel, require_model
 from ipvae_snn.models.run_output import require_sample_seeds
@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from ipvae_snn.models import IPVAE, CodePrior
 
 REPORTED_STEPS = (1, 16, 64, 256, 1000)
+RATES_EVERY = 16
+"""Timesteps from one reconstruction by rates to the next, after as many that are all measured."""
 
 
 @dataclass
@@ -37,8 +39,10 @@ class Evaluation:
 
     Attributes:
         curves: values by name: ``curves["r2"][t - 1]`` is R² at timestep t. ``r2_map`` is R² of the
-            rates, ``spikes`` their number per sample, of models that emit counts; for the other
-            names see :mod:`ipvae_snn.metrics`.
+            rates, measured at timesteps 1 to 16, each 16th, those of the report and the last, and
+            linear in between: to decode rates takes longer than inference. ``spikes`` is their
+            number per sample, of models that emit counts; for the other names see
+            :mod:`ipvae_snn.metrics`.
         in_features: M.
         parameters: number of parameters of the model.
         bits_per_dim: −log₂ p(x) / M at most, of the density of x, and its standard error over
@@ -88,7 +92,7 @@ def evaluate(  # noqa: PLR0913
     num_steps: int = 1000,
     *,
     batch: int = 500,
-    chunk: int = 20,
+    chunk: int = 16,
     seed: int = 0,
     sample_seeds: Tensor | None = None,
     workers: int = 0,
@@ -156,10 +160,12 @@ def evaluate(  # noqa: PLR0913
             with model.seeded(batch_seed):
                 while done < num_steps:
                     steps = min(chunk, num_steps - done)
-                    record = ("spk", "mem")
+                    # The last membrane is in the state.
+                    record = ("spk", "mem") if sums.with_rates(done, done + steps - 1) else ("spk",)
                     out = model.run(values, steps, record=record, state=state, **options)
-                    sums.add(model, values, done, out.spk, out.mem)
+                    sums.add(model, values, done, out)
                     state, done = out.state, done + steps
+                    del out  # whose memory the next timesteps take: new pages are slow
                     bar.update(steps)
                 if prior is not None:
                     nats.append(prior.log_likelihood(ipvae, values).log_likelihood)
@@ -199,37 +205,57 @@ class _Sums:
         self.spk_square = torch.zeros_like(self.spk_sum)
         self.rows = 0
         """Of codes: one per sample, or one per place of each."""
+        ends = {t - 1 for t in (*REPORTED_STEPS, num_steps) if t <= num_steps}
+        self.measured = [
+            t for t in range(num_steps) if t < RATES_EVERY or not (t + 1) % RATES_EVERY or t in ends
+        ]
 
-    def add(self, model: BaseModel, x: Tensor, start: int, spk: Tensor, mem: Tensor) -> None:
-        """Add the codes (T, B, K) of samples x, (B, M), for timesteps from ``start``."""
-        decoded = zip(
-            model.reconstruct(spk, x).flatten(2),
-            model.reconstruct(model.mean_code(mem), x).flatten(2),
-            strict=True,
-        )
-        x = x.flatten(1)
+    def with_rates(self, start: int, stop: int) -> list[int]:
+        """The timesteps from ``start`` on, below ``stop``, whose rates are measured."""
+        return [t for t in self.measured if start <= t < stop]
+
+    def add(self, model: BaseModel, x: Tensor, start: int, out: Any) -> None:
+        """Add what a run from timestep ``start`` gave for samples x, (B, M)."""
+        flat, stop = x.flatten(1), start + len(out.spk)
+        variation, times = variation_of(flat), slice(start, stop)
+        decoded = model.reconstruct(out.spk, x).flatten(2)
+        # One timestep after the other, which stays in the caches.
+        error = torch.stack([squared_error_of(flat, x_hat) for x_hat in decoded])
+        self.sums["mse"][times] += error.sum(-1)
+        self.sums["r2"][times] += r2_from_error(error, variation).sum(-1)
+        for t in self.with_rates(start, stop):
+            mem = out.state.mem if t == stop - 1 else out.mem[t - start]
+            x_hat = model.reconstruct(model.mean_code(mem.unsqueeze(0)), x)[0].flatten(1)
+            error = squared_error_of(flat, x_hat)
+            self.sums["r2_map"][t] += r2_from_error(error, variation).sum()
         # Baselines have negative codes, too: their sparsity is of magnitudes.
-        codes = wide(model.code_rows(spk if model.emits_counts else spk.abs()))
-        squares, variation = codes.square(), variation_of(x)
-        self.rows += codes.shape[1] if not start else 0
-        places = codes.shape[1] / len(x)
-        for t, (x_hat, x_hat_mean) in enumerate(decoded, start):
-            error = squared_error_of(x, x_hat)
-            self.sums["mse"][t] += error.sum()
-            self.sums["r2"][t] += r2_from_error(error, variation).sum()
-            error_mean = squared_error_of(x, x_hat_mean)
-            self.sums["r2_map"][t] += r2_from_error(error_mean, variation).sum()
-        times = slice(start, start + len(spk))
-        self.sums["zeros"][times] += zeros_of(codes) * len(x)
-        if codes.shape[-1] > 1:  # undefined for one neuron: 0
-            sparsity = treves_rolls(codes.sum(-1), squares.sum(-1), codes.shape[-1])
-            self.sums["population_sparsity"][times] += sparsity.sum(-1) / places
-        self.spk_sum[times] += codes.sum(1)
-        self.spk_square[times] += squares.sum(1)
+        codes = wide(model.code_rows(out.spk if model.emits_counts else out.spk.abs()))
+        self._add_codes(codes, times, len(x))
+
+    def _add_codes(self, codes: Tensor, times: slice, count: int) -> None:
+        """Add codes (T, N, K) of ``count`` samples, one or more rows of each."""
+        sums = [
+            (z.sum(-1), square.sum(-1), z.sign().sum(-1), z.sum(0), square.sum(0))
+            for z in codes
+            for square in (z.square(),)
+        ]
+        total, squares, fired, by_neuron, squares_by_neuron = map(
+            torch.stack, zip(*sums, strict=True)
+        )
+        latents = codes.shape[-1]
+        self.rows += 0 if times.start else codes.shape[1]
+        self.sums["zeros"][times] += (1 - fired.mean(-1, dtype=torch.float64) / latents) * count
+        if latents > 1:  # undefined for one neuron: 0
+            sparsity = treves_rolls(total, squares, latents)
+            self.sums["population_sparsity"][times] += sparsity.mean(-1) * count
+        self.spk_sum[times] += by_neuron
+        self.spk_square[times] += squares_by_neuron
 
     def means(self, count: int) -> dict[str, list[float]]:
         """All curves of an :class:`Evaluation` of ``count`` samples."""
         lifetime = treves_rolls(self.spk_sum, self.spk_square, self.rows).mean(-1)
         means = {name: (total / count).tolist() for name, total in self.sums.items()}
+        found = [means["r2_map"][t] for t in self.measured]
+        means["r2_map"] = np.interp(range(len(means["r2_map"])), self.measured, found).tolist()
         spikes = (self.spk_sum.sum(-1) / count).tolist()
         return {**means, "lifetime_sparsity": lifetime.tolist(), "spikes": spikes}

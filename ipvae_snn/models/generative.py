@@ -33,7 +33,7 @@ from ipvae_snn._utils.registry import Recorded, Registry
 from ipvae_snn._utils.seeding import seeded, source
 from ipvae_snn.kernels import equations
 from ipvae_snn.kernels.loop import Moment, Timestep
-from ipvae_snn.kernels.rows import row_products
+from ipvae_snn.kernels.rows import row_products, sparse_products
 from ipvae_snn.models.likelihoods import Likelihood, OfPixels
 from ipvae_snn.models.residual import expected_nll
 from ipvae_snn.neurons import IPVAENeuron
@@ -257,8 +257,11 @@ class LinearGaussian:
         )
 
     def mean(self, code: Tensor) -> Tensor:
-        x_hat: Tensor = self.lateral.decoder(code)
-        return x_hat
+        decoder = self.lateral.decoder
+        if torch.is_grad_enabled() or decoder._forward_hooks or decoder._forward_pre_hooks:
+            x_hat: Tensor = decoder(code)
+            return x_hat
+        return sparse_products(code, self.lateral.weight.mT)
 
 
 class DecodedLikelihood(nn.Module):

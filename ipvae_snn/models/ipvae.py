@@ -1,5 +1,6 @@
 """The iterative Poisson VAE: a decoder, and neurons that invert it by spiking."""
 
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -20,7 +21,7 @@ from ipvae_snn._utils.seeding import require_same_draws, seeded
 from ipvae_snn.functional import free_energy, raw_log_scale, require_kl_form
 from ipvae_snn.kernels import loop
 from ipvae_snn.kernels.loop import State
-from ipvae_snn.kernels.spec import PRECISIONS
+from ipvae_snn.kernels.spec import PRECISIONS, has_bfloat16
 from ipvae_snn.kernels.unroll import row_by_row
 from ipvae_snn.models import run_output
 from ipvae_snn.models.base import MODELS
@@ -287,13 +288,20 @@ class IPVAE(_ChosenByDecoder):
     @property
     def precision(self) -> str:
         """Of the products with G: ``"float32"``, or, faster and less exact, ``"tf32"`` (CUDA) or
-        ``"bfloat16"``. A setting of this process: files do not carry it."""
+        ``"bfloat16"``. A setting of this process: files do not carry it. There is a warning if
+        the processor has no instructions for it (AVX512-BF16, AMX)."""
         return self._precision
 
     @precision.setter
     def precision(self, precision: str) -> None:
         if precision not in PRECISIONS:
             raise ValueError(f"precision must be one of {PRECISIONS}, got {precision!r}")
+        if precision == "bfloat16" and self.like.device.type == "cpu" and not has_bfloat16():
+            warnings.warn(
+                "this processor has no instructions for bfloat16, which is then slower than "
+                "float32: set precision = 'float32'",
+                stacklevel=2,
+            )
         self._precision = precision
 
     @property

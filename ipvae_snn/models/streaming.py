@@ -116,6 +116,7 @@ class Stream:
             if self.of_frames and isinstance(lateral, SharedDecoder):
                 self._weight = F.drive_weight(lateral.weight, lateral.bounded_log_scale())
         require_finite(self._spec.gram, "the lateral weights")
+        self._now = State(self._spec.spk[0], self._spec.mem[0])
         self._stepper = make_stepper(self._spec)
 
     def push(self, input_: Tensor | None = None, num_steps: int = 1) -> State:
@@ -129,11 +130,10 @@ class Stream:
                 stream then stays as it was.
         """
         num_steps = require_integer(num_steps, "num_steps")
-        with torch.no_grad():
-            if input_ is not None:
-                self._show(input_)
-            for _ in range(num_steps):
-                self._stepper.advance()
+        if input_ is not None:
+            self._show(input_)
+        for _ in range(num_steps):
+            self._stepper.advance()
         self.timestep += num_steps
         state = self.state
         if self._learned is not None:
@@ -151,7 +151,7 @@ class Stream:
     @property
     def state(self) -> State:
         """``(spk, mem)`` now, shape (K,) each, copies; assign to go on from another state."""
-        return State(self._spec.spk[0].clone(), self._spec.mem[0].clone())
+        return State(self._now.spk.clone(), self._now.mem.clone())
 
     @state.setter
     def state(self, state: State) -> None:
@@ -170,6 +170,7 @@ class Stream:
         self.state = State(spk, mem)
         self.timestep = 0
 
+    @torch.no_grad()
     def _show(self, input_: Tensor) -> None:
         if self.of_frames:
             self._check(input_, "a frame", len(self._weight))

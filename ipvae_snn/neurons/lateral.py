@@ -196,7 +196,7 @@ class Lateral(nn.Module):
             if any(needs_grad):
                 gram = _CachedGram.apply(*sources, self._unit)  # type: ignore[no-untyped-call]
             else:
-                gram = _gram_of(*sources, self._unit)[0]
+                gram = F.gram(_whitened(*sources, self._unit)[0])
             require_finite(gram, "the lateral weights")
             versions = tuple(w._version for w in weights)
             copies = tuple(w.detach().clone() for w in weights)
@@ -241,14 +241,11 @@ def _is_stale(cache: _GramCache, weights: tuple[Tensor, ...]) -> bool:
     )
 
 
-def _gram_of(
-    weight: Tensor, raw: Tensor | None, unit: bool
-) -> tuple[Tensor, Tensor, Tensor | None]:
-    """G, and what its gradient needs: the whitened weights, and log σ from its unbounded form."""
+def _whitened(weight: Tensor, raw: Tensor | None, unit: bool) -> tuple[Tensor, Tensor | None]:
+    """The weights that G is the square of, and log σ from its unbounded form."""
     log_scale = None if raw is None else F.bound_log_scale(raw)
     whitened = weight if log_scale is None else weight * torch.exp(-log_scale).unsqueeze(-1)
-    whitened = whitened / _lengths(weight) if unit else whitened
-    return F.gram(whitened), whitened, log_scale
+    return whitened / _lengths(weight) if unit else whitened, log_scale
 
 
 def _gram_by_autograd(weight: Tensor, raw: Tensor | None, unit: bool = False) -> Tensor:
@@ -275,7 +272,7 @@ class _CachedGram(torch.autograd.Function):
     def forward(ctx: Any, weight: Tensor, raw: Tensor | None, unit: bool) -> Tensor:
         ctx.leaves, ctx.unit = (weight, raw), unit
         ctx.versions = _versions(weight, raw)
-        return _gram_of(weight, raw, unit)[0]
+        return F.gram(_whitened(weight, raw, unit)[0])
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor | None, None]:
@@ -286,7 +283,7 @@ class _CachedGram(torch.autograd.Function):
                 "since the timesteps that are back-propagated: call backward() before the "
                 "optimizer steps"
             )
-        _, whitened, log_scale = _gram_of(weight, raw, ctx.unit)
+        whitened, log_scale = _whitened(weight, raw, ctx.unit)
         whitened_grad = whitened @ (grad + grad.mT)
         if ctx.unit:  # of a direction: what changes the length has no effect
             along = whitened * (whitened * whitened_grad).sum(0)

@@ -329,6 +329,18 @@ def test_surrogate_disable_passes_no_gradient_through_spikes(monkeypatch):
         torch.testing.assert_close(fused[name], expected, rtol=1e-9, atol=1e-9)
 
 
+def test_bfloat16_is_warned_about_where_it_is_slower(monkeypatch):
+    for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"):
+        monkeypatch.setattr(torch.cpu, name, lambda: False)
+    monkeypatch.setattr("platform.machine", lambda: "x86_64")
+    model = IPVAE(4, 3)
+    with pytest.warns(UserWarning, match="no instructions for bfloat16.*float32"):
+        model.precision = "bfloat16"
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: True)
+    model.precision = "bfloat16"  # a warning would fail here
+
+
+@pytest.mark.filterwarnings("ignore:this processor has no instructions for bfloat16")
 @pytest.mark.parametrize("precision", ["tf32", "bfloat16"])
 def test_lower_precision_changes_gradients_little(precision):
     torch.manual_seed(0)
