@@ -42,15 +42,20 @@ class Level(nn.Module):
         below: K of the layer below.
         latents: K of this one.
         init_std: standard deviation of the initial Ψ.
+        mem_init: u₀ before it has learned; ``None``: drawn as that of an IPVAE.
         neuron: options of :class:`~ipvae_snn.IPVAENeuron`.
     """
 
-    def __init__(self, below: int, latents: int, init_std: float, **neuron: Any) -> None:
+    def __init__(
+        self, below: int, latents: int, init_std: float, mem_init: float | None, **neuron: Any
+    ) -> None:
         super().__init__()
         self.weight = nn.Parameter(init_std * torch.randn(below, latents))
-        self.neuron = IPVAENeuron(NoLateral(latents), **neuron)
+        start = sum(MEM_INIT_RANGE) / 2 if mem_init is None else mem_init
+        self.neuron = IPVAENeuron(NoLateral(latents), mem_init=start, **neuron)
         with torch.no_grad():
-            self.neuron.mem_init.uniform_(*MEM_INIT_RANGE)
+            if mem_init is None:
+                self.neuron.mem_init.uniform_(*MEM_INIT_RANGE)
 
     def predicted(self, spk: Tensor, rest: Tensor, clamp: float) -> Tensor:
         """a = u₀ + Ψ z, the log rates of the layer below, (..., K below), at most its clamp."""
@@ -117,6 +122,11 @@ class DeepIPVAE(BaseModel):
         init_std, decoder, likelihood, learn_scale, scale: of the first layer; see
             :class:`~ipvae_snn.IPVAE`.
         top_std: standard deviation of the initial Ψ.
+        top_step: α of the layers above the first; default: ``step``. What a spike of theirs
+            predicts adds up over all neurons below, so that they are stable with smaller steps:
+            below 2 / (λ Σ e^a Ψ²), for the rate λ of the neuron.
+        top_mem_init: log rates that the layers above the first start at and rest at, before they
+            have learned; default: drawn as those of the first, at which they hardly fire.
         spike_grad, form, clamp, step, bias, learn_step, learn_bias: of all layers; see there.
 
     Raises:
@@ -147,6 +157,8 @@ class DeepIPVAE(BaseModel):
         top_down: float = 1.0,
         init_std: float = 1e-2,
         top_std: float = 0.3,
+        top_step: float | None = None,
+        top_mem_init: float | None = None,
         spike_grad: Callable[[Tensor], Tensor] | None = None,
         form: Literal["exact", "published"] | None = None,
         clamp: float = CLAMP,
@@ -177,10 +189,9 @@ class DeepIPVAE(BaseModel):
         )  # fmt: skip
         self.upper = nn.ModuleList(
             Level(
-                below, size, top_std, spike_grad=spike_grad, form=form or "exact", clamp=clamp,
-                step=step, bias=bias, leak=0.0,
-                mem_init=sum(MEM_INIT_RANGE) / 2, learn_step=require_flag(learn_step, "learn_step"),
-                learn_bias=learn_bias,
+                below, size, top_std, top_mem_init, spike_grad=spike_grad, form=form or "exact",
+                clamp=clamp, step=step if top_step is None else top_step, bias=bias, leak=0.0,
+                learn_step=require_flag(learn_step, "learn_step"), learn_bias=learn_bias,
             )
             for below, size in pairwise(sizes)
         )  # fmt: skip

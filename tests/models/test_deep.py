@@ -10,7 +10,7 @@ from torch import nn
 
 from ipvae_snn import IPVAE, Recorder, TrainConfig, fit, load_model, surrogate
 from ipvae_snn.kernels.equations import poisson_kl_sum
-from ipvae_snn.models import Bernoulli, DeepIPVAE, LinearDecoder, impute
+from ipvae_snn.models import Bernoulli, DeepIPVAE, Gaussian, LinearDecoder, impute
 
 M, K, L, B = 7, 4, 3, 5
 
@@ -242,12 +242,55 @@ def test_any_depth_decoder_and_likelihood():
     assert DeepIPVAE(M, 8).sizes == (8, 2)
 
 
+def test_upper_layers_have_their_own_step_and_rest():
+    plain, own = (DeepIPVAE(M, [4, 3, 2], step=0.1, **o) for o in ({}, {"top_step": 0.02}))
+    for model, expected in ((plain, 0.1), (own, 0.02)):
+        steps = [float(neuron.log_step.detach().exp()) for neuron in model.neurons]
+        assert steps == pytest.approx([0.1, expected, expected])
+    rests = [neuron.mem_init for neuron in DeepIPVAE(M, [4, 3, 2], top_mem_init=0.5).neurons]
+    assert bool((rests[0] < -3).all())
+    assert all(bool((rest == 0.5).all()) for rest in rests[1:])
+    assert all(bool((neuron.mem_init < -3).all()) for neuron in plain.neurons)
+
+
+def test_an_upper_layer_learns_that_neurons_fire_together():
+    """Of inputs that are all faint or all strong; the free energy is below that of one layer."""
+    generator = torch.Generator().manual_seed(0)
+    phi = nn.functional.normalize(torch.randn(24, 12, generator=generator), dim=0)
+    strength = torch.where(torch.rand(600, 1, generator=generator) < 0.5, 0.1, 3.0)
+    x = torch.poisson(strength.expand(-1, 12), generator=generator) @ phi.mT
+    x = x + 0.2 * torch.randn(x.shape, generator=generator)
+    config = TrainConfig(**{**DeepIPVAE.recipe, "iterations": 200, "lr": 0.01, "progress": False})
+    common = {"step": 0.05, "bias": 1e-4, "learn_bias": False, "clamp": 10.0, "scale": 0.4}
+    common |= {"init_std": 0.1, "form": "exact"}
+    torch.manual_seed(0)
+    two = DeepIPVAE(24, [12, 2], top_std=0.1, top_step=0.01, top_mem_init=0.0, **common)
+    with torch.no_grad():
+        two.upper[0].weight.abs_()
+    torch.manual_seed(0)
+    parts = {"decoder": LinearDecoder(14, 24), "likelihood": Gaussian(24, scale=0.4)}
+    parts["decoder"].weight.data.mul_(10)
+    one = IPVAE(24, 14, leak=1.0, **parts, **{k: v for k, v in common.items() if k != "scale"})
+    energies = []
+    for model in (one, two):
+        fit(model, x, config)
+        out = model.run(x, 150, seed=0, graph=False)
+        kl = out.kl
+        if model is one:
+            kl = poisson_kl_sum(out.mem, one.neuron.mem_init.detach(), "exact")
+        energies.append(float((out.nll + kl)[75:].mean()))
+    assert energies[1] < energies[0] - 3, energies
+    assert bool((two.upper[0].weight.mean(0) > 0.05).all())
+
+
 @pytest.mark.parametrize(
     ("options", "error", "says"),
     [
         ({"latents": [4]}, ValueError, "at least two layers"),
         ({"latents": [4, 0]}, ValueError, "a size of latents"),
         ({"latents": [4, 2], "top_down": -1}, ValueError, "top_down"),
+        ({"latents": [4, 2], "top_step": 0}, ValueError, "step"),
+        ({"latents": [4, 2], "top_mem_init": -99}, ValueError, "mem_init"),
         ({"latents": [4, 2], "bias": 0}, ValueError, "bias"),
         ({"latents": [4, 2.5]}, TypeError, "a size of latents"),
     ],
