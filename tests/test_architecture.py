@@ -47,7 +47,16 @@ ALLOWED = {
         "training",
         "version",
     },
-    "bench": {"_utils", "functional", "kernels", "models", "neurons", "plotting", "version"},
+    "bench": {
+        "_utils",
+        "functional",
+        "kernels",
+        "metrics",
+        "models",
+        "neurons",
+        "plotting",
+        "version",
+    },
     "cli": {
         "_utils",
         "bench",

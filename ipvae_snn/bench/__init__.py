@@ -15,8 +15,8 @@ from typing import Any
 from ipvae_snn._utils.checks import require_device
 from ipvae_snn._utils.files import atomic_folder, require_free_folder
 from ipvae_snn._utils.progress import progress_bar
-from ipvae_snn.bench import cases
-from ipvae_snn.bench.cases import MNIST, PATCHES, Shape
+from ipvae_snn.bench import cases, models
+from ipvae_snn.bench.cases import HELD_OUT, MNIST, PATCHES, SMALL, Shape
 from ipvae_snn.bench.report import picture, table
 from ipvae_snn.bench.timing import machine
 from ipvae_snn.kernels.spec import Precision
@@ -31,7 +31,7 @@ def measure(
     precision: Precision = "float32",
     progress: bool = True,
 ) -> dict[str, Any]:
-    """Measure everything: about five minutes on two cores, ``quick`` about half a minute.
+    """Measure everything: about ten minutes on two cores, ``quick`` about half a minute.
 
     Args:
         device: ``"cpu"``, ``"cuda"``, ...
@@ -41,17 +41,21 @@ def measure(
         progress: show a progress bar.
 
     Returns:
-        ``machine`` and ``precision``, and a list of rows for each kind of measurement: shape,
-        seconds, ratios, bytes.
+        ``machine`` and ``precision``, and rows for each kind of measurement: shape, seconds,
+        ratios, bytes.
     """
     where = require_device(device)
     repeats, sweep_repeats, stream_repeats = (5, 3, 200) if quick else (21, 7, 2000)
-    heads = [replace(PATCHES, batch=50), replace(MNIST, steps=16)] if quick else [PATCHES, MNIST]
-    runs = [replace(s, steps=64) for s in (heads[:1] if quick else heads)]
+    heads = [PATCHES, MNIST, SMALL]
+    if quick:
+        heads = [replace(PATCHES, batch=50), replace(MNIST, steps=16), SMALL]
+    runs = [replace(s, steps=64) for s in (heads[:1] if quick else heads[:2])]
     events = [Shape(64, k, 1, 1, -math.log1p(-active)) for k, active in _events(quick)]
     sweeps = [(name, shape) for name, shapes in cases.sweeps(quick) for shape in shapes]
     result: dict[str, Any] = {"machine": machine(where), "precision": precision}
-    total = len(heads) + len(runs) + len(events) + 2 * len(sweeps)
+    others = models.cases(quick)
+    held_out = replace(HELD_OUT, batch=50, steps=64) if quick else HELD_OUT
+    total = len(heads) + len(runs) + len(events) + 2 * len(sweeps) + len(others) + 2
     with progress_bar(total, "measuring", shown=progress, unit="case") as bar:
 
         def row(
@@ -67,6 +71,12 @@ def measure(
             row(cases.streaming, s, stream_repeats if s.latents < 9000 else stream_repeats // 10)
             for s in events
         ]
+        result["calls"] = row(cases.calls, replace(SMALL, steps=1, batch=1), stream_repeats // 4)
+        result["evaluation"] = row(cases.evaluation, held_out, 3)
+        result["models"] = {}
+        for name, make in others.items():
+            result["models"][name] = models.timed(make, where, sweep_repeats)
+            bar.update()
         for kind, case in (("training", cases.training), ("inference", cases.inference)):
             result[f"{kind}_sweeps"] = [
                 row(case, s, sweep_repeats, precision, varied=name) for name, s in sweeps

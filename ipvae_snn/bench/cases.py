@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from ipvae_snn.bench import reference
 from ipvae_snn.bench.timing import Work, all_seconds, interleaved, peak_bytes
+from ipvae_snn.metrics.evaluation import evaluate
 from ipvae_snn.models.ipvae import IPVAE
 from ipvae_snn.models.streaming import Stream
 from ipvae_snn.neurons.poisson import CLAMP, STEP
@@ -32,6 +33,8 @@ class Shape:
 
 PATCHES = Shape()
 MNIST = Shape(784, 512, 128, 100)
+SMALL = Shape(256, 128, 16, 50)
+HELD_OUT = Shape(256, 512, 1000, 500)
 
 
 def make(shape: Shape, device: torch.device, precision: str = "float32") -> tuple[IPVAE, Tensor]:
@@ -154,17 +157,51 @@ def streaming(shape: Shape, device: torch.device, repeats: int) -> dict[str, Any
     }
 
 
+def calls(shape: Shape, device: torch.device, repeats: int) -> dict[str, float]:
+    """Seconds of the shortest calls: a run of one timestep, and pushes of a stream."""
+    model, x = make(shape, device)
+    stream = Stream(model, seed=0)
+    stream.push(x[0])
+    hundred = max(repeats // 20, 3)
+    work: dict[str, tuple[Work, int]] = {
+        "run": (torch.no_grad()(lambda: model.run(x, 1, record=())), repeats),
+        "push": (stream.push, repeats),
+        "push of a frame": (lambda: stream.push(x[0]), repeats),
+        "push of 100 timesteps": (lambda: stream.push(num_steps=100), hundred),
+    }
+    # One after the other, as a program would call it.
+    return {
+        name: statistics.median(all_seconds({"": one}, device, count, warm_up=10)[""])
+        for name, (one, count) in work.items()
+    }
+
+
+def evaluation(shape: Shape, device: torch.device, repeats: int) -> dict[str, float]:
+    """Seconds of :func:`~ipvae_snn.evaluate`, beside inference of the same samples alone."""
+    model, x = make(shape, device)
+    work: dict[str, Work] = {
+        "ours": lambda: evaluate(model, x, shape.steps),
+        "inference": torch.no_grad()(lambda: model.run(x, shape.steps, record=())),
+    }
+    seconds = interleaved(work, device, repeats, warm_up=1)
+    return {**seconds, "to_inference": seconds["ours"] / seconds["inference"]}
+
+
 def sweeps(quick: bool) -> Iterator[tuple[str, list[Shape]]]:
-    """Shapes around the natural-patch one, one size varied at a time."""
+    """Shapes around the natural-patch one, one size varied at a time.
+
+    Latents up to 8,192 with fewer timesteps and samples, since they take longest.
+    """
     base = replace(PATCHES, batch=50) if quick else PATCHES
     values: dict[str, list[Any]] = {
         "steps": [4, 16] if quick else [4, 16, 64, 256],
-        "batch": [1, 50] if quick else [1, 10, 50, 200, 800],
-        "latents": [128, 512] if quick else [128, 256, 512, 1024, 2048],
+        "batch": [1, 50] if quick else [1, 10, 50, 200, 800, 2000],
+        "latents": [128, 512] if quick else [128, 256, 512, 1024, 2048, 4096, 8192],
         "rate": [0.05, 1.0] if quick else [0.01, 0.05, RATE, 0.5, 2.0, 10.0, 50.0],
     }
     for name, points in values.items():
-        yield name, [replace(base, **{name: value}) for value in points]
+        about = replace(base, batch=50, steps=4) if name == "latents" else base
+        yield name, [replace(about, **{name: value}) for value in points]
 
 
 def _with_ratios(seconds: dict[str, float]) -> dict[str, Any]:

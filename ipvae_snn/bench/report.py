@@ -11,6 +11,12 @@ from matplotlib.ticker import LogLocator, NullFormatter, StrMethodFormatter
 from ipvae_snn.plotting import BLUE, GREEN, GREY, ORANGE
 
 Row = Mapping[str, Any]
+KINDS = ("training", "inference")
+ELSEWHERE = {
+    "AMD EPYC, Zen 4, 2 threads": (1.07, 0.91, 0.72, 0.73),
+    "Xeon, Skylake, 2 threads, 0.1.0": (2.10, 1.70, 2.00, 1.60),
+}
+"""Time over that of the dense products: training steps of both shapes, then inference."""
 AXES = {
     "steps": "timesteps T",
     "batch": "batch B",
@@ -52,14 +58,41 @@ def table(result: Mapping[str, Any]) -> str:
             f"{name:34s}{1e3 * row['ours']:9.3f}{1e3 * row['p99']:9.3f}"
             f"{1e3 * row['floor']:9.3f}{row['times_faster']:8.1f}×"
         )
+    lines += _other_lines(result)
     lines += [
         "",
         "floor: the dense products alone (three per training timestep, one per inference "
         "timestep);",
         "plain: the same network step by step in PyTorch; publ.: in its published form, by pixels;",
         "B/tbk: bytes that one more timestep, sample and neuron add.",
+        "",
+        *_elsewhere(),
     ]
     return "\n".join(lines)
+
+
+def _other_lines(result: Mapping[str, Any]) -> list[str]:
+    """Short calls, evaluation, and the models without fused kernels."""
+    calls, evaluated = result["calls"], result["evaluation"]
+    lines = ["", _head(f"one call, B 1, K {calls['latents']}", "ms")]
+    names = ("run", "push", "push of a frame", "push of 100 timesteps")
+    lines += [f"{name:34s}{1e3 * calls[name]:9.3f}" for name in names]
+    lines += ["", _head("evaluate", "s", "/ run")]
+    times = f"{evaluated['ours']:9.2f}{evaluated['to_inference']:9.2f}"
+    lines.append(f"{_shape(evaluated):34s}{times}")
+    lines += ["", _head("other models", "train ms", "/ floor", "run ms", "/ floor")]
+    for name, row in result["models"].items():
+        cells = (f"{1e3 * row[k]['ours']:9.2f}{row[k]['to_floor']:9.2f}" for k in KINDS)
+        lines.append(f"{name:34s}" + "".join(cells))
+    return [*lines, "floor here: as many passes of the decoder, forward and backward."]
+
+
+def _elsewhere() -> list[str]:
+    """The headline ratios as they were measured on other machines."""
+    lines = [_head("/ floor elsewhere", "patches", "MNIST", "run", "run")]
+    for name, ratios in ELSEWHERE.items():
+        lines.append(f"{name:34s}" + "".join(f"{ratio:9.2f}" for ratio in ratios))
+    return lines
 
 
 def _head(name: str, *columns: str) -> str:
@@ -125,8 +158,7 @@ def _events(ax: Axes, rows: Sequence[Row]) -> None:
 
 
 def _headlines(ax: Axes, result: Mapping[str, Any]) -> None:
-    kinds = ("training", "inference")
-    bars = [(f"{kind}, {_shape(row)}", row["to_floor"]) for kind in kinds for row in result[kind]]
+    bars = [(f"{kind}, {_shape(row)}", row["to_floor"]) for kind in KINDS for row in result[kind]]
     for place, (_, ratio) in enumerate(bars):
         ax.barh(place, ratio, color=GREEN if ratio <= 1 else BLUE, height=0.6)
         ax.text(ratio, place, f" {ratio:.2f}", va="center", fontsize=9)

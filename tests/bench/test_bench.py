@@ -20,6 +20,8 @@ CPU = torch.device("cpu")
 def tiny(monkeypatch):
     monkeypatch.setattr(bench, "PATCHES", TINY)
     monkeypatch.setattr(bench, "MNIST", replace(TINY, in_features=20))
+    monkeypatch.setattr(bench, "SMALL", TINY)
+    monkeypatch.setattr(bench, "HELD_OUT", TINY)
     monkeypatch.setattr(bench, "_events", lambda quick: [(64, 0.05), (64, 0.2)])
     monkeypatch.setattr(
         cases, "sweeps", lambda quick: iter([(n, [TINY, TINY]) for n in bench.report.AXES])
@@ -35,7 +37,10 @@ def test_bench_prints_and_saves(tiny, tmp_path, capsys):
     assert sorted(p.name for p in out.iterdir()) == ["bench.json", "bench.png"]
     result = json.loads((out / "bench.json").read_text())
     assert result["machine"]["torch"] == torch.__version__
-    assert len(result["training"]) == len(result["streaming"]) == 2
+    assert len(result["training"]) == 3
+    assert len(result["streaming"]) == 2
+    assert {*result["models"]} == {"MLP, Bernoulli", "two layers", "convolutional"}
+    assert all(name in text for name in [*result["models"], "push of a frame", "evaluate"])
     assert {row["varied"] for row in result["training_sweeps"]} == set(bench.report.AXES)
     for row in result["training"]:
         assert row["to_floor"] == pytest.approx(row["ours"] / row["floor"])

@@ -31,6 +31,17 @@ def test_evaluation_equals_metrics_of_a_plain_run():
         )
 
 
+def test_rates_are_measured_at_some_timesteps_and_linear_in_between():
+    model, x = IPVAE(20, 8, init_std=0.3).eval(), sparse_sums(40)
+    found = evaluate(model, x, 45, chunk=7, seed=3).curves["r2_map"]
+    with torch.no_grad():
+        out = model.run(x, 45, record=("mem",), seed=3)
+    measured = [float(metrics.r2(x, model.decode(mem.exp()))) for mem in out.mem]
+    for t in (*range(1, 17), 32, 45):
+        assert found[t - 1] == pytest.approx(measured[t - 1], abs=1e-5)
+    assert found[23] == pytest.approx((found[15] + found[31]) / 2)
+
+
 def test_evaluation_in_batches_covers_every_sample():
     model, x = IPVAE(20, 8, init_std=0.3, spike_grad=surrogate.rounded()), sparse_sums(40)
     whole, parts = evaluate(model, x, 12), evaluate(model, x, 12, batch=7)
