@@ -3,6 +3,7 @@
  * there are changes no result, except for the order in which bias_grad is summed. */
 #include "backward.h"
 #include "maps.h"
+#include "measure.h"
 
 #ifdef _OPENMP
 #include <omp.h>
@@ -53,8 +54,21 @@ void ipvae_sum_rows(int64_t rows, int64_t latents, int64_t columns, int64_t stri
     }
 }
 
+/* Of counts (rows, K) that decode to z W: squared error to x, sums of z and z^2, and how many are
+ * not 0, of each row; and sums of z and z^2 of each neuron, for each thread. */
+void ipvae_measure(const Measure *m) {
+    int64_t K = m->latents, teams = (m->rows + TEAM - 1) / TEAM;
+#pragma omp parallel for num_threads(m->threads) schedule(static)
+    for (int64_t i = 0; i < teams; i++) {
+        int64_t left = m->rows - i * TEAM;
+        measure_team(m, i * TEAM, left < TEAM ? left : TEAM,
+                     m->work + THREAD * TEAM * (m->stride + K), m->by_neuron + THREAD * K,
+                     m->squares_by_neuron + THREAD * K);
+    }
+}
+
 /* Sizes of the structures in bytes: Python compares them with its own when it loads the library. */
-void ipvae_sizes(int64_t sizes[7]) {
+void ipvae_sizes(int64_t sizes[8]) {
     sizes[0] = sizeof(Dynamics);
     sizes[1] = sizeof(Forward);
     sizes[2] = sizeof(Backward);
@@ -62,6 +76,7 @@ void ipvae_sizes(int64_t sizes[7]) {
     sizes[4] = sizeof(MapInhibition);
     sizes[5] = sizeof(MapGradient);
     sizes[6] = sizeof(Tape);
+    sizes[7] = sizeof(Measure);
 }
 
 /* Returns the number of neurons that spiked in the previous timestep, over all rows. */

@@ -13,7 +13,7 @@ import os
 from collections.abc import Callable
 from ctypes import Structure, byref, c_float, c_int32, c_int64, c_uint64, c_void_p
 from functools import cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -190,7 +190,12 @@ Tape = _structure(
     drive_grad_step=c_int64, slots=c_int64, mem=P, drive=P, gram=P, counts=P, quad_grad=P,
     kl_grad=P, drive_grad=P, gram_factor=P, product=P, work=P,
 )  # fmt: skip
-STRUCTURES = (Dynamics, Forward, Backward, Map, MapInhibition, MapGradient, Tape)
+Measure = _structure(
+    "Measure", rows=c_int64, latents=c_int64, pixels=c_int64, stride=c_int64, spk=P, weight=P, x=P,
+    error=P, total=P, squares=P, fired=P, by_neuron=P, squares_by_neuron=P, work=P,
+    threads=c_int32,
+)  # fmt: skip
+STRUCTURES = (Dynamics, Forward, Backward, Map, MapInhibition, MapGradient, Tape, Measure)
 
 
 def padded_rows(weight: Tensor) -> Tensor:
@@ -297,6 +302,36 @@ def sum_rows(spk: Tensor, weight: Tensor, out: Tensor, dense_above: float = 1.0)
     pointers = [pointer(tensor) for tensor in (spk, weight, out, work)]
     sizes = rows, latents, out.shape[1], stride
     library().ipvae_sum_rows(*sizes, *pointers, dense_above, threads)
+
+
+def measure(spk: Tensor, weight: Tensor, x: Tensor) -> "CodeSums":
+    """Sums over counts (N, K) that decode to zW, for a :func:`padded` W (K, M); x is (N, M)."""
+    (rows, latents), stride, threads = spk.shape, weight.shape[1], torch.get_num_threads()
+    of_rows = spk.new_empty(4, rows)
+    of_neurons = spk.new_zeros(2, threads, latents)
+    work = spk.new_empty(threads, TEAM, stride + latents)
+    tensors = (spk, weight, x, *of_rows, *of_neurons, work)
+    pointers = (pointer(tensor) for tensor in tensors)
+    sizes = rows, latents, x.shape[1], stride
+    library().ipvae_measure(byref(Measure(*sizes, *pointers, threads)))
+    return CodeSums(*of_rows, *of_neurons.sum(1))
+
+
+class CodeSums(NamedTuple):
+    """Of codes z of one timestep, N rows of K neurons.
+
+    Attributes:
+        error: squared error of the reconstruction of each sample.
+        total, squares, fired: Σ z, Σ z² and the number of z ≠ 0 of each row, (N,).
+        by_neuron, squares_by_neuron: Σ z and Σ z² over the rows, (K,).
+    """
+
+    error: Tensor
+    total: Tensor
+    squares: Tensor
+    fired: Tensor
+    by_neuron: Tensor
+    squares_by_neuron: Tensor
 
 
 def add_gram_gradient(counts: Tensor, factor: Tensor, gradient: Tensor, events: Tensor) -> None:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ipvae_snn.kernels import native
 from ipvae_snn.kernels.choices import choices
+from ipvae_snn.kernels.native import CodeSums
 
 LOOKED_AT = 256
 """Rows in which the values that are not 0 are counted."""
@@ -54,6 +55,18 @@ def sparse_products(rows: Tensor, weight: Tensor) -> Tensor:
     summed = flat.new_empty(len(flat), weight.shape[1])
     native.sum_rows(flat.contiguous(), native.padded(weight), summed)
     return summed.reshape(*rows.shape[:-1], -1)
+
+
+def code_sums(codes: Tensor, weight: Tensor, x: Tensor) -> list[CodeSums] | None:
+    """Sums over counts (T, B, K) that decode to ``codes @ weight``, of each timestep.
+
+    ``None`` where compiled kernels are not there, or not faster.
+    """
+    tensors = codes, weight.detach(), x
+    if not (native.supports_tensors(*tensors) and _is_sparse(codes[0, :LOOKED_AT])):
+        return None
+    padded, x = native.padded(weight), x.contiguous()
+    return [native.measure(spk, padded, x) for spk in codes.contiguous()]
 
 
 def _is_sparse(rows: Tensor) -> bool:

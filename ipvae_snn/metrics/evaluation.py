@@ -20,7 +20,6 @@ from ipvae_snn.metrics.quality import (
     squared_error_of,
     treves_rolls,
     variation_of,
-    wide,
 )
 from ipvae_snn.models.base import BaseModel, require_model
 from ipvae_snn.models.run_output import require_sample_seeds
@@ -217,39 +216,24 @@ class _Sums:
     def add(self, model: BaseModel, x: Tensor, start: int, out: Any) -> None:
         """Add what a run from timestep ``start`` gave for samples x, (B, M)."""
         flat, stop = x.flatten(1), start + len(out.spk)
-        variation, times = variation_of(flat), slice(start, stop)
-        decoded = model.reconstruct(out.spk, x).flatten(2)
-        # One timestep after the other, which stays in the caches.
-        error = torch.stack([squared_error_of(flat, x_hat) for x_hat in decoded])
+        variation, times, latents = variation_of(flat), slice(start, stop), self.spk_sum.shape[1]
+        of_steps = zip(*model.code_sums(out.spk, x), strict=True)
+        error, total, squares, fired, by_neuron, squares_by_neuron = map(torch.stack, of_steps)
+        self.rows += 0 if start else total.shape[1]
         self.sums["mse"][times] += error.sum(-1)
         self.sums["r2"][times] += r2_from_error(error, variation).sum(-1)
+        portion = fired.mean(-1, dtype=torch.float64) / latents
+        self.sums["zeros"][times] += (1 - portion) * len(x)
+        if latents > 1:  # undefined for one neuron: 0
+            sparsity = treves_rolls(total, squares, latents)
+            self.sums["population_sparsity"][times] += sparsity.mean(-1) * len(x)
+        self.spk_sum[times] += by_neuron
+        self.spk_square[times] += squares_by_neuron
         for t in self.with_rates(start, stop):
             mem = out.state.mem if t == stop - 1 else out.mem[t - start]
             x_hat = model.reconstruct(model.mean_code(mem.unsqueeze(0)), x)[0].flatten(1)
             error = squared_error_of(flat, x_hat)
             self.sums["r2_map"][t] += r2_from_error(error, variation).sum()
-        # Baselines have negative codes, too: their sparsity is of magnitudes.
-        codes = wide(model.code_rows(out.spk if model.emits_counts else out.spk.abs()))
-        self._add_codes(codes, times, len(x))
-
-    def _add_codes(self, codes: Tensor, times: slice, count: int) -> None:
-        """Add codes (T, N, K) of ``count`` samples, one or more rows of each."""
-        sums = [
-            (z.sum(-1), square.sum(-1), z.sign().sum(-1), z.sum(0), square.sum(0))
-            for z in codes
-            for square in (z.square(),)
-        ]
-        total, squares, fired, by_neuron, squares_by_neuron = map(
-            torch.stack, zip(*sums, strict=True)
-        )
-        latents = codes.shape[-1]
-        self.rows += 0 if times.start else codes.shape[1]
-        self.sums["zeros"][times] += (1 - fired.mean(-1, dtype=torch.float64) / latents) * count
-        if latents > 1:  # undefined for one neuron: 0
-            sparsity = treves_rolls(total, squares, latents)
-            self.sums["population_sparsity"][times] += sparsity.mean(-1) * count
-        self.spk_sum[times] += by_neuron
-        self.spk_square[times] += squares_by_neuron
 
     def means(self, count: int) -> dict[str, list[float]]:
         """All curves of an :class:`Evaluation` of ``count`` samples."""

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from ipvae_snn._utils.checks import require_finite, require_float, require_number
+from ipvae_snn._utils.dtypes import wide
 
 CONVERGENCE_WINDOW, CONVERGENCE_SLOPE, CONVERGENCE_PATIENCE = 60, 1e-5, 5
 PROBE_ITERATIONS = 300
@@ -319,11 +320,6 @@ def probe_accuracy(
 
 
 # -- checks that the metrics share ------------------------------------------------------------
-
-
-def wide(tensor: Tensor) -> Tensor:
-    """At least float32: in half precision, sums of squares overflow."""
-    return tensor if tensor.dtype == torch.float64 else tensor.float()
 
 
 def require_matrix(values: Tensor, name: str, rows: str = "N") -> None:

@@ -11,7 +11,8 @@ from ipvae_snn._utils.checks import (
     require_image_shape,
     require_not_negative,
 )
-from ipvae_snn.metrics.quality import require_matrix, require_result, treves_rolls, wide
+from ipvae_snn._utils.dtypes import wide
+from ipvae_snn.metrics.quality import require_matrix, require_result, treves_rolls
 
 
 def by_use(spk: Tensor) -> Tensor:

@@ -21,11 +21,13 @@ from ipvae_snn._utils.checks import (
     require_same_kind,
     require_values,
 )
+from ipvae_snn._utils.dtypes import wide
 from ipvae_snn._utils.registry import Recorded, Registry, plain
 from ipvae_snn._utils.seeding import seeded, seeded_draws
 from ipvae_snn._utils.settings import Checked
 from ipvae_snn._utils.storage import AllocationLimit, read_content, write_content
 from ipvae_snn.kernels.loop import State
+from ipvae_snn.kernels.native import CodeSums
 from ipvae_snn.models.generative import DECODERS
 from ipvae_snn.models.likelihoods import LIKELIHOODS
 from ipvae_snn.models.residual import expected_nll, pixel_noise
@@ -241,6 +243,27 @@ class BaseModel(Checked, Recorded, nn.Module):
     def code_rows(self, spk: Tensor) -> Tensor:
         """Codes (T, B, K) as rows of K neurons, (T, N, K): those of each place of a map, too."""
         return spk
+
+    def code_sums(self, spk: Tensor, x: Tensor) -> list[CodeSums]:
+        """What an evaluation needs of codes (T, B, K) of samples x, for each timestep.
+
+        Of codes that may be negative the sums are of magnitudes.
+        """
+        # One timestep after the other, which stays in the caches.
+        found = []
+        flat = x.flatten(1)
+        for code, x_hat in zip(spk, self.reconstruct(spk, x).flatten(2), strict=True):
+            left = wide(flat) - wide(x_hat)
+            z = wide(self.code_rows(code.unsqueeze(0))[0])
+            z = z if self.emits_counts else z.abs()
+            square = z.square()
+            found.append(
+                CodeSums(
+                    left.square().sum(-1), z.sum(-1), square.sum(-1), z.sign().sum(-1),
+                    z.sum(0), square.sum(0),
+                )
+            )  # fmt: skip
+        return found
 
     def takes_samples(self, shape: tuple[int, ...]) -> bool:
         """Whether a sample may have this shape, which is (M,) here."""

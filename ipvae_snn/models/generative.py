@@ -258,7 +258,7 @@ class LinearGaussian:
 
     def mean(self, code: Tensor) -> Tensor:
         decoder = self.lateral.decoder
-        if torch.is_grad_enabled() or decoder._forward_hooks or decoder._forward_pre_hooks:
+        if torch.is_grad_enabled() or self.lateral.has_hooks():
             x_hat: Tensor = decoder(code)
             return x_hat
         return sparse_products(code, self.lateral.weight.mT)

@@ -21,6 +21,8 @@ from ipvae_snn._utils.seeding import require_same_draws, seeded
 from ipvae_snn.functional import free_energy, raw_log_scale, require_kl_form
 from ipvae_snn.kernels import loop
 from ipvae_snn.kernels.loop import State
+from ipvae_snn.kernels.native import CodeSums
+from ipvae_snn.kernels.rows import code_sums
 from ipvae_snn.kernels.spec import PRECISIONS, has_bfloat16
 from ipvae_snn.kernels.unroll import row_by_row
 from ipvae_snn.models import run_output
@@ -371,6 +373,11 @@ class IPVAE(_ChosenByDecoder):
             x_hat = self.generative.mean(spk.to(self.like.dtype))
         require_finite(x_hat, "the reconstruction of spk")
         return x_hat
+
+    def code_sums(self, spk: Tensor, x: Tensor) -> list[CodeSums]:
+        plain = self.decoded is None and not self._lateral.has_hooks()
+        found = code_sums(spk, self._lateral.weight.mT, x) if plain else None
+        return super().code_sums(spk, x) if found is None else found
 
     def observed(self, spk: Tensor, like: Tensor | None = None) -> Tensor:
         return super().observed(spk) if self.decoded is None else self.decoded.draw(spk)

@@ -363,6 +363,10 @@ class SharedDecoder(Lateral):
         """M."""
         return self.decoder.out_features
 
+    def has_hooks(self) -> bool:
+        """Whether a call of the decoder may do more than its weights say."""
+        return bool(self.decoder._forward_hooks or self.decoder._forward_pre_hooks)
+
     def bounded_log_scale(self) -> Tensor | None:
         """log σ as the model uses it, shape (M,), or ``None``."""
         return None if self.log_scale is None else F.bound_log_scale(self.log_scale)

@@ -14,10 +14,11 @@ import torch
 from torch import Tensor
 
 from ipvae_snn._utils.checks import require_integer, require_number, require_seed
+from ipvae_snn._utils.dtypes import wide
 from ipvae_snn._utils.progress import progress_bar
 from ipvae_snn._utils.seeding import make_generator
 from ipvae_snn.data.sources import Samples, as_samples
-from ipvae_snn.metrics.quality import r2_of, rate_distortion_distance, wide, zeros_of
+from ipvae_snn.metrics.quality import r2_of, rate_distortion_distance, zeros_of
 from ipvae_snn.models import IPVAE, ConvIPVAE
 from ipvae_snn.models.neuron_model import NeuronModel
 from ipvae_snn.neurons import CLAMP_MAX

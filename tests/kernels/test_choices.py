@@ -9,6 +9,7 @@ from ipvae_snn import IPVAE
 from ipvae_snn.kernels import choices as module
 from ipvae_snn.kernels import native, native_adjoint, rows, unroll
 from ipvae_snn.kernels.choices import Choices, choices
+from ipvae_snn.models import BaseModel
 
 pytestmark = pytest.mark.skipif(not native.available(), reason="no compiled kernels here")
 
@@ -108,3 +109,18 @@ def test_sparse_products_are_products(monkeypatch, shape):
     for share in (0.0, 1.0):
         monkeypatch.setattr(rows, "choices", lambda *_, share=share: Choices(decoder=share))
         torch.testing.assert_close(rows.sparse_products(counts, weight), exact)
+
+
+@pytest.mark.parametrize("batch", [1, 9])
+def test_sums_over_spikes_are_those_of_dense_codes(monkeypatch, batch):
+    torch.manual_seed(0)
+    model, x = IPVAE(20, 70, init_std=0.3), torch.randn(batch, 20)
+    spk = torch.poisson(torch.full((3, batch, 70), 0.1))
+    monkeypatch.setattr(rows, "choices", lambda *_: Choices(decoder=1.0))
+    with torch.no_grad():
+        assert rows.code_sums(spk, model.weight.mT, x) is not None
+        for found, expected in zip(
+            model.code_sums(spk, x), BaseModel.code_sums(model, spk, x), strict=True
+        ):
+            for value, other in zip(found, expected, strict=True):
+                torch.testing.assert_close(value, other)
