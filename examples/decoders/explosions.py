@@ -2,8 +2,9 @@
 
 Models learn for a short time, with the options of `compare.py`; the deep one with its own. Then
 each infers unseen images for 1,000 timesteps. Reported are the largest membrane and count that any
-neuron ever had, and the NLL of the last 100 timesteps over that of timesteps 100 to 200, of the
-mean image and of the worst one: far above 1, inference lost what it had found.
+neuron ever had, and how much the NLL rises from timesteps 100 to 200 to the last 100, in units of
+its mean size, of the mean image and of the worst one: far above 0, inference lost what it had
+found.
 
     python examples/decoders/explosions.py --data mnist.npz --photographs path/to/photos
 """
@@ -104,16 +105,18 @@ def draw(rows: dict[str, dict[str, float]], path: Path) -> None:
     ax = figure.subplots()
     for key, colour in (("nll, late", "#0072B2"), ("worst rise", "#D55E00")):
         ratio = [
-            row[key] / row["nll, early"] if key == "nll, late" else 1 + row[key]
+            1 + (row[key] - row["nll, early"]) / abs(row["nll, early"])
+            if key == "nll, late"
+            else 1 + row[key]
             for row in rows.values()
         ]
-        label = "mean image" if key == "nll, late" else "image that rose most, in mean NLL"
+        label = "mean image" if key == "nll, late" else "image that rose most"
         ax.plot(ratio, range(len(rows)), "o", color=colour, ms=6, label=label)
     ax.axvline(1, color="#808080", lw=1)
     ax.set_yticks(range(len(rows)), list(rows))
     ax.invert_yaxis()
-    ax.set_xlim(left=0)
-    ax.set_xlabel("NLL of timesteps 900 to 1,000, over that of 100 to 200")
+    ax.set_xlim(min(0.8, ax.get_xlim()[0]), max(1.3, ax.get_xlim()[1]))
+    ax.set_xlabel("1 + rise of the NLL from timesteps 100–200 to 900–1,000, of its mean size")
     ax.spines[["top", "right"]].set_visible(False)
     ax.legend(frameon=False)
     figure.savefig(path, dpi=130)

@@ -19,10 +19,9 @@ from pathlib import Path
 import torch
 from matplotlib.figure import Figure
 from matplotlib.ticker import ScalarFormatter
-from torch import Tensor
 
 from ipvae_snn._utils.files import atomic_write
-from ipvae_snn.kernels import convolution
+from ipvae_snn.bench.models import convolutions
 from ipvae_snn.models import ConvIPVAE, ImageStream
 
 LATENTS, KERNEL, STRIDE = 64, 16, 4
@@ -58,22 +57,6 @@ def active_model(stays: bool) -> ConvIPVAE:
     return model
 
 
-def convolutions(model: ConvIPVAE, x: Tensor, steps: int, *, backward: bool) -> None:
-    """Those of so many timesteps, and nothing else."""
-    weight = convolution.to_cells(model._features().detach(), (STRIDE, STRIDE))
-    dictionary = convolution.Dictionary(weight, None)
-    cells = convolution.to_cells(x, (STRIDE, STRIDE))
-    current = dictionary.project(cells)
-    for _ in range(steps):
-        cells = dictionary.decode(current)
-        dictionary.project(cells)
-        if backward:
-            dictionary.project(cells)
-            dictionary.decode(current)
-            dictionary.add_gradient(cells, current)
-            dictionary.add_gradient(cells, current)
-
-
 def against_the_floor(rounds: int, quick: bool) -> dict[str, dict[str, float]]:
     model = active_model(stays=True)
     batch, steps = (2, 4) if quick else (4, 16)
@@ -84,14 +67,14 @@ def against_the_floor(rounds: int, quick: bool) -> dict[str, dict[str, float]]:
         model.loss(x, steps).backward()
 
     training = best(
-        {"model": step, "floor": lambda: convolutions(model, x, steps, backward=True)}, rounds
+        {"model": step, "floor": lambda: convolutions(model, x, steps, weights=True)}, rounds
     )
     model.eval()
     with torch.no_grad():
         inference = best(
             {
                 "model": lambda: model.run(one, steps, record=()),
-                "floor": lambda: convolutions(model, one, steps, backward=False),
+                "floor": lambda: convolutions(model, one, steps, weights=False),
             },
             rounds,
         )

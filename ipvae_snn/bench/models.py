@@ -1,25 +1,26 @@
 """The models that have no fused kernels, beside their decoders alone."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from ipvae_snn.bench.timing import Work, interleaved
+from ipvae_snn.kernels import convolution
 from ipvae_snn.models import IPVAE, Bernoulli, ConvIPVAE, DeepIPVAE, NetworkDecoder
 
 RATE = 0.15
 
 
 class Case(NamedTuple):
-    """A model, its input, timesteps, and what its decoder makes of a code."""
+    """A model, its input, timesteps, and the passes of its decoder that it cannot do without."""
 
     model: Any
     x: Tensor
     steps: int
-    code: Tensor
-    decode: Callable[[Tensor], Tensor]
+    passes: Callable[..., None]
 
 
 def cases(quick: bool) -> dict[str, Callable[[torch.device], Case]]:
@@ -29,47 +30,72 @@ def cases(quick: bool) -> dict[str, Callable[[torch.device], Case]]:
     def network(device: torch.device) -> Case:
         parts: Any = {"decoder": NetworkDecoder(latents, 784, [latents]), "likelihood": Bernoulli()}
         model = IPVAE(784, latents, step=0.1, **parts)
-        return _case(model, torch.rand(batch, 784), steps, (batch, latents), device)
+        return _case(model, torch.rand(batch, 784), steps, device)
 
     def layers(device: torch.device) -> Case:
-        sizes = [latents, latents // 8]
-        model = DeepIPVAE(256, sizes, step=0.01)
-        return _case(model, torch.randn(batch, 256), steps, (batch, sum(sizes)), device)
+        model = DeepIPVAE(256, [latents, latents // 8], step=0.01)
+        return _case(model, torch.randn(batch, 256), steps, device)
 
     def convolutional(device: torch.device) -> Case:
         model = ConvIPVAE(1, latents // 8, 16, 4, step=1e-3)
-        x = torch.randn(4, 1, side, side)
-        return _case(model, x, steps, (4, latents // 8, *model.code_shape((side, side))), device)
+        return _case(model, torch.randn(4, 1, side, side), steps, device)
 
     return {"MLP, Bernoulli": network, "two layers": layers, "convolutional": convolutional}
 
 
-def _case(model: Any, x: Tensor, steps: int, shape: Any, device: torch.device) -> Case:
+def _case(model: Any, x: Tensor, steps: int, device: torch.device) -> Case:
     """With membranes at which ``RATE`` of the neurons spike."""
-    model.to(device)
+    model, x = model.to(device), x.to(device)
     with torch.no_grad():
         for neuron in getattr(model, "neurons", [getattr(model, "neuron", None)]):
             neuron.mem_init.fill_(torch.tensor(RATE).log())
-    code = torch.poisson(torch.full(shape, RATE)).to(device)
+    passes = convolutions if isinstance(model, ConvIPVAE) else decoder_passes
+    return Case(model, x, steps, partial(passes, model, x, steps))
 
-    def decode(z: Tensor) -> Tensor:
-        total: Tensor = model.reconstruct(z, x).sum()
-        return total + model.predicted(z).sum() if isinstance(model, DeepIPVAE) else total
 
-    return Case(model, x.to(device), steps, code, decode)
+def decoder_passes(model: Any, x: Tensor, steps: int, *, weights: bool) -> None:
+    """The decoder forward and backward, to the code or also to its weights."""
+    code = torch.full((len(x), model.latents), RATE, device=x.device).round()
+    for _ in range(steps):
+        z = code.clone().requires_grad_()
+        out = model.decode(z).sum()
+        if isinstance(model, DeepIPVAE):
+            out = out + model.predicted(z).sum()
+        if weights:
+            torch.autograd.backward(out)
+        else:
+            torch.autograd.grad(out, z)
+
+
+def convolutions(model: ConvIPVAE, x: Tensor, steps: int, *, weights: bool) -> None:
+    """Two of each timestep forward, with gradients of the weights four backward."""
+    strides = tuple(model.stride)
+    weight = convolution.to_cells(model._features().detach(), strides)
+    dictionary = convolution.Dictionary(weight, None)
+    cells = convolution.to_cells(x, strides)
+    current = dictionary.project(cells)
+    for _ in range(steps):
+        cells = dictionary.decode(current)
+        dictionary.project(cells)
+        if weights:
+            dictionary.project(cells)
+            dictionary.decode(current)
+            dictionary.add_gradient(cells, current)
+            dictionary.add_gradient(cells, current)
 
 
 def timed(make: Callable[[torch.device], Case], where: torch.device, repeats: int) -> Any:
     """Seconds of a training step and of inference, and ratios to as many passes of the decoder.
 
-    The floor of training is ``steps`` passes of the decoder, forward and backward; that of
-    inference the same without gradients of the weights.
+    The floor of training is ``steps`` passes of the decoder, forward and backward, that of
+    inference the same without gradients of the weights; of the convolutional model they are those
+    of its convolutions.
     """
     case = make(where)
     model: nn.Module = case.model
     works = {
-        "training": _training(case), "training floor": _passes(case, weights=True),
-        "inference": _inference(case), "inference floor": _passes(case, weights=False),
+        "training": _training(case), "training floor": partial(case.passes, weights=True),
+        "inference": _inference(case), "inference floor": partial(case.passes, weights=False),
     }  # fmt: skip
     model.train()
     seconds = interleaved(works, where, repeats)
@@ -93,15 +119,3 @@ def _training(case: Case) -> Work:
 def _inference(case: Case) -> Work:
     return lambda: case.model.run(case.x, case.steps, record=(), graph=False)
 
-
-def _passes(case: Case, *, weights: bool) -> Work:
-    def work() -> None:
-        for _ in range(case.steps):
-            z = case.code.clone().requires_grad_()
-            out = case.decode(z)
-            if weights:
-                torch.autograd.backward(out)
-            else:
-                torch.autograd.grad(out, z)
-
-    return work

@@ -117,9 +117,13 @@ class Adjoint:
         """Go backward through timesteps ``last`` − 1 to ``first``."""
         for t in range(last - 1, first - 1, -1):
             self.spk_grad = self._recorded_grad("spk", t, grads)
-            self.product = self.product_by(self.product_input)
+            self.product = self._product()
             self._timestep(t, self._slope(t))
             self._add_mem_grad(t - 1, grads)
+
+    def _product(self) -> Tensor:
+        """p_t Gᵀ."""
+        return self.product_by(self.product_input)
 
     def _finish(self) -> dict[str, Tensor]:
         spec = self.spec

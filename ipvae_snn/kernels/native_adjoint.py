@@ -67,6 +67,7 @@ class _BlockAdjoint(Adjoint):
         super().__init__(spec, saved, needed, gram_grad.shape[1], gram_grad)
         self.threads, self.choices = torch.get_num_threads(), choices(rows, latents)
         self.product_input = torch.empty_like(spec.mem)
+        self.product_buffer = torch.empty_like(spec.mem)
         self.bias_sums = spec.empty(self.threads, self.stride).zero_()
         self.step_sums = torch.zeros(rows, dtype=torch.float64)
         self.events = spec.empty(self.threads, LANES, self.chunk * rows, 2)
@@ -106,6 +107,12 @@ class _BlockAdjoint(Adjoint):
         else:
             super()._backward(first, last, grads)
 
+    def _product(self) -> Tensor:
+        if self.spec.precision == "bfloat16":
+            return super()._product()
+        # Into memory that is in the caches already.
+        return torch.mm(self.product_input, self.spec.gram.mT, out=self.product_buffer)
+
     def _on_tape(self, grads: dict[str, Tensor | None]) -> bool:
         """Whether compiled code takes several timesteps: no gradient comes in between."""
         recorded = any(grads[name] is not None for name in ("spk", "mem", "last_spk"))
@@ -129,10 +136,9 @@ class _BlockAdjoint(Adjoint):
         symmetric = "quad" in spec.fields
         self.tape_parts = (  # whose memory it points to
             self.gram if symmetric else native.padded(spec.gram.mT),
-            torch.empty_like(spec.mem),
             spec.empty(self.threads, native.TEAM, self.stride + spec.mem.shape[1]),
         )
-        gram, product, work = self.tape_parts
+        gram, work = self.tape_parts
         return native.Tape(
             step=self.mems.stride(0),
             drive_step=spec.drive.stride(0) if changing else 0,
@@ -146,7 +152,7 @@ class _BlockAdjoint(Adjoint):
             kl_grad=pointer(self.kl_grad),
             drive_grad=pointer(self.drive_grad),
             gram_factor=pointer(self.gram_factor),
-            product=pointer(product),
+            product=pointer(self.product_buffer),
             work=pointer(work),
         )
 
