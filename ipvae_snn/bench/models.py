@@ -69,10 +69,10 @@ def decoder_passes(model: Any, x: Tensor, steps: int, *, weights: bool) -> None:
 
 def convolutions(model: ConvIPVAE, x: Tensor, steps: int, *, weights: bool) -> None:
     """Two of each timestep forward, with gradients of the weights four backward."""
-    strides = tuple(model.stride)
-    weight = convolution.to_cells(model._features().detach(), strides)
+    rows, columns = model.stride
+    weight = convolution.to_cells(model._features().detach(), (rows, columns))
     dictionary = convolution.Dictionary(weight, None)
-    cells = convolution.to_cells(x, strides)
+    cells = convolution.to_cells(x, (rows, columns))
     current = dictionary.project(cells)
     for _ in range(steps):
         cells = dictionary.decode(current)
@@ -93,7 +93,7 @@ def timed(make: Callable[[torch.device], Case], where: torch.device, repeats: in
     """
     case = make(where)
     model: nn.Module = case.model
-    works = {
+    works: dict[str, Work] = {
         "training": _training(case), "training floor": partial(case.passes, weights=True),
         "inference": _inference(case), "inference floor": partial(case.passes, weights=False),
     }  # fmt: skip
@@ -118,4 +118,3 @@ def _training(case: Case) -> Work:
 
 def _inference(case: Case) -> Work:
     return lambda: case.model.run(case.x, case.steps, record=(), graph=False)
-
