@@ -17,12 +17,13 @@ import time
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
+from filelock import FileLock
 from torch import Tensor
 
-from ipvae_snn._utils.files import atomic_write, exclusive_lock
+from ipvae_snn._utils.files import atomic_write
 from ipvae_snn._utils.machine import processor
 from ipvae_snn._utils.private import private_folder, read_private
 from ipvae_snn.kernels import native
@@ -32,6 +33,8 @@ SWITCH = "IPVAE_SNN_MEASURE"
 ACTIVE = 0.15
 """Share of neurons that spike in what is measured, as in trained models."""
 REPEATS = 5
+WAIT = 60
+"""Seconds to wait for another process that measures: one answer for all."""
 HAND_OVER = 15e-6
 """Seconds that Python takes for a timestep that compiled code does not go on to by itself."""
 MOST_ROWS, MOST_NEURONS = 256, 2048
@@ -72,12 +75,14 @@ def _choices(rows: int, latents: int, threads: int) -> Choices:
     name = f"{rows} × {latents}, {threads} threads"
     try:
         path = private_folder("XDG_CACHE_HOME", ".cache") / f"choices-{_fingerprint()}.json"
-        with exclusive_lock(path.with_suffix(".lock")):
+        with FileLock(path.with_suffix(".lock"), timeout=WAIT):
             kept = _read(path)
             if name not in kept:
-                kept[name] = _measured(rows, latents)
+                with torch.autocast("cpu", enabled=False):
+                    kept[name] = _measured(rows, latents)
                 with atomic_write(path) as unfinished:
                     unfinished.write_text(json.dumps({k: v._asdict() for k, v in kept.items()}))
+                path.chmod(0o600)  # else it is not trusted when it is read
             return kept[name]
     except (OSError, RuntimeError):  # nowhere to keep them: what is measured could change
         return default
@@ -106,16 +111,18 @@ def _is_valid(kept: Choices) -> bool:
     )
 
 
+@torch.no_grad()
 def _measured(rows: int, latents: int) -> Choices:
     """By timing; draws no random numbers, so that no generator moves."""
-    generator = torch.Generator().manual_seed(0)
-    full = torch.rand(rows, latents, generator=generator)
+    options: Any = {"dtype": torch.float32, "device": "cpu"}
+    generator = torch.Generator("cpu").manual_seed(0)
+    full = torch.rand(rows, latents, generator=generator, **options)
     spk = (full < ACTIVE).float()
-    gram, out = native.padded(torch.rand(latents, latents, generator=generator)), full.clone()
+    gram = native.padded(torch.rand(latents, latents, generator=generator, **options))
+    out, chunk, gradient = full.clone(), full.repeat(CHUNK, 1), torch.zeros_like(gram)
     counts = spk.to(torch.uint8).expand(CHUNK, -1, -1).contiguous()
-    events = torch.empty(torch.get_num_threads(), native.LANES, CHUNK * rows, 2)
     factor = native.padded(full).expand(CHUNK, -1, -1).contiguous()
-    chunk, gradient = full.repeat(CHUNK, 1), torch.zeros_like(gram)
+    events = torch.empty(torch.get_num_threads(), native.LANES, CHUNK * rows, 2, **options)
     square, gradient_square = gram[:, :latents], gradient[:, :latents]
     dense, summed, own, by_spikes, by_product = _seconds(
         lambda: torch.mm(full, square, out=out),

@@ -1,6 +1,8 @@
 """Choices between forms of a product: kept from run to run, and without effect on spikes."""
 
 import json
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -124,3 +126,23 @@ def test_sums_over_spikes_are_those_of_dense_codes(monkeypatch, batch):
         ):
             for value, other in zip(found, expected, strict=True):
                 torch.testing.assert_close(value, other)
+
+
+def test_processes_wait_for_one_answer(folder):
+    choices(50, 100)
+    (path,) = folder.glob("choices-*.json")
+    path.unlink()
+    module._choices.cache_clear()
+    code = (
+        "from ipvae_snn.kernels import choices as c\n"
+        "import os\n"
+        "c._measured = lambda *_: c.Choices(lateral=os.getpid() % 997 / 1000)\n"
+        "print(c.choices(50, 100).lateral)"
+    )
+    runs = [
+        subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+        for _ in range(3)
+    ]
+    answers = {run.communicate()[0] for run in runs}
+    assert len(answers) == 1
+    assert all(run.returncode == 0 for run in runs)
