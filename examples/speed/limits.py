@@ -36,7 +36,7 @@ ACTIVE = 0.15
 SAMPLER, MEMBRANE, DERIVATIVES = 45, 100, 110
 """Operations for each neuron and timestep."""
 TAPE, BACKWARD_BYTES = 5, 41
-LEAST = ("arithmetic", "traffic")
+COLUMNS = ("measured", "arithmetic", "traffic")
 
 
 def best(works: dict[str, Callable[[], object]], rounds: int) -> dict[str, float]:
@@ -165,13 +165,10 @@ def main() -> None:
     print(f"dense product: {2e-9 * neurons * shape.latents / found['product']:.0f} GFLOP/s")
     for name, size in (("second cache", "small bytes"), ("memory", "large bytes")):
         print(f"copy, {name}: {1e-9 * found[size] / found[f'copy, {name}']:.0f} GB/s")
-    print(
-        f"{'ms for one timestep':32}{'measured':>10}{'arithmetic':>12}{'traffic':>10}{'ratio':>8}"
-    )
+    print(f"{'ms for one timestep':30}" + "".join(f"{key:>12}" for key in COLUMNS))
     for name, row in rows.items():
-        cells = (f"{1e3 * row[k]:.3f}" for k in ("measured", "arithmetic", "traffic"))
-        a, b, c = cells
-        print(f"{name:32}{a:>10}{b:>12}{c:>10}{row['above the limit']:8.1f}")
+        cells = "".join(f"{1e3 * row[key]:12.3f}" for key in COLUMNS)
+        print(f"{name:30}{cells}  {row['above the limit']:.1f} × the limit")
     about = machine(torch.device("cpu"))
     draw(arguments.out, rows, f"{about['device']}, {arguments.threads} threads")
     record = arguments.out.with_suffix(".json")

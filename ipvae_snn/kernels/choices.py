@@ -5,8 +5,8 @@ backward pass may be BLAS's or that of the compiled kernels. Which is faster dep
 vector units and sizes. On first use some hundredths of a second are spent to find out, for each
 class of sizes: rows and neurons rounded to a power of 2. The answers lie beside the compiled
 kernels in the cache folder, ``choices-*.json``, so that a machine keeps them, and with them the
-last bit of its results. Spikes never depend on them. ``IPVAE_SNN_MEASURE=0`` takes those of one
-processor instead (AMD EPYC, Zen 4); delete the file to measure again.
+last bit of its results. Spikes of given weights never depend on them. ``IPVAE_SNN_MEASURE=0`` takes
+those of one processor instead (AMD EPYC, Zen 4); delete the file to measure again.
 """
 
 import hashlib
